@@ -1,0 +1,623 @@
+//! Plan and facts in, verdict out; the only place where risk is computed and permits are made.
+
+use std::collections::HashSet;
+
+use cedar_policy::{
+    Authorizer, Context, Decision as Cedar, Entities, Entity, EntityId, EntityTypeName, EntityUid,
+    Request, RestrictedExpression as Expr,
+};
+
+use crate::{
+    plan::{Operation, Plan},
+    rules::Rules,
+    words::{Decision, Digest, Risk, Role, TaintSet, ToolClass},
+};
+
+/// Who asks: the uid that the kernel reports and the roles that uid and groups give.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Principal {
+    /// User id.
+    pub uid: u32,
+    /// The highest role. A higher one includes the lower ones.
+    pub role: Role,
+}
+
+/// What is known beside the plan itself; computed by pawd, never taken from a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// Who asks.
+    pub principal: Principal,
+    /// Where the plan's data came from.
+    pub taint: TaintSet,
+}
+
+/// What policy says to one plan, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// The answer.
+    pub decision: Decision,
+    /// How risky the plan is.
+    pub risk: Risk,
+    /// Ids of the rules that decided; empty when no rule permits it.
+    pub rules: Vec<String>,
+    /// The plan that was judged.
+    pub digest: Digest,
+}
+
+/// A person's yes, as it was stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Approval {
+    /// The digest that the person was shown and named.
+    pub digest: Digest,
+    /// Who said it.
+    pub by: Principal,
+}
+
+/// The right to execute one value, once. Only this module makes one, and spending it consumes it.
+#[derive(Debug)]
+pub struct Permit<T>(T);
+
+impl<T> Permit<T> {
+    /// What may be executed. There is no way to put it back.
+    pub fn spend(self) -> T {
+        self.0
+    }
+
+    /// A look at what may be executed.
+    pub const fn get(&self) -> &T {
+        &self.0
+    }
+}
+
+/// Why there is no permit.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotApproved {
+    /// Policy denies it.
+    #[error("policy denies it")]
+    Denied,
+    /// A person has to be asked, and none has said yes.
+    #[error("a person has to approve it")]
+    Unanswered,
+    /// The plan is not the one that was judged.
+    #[error("the plan is not the one that was judged")]
+    OtherPlan,
+    /// The person was shown another plan.
+    #[error("the approval names another plan")]
+    OtherDigest,
+    /// The person may not approve this.
+    #[error("who approved it may not: {0}")]
+    Approver(String),
+}
+
+/// Judges a plan.
+///
+/// Asking is no third answer of Cedar: what is permitted as it is is allowed; what would be permitted if a person had
+/// approved it is asked; everything else is denied. A rule that cannot be evaluated denies, because it may be a forbid.
+///
+/// # Errors
+/// When the plan has no canonical form.
+pub fn judge(rules: &Rules, plan: &Plan, facts: &Facts) -> Result<Verdict, crate::PlanError> {
+    let digest = plan.digest()?;
+    let risk = risk(plan);
+    let verdict = |decision, ids| Verdict {
+        decision,
+        risk,
+        rules: ids,
+        digest,
+    };
+    let first = evaluate(rules, plan, facts, risk, false);
+    if first.allowed {
+        return Ok(verdict(Decision::Allow, first.rules));
+    }
+    let second = evaluate(rules, plan, facts, risk, true);
+    if second.allowed {
+        return Ok(verdict(Decision::Ask, second.rules));
+    }
+    Ok(verdict(Decision::Deny, second.rules))
+}
+
+/// A permit for a plan that policy allows as it is.
+///
+/// # Errors
+/// When policy asks or denies, or judged another plan.
+pub fn permit(plan: Plan, verdict: &Verdict) -> Result<Permit<Plan>, NotApproved> {
+    bind(&plan, verdict)?;
+    match verdict.decision {
+        Decision::Allow => Ok(Permit(plan)),
+        Decision::Ask => Err(NotApproved::Unanswered),
+        Decision::Deny => Err(NotApproved::Denied),
+    }
+}
+
+/// A permit for a plan that policy asks about and a person has approved.
+///
+/// # Errors
+/// When policy denies it, when the approval names another digest, or when that person may not approve it.
+pub fn permit_approved(
+    rules: &Rules,
+    plan: Plan,
+    verdict: &Verdict,
+    requester: &Principal,
+    approval: &Approval,
+) -> Result<Permit<Plan>, NotApproved> {
+    bind(&plan, verdict)?;
+    match verdict.decision {
+        Decision::Deny => return Err(NotApproved::Denied),
+        Decision::Allow | Decision::Ask => {}
+    }
+    if approval.digest != verdict.digest {
+        return Err(NotApproved::OtherDigest);
+    }
+    may_approve(rules, verdict.risk, requester, &approval.by)?;
+    Ok(Permit(plan))
+}
+
+/// Whether this person may approve what that person asked for.
+///
+/// # Errors
+/// [`NotApproved::Approver`] with the reason for people.
+pub fn may_approve(
+    rules: &Rules,
+    risk: Risk,
+    requester: &Principal,
+    approver: &Principal,
+) -> Result<(), NotApproved> {
+    let own = requester.uid == approver.uid;
+    let context = [
+        (
+            "risk".to_owned(),
+            Expr::new_string(risk.as_str().to_owned()),
+        ),
+        ("own".to_owned(), Expr::new_bool(own)),
+    ];
+    if ask_cedar(rules, approver, "approve", &host(), Vec::new(), context).allowed {
+        Ok(())
+    } else if own {
+        Err(NotApproved::Approver(
+            "policy does not let people approve what they asked for themselves".into(),
+        ))
+    } else {
+        Err(NotApproved::Approver(format!(
+            "role {} may not approve actions of risk {risk}",
+            approver.role
+        )))
+    }
+}
+
+/// How risky a plan is: talk is low, reads are medium, effects are high, changes of the system are critical.
+#[must_use]
+pub fn risk(plan: &Plan) -> Risk {
+    match &plan.operation {
+        Operation::Chat(_) => Risk::Low,
+        Operation::SandboxRun(_) => Risk::High,
+        Operation::ToolCall(call) => match call.class {
+            ToolClass::ReadPublic | ToolClass::ReadPrivate => Risk::Medium,
+            ToolClass::WriteLocalReversible
+            | ToolClass::WriteDestructive
+            | ToolClass::Egress
+            | ToolClass::Exec => Risk::High,
+            ToolClass::Money | ToolClass::Admin => Risk::Critical,
+        },
+    }
+}
+
+fn bind(plan: &Plan, verdict: &Verdict) -> Result<(), NotApproved> {
+    match plan.digest() {
+        Ok(digest) if digest == verdict.digest => Ok(()),
+        Ok(_) | Err(_) => Err(NotApproved::OtherPlan),
+    }
+}
+
+struct Outcome {
+    allowed: bool,
+    rules: Vec<String>,
+}
+
+fn evaluate(rules: &Rules, plan: &Plan, facts: &Facts, risk: Risk, approved: bool) -> Outcome {
+    let (action, resource, entities) = match &plan.operation {
+        Operation::Chat(_) => ("chat", uid("Agent", plan.agent.as_str()), Vec::new()),
+        Operation::SandboxRun(_) => ("sandbox_run", host(), Vec::new()),
+        Operation::ToolCall(call) => {
+            let (skill, tool) = (
+                uid("Skill", call.skill.as_str()),
+                uid("Tool", &format!("{}/{}", call.skill, call.tool)),
+            );
+            let class = (
+                "class".to_owned(),
+                Expr::new_string(call.class.as_str().to_owned()),
+            );
+            match Entity::new(tool.clone(), [class].into(), HashSet::from([skill])) {
+                Ok(entity) => ("tool_call", tool, vec![entity]),
+                Err(_) => {
+                    return Outcome {
+                        allowed: false,
+                        rules: Vec::new(),
+                    };
+                }
+            }
+        }
+    };
+    let taint = facts
+        .taint
+        .iter()
+        .map(|taint| Expr::new_string(taint.as_str().to_owned()));
+    let context = [
+        (
+            "risk".to_owned(),
+            Expr::new_string(risk.as_str().to_owned()),
+        ),
+        (
+            "untrusted".to_owned(),
+            Expr::new_bool(facts.taint.is_untrusted()),
+        ),
+        ("taint".to_owned(), Expr::new_set(taint)),
+        ("agent".to_owned(), Expr::new_string(plan.agent.to_string())),
+        ("approved".to_owned(), Expr::new_bool(approved)),
+    ];
+    ask_cedar(
+        rules,
+        &facts.principal,
+        action,
+        &resource,
+        entities,
+        context,
+    )
+}
+
+/// One question to Cedar. Whatever goes wrong on the way is a no.
+fn ask_cedar(
+    rules: &Rules,
+    principal: &Principal,
+    action: &str,
+    resource: &EntityUid,
+    mut entities: Vec<Entity>,
+    context: impl IntoIterator<Item = (String, Expr)>,
+) -> Outcome {
+    let no = Outcome {
+        allowed: false,
+        rules: Vec::new(),
+    };
+    let who = uid("User", &principal.uid.to_string());
+    let number = ("uid".to_owned(), Expr::new_long(i64::from(principal.uid)));
+    let Ok(user) = Entity::new(who.clone(), [number].into(), roles(principal.role)) else {
+        return no;
+    };
+    entities.push(user);
+    let Ok(entities) = Entities::from_entities(entities, Some(&rules.schema)) else {
+        return no;
+    };
+    let Ok(context) = Context::from_pairs(context) else {
+        return no;
+    };
+    let Ok(request) = Request::new(
+        who,
+        uid("Action", action),
+        resource.clone(),
+        context,
+        Some(&rules.schema),
+    ) else {
+        return no;
+    };
+    let response = Authorizer::new().is_authorized(&request, &rules.policies, &entities);
+    if response.diagnostics().errors().next().is_some() {
+        return no;
+    }
+    let mut ids: Vec<String> = response
+        .diagnostics()
+        .reason()
+        .map(|id| rules.name(id))
+        .collect();
+    ids.sort();
+    Outcome {
+        allowed: response.decision() == Cedar::Allow,
+        rules: ids,
+    }
+}
+
+/// A role and those that it includes.
+fn roles(role: Role) -> HashSet<EntityUid> {
+    let names: &[&str] = match role {
+        Role::User => &["user"],
+        Role::Approver => &["approver", "user"],
+        Role::Admin => &["admin", "approver", "user"],
+    };
+    names.iter().map(|name| uid("Role", name)).collect()
+}
+
+fn host() -> EntityUid {
+    uid("Host", "this")
+}
+
+/// An entity of our schema. The type names are ours and always parse.
+fn uid(kind: &'static str, id: &str) -> EntityUid {
+    let kind: EntityTypeName = kind
+        .parse()
+        .expect("entity types of our own schema are valid names");
+    EntityUid::from_type_name_and_id(kind, EntityId::new(id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        plan::{ChatArguments, ToolArguments},
+        words::{Name, Taint},
+    };
+
+    fn name(text: &str) -> Name {
+        text.parse().unwrap()
+    }
+
+    fn tool(class: ToolClass) -> Plan {
+        Plan {
+            agent: name("default"),
+            session: None,
+            operation: Operation::ToolCall(ToolArguments {
+                skill: name("files"),
+                skill_digest: Digest::of(b"files"),
+                tool: "write".into(),
+                class,
+                arguments: serde_json::Map::from_iter([("path".to_owned(), "a".into())]),
+            }),
+        }
+    }
+
+    fn chat() -> Plan {
+        let operation = Operation::Chat(ChatArguments {
+            text: "hi".into(),
+            provider: name("local"),
+            model: "m".into(),
+        });
+        Plan {
+            agent: name("default"),
+            session: None,
+            operation,
+        }
+    }
+
+    fn run() -> Plan {
+        Plan {
+            agent: name("default"),
+            session: None,
+            operation: Operation::SandboxRun(serde_json::Map::new()),
+        }
+    }
+
+    fn facts(role: Role, taint: Taint) -> Facts {
+        Facts {
+            principal: Principal { uid: 1000, role },
+            taint: TaintSet::of(taint),
+        }
+    }
+
+    fn check(
+        plan: &Plan,
+        role: Role,
+        taint: Taint,
+        decision: Decision,
+        risk: Risk,
+        rules: &[&str],
+    ) {
+        let verdict = judge(&Rules::shipped().unwrap(), plan, &facts(role, taint)).unwrap();
+        assert_eq!(
+            (verdict.decision, verdict.risk),
+            (decision, risk),
+            "{plan:?} {role} {taint}: {:?}",
+            verdict.rules
+        );
+        assert_eq!(verdict.rules, rules, "{plan:?} {role} {taint}");
+    }
+
+    #[test]
+    fn shipped_policy_judges_as_documented() {
+        use Decision::{Allow, Ask, Deny};
+        check(
+            &chat(),
+            Role::User,
+            Taint::User,
+            Allow,
+            Risk::Low,
+            &["chat"],
+        );
+        check(
+            &tool(ToolClass::ReadPrivate),
+            Role::User,
+            Taint::User,
+            Allow,
+            Risk::Medium,
+            &["read"],
+        );
+        check(
+            &tool(ToolClass::ReadPrivate),
+            Role::User,
+            Taint::Web,
+            Allow,
+            Risk::Medium,
+            &["read"],
+        );
+        check(
+            &tool(ToolClass::WriteDestructive),
+            Role::User,
+            Taint::User,
+            Ask,
+            Risk::High,
+            &["ask-before-effects"],
+        );
+        check(
+            &tool(ToolClass::WriteDestructive),
+            Role::Admin,
+            Taint::Operator,
+            Ask,
+            Risk::High,
+            &["ask-before-effects"],
+        );
+        check(
+            &tool(ToolClass::Egress),
+            Role::Admin,
+            Taint::Operator,
+            Ask,
+            Risk::High,
+            &["ask-before-effects"],
+        );
+        check(
+            &tool(ToolClass::Exec),
+            Role::User,
+            Taint::Web,
+            Ask,
+            Risk::High,
+            &["ask-before-effects"],
+        );
+        check(
+            &tool(ToolClass::Money),
+            Role::User,
+            Taint::User,
+            Ask,
+            Risk::Critical,
+            &["ask-before-effects"],
+        );
+        check(
+            &tool(ToolClass::Admin),
+            Role::User,
+            Taint::User,
+            Ask,
+            Risk::Critical,
+            &["ask-before-effects"],
+        );
+        check(
+            &tool(ToolClass::Admin),
+            Role::Admin,
+            Taint::Channel,
+            Deny,
+            Risk::Critical,
+            &["no-admin-from-untrusted-data"],
+        );
+        check(
+            &run(),
+            Role::Admin,
+            Taint::Operator,
+            Allow,
+            Risk::High,
+            &["operators-run-commands"],
+        );
+        check(
+            &run(),
+            Role::Admin,
+            Taint::Web,
+            Ask,
+            Risk::High,
+            &["users-ask-to-run-commands"],
+        );
+        check(
+            &run(),
+            Role::User,
+            Taint::User,
+            Ask,
+            Risk::High,
+            &["users-ask-to-run-commands"],
+        );
+    }
+
+    #[test]
+    fn without_a_rule_everything_is_denied() {
+        let rules = Rules::parse(&[(
+            "a.cedar".into(),
+            r#"@id("never") permit (principal, action, resource) when { false };"#.into(),
+        )]);
+        for plan in [chat(), run(), tool(ToolClass::ReadPublic)] {
+            let verdict = judge(
+                rules.as_ref().unwrap(),
+                &plan,
+                &facts(Role::Admin, Taint::Operator),
+            )
+            .unwrap();
+            assert_eq!((verdict.decision, verdict.rules.len()), (Decision::Deny, 0));
+        }
+    }
+
+    #[test]
+    fn a_question_gives_no_permit_before_its_answer() {
+        let (rules, plan) = (Rules::shipped().unwrap(), tool(ToolClass::WriteDestructive));
+        let verdict = judge(&rules, &plan, &facts(Role::User, Taint::User)).unwrap();
+        assert_eq!(permit(plan, &verdict).unwrap_err(), NotApproved::Unanswered);
+    }
+
+    #[test]
+    fn an_approval_permits_only_the_plan_it_names() {
+        let (rules, plan) = (Rules::shipped().unwrap(), tool(ToolClass::WriteDestructive));
+        let asked = facts(Role::User, Taint::User);
+        let verdict = judge(&rules, &plan, &asked).unwrap();
+        let by = Principal {
+            uid: 2000,
+            role: Role::Approver,
+        };
+        let good = Approval {
+            digest: verdict.digest,
+            by: by.clone(),
+        };
+        let other = Approval {
+            digest: Digest::of(b"another plan"),
+            by,
+        };
+        let ask = |plan: &Plan, approval| {
+            permit_approved(&rules, plan.clone(), &verdict, &asked.principal, approval)
+        };
+        assert_eq!(ask(&plan, &good).unwrap().spend(), plan);
+        assert_eq!(ask(&plan, &other).unwrap_err(), NotApproved::OtherDigest);
+        assert_eq!(
+            ask(&tool(ToolClass::Exec), &good).unwrap_err(),
+            NotApproved::OtherPlan
+        );
+    }
+
+    #[test]
+    fn who_may_approve_is_decided_by_policy() {
+        let rules = Rules::shipped().unwrap();
+        let who = |uid, role| Principal { uid, role };
+        let check = |asker: Principal, approver: Principal, ok: bool| {
+            assert_eq!(
+                may_approve(&rules, Risk::High, &asker, &approver).is_ok(),
+                ok,
+                "{asker:?} {approver:?}"
+            );
+        };
+        check(who(1, Role::User), who(2, Role::Approver), true);
+        check(who(1, Role::User), who(1, Role::User), false);
+        check(who(1, Role::User), who(2, Role::User), false);
+        check(who(1, Role::Approver), who(1, Role::Approver), false);
+        check(who(0, Role::Admin), who(0, Role::Admin), true);
+    }
+
+    #[test]
+    fn faults_name_file_line_and_column() {
+        let bad = "// first line\npermit (principal, action, resource) when { context.nosuch };\n";
+        let text = |faults: Vec<crate::Fault>| {
+            faults
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join("\n")
+        };
+        let faults = text(Rules::parse(&[("b.cedar".into(), bad.into())]).unwrap_err());
+        assert!(
+            faults.starts_with("b.cedar:2:1: a policy without @id"),
+            "{faults}"
+        );
+        let faults = text(
+            Rules::parse(&[(
+                "c.cedar".into(),
+                "permit (principal,\n action resource);".into(),
+            )])
+            .unwrap_err(),
+        );
+        assert!(faults.starts_with("c.cedar:2:"), "{faults}");
+        let unknown = r#"@id("x") permit (principal, action, resource) when { context.nosuch };"#;
+        let faults = text(Rules::parse(&[("d.cedar".into(), unknown.into())]).unwrap_err());
+        assert!(
+            faults.starts_with("d.cedar:1:1:") && faults.contains("nosuch"),
+            "{faults}"
+        );
+        let second = format!("@id(\"a\") permit (principal, action, resource);\n\n  {unknown}");
+        let faults = text(Rules::parse(&[("e.cedar".into(), second)]).unwrap_err());
+        assert!(faults.starts_with("e.cedar:3:3:"), "{faults}");
+    }
+}

@@ -1,0 +1,21 @@
+//! What an action is, how risky it is, and who may do it.
+//!
+//! This crate decides and never acts: no files, no clock, no network. Everything it needs comes in as an argument, so the
+//! same question always has the same answer, and the answer can be explained afterwards.
+//!
+//! - [`words`]: kinds, states, risks, taints, roles, tool classes, digests: the vocabulary of every other crate.
+//! - [`plan`]: the exact, canonical thing that will be done, and its digest.
+//! - [`rules`]: the Cedar policies of this host, parsed and validated.
+//! - [`judge`]: plan and facts in, verdict out; the only place where risk is computed and permits are made.
+
+pub mod judge;
+pub mod plan;
+pub mod rules;
+pub mod words;
+
+pub use judge::{
+    Approval, Facts, NotApproved, Permit, Principal, Verdict, judge, permit, permit_approved,
+};
+pub use plan::{ChatArguments, Operation, Plan, PlanError, ToolArguments};
+pub use rules::{Fault, Rules};
+pub use words::{Decision, Digest, Kind, Name, Risk, Role, State, Taint, TaintSet, ToolClass};

@@ -1,0 +1,207 @@
+//! The exact thing that will be done, in one canonical form with one digest.
+//!
+//! A plan is made once, when an action is accepted, and stored. Policy judges it, a person is shown it, and execution takes
+//! it from the store: nothing that comes later can change what was approved.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::words::{Digest, Kind, Name, ToolClass};
+
+/// Domain of a plan's digest, so that no other document can have the same one.
+const DOMAIN: &[u8] = b"pawd-plan/1\0";
+
+/// The longest canonical form of a plan, in bytes.
+pub const MAX_PLAN: usize = 256 * 1024;
+
+/// What will be done, completely.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// On whose behalf.
+    pub agent: Name,
+    /// In which conversation, if in one.
+    pub session: Option<String>,
+    /// What.
+    pub operation: Operation,
+}
+
+/// The typed arguments of each kind that this version can execute. A kind without a variant here is denied.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Operation {
+    /// One turn of a conversation.
+    Chat(ChatArguments),
+    /// One tool of one skill.
+    ToolCall(ToolArguments),
+    /// One command in a sandbox of its own, asked for by a person of this host.
+    SandboxRun(Map<String, Value>),
+}
+
+/// Arguments of [`Operation::Chat`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChatArguments {
+    /// What was said.
+    pub text: String,
+    /// Which provider answers.
+    pub provider: Name,
+    /// With which model.
+    pub model: String,
+}
+
+/// Arguments of [`Operation::ToolCall`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ToolArguments {
+    /// Which skill.
+    pub skill: Name,
+    /// Digest of that skill's files, so that a changed skill is another plan.
+    pub skill_digest: Digest,
+    /// Which of its tools.
+    pub tool: String,
+    /// What that tool can do, as its manifest says.
+    pub class: ToolClass,
+    /// What is passed to it.
+    pub arguments: Map<String, Value>,
+}
+
+/// Why something cannot be a plan.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// It is longer than [`MAX_PLAN`].
+    #[error("the plan has {0} bytes; at most {MAX_PLAN} are allowed")]
+    TooLong(usize),
+    /// It cannot be written as JSON.
+    #[error("write the plan as JSON")]
+    Json(#[from] serde_json::Error),
+}
+
+impl Plan {
+    /// Which kind of action this is.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        match &self.operation {
+            Operation::Chat(_) => Kind::Chat,
+            Operation::ToolCall(_) | Operation::SandboxRun(_) => Kind::ToolCall,
+        }
+    }
+
+    /// The canonical form: JSON without white space, members sorted by name.
+    ///
+    /// # Errors
+    /// When it is longer than [`MAX_PLAN`].
+    pub fn canonical(&self) -> Result<String, PlanError> {
+        let text = canonical(&serde_json::to_value(self)?);
+        if text.len() > MAX_PLAN {
+            Err(PlanError::TooLong(text.len()))
+        } else {
+            Ok(text)
+        }
+    }
+
+    /// The digest of the canonical form; what an approval is bound to.
+    ///
+    /// # Errors
+    /// As [`Plan::canonical`].
+    pub fn digest(&self) -> Result<Digest, PlanError> {
+        let mut bytes = DOMAIN.to_vec();
+        bytes.extend_from_slice(self.canonical()?.as_bytes());
+        Ok(Digest::of(&bytes))
+    }
+}
+
+/// JSON without white space and with the members of each object sorted by name, whatever order the map keeps.
+#[must_use]
+pub fn canonical(value: &Value) -> String {
+    let mut out = String::new();
+    write(value, &mut out);
+    out
+}
+
+fn write(value: &Value, out: &mut String) {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
+            out.push_str(&value.to_string())
+        }
+        Value::Array(items) => {
+            out.push('[');
+            for (index, item) in items.iter().enumerate() {
+                if index > 0 {
+                    out.push(',');
+                }
+                write(item, out);
+            }
+            out.push(']');
+        }
+        Value::Object(members) => {
+            let mut sorted: Vec<_> = members.iter().collect();
+            sorted.sort_by_key(|(name, _)| *name);
+            out.push('{');
+            for (index, (name, item)) in sorted.into_iter().enumerate() {
+                if index > 0 {
+                    out.push(',');
+                }
+                out.push_str(&Value::from(name.as_str()).to_string());
+                out.push(':');
+                write(item, out);
+            }
+            out.push('}');
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(arguments: &str) -> Plan {
+        Plan {
+            agent: "default".parse().unwrap(),
+            session: None,
+            operation: Operation::ToolCall(ToolArguments {
+                skill: "files".parse().unwrap(),
+                skill_digest: Digest::of(b"files"),
+                tool: "write".into(),
+                class: ToolClass::WriteDestructive,
+                arguments: serde_json::from_str(arguments).unwrap(),
+            }),
+        }
+    }
+
+    #[test]
+    fn order_of_members_does_not_change_the_digest() {
+        let one = plan(r#"{"path":"a","text":"b","more":{"y":1,"x":[{"q":1,"p":2}]}}"#);
+        let two = plan(r#"{"more":{"x":[{"p":2,"q":1}],"y":1},"text":"b","path":"a"}"#);
+        assert_eq!(one.canonical().unwrap(), two.canonical().unwrap());
+        assert_eq!(one.digest().unwrap(), two.digest().unwrap());
+    }
+
+    #[test]
+    fn every_changed_byte_changes_the_digest() {
+        let base = plan(r#"{"path":"a","text":"b"}"#).digest().unwrap();
+        for other in [
+            r#"{"path":"b","text":"b"}"#,
+            r#"{"path":"a","text":"B"}"#,
+            r#"{"path":"a"}"#,
+            r#"{"path":"a","text":"b","x":null}"#,
+        ] {
+            assert_ne!(base, plan(other).digest().unwrap(), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_stored_plan_reads_back_as_the_same_plan() {
+        let plan = plan(r#"{"path":"a\u0000\n","n":1.5}"#);
+        let text = plan.canonical().unwrap();
+        let back: Plan = serde_json::from_str(&text).unwrap();
+        assert_eq!(plan, back);
+        assert_eq!(text, back.canonical().unwrap());
+    }
+
+    #[test]
+    fn a_plan_beyond_the_bound_is_refused() {
+        let long = format!(r#"{{"text":"{}"}}"#, "x".repeat(MAX_PLAN));
+        assert!(matches!(plan(&long).digest(), Err(PlanError::TooLong(_))));
+    }
+}

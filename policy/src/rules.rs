@@ -1,0 +1,242 @@
+//! The Cedar policies of this host: parsed, validated against our schema, and named by their `@id`.
+
+use std::{collections::BTreeMap, str::FromStr};
+
+use cedar_policy::{Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator};
+
+use crate::words::Digest;
+
+/// The schema that every policy is validated against, in Cedar's own notation.
+pub const SCHEMA: &str = include_str!("../paw.cedarschema");
+
+/// The policy that ships, installed as `/etc/pawd/policy/10-default.cedar`.
+pub const DEFAULT: &str = include_str!("../default.cedar");
+
+/// Something wrong in a policy file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{file}:{line}:{column}: {message}")]
+pub struct Fault {
+    /// Name of the file, as it was given.
+    pub file: String,
+    /// Line, from 1.
+    pub line: usize,
+    /// Column, from 1.
+    pub column: usize,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it, where that is known.
+    pub hint: Option<String>,
+}
+
+/// Valid policies; what [`crate::judge`] decides by.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    pub(crate) policies: PolicySet,
+    pub(crate) schema: Schema,
+    names: BTreeMap<PolicyId, String>,
+    places: BTreeMap<PolicyId, (String, usize, usize)>,
+    texts: BTreeMap<String, String>,
+    digest: Digest,
+}
+
+impl Rules {
+    /// Parses and validates policy files, given as (name, text).
+    ///
+    /// # Errors
+    /// All faults of all files, each with its place. No policy at all is a fault too: it would deny everything unsaid.
+    pub fn parse(files: &[(String, String)]) -> Result<Self, Vec<Fault>> {
+        let schema = schema()?;
+        let (mut all, mut faults) = (Vec::new(), Vec::new());
+        for (file, text) in files {
+            match PolicySet::from_str(text) {
+                Ok(set) => all.extend(set.policies().map(|policy| (file, text, policy.clone()))),
+                Err(errors) => faults.extend(errors.iter().map(|error| {
+                    let offset = miette_offset(error);
+                    fault(file, text, offset, &error.to_string(), help(error))
+                })),
+            }
+        }
+        let mut rules = Self {
+            policies: PolicySet::new(),
+            schema,
+            names: BTreeMap::new(),
+            places: BTreeMap::new(),
+            texts: BTreeMap::new(),
+            digest: digest(files),
+        };
+        for (index, (file, text, policy)) in all.into_iter().enumerate() {
+            if let Err(fault) = rules.add(index, file, text, &policy) {
+                faults.push(fault);
+            }
+        }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        rules.validate()?;
+        if rules.names.is_empty() {
+            let hint = Some(
+                "install the shipped 10-default.cedar; without a rule everything is denied"
+                    .to_owned(),
+            );
+            return Err(vec![Fault {
+                file: "policy".into(),
+                line: 1,
+                column: 1,
+                message: "no policy in any file".into(),
+                hint,
+            }]);
+        }
+        Ok(rules)
+    }
+
+    /// The policy that ships.
+    ///
+    /// # Errors
+    /// Never in a build whose tests have passed.
+    pub fn shipped() -> Result<Self, Vec<Fault>> {
+        Self::parse(&[("10-default.cedar".to_owned(), DEFAULT.to_owned())])
+    }
+
+    /// Digest over the names and texts of all files; goes into each audit record of a judgement.
+    #[must_use]
+    pub const fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Every rule by its `@id`, with its text.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.texts
+            .iter()
+            .map(|(name, text)| (name.as_str(), text.as_str()))
+    }
+
+    /// The `@id` of a policy.
+    pub(crate) fn name(&self, id: &PolicyId) -> String {
+        self.names
+            .get(id)
+            .cloned()
+            .unwrap_or_else(|| id.to_string())
+    }
+
+    fn add(&mut self, index: usize, file: &str, text: &str, policy: &Policy) -> Result<(), Fault> {
+        let source = policy.to_cedar().unwrap_or_default();
+        let offset = policy
+            .annotation("id")
+            .and_then(|id| text.find(&format!("@id(\"{id}\")")))
+            .unwrap_or(0);
+        let name = policy.annotation("id").map(str::to_owned).ok_or_else(|| {
+            let hint = Some("write @id(\"short-name\") above it: denials and approvals name the rule that decided".to_owned());
+            fault(file, text, text.find(source.trim()).unwrap_or(0), "a policy without @id", hint)
+        })?;
+        if self.texts.contains_key(&name) {
+            return Err(fault(
+                file,
+                text,
+                offset,
+                &format!("a second policy with @id(\"{name}\")"),
+                None,
+            ));
+        }
+        let id = PolicyId::new(format!("{index}:{name}"));
+        self.policies
+            .add(policy.new_id(id.clone()))
+            .map_err(|error| fault(file, text, offset, &error.to_string(), None))?;
+        let (line, column) = place(text, offset);
+        self.places
+            .insert(id.clone(), (file.to_owned(), line, column));
+        self.names.insert(id, name.clone());
+        self.texts.insert(name, source);
+        Ok(())
+    }
+
+    fn validate(&self) -> Result<(), Vec<Fault>> {
+        let result =
+            Validator::new(self.schema.clone()).validate(&self.policies, ValidationMode::Strict);
+        let faults: Vec<Fault> = result
+            .validation_errors()
+            .map(|error| {
+                let name = self.name(error.policy_id());
+                let message = error
+                    .to_string()
+                    .replace(&error.policy_id().to_string(), &name);
+                let hint = Some(format!(
+                    "rule {name:?}; see paw-policy(5) for what the schema has"
+                ));
+                // The rule that is at fault; Cedar does not say where in it.
+                let (file, line, column) = self
+                    .places
+                    .get(error.policy_id())
+                    .cloned()
+                    .unwrap_or_else(|| ("policy".into(), 1, 1));
+                Fault {
+                    file,
+                    line,
+                    column,
+                    message,
+                    hint,
+                }
+            })
+            .collect();
+        if faults.is_empty() {
+            Ok(())
+        } else {
+            Err(faults)
+        }
+    }
+}
+
+fn schema() -> Result<Schema, Vec<Fault>> {
+    match Schema::from_cedarschema_str(SCHEMA) {
+        Ok((schema, _)) => Ok(schema),
+        Err(error) => Err(vec![fault(
+            "paw.cedarschema",
+            SCHEMA,
+            0,
+            &error.to_string(),
+            None,
+        )]),
+    }
+}
+
+fn digest(files: &[(String, String)]) -> Digest {
+    let mut bytes = b"pawd-policy/1\0".to_vec();
+    for part in files.iter().flat_map(|(name, text)| [name, text]) {
+        bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(part.as_bytes());
+    }
+    Digest::of(&bytes)
+}
+
+/// Line and column, both from 1, of a byte.
+fn place(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or("");
+    let line = before.matches('\n').count() + 1;
+    let column = before
+        .rsplit('\n')
+        .next()
+        .map_or(0, |tail| tail.chars().count())
+        + 1;
+    (line, column)
+}
+
+fn fault(file: &str, text: &str, offset: usize, message: &str, hint: Option<String>) -> Fault {
+    let (line, column) = place(text, offset);
+    Fault {
+        file: file.to_owned(),
+        line,
+        column,
+        message: message.to_owned(),
+        hint,
+    }
+}
+
+fn miette_offset(error: &dyn miette::Diagnostic) -> usize {
+    error
+        .labels()
+        .and_then(|mut labels| labels.next())
+        .map_or(0, |label| label.offset())
+}
+
+fn help(error: &dyn miette::Diagnostic) -> Option<String> {
+    error.help().map(|help| help.to_string())
+}
