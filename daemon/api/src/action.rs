@@ -1,0 +1,210 @@
+//! Actions and approvals: what is asked of the system, how it was judged, and what became of it.
+
+#![allow(
+    clippy::too_many_arguments,
+    reason = "they are the members of a message, passed by name on the wire"
+)]
+
+use jsonrpsee::{core::RpcResult, proc_macros::rpc};
+use paw_policy::{Decision, Digest, Kind, Plan, Risk, Role, State, TaintSet};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// An action as callers see it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Action {
+    /// UUID version 7; sorts by time.
+    pub id: String,
+    /// What kind.
+    pub kind: Kind,
+    /// Where it stands.
+    pub state: State,
+    /// How risky, as policy computed.
+    pub risk: Risk,
+    /// Where its data came from.
+    pub taint: TaintSet,
+    /// Digest of the plan that is or will be executed.
+    pub digest: Digest,
+    /// What policy said.
+    pub verdict: Verdict,
+    /// On whose behalf.
+    pub agent: String,
+    /// In which conversation.
+    pub session: Option<String>,
+    /// Who asked.
+    pub requested_by: Caller,
+    /// Who said yes, where a person had to.
+    pub approved_by: Option<Caller>,
+    /// When what happened, in milliseconds since 1970.
+    pub timestamps: Timestamps,
+    /// One line that says what it does.
+    pub summary: String,
+    /// The sandbox it ran in.
+    pub sandbox: Option<String>,
+    /// What the kernel said that sandbox was; see `audit list`.
+    pub attestation: Option<Digest>,
+    /// What came out, once completed.
+    pub result: Option<Value>,
+    /// What went wrong, once failed.
+    pub error: Option<Failure>,
+    /// The whole plan; only where one action is shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Value>")]
+    pub plan: Option<Plan>,
+}
+
+/// What policy said and which rules made it say so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Verdict {
+    /// The answer.
+    pub decision: Decision,
+    /// Ids of the rules that decided; none when nothing permits it.
+    pub rules: Vec<String>,
+}
+
+/// Somebody who called, as the kernel reports them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Caller {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Process id at the time; for people, never for decisions.
+    pub pid: i32,
+    /// The highest role that uid and groups give.
+    pub role: Role,
+    /// Name of the user, where known.
+    pub name: Option<String>,
+}
+
+/// When what happened, in milliseconds since 1970.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Timestamps {
+    /// Accepted and stored.
+    pub created: u64,
+    /// Judged to the end: allowed, approved, denied or expired.
+    pub decided: Option<u64>,
+    /// Execution began.
+    pub started: Option<u64>,
+    /// It became final.
+    pub ended: Option<u64>,
+    /// When an unanswered question expires.
+    pub expires: Option<u64>,
+}
+
+/// Why an action failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Failure {
+    /// For programs, for example `interrupted`, `provider`, `sandbox`, `tool`.
+    pub kind: String,
+    /// What failed and why.
+    pub message: String,
+    /// What to do.
+    pub hint: String,
+}
+
+/// A question that waits for a person.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Approval {
+    /// The same id as the action's.
+    pub id: String,
+    /// The action's id.
+    pub action: String,
+    /// What an answer must name.
+    pub digest: Digest,
+    /// How risky.
+    pub risk: Risk,
+    /// Where its data came from.
+    pub taint: TaintSet,
+    /// Who asked.
+    pub requested_by: Caller,
+    /// The exact plan.
+    #[schemars(with = "Value")]
+    pub plan: Plan,
+    /// One line that says what it does.
+    pub summary: String,
+    /// When the question expires, in milliseconds since 1970.
+    pub expires_at: u64,
+}
+
+/// A person's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// Yes, exactly this plan, once.
+    Approve,
+    /// No.
+    Deny,
+}
+
+/// One page of a list.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Page<T> {
+    /// Newest first.
+    pub items: Vec<T>,
+    /// Pass it as `before` for the next page; none on the last.
+    pub next: Option<String>,
+}
+
+/// Actions.
+#[rpc(server, client, namespace = "action", namespace_separator = ".")]
+pub trait ActionRpc {
+    /// Asks for something. Returns once it is stored, or, with `wait`, once it is final or waits for a person.
+    ///
+    /// `kind` and `arguments` are text until policy's words fit them; unknown kinds are denied, not guessed. For `tool_call`
+    /// the arguments are `{skill, tool, arguments}`, for `chat` `{text, provider?, model?}`.
+    #[method(name = "submit", param_kind = map, with_extensions)]
+    async fn submit(
+        &self,
+        kind: String,
+        arguments: Map<String, Value>,
+        agent: Option<String>,
+        session: Option<String>,
+        wait: Option<bool>,
+        timeout_ms: Option<u64>,
+    ) -> RpcResult<Action>;
+
+    /// Actions, newest first; `state` as in the design, `limit` at most 1000 (50 if not given).
+    #[method(name = "list", param_kind = map, with_extensions)]
+    async fn list(
+        &self,
+        state: Option<State>,
+        limit: Option<u32>,
+        before: Option<String>,
+    ) -> RpcResult<Page<Action>>;
+
+    /// One action, with its plan. `id` may be any unique prefix.
+    #[method(name = "show", param_kind = map, with_extensions)]
+    async fn show(&self, id: String) -> RpcResult<Action>;
+
+    /// The action once it is final; an error of kind `timed_out` if it is not by then (60 s if not given).
+    #[method(name = "wait", param_kind = map, with_extensions)]
+    async fn wait(&self, id: String, timeout_ms: Option<u64>) -> RpcResult<Action>;
+
+    /// Takes an action back, if it is not final.
+    #[method(name = "cancel", param_kind = map, with_extensions)]
+    async fn cancel(&self, id: String) -> RpcResult<Action>;
+}
+
+/// Approvals.
+#[rpc(server, client, namespace = "approval", namespace_separator = ".")]
+pub trait ApprovalRpc {
+    /// Questions that wait for a person, oldest first.
+    #[method(name = "list", param_kind = map, with_extensions)]
+    async fn list(&self) -> RpcResult<Vec<Approval>>;
+
+    /// One of them.
+    #[method(name = "show", param_kind = map, with_extensions)]
+    async fn show(&self, id: String) -> RpcResult<Approval>;
+
+    /// Answers one. `digest` is the one that was shown; another one is refused.
+    #[method(name = "answer", param_kind = map, with_extensions)]
+    async fn answer(
+        &self,
+        id: String,
+        digest: Digest,
+        answer: Answer,
+        note: Option<String>,
+    ) -> RpcResult<Action>;
+}

@@ -1,0 +1,145 @@
+//! Agents, their conversations and their skills.
+
+use jsonrpsee::{core::RpcResult, proc_macros::rpc};
+use paw_policy::{Digest, TaintSet, ToolClass};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::action::Page;
+
+/// A configured assistant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Agent {
+    /// Its name.
+    pub name: String,
+    /// What it is told before each conversation.
+    pub instructions: String,
+    /// Which provider answers for it.
+    pub provider: String,
+    /// With which model.
+    pub model: String,
+    /// Skills that it may use.
+    pub skills: Vec<String>,
+}
+
+/// A conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Session {
+    /// UUID version 7.
+    pub id: String,
+    /// With which agent.
+    pub agent: String,
+    /// User id of its owner.
+    pub owner: u32,
+    /// First words of it.
+    pub title: String,
+    /// How many turns it has.
+    pub turns: u64,
+    /// Where its data came from.
+    pub taint: TaintSet,
+    /// When it began, in milliseconds since 1970.
+    pub created: u64,
+    /// When it was last spoken in, in milliseconds since 1970.
+    pub updated: u64,
+}
+
+/// One thing said in a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Turn {
+    /// Its place, from 0.
+    pub seq: u64,
+    /// `user` or `assistant`.
+    pub role: String,
+    /// What was said.
+    pub text: String,
+    /// Where it came from.
+    pub taint: TaintSet,
+    /// The action that made it.
+    pub action: Option<String>,
+    /// Which provider said it.
+    pub provider: Option<String>,
+    /// With which model.
+    pub model: Option<String>,
+    /// When, in milliseconds since 1970.
+    pub at: u64,
+}
+
+/// A conversation with what was said in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Transcript {
+    /// The conversation.
+    pub session: Session,
+    /// What was said, oldest first.
+    pub turns: Vec<Turn>,
+    /// Pass it as `from` for the rest; none at the end.
+    pub next: Option<u64>,
+}
+
+/// An installed skill.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Skill {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// What it is for.
+    pub description: String,
+    /// Digest of its files.
+    pub digest: Digest,
+    /// What it offers.
+    pub tools: Vec<Tool>,
+}
+
+/// One tool of a skill.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Tool {
+    /// Its name.
+    pub name: String,
+    /// What it can do; policy computes risk from it.
+    pub class: ToolClass,
+    /// What it is for.
+    pub description: String,
+    /// JSON schema of its arguments.
+    pub input_schema: Value,
+}
+
+/// Agents.
+#[rpc(server, client, namespace = "agent", namespace_separator = ".")]
+pub trait AgentRpc {
+    /// All agents.
+    #[method(name = "list", param_kind = map, with_extensions)]
+    async fn list(&self) -> RpcResult<Vec<Agent>>;
+
+    /// One agent.
+    #[method(name = "show", param_kind = map, with_extensions)]
+    async fn show(&self, name: String) -> RpcResult<Agent>;
+}
+
+/// Conversations; callers see their own, administrators all.
+#[rpc(server, client, namespace = "session", namespace_separator = ".")]
+pub trait SessionRpc {
+    /// Conversations, newest first.
+    #[method(name = "list", param_kind = map, with_extensions)]
+    async fn list(&self, limit: Option<u32>, before: Option<String>) -> RpcResult<Page<Session>>;
+
+    /// One conversation with what was said in it, from turn `from` on (0 if not given), at most 1000 turns.
+    #[method(name = "show", param_kind = map, with_extensions)]
+    async fn show(&self, id: String, from: Option<u64>) -> RpcResult<Transcript>;
+
+    /// Removes a conversation and what was said in it. Its actions and the audit log stay.
+    #[method(name = "delete", param_kind = map, with_extensions)]
+    async fn delete(&self, id: String) -> RpcResult<bool>;
+}
+
+/// Installed skills.
+#[rpc(server, client, namespace = "skill", namespace_separator = ".")]
+pub trait SkillRpc {
+    /// All skills.
+    #[method(name = "list", param_kind = map, with_extensions)]
+    async fn list(&self) -> RpcResult<Vec<Skill>>;
+
+    /// One skill.
+    #[method(name = "show", param_kind = map, with_extensions)]
+    async fn show(&self, name: String) -> RpcResult<Skill>;
+}

@@ -1,0 +1,227 @@
+//! Words between pawd and paw-audit, the writer of the audit log.
+//!
+//! One JSON document for each line, in both directions, over a stream Unix socket. pawd says [`Append`]; the writer answers each
+//! one with an [`Answer`], in the order of asking. A line that cannot be understood is answered with a refusal that names no
+//! request, and the connection is closed: after it nobody knows what was meant.
+//!
+//! There is no word for reading, changing or removing: the log is read from its files.
+
+use std::collections::BTreeMap;
+
+use paw_policy::{Decision, Digest, Kind, Risk, Role, TaintSet};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// The longest line in either direction, in bytes, with its end.
+pub const MAX_LINE: usize = 64 * 1024;
+
+/// The most requests that one connection may have unanswered. The writer reads no further until answers are taken.
+pub const MAX_UNANSWERED: usize = 256;
+
+/// One record to be written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Append {
+    /// Number of this request on this connection; the answer repeats it.
+    pub seq: u64,
+    /// Whether the record must be on the disk before the answer. Otherwise it is within 50 ms.
+    pub durable: bool,
+    /// What happened.
+    pub record: Entry,
+}
+
+/// What the writer says to one [`Append`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Answer {
+    /// The record is in the log.
+    Appended(Appended),
+    /// The record is not in the log, and what it is about must not happen.
+    Refused(AppendRefused),
+    /// The first line of each connection, before anything was asked.
+    Hello(Hello),
+}
+
+/// Who the writer is. The kernel cannot tell: the peer of a socket that was made for somebody else is who made it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hello {
+    /// Its process id. Text for `status`; nothing is decided by it.
+    pub pid: u32,
+    /// The landlock ABI whose rules bind it.
+    pub landlock_abi: u32,
+}
+
+/// The record is in the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Appended {
+    /// Number of the request.
+    pub seq: u64,
+    /// Number of the record in the log.
+    pub audit_seq: u64,
+}
+
+/// The record is not in the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AppendRefused {
+    /// Number of the request; `None` when it could not be read, and the connection is closed after this.
+    pub seq: Option<u64>,
+    /// Why, for programs.
+    pub reason: RefuseReason,
+    /// What failed, for people.
+    pub message: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+/// Why a record was not written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefuseReason {
+    /// There is no room on the disk. It is tried anew with each request.
+    Full,
+    /// The disk failed otherwise.
+    Io,
+    /// The line is longer than [`MAX_LINE`].
+    TooLong,
+    /// The line is not an [`Append`].
+    Malformed,
+}
+
+/// What happened. The list is closed: a new event is a new version of these words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    /// pawd came up.
+    DaemonStarted,
+    /// pawd goes down.
+    DaemonStopping,
+    /// A configuration took effect.
+    ConfigLoaded,
+    /// A configuration was refused; the one before stays.
+    ConfigRefused,
+    /// Rules took effect.
+    PolicyLoaded,
+    /// Somebody asked for what their role does not allow.
+    RpcDenied,
+    /// An action was accepted and stored.
+    ActionSubmitted,
+    /// Policy judged an action.
+    ActionJudged,
+    /// A person allowed an action.
+    ActionApproved,
+    /// A person denied an action.
+    ActionRejected,
+    /// Nobody answered in time.
+    ActionExpired,
+    /// An action was taken back.
+    ActionCancelled,
+    /// The execution of an action begins.
+    ActionStarted,
+    /// The execution of an action ended.
+    ActionEnded,
+    /// An answer to a question was refused: another digest, too late, or not by that person.
+    AnswerRefused,
+    /// An administrator killed a sandbox by hand.
+    SandboxKilled,
+    /// The kernel said what a sandbox is confined to.
+    SandboxAttested,
+    /// A sandbox is gone.
+    SandboxEnded,
+    /// A secret was used.
+    SecretUsed,
+    /// A skill was installed, enabled, changed or removed.
+    SkillChanged,
+    /// An agent's definition changed.
+    AgentChanged,
+    /// A provider's definition changed.
+    ProviderChanged,
+    /// A session and its turns were deleted.
+    SessionDeleted,
+    /// The store was copied or put back.
+    BackupMade,
+    /// Written by the writer alone: bytes that a crash left half-written were dropped.
+    LogRecovered,
+}
+
+/// One thing that happened, with everything needed to understand it later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// What.
+    pub event: Event,
+    /// To which action.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<Uuid>,
+    /// By whom, as the kernel reported them; nobody for what happens by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<Actor>,
+    /// The action's kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<Kind>,
+    /// Its risk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub risk: Option<Risk>,
+    /// Where its arguments came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taint: Option<TaintSet>,
+    /// What policy said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decision: Option<Decision>,
+    /// The rules that made it say so.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<String>,
+    /// Digest of the plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
+    /// Digest of the rules in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_digest: Option<Digest>,
+    /// Digest of the sandbox's attestation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attestation: Option<Digest>,
+    /// How it ended, in one word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<String>,
+    /// Whatever else a person should know; bounded by the line.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub detail: BTreeMap<String, String>,
+}
+
+impl Entry {
+    /// An entry that says only what happened; the rest is filled in by name.
+    #[must_use]
+    pub const fn new(event: Event) -> Self {
+        Self {
+            event,
+            action: None,
+            actor: None,
+            kind: None,
+            risk: None,
+            taint: None,
+            decision: None,
+            rules: Vec::new(),
+            digest: None,
+            policy_digest: None,
+            attestation: None,
+            outcome: None,
+            detail: BTreeMap::new(),
+        }
+    }
+}
+
+/// Who did it, as the kernel reported them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Actor {
+    /// User id.
+    pub uid: u32,
+    /// Primary group id.
+    pub gid: u32,
+    /// Process id at connect.
+    pub pid: i32,
+    /// What they may do; none when they may do nothing.
+    pub role: Option<Role>,
+}

@@ -1,0 +1,362 @@
+//! Every method of the control socket: the role it needs, its members, and what it is for.
+//!
+//! pawd's gate reads this table before any handler runs: a method that is not in it does not exist, a caller below its role
+//! is denied, and a member that is not in it is an error. So nobody can claim an identity by adding a field, and a new
+//! method cannot be forgotten: the tests compare the table with the registered methods.
+
+use paw_policy::Role;
+use serde_json::{Value, json};
+
+/// One method.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Method {
+    /// Its name on the wire.
+    pub name: &'static str,
+    /// The least role that may call it.
+    pub role: Role,
+    /// The members that its parameters may have.
+    pub params: &'static [&'static str],
+    /// What it is for, in one sentence.
+    pub summary: &'static str,
+    /// The name of its notifications, if it is a subscription.
+    pub notifies: Option<&'static str>,
+}
+
+const fn call(
+    name: &'static str,
+    role: Role,
+    params: &'static [&'static str],
+    summary: &'static str,
+) -> Method {
+    Method {
+        name,
+        role,
+        params,
+        summary,
+        notifies: None,
+    }
+}
+
+const fn subscription(
+    name: &'static str,
+    notifies: &'static str,
+    role: Role,
+    params: &'static [&'static str],
+    summary: &'static str,
+) -> Method {
+    Method {
+        name,
+        role,
+        params,
+        summary,
+        notifies: Some(notifies),
+    }
+}
+
+/// All of them, sorted by name.
+pub const TABLE: &[Method] = &[
+    call(
+        "action.cancel",
+        Role::User,
+        &["id"],
+        "Takes an action back.",
+    ),
+    call(
+        "action.list",
+        Role::User,
+        &["state", "limit", "before"],
+        "Lists actions, newest first.",
+    ),
+    call(
+        "action.show",
+        Role::User,
+        &["id"],
+        "Shows one action with its plan.",
+    ),
+    call(
+        "action.submit",
+        Role::User,
+        &[
+            "kind",
+            "arguments",
+            "agent",
+            "session",
+            "wait",
+            "timeout_ms",
+        ],
+        "Asks for something to be done.",
+    ),
+    call(
+        "action.wait",
+        Role::User,
+        &["id", "timeout_ms"],
+        "Waits until an action is final.",
+    ),
+    call("agent.list", Role::User, &[], "Lists agents."),
+    call("agent.show", Role::User, &["name"], "Shows one agent."),
+    call(
+        "approval.answer",
+        Role::Approver,
+        &["id", "digest", "answer", "note"],
+        "Answers a question.",
+    ),
+    call(
+        "approval.list",
+        Role::Approver,
+        &[],
+        "Lists questions that wait for a person.",
+    ),
+    call(
+        "approval.show",
+        Role::Approver,
+        &["id"],
+        "Shows one question.",
+    ),
+    call(
+        "audit.list",
+        Role::Admin,
+        &["action", "event", "before", "limit"],
+        "Lists audit records, newest first.",
+    ),
+    call(
+        "audit.verify",
+        Role::Admin,
+        &[],
+        "Checks the whole audit log.",
+    ),
+    call(
+        "chat.cancel",
+        Role::User,
+        &["subscription"],
+        "Ends a chat subscription and cancels its action.",
+    ),
+    subscription(
+        "chat.send",
+        "chat.event",
+        Role::User,
+        &[
+            "text",
+            "agent",
+            "session",
+            "provider",
+            "model",
+            "local_only",
+        ],
+        "One turn of a conversation, streamed.",
+    ),
+    call(
+        "config.reload",
+        Role::Admin,
+        &[],
+        "Reads the configuration again.",
+    ),
+    call(
+        "config.show",
+        Role::Admin,
+        &[],
+        "Shows the configuration in force.",
+    ),
+    subscription(
+        "events.subscribe",
+        "events.event",
+        Role::Approver,
+        &["after"],
+        "News as they happen.",
+    ),
+    call(
+        "events.unsubscribe",
+        Role::Approver,
+        &["subscription"],
+        "Ends an events subscription.",
+    ),
+    call("model.list", Role::User, &["provider"], "Lists models."),
+    call("policy.show", Role::User, &[], "Shows the rules in force."),
+    call("provider.list", Role::User, &[], "Lists providers."),
+    call(
+        "provider.show",
+        Role::User,
+        &["name"],
+        "Shows one provider.",
+    ),
+    call(
+        "provider.test",
+        Role::User,
+        &["name"],
+        "Asks a provider whether it is there.",
+    ),
+    call(
+        "rpc.discover",
+        Role::User,
+        &[],
+        "Describes every method (OpenRPC).",
+    ),
+    call(
+        "sandbox.abort",
+        Role::User,
+        &["subscription"],
+        "Ends a sandbox subscription and kills its sandbox.",
+    ),
+    call(
+        "sandbox.input",
+        Role::User,
+        &["id", "data", "end"],
+        "Sends bytes to a command's stdin.",
+    ),
+    call("sandbox.kill", Role::Admin, &["id"], "Kills a sandbox."),
+    call("sandbox.list", Role::Admin, &[], "Lists running sandboxes."),
+    subscription(
+        "sandbox.run",
+        "sandbox.output",
+        Role::User,
+        &["spec"],
+        "Runs a command in a sandbox of its own.",
+    ),
+    call(
+        "sandbox.runtimes",
+        Role::User,
+        &[],
+        "Lists runtimes and what was proven of them.",
+    ),
+    call(
+        "session.delete",
+        Role::User,
+        &["id"],
+        "Removes a conversation.",
+    ),
+    call(
+        "session.list",
+        Role::User,
+        &["limit", "before"],
+        "Lists conversations, newest first.",
+    ),
+    call(
+        "session.show",
+        Role::User,
+        &["id", "from"],
+        "Shows a conversation.",
+    ),
+    call("skill.list", Role::User, &[], "Lists skills."),
+    call("skill.show", Role::User, &["name"], "Shows one skill."),
+    call(
+        "system.backup",
+        Role::Admin,
+        &["path"],
+        "Writes a copy of the store.",
+    ),
+    call(
+        "system.doctor",
+        Role::User,
+        &["prove"],
+        "Says what is wrong and what to do.",
+    ),
+    call("system.ping", Role::User, &[], "Answers at once."),
+    call("system.status", Role::User, &[], "Says how the system is."),
+    call(
+        "system.whoami",
+        Role::User,
+        &[],
+        "Says who the kernel reports the caller to be.",
+    ),
+];
+
+/// Whether a method changes nothing, so that asking it again after a connection broke is no harm.
+#[must_use]
+pub fn only_reads(name: &str) -> bool {
+    let word = name.rsplit('.').next().unwrap_or_default();
+    find(name).is_some()
+        && matches!(
+            word,
+            "discover"
+                | "doctor"
+                | "list"
+                | "ping"
+                | "runtimes"
+                | "show"
+                | "status"
+                | "verify"
+                | "wait"
+                | "whoami"
+        )
+}
+
+/// The method of this name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Method> {
+    TABLE
+        .binary_search_by_key(&name, |method| method.name)
+        .ok()
+        .map(|index| &TABLE[index])
+}
+
+/// The answer of `rpc.discover`: OpenRPC 1.3.2, with the schemas of results that the caller passes in by method name.
+#[must_use]
+pub fn open_rpc(version: &str, schema_of: impl Fn(&str) -> Option<Value>) -> Value {
+    let methods: Vec<Value> = TABLE
+        .iter()
+        .map(|method| {
+            json!({
+                "name": method.name,
+                "summary": method.summary,
+                "paramStructure": "by-name",
+                "params": method.params.iter().map(|name| json!({"name": name, "schema": {}})).collect::<Vec<_>>(),
+                "result": {"name": "result", "schema": schema_of(method.name).unwrap_or_else(|| json!({}))},
+                "x-role": method.role,
+                "x-notifies": method.notifies,
+            })
+        })
+        .collect();
+    let errors: Vec<Value> = crate::ErrorKind::ALL
+        .iter()
+        .map(|kind| json!({"code": kind.code(), "message": kind}))
+        .chain(
+            crate::fault::CODES
+                .iter()
+                .map(|(code, name)| json!({"code": code, "message": name})),
+        )
+        .collect();
+    json!({
+        "openrpc": "1.3.2",
+        "info": {"title": "pawd", "version": version, "x-wire": crate::WIRE_VERSION},
+        "methods": methods,
+        "components": {"errors": errors},
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_sorted_and_finds_every_method() {
+        assert!(TABLE.is_sorted_by_key(|method| method.name));
+        for method in TABLE {
+            assert_eq!(find(method.name), Some(method));
+        }
+        assert_eq!(find("system.pin"), None);
+    }
+
+    #[test]
+    fn what_changes_something_is_not_asked_again() {
+        let changes = [
+            "action.submit",
+            "action.cancel",
+            "approval.answer",
+            "chat.send",
+            "config.reload",
+            "sandbox.kill",
+            "session.delete",
+            "system.backup",
+        ];
+        assert!(
+            changes
+                .into_iter()
+                .all(|name| find(name).is_some() && !only_reads(name))
+        );
+        assert!(
+            ["system.status", "action.wait", "approval.list"]
+                .into_iter()
+                .all(only_reads)
+        );
+        assert!(!only_reads("nosuch.list"));
+    }
+}

@@ -1,0 +1,176 @@
+//! Chat, and the providers and models behind it.
+
+#![allow(
+    clippy::too_many_arguments,
+    reason = "they are the members of a message, passed by name on the wire"
+)]
+
+use jsonrpsee::{
+    core::{RpcResult, SubscriptionResult},
+    proc_macros::rpc,
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::error::ErrorData;
+
+/// An endpoint that serves models.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Provider {
+    /// Its name.
+    pub name: String,
+    /// `ollama` or `openai`.
+    pub kind: String,
+    /// Where it is.
+    pub base_url: String,
+    /// The model used when none is asked for.
+    pub model: String,
+    /// Whether it runs on this host.
+    pub local: bool,
+    /// `unknown`, `ready`, `loading` or `failing`.
+    pub state: String,
+    /// What it last failed with.
+    pub last_error: Option<String>,
+}
+
+/// What a test of a provider saw.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ProviderTest {
+    /// Which one.
+    pub name: String,
+    /// Whether it answered as it should.
+    pub ok: bool,
+    /// How long that took, in milliseconds.
+    pub ms: u64,
+    /// What it said.
+    pub message: String,
+    /// Models that it has, at most 100.
+    pub models: Vec<String>,
+}
+
+/// A model that a provider serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Model {
+    /// Which provider.
+    pub provider: String,
+    /// Its name there.
+    pub name: String,
+    /// Its size in bytes, where told.
+    pub size: Option<u64>,
+    /// Whether the provider is configured to use it when none is asked for.
+    pub default: bool,
+}
+
+/// A finished answer; also the result of a `chat` action.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ChatResult {
+    /// The action.
+    pub action_id: String,
+    /// The conversation; pass it again to go on with it.
+    pub session: String,
+    /// What was answered.
+    pub text: String,
+    /// Who answered.
+    pub provider: String,
+    /// With which model.
+    pub model: String,
+    /// What it took.
+    pub usage: Usage,
+    /// Why it ended: `stop`, `length`, `content_filter` or the provider's own word.
+    pub finish: String,
+    /// Every try, in order.
+    pub attempts: Vec<Attempt>,
+    /// What it cost in US dollars, where known.
+    pub cost: Option<f64>,
+}
+
+/// Tokens of one answer, where the provider tells.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Usage {
+    /// Tokens read.
+    pub input_tokens: Option<u64>,
+    /// Tokens written.
+    pub output_tokens: Option<u64>,
+}
+
+/// One try at one provider.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Attempt {
+    /// Which provider.
+    pub provider: String,
+    /// Which model.
+    pub model: String,
+    /// `ok` or the kind of error.
+    pub outcome: String,
+    /// How long it took, in milliseconds.
+    pub ms: u64,
+}
+
+/// What a chat subscription sends. It ends with `done` or `failed`; a stream without either was cut.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ChatEvent {
+    /// The action is stored.
+    Accepted {
+        /// The action.
+        action_id: String,
+        /// The conversation.
+        session: String,
+    },
+    /// A piece of the answer.
+    Delta {
+        /// Its number, from 0 without gaps.
+        seq: u64,
+        /// The piece.
+        text: String,
+    },
+    /// The whole answer.
+    Done(ChatResult),
+    /// There is no answer.
+    Failed {
+        /// What failed and why.
+        message: String,
+        /// The rest of the error.
+        error: ErrorData,
+    },
+}
+
+/// Talking with an agent.
+#[rpc(server, client, namespace = "chat", namespace_separator = ".")]
+pub trait ChatRpc {
+    /// One turn of a conversation, answered piece by piece. Unsubscribing cancels it.
+    #[subscription(name = "send" => "event", unsubscribe = "cancel", item = ChatEvent, param_kind = map, with_extensions)]
+    async fn send(
+        &self,
+        text: String,
+        agent: Option<String>,
+        session: Option<String>,
+        provider: Option<String>,
+        model: Option<String>,
+        local_only: Option<bool>,
+    ) -> SubscriptionResult;
+}
+
+/// Providers.
+#[rpc(server, client, namespace = "provider", namespace_separator = ".")]
+pub trait ProviderRpc {
+    /// All providers.
+    #[method(name = "list", param_kind = map, with_extensions)]
+    async fn list(&self) -> RpcResult<Vec<Provider>>;
+
+    /// One provider.
+    #[method(name = "show", param_kind = map, with_extensions)]
+    async fn show(&self, name: String) -> RpcResult<Provider>;
+
+    /// Asks a provider (the default one if none is named) whether it is there and which models it has.
+    #[method(name = "test", param_kind = map, with_extensions)]
+    async fn test(&self, name: Option<String>) -> RpcResult<ProviderTest>;
+}
+
+/// Models.
+#[rpc(server, client, namespace = "model", namespace_separator = ".")]
+pub trait ModelRpc {
+    /// Models of one provider, or of all that answer.
+    #[method(name = "list", param_kind = map, with_extensions)]
+    async fn list(&self, provider: Option<String>) -> RpcResult<Vec<Model>>;
+}

@@ -1,0 +1,177 @@
+//! Commands in sandboxes of their own.
+
+use jsonrpsee::{
+    core::{RpcResult, SubscriptionResult},
+    proc_macros::rpc,
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::error::ErrorData;
+
+/// A way to make sandboxes, and whether its protection was seen to hold here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RuntimeInfo {
+    /// `native`, `gvisor` or `kata`.
+    pub name: String,
+    /// `proven`, `unverified` or `absent`.
+    pub state: String,
+    /// Version of what is behind it.
+    pub version: Option<String>,
+    /// `process`, `kernel` or `vm`.
+    pub isolation: String,
+    /// Why it is in this state.
+    pub reason: String,
+}
+
+/// A command and the sandbox it shall run in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RunSpec {
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// `auto`, `native`, `gvisor` or `kata`.
+    #[serde(default)]
+    pub runtime: Option<String>,
+    /// `process`, `kernel` or `vm`: the weakest isolation that will do.
+    #[serde(default)]
+    pub isolation_floor: Option<String>,
+    /// Name of an installed image, an absolute directory, or `host`; `base` if not given.
+    #[serde(default)]
+    pub image: Option<String>,
+    /// Environment, `NAME=value`.
+    #[serde(default)]
+    pub env: Vec<String>,
+    /// Absolute working directory; `/` if not given.
+    #[serde(default)]
+    pub workdir: Option<String>,
+    /// Mounts, `SRC:DST[:ro]`.
+    #[serde(default)]
+    pub mounts: Vec<String>,
+    /// CPU, in thousandths of one.
+    #[serde(default)]
+    pub cpu_milli: Option<u32>,
+    /// Memory, in bytes.
+    #[serde(default)]
+    pub memory: Option<u64>,
+    /// Temporary disk, in bytes.
+    #[serde(default)]
+    pub disk: Option<u64>,
+    /// Processes and threads.
+    #[serde(default)]
+    pub pids: Option<u32>,
+    /// Life of the sandbox, in milliseconds.
+    #[serde(default)]
+    pub timeout_ms: Option<u64>,
+    /// Whether `sandbox.input` will follow; without it the command's stdin is empty.
+    #[serde(default)]
+    pub stdin: bool,
+}
+
+/// How a command ended, and what the kernel said its sandbox was.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RunResult {
+    /// The sandbox.
+    pub id: String,
+    /// What made it.
+    pub runtime: String,
+    /// Exit code of the command, if it exited.
+    pub exit_code: Option<i32>,
+    /// The signal that ended it, if one did.
+    pub signal: Option<i32>,
+    /// Whether the kernel killed something in it for want of memory.
+    pub oom_killed: bool,
+    /// Whether its deadline passed.
+    pub timed_out: bool,
+    /// Whether output was cut at the bound.
+    pub output_truncated: bool,
+    /// Wall time of the sandbox, in milliseconds.
+    pub wall_ms: u64,
+    /// CPU time of the sandbox, in milliseconds.
+    pub cpu_ms: u64,
+    /// Most memory at any time, in bytes.
+    pub memory_peak: u64,
+    /// What the kernel said it was: `{digest, facts}`.
+    pub attestation: Value,
+}
+
+/// What a `sandbox.run` subscription sends. It ends with `ended` or `failed`; a stream without either was cut.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum RunEvent {
+    /// Waits for a person.
+    Waiting {
+        /// The action.
+        action_id: String,
+    },
+    /// The sandbox is made and attested, the command starts.
+    Started {
+        /// The action.
+        action_id: String,
+        /// The sandbox.
+        id: String,
+    },
+    /// Bytes of its stdout, base64.
+    Stdout {
+        /// The bytes.
+        data: String,
+    },
+    /// Bytes of its stderr, base64.
+    Stderr {
+        /// The bytes.
+        data: String,
+    },
+    /// It ended.
+    Ended(RunResult),
+    /// It did not run, or its end is not known.
+    Failed {
+        /// What failed and why.
+        message: String,
+        /// The rest of the error.
+        error: ErrorData,
+    },
+}
+
+/// A running sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SandboxInfo {
+    /// Its id.
+    pub id: String,
+    /// What made it.
+    pub runtime: String,
+    /// Process id of its PID 1, as the host sees it.
+    pub pid: u32,
+    /// Its age, in milliseconds.
+    pub age_ms: u64,
+    /// Its memory limit, in bytes.
+    pub memory: u64,
+    /// Its process limit.
+    pub pids: u32,
+    /// Digest of its attestation.
+    pub attestation: String,
+}
+
+/// Sandboxes.
+#[rpc(server, client, namespace = "sandbox", namespace_separator = ".")]
+pub trait SandboxRpc {
+    /// Which runtimes there are, and what was proven of them here.
+    #[method(name = "runtimes", param_kind = map, with_extensions)]
+    async fn runtimes(&self) -> RpcResult<Vec<RuntimeInfo>>;
+
+    /// Runs a command in a sandbox of its own. Unsubscribing kills it.
+    #[subscription(name = "run" => "output", unsubscribe = "abort", item = RunEvent, param_kind = map, with_extensions)]
+    async fn run(&self, spec: RunSpec) -> SubscriptionResult;
+
+    /// Bytes (base64, at most 64 KiB decoded) for the stdin of a command that the same user started with `stdin`; `end` closes it.
+    #[method(name = "input", param_kind = map, with_extensions)]
+    async fn input(&self, id: String, data: Option<String>, end: Option<bool>) -> RpcResult<bool>;
+
+    /// Running sandboxes.
+    #[method(name = "list", param_kind = map, with_extensions)]
+    async fn list(&self) -> RpcResult<Vec<SandboxInfo>>;
+
+    /// Kills every process of a sandbox.
+    #[method(name = "kill", param_kind = map, with_extensions)]
+    async fn kill(&self, id: String) -> RpcResult<bool>;
+}

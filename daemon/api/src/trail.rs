@@ -1,0 +1,41 @@
+//! Reading and checking the audit log through pawd. The words between pawd and its writer are in [`crate::audit`].
+
+use jsonrpsee::{core::RpcResult, proc_macros::rpc};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// What a verification saw.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Verification {
+    /// Whether the log is whole and unchanged.
+    pub ok: bool,
+    /// `ok`, `tampered`, `unverifiable` or `torn_tail`, in the order of pawctl's exit codes 0 to 3.
+    pub state: String,
+    /// Records read.
+    pub records: u64,
+    /// Signed checkpoints that fit.
+    pub checkpoints: u64,
+    /// Number of the first record that does not fit.
+    pub first_bad_seq: Option<u64>,
+    /// What is wrong with it: `modified`, `deleted`, `inserted`, `reordered`, `truncated`, …
+    pub fault: Option<String>,
+}
+
+/// The audit log.
+#[rpc(server, client, namespace = "audit", namespace_separator = ".")]
+pub trait AuditRpc {
+    /// Records, newest first, exactly as they are stored; `action` and `event` narrow it, `limit` at most 1000 (50 if not given).
+    #[method(name = "list", param_kind = map, with_extensions)]
+    async fn list(
+        &self,
+        action: Option<String>,
+        event: Option<String>,
+        before: Option<u64>,
+        limit: Option<u32>,
+    ) -> RpcResult<Vec<Value>>;
+
+    /// Reads the whole log and checks chain and signatures.
+    #[method(name = "verify", param_kind = map, with_extensions)]
+    async fn verify(&self) -> RpcResult<Verification>;
+}

@@ -1,0 +1,15 @@
+//! What pawd and the launcher say to each other, and how it is framed.
+//!
+//! Two wires, both bounded, neither trusting the other end:
+//!
+//! - [`request`] over [`packet`]: typed requests and replies between pawd and the launcher, one JSON document per SEQPACKET
+//!   packet, file descriptors beside it.
+//! - [`frame`]: what goes over stdin and stdout of `paw-init`, the PID 1 of every sandbox, in every runtime.
+//!
+//! This crate knows no process of ours: it only says what the bytes mean.
+
+pub mod frame;
+#[cfg(feature = "requests")]
+pub mod packet;
+#[cfg(feature = "requests")]
+pub mod request;
