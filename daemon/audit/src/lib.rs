@@ -1,0 +1,24 @@
+//! The audit log: its format, its only writer, its verifier and its reader.
+//!
+//! - [`format`]: what a line looks like, and what is hashed and signed.
+//! - [`chain`]: whether a line may follow the one before; the writer's recovery and the verifier use the same code.
+//! - [`log`]: the writer. [`serve`]: who may ask it to write, over a Unix socket.
+//! - [`verify`]: whether a log is what was written. [`read`]: pages of it.
+//!
+//! A log is a directory: `audit.000001.log` and so on, `audit.pub` (the key that verifies), `audit.checkpoint` (the newest
+//! signature, so that a cut end shows), `audit.lock` (held by the writer). The signing key and a second `audit.checkpoint` are in
+//! a directory of the writer's own. What the log cannot do: somebody who has the signing key can write another history,
+//! and what is newer than the newest checkpoint (at most 256 records or one second) can be cut off.
+
+pub mod chain;
+pub mod format;
+pub mod key;
+pub mod log;
+pub mod read;
+mod recover;
+pub mod segment;
+pub mod serve;
+pub mod verify;
+
+pub use log::{Log, LogError};
+pub use verify::{Fault, Report, State, verify};

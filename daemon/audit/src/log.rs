@@ -1,0 +1,332 @@
+//! The writer: appends records in groups, signs checkpoints, and gives back exactly what was durable when the disk refuses.
+//!
+//! ```text
+//! append* ──commit──► in the file ──sync, at once or within 50 ms──► durable ──1 s after the first──► signed, witnessed
+//!            └─fails─► the file is cut back to before the group, and so is the chain
+//! ```
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use ed25519_dalek::SigningKey;
+use paw_api::audit::Entry;
+use paw_policy::Digest;
+
+use crate::{
+    chain::Tip,
+    format::{CHECKPOINT_EVERY, Checkpoint, Stamp, VERSION, write_checkpoint, write_record},
+    key::{KeyError, write_durably},
+    segment::{self, WITNESS},
+};
+
+/// A record that need not be durable at once is after so long.
+pub const SYNC_WITHIN: Duration = Duration::from_millis(50);
+
+/// A record is signed at the latest so long after it was written.
+pub const SIGN_WITHIN: Duration = Duration::from_secs(1);
+
+/// A segment that has reached this size, in bytes, is followed by a new one.
+pub const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Where a log lives and how it is written.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The directory of the log itself, which readers may read.
+    pub dir: PathBuf,
+    /// The writer's own directory, with the signing key.
+    pub state: PathBuf,
+    /// Which boot of the host this is.
+    pub boot_id: String,
+    /// [`SEGMENT_BYTES`], or less in a test.
+    pub segment_bytes: u64,
+}
+
+/// Why the log cannot be written.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// Another writer has it.
+    #[error("the audit log {0} has another writer already; stop that paw-audit first")]
+    InUse(PathBuf),
+    /// There is no room; nothing of the group was written.
+    #[error("no space left for the audit log {0}")]
+    Full(PathBuf),
+    /// The disk failed; nothing of the group was written.
+    #[error("{step} {path}")]
+    Io {
+        /// What was being done.
+        step: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The disk failed so that nobody knows what it holds. The writer must end; its next start finds out.
+    #[error("{step} {path}: what the disk holds is not known any more")]
+    Lost {
+        /// What was being done.
+        step: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// What is there is not what was written. The writer does not go on with it.
+    #[error(
+        "the audit log {path} is not what was written: {what}. Keep the directory as evidence (pawctl audit verify tells more), and move it and the state directory away to begin a new log"
+    )]
+    Tampered {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        what: String,
+    },
+    /// The key is the problem.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+}
+
+impl LogError {
+    /// Whether the log is as it was before and the next try may succeed.
+    #[must_use]
+    pub const fn is_passing(&self) -> bool {
+        matches!(self, Self::Full(_) | Self::Io { .. })
+    }
+
+    pub(crate) fn io(step: &'static str, path: &Path, source: io::Error) -> Self {
+        let path = path.to_owned();
+        match source.kind() {
+            io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::FileTooLarge => Self::Full(path),
+            _ => Self::Io { step, path, source },
+        }
+    }
+}
+
+/// The open log. There is one for each directory on the host.
+#[derive(Debug)]
+pub struct Log {
+    pub(crate) place: Place,
+    pub(crate) key: SigningKey,
+    /// Its lock says that this is the only writer.
+    pub(crate) _lock: File,
+    pub(crate) file: File,
+    pub(crate) segment: u32,
+    /// Length of the file, all of it good lines.
+    pub(crate) len: u64,
+    /// Where the file ends.
+    pub(crate) written: Tip,
+    /// Where the file will end after the next commit.
+    pub(crate) tip: Tip,
+    pub(crate) group: Vec<u8>,
+    pub(crate) sync_by: Option<Instant>,
+    pub(crate) sign_by: Option<Instant>,
+}
+
+impl Log {
+    /// Adds a record to the group that the next commit writes; returns its number.
+    pub fn append(&mut self, entry: &Entry, at: Stamp) -> u64 {
+        let seq = self.tip.seq + 1;
+        let tag = write_record(
+            &mut self.group,
+            seq,
+            &self.place.boot_id,
+            at,
+            entry,
+            &self.tip.tag,
+        );
+        self.tip = Tip {
+            seq,
+            tag,
+            unsigned: self.tip.unsigned + 1,
+            ..self.tip
+        };
+        if self.tip.unsigned >= CHECKPOINT_EVERY {
+            self.add_checkpoint(at);
+        }
+        seq
+    }
+
+    /// Writes the group, and has it on the disk on return if `durable`.
+    ///
+    /// # Errors
+    /// When it cannot be written: the log is then as before the group, and its numbers are given again. After
+    /// [`LogError::Lost`] it must not be used any more.
+    pub fn commit(&mut self, durable: bool, now: Instant) -> Result<(), LogError> {
+        if let Err(source) = self.file.write_all(&self.group) {
+            return Err(self.take_back("write", source));
+        }
+        if !self.group.is_empty() {
+            self.len += self.group.len() as u64;
+            self.written = self.tip;
+            self.group.clear();
+            self.sync_by.get_or_insert(now + SYNC_WITHIN);
+            self.sign_by.get_or_insert(now + SIGN_WITHIN);
+        }
+        if durable {
+            self.sync()?;
+        }
+        Ok(())
+    }
+
+    /// When [`Log::tick`] has something to do; never, when everything is signed.
+    #[must_use]
+    pub fn due(&self) -> Option<Instant> {
+        match (self.sync_by, self.sign_by) {
+            (Some(sync), Some(sign)) => Some(sync.min(sign)),
+            (one, other) => one.or(other),
+        }
+    }
+
+    /// Does what has become due.
+    ///
+    /// # Errors
+    /// As [`Log::commit`].
+    pub fn tick(&mut self, now: Instant, at: Stamp) -> Result<(), LogError> {
+        if self.sign_by.is_some_and(|due| due <= now) {
+            // What cannot be signed now, because the disk is full, is tried again later and not at once.
+            self.sign_by = Some(now + SIGN_WITHIN);
+            self.seal(at)?;
+        } else if self.sync_by.is_some_and(|due| due <= now) {
+            self.sync()?;
+        }
+        Ok(())
+    }
+
+    /// Signs what is not signed, makes all of it durable, and puts the witness beside it. Begins a new segment if it is time.
+    ///
+    /// # Errors
+    /// As [`Log::commit`].
+    pub fn seal(&mut self, at: Stamp) -> Result<(), LogError> {
+        if self.tip.unsigned > 0 {
+            self.add_checkpoint(at);
+        }
+        self.commit(true, Instant::now())?;
+        if self.len >= self.place.segment_bytes {
+            self.rotate(at)?;
+        }
+        self.write_witness(at)?;
+        self.sign_by = None;
+        Ok(())
+    }
+
+    /// Number of the last record that is in the file.
+    #[must_use]
+    pub const fn last(&self) -> u64 {
+        self.written.seq
+    }
+
+    fn add_checkpoint(&mut self, at: Stamp) {
+        let offset = self.len + self.group.len() as u64;
+        let checkpoint = self.checkpoint(self.segment, offset, self.tip.next_checkpoint, at);
+        write_checkpoint(&mut self.group, &checkpoint, &self.key);
+        self.tip.next_checkpoint += 1;
+        self.tip.unsigned = 0;
+    }
+
+    fn checkpoint(&self, segment: u32, offset: u64, n: u64, at: Stamp) -> Checkpoint {
+        let tag = Digest::from_bytes(self.tip.tag);
+        Checkpoint {
+            v: VERSION,
+            n,
+            segment,
+            offset,
+            seq: self.tip.seq,
+            tag,
+            utc_ms: at.utc_ms,
+        }
+    }
+
+    fn sync(&mut self) -> Result<(), LogError> {
+        if self.sync_by.is_some() {
+            // After a failed sync the kernel may have dropped the pages and call them clean: trying again would prove nothing.
+            let path = segment::path(&self.place.dir, self.segment);
+            self.file.sync_data().map_err(|source| LogError::Lost {
+                step: "sync",
+                path,
+                source,
+            })?;
+            self.sync_by = None;
+        }
+        Ok(())
+    }
+
+    /// Cuts the file back to what was good, so that the next group continues there.
+    fn take_back(&mut self, step: &'static str, source: io::Error) -> LogError {
+        let path = segment::path(&self.place.dir, self.segment);
+        self.group.clear();
+        self.tip = self.written;
+        match self.file.set_len(self.len) {
+            Ok(()) => LogError::io(step, &path, source),
+            Err(source) => LogError::Lost {
+                step: "cut back",
+                path,
+                source,
+            },
+        }
+    }
+
+    /// Begins the next segment. On failure the log goes on in this one.
+    fn rotate(&mut self, at: Stamp) -> Result<(), LogError> {
+        let next = self.segment + 1;
+        let path = segment::path(&self.place.dir, next);
+        let first = self.checkpoint(next, 0, self.tip.next_checkpoint, at);
+        let (file, len) = begin_segment(&path, &first, &self.key)
+            .map_err(|source| LogError::io("begin", &path, source))?;
+        (self.file, self.len, self.segment) = (file, len, next);
+        self.tip.next_checkpoint += 1;
+        self.written = self.tip;
+        Ok(())
+    }
+
+    /// Writes the newest checkpoint where a reader and the next start look for it.
+    pub(crate) fn write_witness(&self, at: Stamp) -> Result<(), LogError> {
+        // It says again what the last checkpoint in the log says; only its place is different, and that is not compared.
+        let newest = self.checkpoint(
+            self.segment,
+            self.len,
+            self.tip.next_checkpoint.saturating_sub(1),
+            at,
+        );
+        let mut line = Vec::new();
+        write_checkpoint(&mut line, &newest, &self.key);
+        // The writer's own copy comes last: it must never be ahead of the other, nor any of them ahead of the log.
+        for (dir, mode) in [(&self.place.dir, 0o640), (&self.place.state, 0o600)] {
+            let path = dir.join(WITNESS);
+            write_durably(&path, &line, mode)
+                .map_err(|source| LogError::io("write", &path, source))?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes a segment that holds its first checkpoint, durably; replaces one that a crash left half-made.
+pub(crate) fn begin_segment(
+    path: &Path,
+    first: &Checkpoint,
+    key: &SigningKey,
+) -> io::Result<(File, u64)> {
+    let mut line = Vec::new();
+    write_checkpoint(&mut line, first, key);
+    let mut file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o640)
+        .open(path)?;
+    let made = file
+        .set_len(0)
+        .and_then(|()| file.write_all(&line))
+        .and_then(|()| file.sync_all())
+        .and_then(|()| File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all());
+    if let Err(error) = made {
+        // Without its first line it is not a segment; what cannot be removed is replaced by the next try.
+        let _ = std::fs::remove_file(path);
+        return Err(error);
+    }
+    Ok((file, line.len() as u64))
+}

@@ -1,0 +1,200 @@
+//! Pages of a log: newest first for a list, oldest first for following it.
+//!
+//! A reader shows what stands in the files and checks nothing: whether it is what was written is for [`crate::verify`].
+
+use std::{
+    fs::File,
+    io::{self, BufRead as _, BufReader},
+    os::unix::fs::FileExt as _,
+    path::Path,
+};
+
+use paw_api::audit::{Entry, Event};
+use serde_json::{Value, value::RawValue};
+use uuid::Uuid;
+
+use crate::{
+    format::{MAX_LOG_LINE, is_checkpoint, parse_checkpoint, parse_record},
+    segment::{self, Lines, Next},
+};
+
+/// The most records in one page.
+pub const MAX_PAGE: usize = 1000;
+
+/// The most lines looked at for one page, so that a filter that hits seldom gives shorter pages instead of long waits.
+pub const MAX_SCAN: usize = 200_000;
+
+const CHUNK: u64 = 256 * 1024;
+
+/// Which records are wanted; an empty filter wants all of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Of this action.
+    pub action: Option<Uuid>,
+    /// Of this event.
+    pub event: Option<Event>,
+}
+
+/// One page of a log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listed {
+    /// The records, exactly as they are stored.
+    pub records: Vec<Value>,
+    /// What to give as `before` for the next page; `None` when there is none.
+    pub next: Option<u64>,
+}
+
+/// Records older than `before`, newest first, at most `limit` and never more than [`MAX_PAGE`].
+///
+/// # Errors
+/// When the files cannot be read.
+pub fn list(dir: &Path, filter: &Filter, before: Option<u64>, limit: usize) -> io::Result<Listed> {
+    let before = before.unwrap_or(u64::MAX);
+    let limit = limit.min(MAX_PAGE);
+    let mut listed = Listed {
+        records: Vec::new(),
+        next: None,
+    };
+    if limit == 0 {
+        return Ok(listed);
+    }
+    let mut looked = 0;
+    for number in segment::list(dir)?.into_iter().rev() {
+        let path = segment::path(dir, number);
+        if first_after(&path)?.is_some_and(|last| last.saturating_add(1) >= before) {
+            continue;
+        }
+        let mut lines = Backwards::open(&path)?;
+        while let Some(line) = lines.next()? {
+            let Some(seq) = wanted_seq(&line, filter) else {
+                continue;
+            };
+            looked += 1;
+            if seq.number < before {
+                if seq.wanted
+                    && let Ok(value) = serde_json::from_slice(&line)
+                {
+                    listed.records.push(value);
+                }
+                if (listed.records.len() >= limit || looked >= MAX_SCAN) && seq.number > 1 {
+                    listed.next = Some(seq.number);
+                    return Ok(listed);
+                }
+            }
+        }
+    }
+    Ok(listed)
+}
+
+/// Records newer than `after`, oldest first, at most `limit` and never more than [`MAX_PAGE`]: what `tail -f` shows next.
+///
+/// # Errors
+/// When the files cannot be read.
+pub fn tail(dir: &Path, after: u64, limit: usize) -> io::Result<Vec<Value>> {
+    let limit = limit.min(MAX_PAGE);
+    let numbers = segment::list(dir)?;
+    let mut start = 0;
+    for (index, number) in numbers.iter().enumerate() {
+        if first_after(&segment::path(dir, *number))?.is_some_and(|last| last <= after) {
+            start = index;
+        }
+    }
+    let mut records = Vec::new();
+    for number in numbers.into_iter().skip(start) {
+        let mut lines = Lines::open(&segment::path(dir, number))?;
+        while let Next::Line(line) = lines.next()? {
+            if records.len() >= limit {
+                return Ok(records);
+            }
+            if is_checkpoint(line) || parse_record(line).map_or(true, |record| record.seq <= after)
+            {
+                continue;
+            }
+            records.extend(serde_json::from_slice(line));
+        }
+    }
+    Ok(records)
+}
+
+/// Number of the last record before a segment, as its first line says.
+fn first_after(path: &Path) -> io::Result<Option<u64>> {
+    let mut line = Vec::new();
+    let mut from = io::Read::take(BufReader::with_capacity(1024, File::open(path)?), 4096);
+    from.read_until(b'\n', &mut line)?;
+    Ok(parse_checkpoint(line.trim_ascii_end()).map(|checkpoint| checkpoint.seq))
+}
+
+struct Looked {
+    number: u64,
+    wanted: bool,
+}
+
+/// The number of a record and whether the filter wants it; `None` for what is no record.
+fn wanted_seq(line: &[u8], filter: &Filter) -> Option<Looked> {
+    if is_checkpoint(line) {
+        return None;
+    }
+    let record = parse_record(line).ok()?;
+    let everything = filter.action.is_none() && filter.event.is_none();
+    Some(Looked {
+        number: record.seq,
+        wanted: everything || wants(record.entry, filter),
+    })
+}
+
+fn wants(entry: &RawValue, filter: &Filter) -> bool {
+    // An entry of a newer version that cannot be read is not known to be wanted.
+    serde_json::from_str::<Entry>(entry.get()).is_ok_and(|entry| {
+        filter
+            .action
+            .is_none_or(|action| entry.action == Some(action))
+            && filter.event.is_none_or(|event| entry.event == event)
+    })
+}
+
+/// The lines of a file from its end to its beginning.
+struct Backwards {
+    file: File,
+    /// Where the bytes of `rest` begin in the file.
+    start: u64,
+    rest: Vec<u8>,
+}
+
+impl Backwards {
+    fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let start = file.metadata()?.len();
+        let mut lines = Self {
+            file,
+            start,
+            rest: Vec::new(),
+        };
+        // Whatever is behind the last line end is not a line yet.
+        lines.next()?;
+        Ok(lines)
+    }
+
+    fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
+        loop {
+            if let Some(end) = self.rest.iter().rposition(|byte| *byte == b'\n') {
+                let line = self.rest.split_off(end + 1);
+                self.rest.pop();
+                return Ok(Some(line));
+            }
+            if self.start == 0 {
+                return Ok((!self.rest.is_empty()).then(|| std::mem::take(&mut self.rest)));
+            }
+            if self.rest.len() > MAX_LOG_LINE {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "a line is longer than a log can have",
+                ));
+            }
+            let count = self.start.min(CHUNK);
+            let mut chunk = vec![0; count as usize];
+            self.file.read_exact_at(&mut chunk, self.start - count)?;
+            chunk.append(&mut self.rest);
+            (self.rest, self.start) = (chunk, self.start - count);
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! Opening a log: where it goes on, and what a crash left at its end.
+//!
+//! What was signed must be there; where it is not, the writer does not start. What came after the newest signature may have
+//! been half-written when the power went: everything from the first line that does not fit is dropped, and a record says so.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use ed25519_dalek::{SigningKey, VerifyingKey};
+use paw_api::audit::{Entry, Event};
+
+use crate::{
+    chain::{Chain, Tip},
+    format::{Checkpoint, Stamp, VERSION, is_checkpoint, read_checkpoint},
+    key,
+    log::{Log, LogError, Place, begin_segment},
+    segment::{self, LOCK, Lines, Next, WITNESS},
+};
+
+/// What was found at the end of the last segment.
+struct End {
+    chain: Chain,
+    /// How many bytes are good.
+    len: u64,
+    /// How many are not.
+    dropped: u64,
+}
+
+impl Log {
+    /// Opens the log in this place for writing, or begins one.
+    ///
+    /// # Errors
+    /// When another writer has it, it cannot be read or written, or something that was signed is missing or changed.
+    pub fn open(place: Place) -> Result<Self, LogError> {
+        let lock = lock(&place.dir)?;
+        let numbers =
+            segment::list(&place.dir).map_err(|source| LogError::io("read", &place.dir, source))?;
+        let key = match key::load(&place.state)? {
+            Some(key) => key,
+            None if numbers.is_empty() => key::create(&place.state)?,
+            None => {
+                return Err(LogError::Tampered {
+                    path: place.state.join(key::SEED),
+                    what: "the log is there and its key is not".into(),
+                });
+            }
+        };
+        key::publish(&place.dir, &key.verifying_key())?;
+        let witness = read_witness(&place, &key)?;
+        let mut numbers = numbers;
+        let mut end = None;
+        let mut headless = Vec::new();
+        while let Some(number) = numbers.last().copied() {
+            let path = segment::path(&place.dir, number);
+            end = read_end(&path, number, &key)?;
+            if end.is_some() {
+                break;
+            }
+            // A segment without its first line: the crash came while it was being made, unless a signature says otherwise.
+            headless.push(path);
+            numbers.pop();
+        }
+        let at = Stamp::now();
+        let (file, segment, len, tip, dropped) = match (end, numbers.last()) {
+            (
+                Some(End {
+                    chain,
+                    len,
+                    dropped,
+                }),
+                Some(&segment),
+            ) => {
+                let path = segment::path(&place.dir, segment);
+                if let Some(witness) = &witness
+                    && (witness.seq > chain.tip.seq || witness.n >= chain.tip.next_checkpoint)
+                {
+                    let what = format!(
+                        "record {} was signed, and the log ends with record {}",
+                        witness.seq, chain.tip.seq
+                    );
+                    return Err(LogError::Tampered { path, what });
+                }
+                let file = OpenOptions::new()
+                    .append(true)
+                    .open(&path)
+                    .map_err(|e| LogError::io("open", &path, e))?;
+                let lost = remove(&headless)?;
+                if dropped > 0 {
+                    file.set_len(len)
+                        .map_err(|e| LogError::io("cut", &path, e))?;
+                }
+                // Whatever is continued must be on the disk, also what the writer before could not sync any more.
+                file.sync_all()
+                    .map_err(|e| LogError::io("sync", &path, e))?;
+                (file, segment, len, chain.tip, dropped + lost)
+            }
+            _ => {
+                if let Some(witness) = witness {
+                    let what = format!("record {} was signed, and there is no log", witness.seq);
+                    return Err(LogError::Tampered {
+                        path: place.dir,
+                        what,
+                    });
+                }
+                let lost = remove(&headless)?;
+                let path = segment::path(&place.dir, 1);
+                let first = genesis(at);
+                let (file, len) = begin_segment(&path, &first, &key)
+                    .map_err(|e| LogError::io("begin", &path, e))?;
+                (
+                    file,
+                    1,
+                    len,
+                    Tip {
+                        next_checkpoint: 1,
+                        ..Tip::default()
+                    },
+                    lost,
+                )
+            }
+        };
+        let mut log = Self {
+            place,
+            key,
+            _lock: lock,
+            file,
+            segment,
+            len,
+            written: tip,
+            tip,
+            group: Vec::new(),
+            sync_by: None,
+            sign_by: None,
+        };
+        if dropped > 0 {
+            let mut entry = Entry::new(Event::LogRecovered);
+            entry
+                .detail
+                .insert("dropped_bytes".into(), dropped.to_string());
+            entry
+                .detail
+                .insert("after_record".into(), tip.seq.to_string());
+            log.append(&entry, at);
+            log.commit(true, Instant::now())?;
+            tracing::warn!(
+                dropped_bytes = dropped,
+                after_record = tip.seq,
+                "audit log recovered"
+            );
+        }
+        log.seal(at)?;
+        Ok(log)
+    }
+}
+
+/// Removes these files; returns how many bytes they had.
+fn remove(paths: &[PathBuf]) -> Result<u64, LogError> {
+    let mut bytes = 0;
+    for path in paths {
+        bytes += fs::metadata(path)
+            .map_err(|source| LogError::io("look at", path, source))?
+            .len();
+        fs::remove_file(path).map_err(|source| LogError::io("remove", path, source))?;
+    }
+    Ok(bytes)
+}
+
+fn genesis(at: Stamp) -> Checkpoint {
+    let tag = paw_policy::Digest::from_bytes([0; 32]);
+    Checkpoint {
+        v: VERSION,
+        n: 0,
+        segment: 1,
+        offset: 0,
+        seq: 0,
+        tag,
+        utc_ms: at.utc_ms,
+    }
+}
+
+fn lock(dir: &Path) -> Result<File, LogError> {
+    let path = dir.join(LOCK);
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o640)
+        .open(&path)
+        .map_err(|source| LogError::io("open", &path, source))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(LogError::InUse(dir.to_owned())),
+        Err(fs::TryLockError::Error(source)) => Err(LogError::io("lock", &path, source)),
+    }
+}
+
+/// The newest checkpoint that the writer before remembered. One that cannot be read is not a missing one.
+fn read_witness(place: &Place, key: &SigningKey) -> Result<Option<Checkpoint>, LogError> {
+    let path = place.state.join(WITNESS);
+    let line = match fs::read(&path) {
+        Ok(line) => line,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(LogError::io("read", &path, source)),
+    };
+    match read_checkpoint(line.trim_ascii_end(), &key.verifying_key()) {
+        Ok(checkpoint) => Ok(Some(checkpoint)),
+        Err(error) => Err(LogError::Tampered {
+            path,
+            what: error.to_string(),
+        }),
+    }
+}
+
+/// Follows a segment to its last good line; `None` when it has not even a first one.
+fn read_end(path: &Path, number: u32, key: &SigningKey) -> Result<Option<End>, LogError> {
+    let failed = |source| LogError::io("read", path, source);
+    let key = key.verifying_key();
+    let mut lines = Lines::open(path).map_err(failed)?;
+    let total = fs::metadata(path).map_err(failed)?.len();
+    let mut chain = match lines.next().map_err(failed)? {
+        Next::Line(first) => match Chain::resume(key, first) {
+            Ok((chain, checkpoint)) if checkpoint.segment == number && checkpoint.offset == 0 => {
+                Some(chain)
+            }
+            _ => None,
+        },
+        Next::Partial | Next::End => None,
+    };
+    let mut good = 0;
+    if let Some(chain) = &mut chain {
+        loop {
+            match lines.next().map_err(failed)? {
+                Next::End => {
+                    return Ok(Some(End {
+                        chain: chain.clone(),
+                        len: total,
+                        dropped: 0,
+                    }));
+                }
+                Next::Partial => break,
+                Next::Line(line) => {
+                    let line = line.to_vec();
+                    if let Err(error) = chain.step(&line, number, lines.offset) {
+                        if is_signed(&line, &key) {
+                            return Err(LogError::Tampered {
+                                path: path.to_owned(),
+                                what: error.to_string(),
+                            });
+                        }
+                        break;
+                    }
+                }
+            }
+        }
+        good = lines.offset;
+    }
+    // What a later signature covers was on the disk, so that it is not a crash that changed it.
+    loop {
+        match lines.next().map_err(failed)? {
+            Next::End => break,
+            Next::Line(line) if is_signed(line, &key) => {
+                let what = "a signed checkpoint follows a line that was changed".to_owned();
+                return Err(LogError::Tampered {
+                    path: path.to_owned(),
+                    what,
+                });
+            }
+            Next::Line(_) | Next::Partial => (),
+        }
+    }
+    Ok(chain.map(|chain| End {
+        chain,
+        len: good,
+        dropped: total - good,
+    }))
+}
+
+fn is_signed(line: &[u8], key: &VerifyingKey) -> bool {
+    is_checkpoint(line) && read_checkpoint(line, key).is_ok()
+}

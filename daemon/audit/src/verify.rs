@@ -1,0 +1,434 @@
+//! Whether a log is what was written. It reads each byte once, keeps one line, and needs neither the writer nor its key.
+//!
+//! Where a line does not fit, the fault is named by what an editor of the file would have done to get there. The names help
+//! a person; that there *is* a fault is what is proven.
+
+use std::{fs, io, path::Path};
+
+use ed25519_dalek::VerifyingKey;
+use serde::Serialize;
+
+use crate::{
+    chain::{Break, Chain, Link},
+    format::{Checkpoint, LineError, is_checkpoint, parse_record, read_checkpoint},
+    key,
+    segment::{self, Lines, Next, WITNESS},
+};
+
+/// How far ahead a missing record is looked for before it is called deleted, in lines.
+const LOOK_AHEAD: usize = 4096;
+
+/// What an editor would have done to a log that does not fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    /// A line is not the one that was written.
+    Modified,
+    /// Records are missing between others, or a whole segment is.
+    Deleted,
+    /// A record stands where none was.
+    Inserted,
+    /// Records stand in another order.
+    Reordered,
+    /// The log ends before a record that was signed.
+    Truncated,
+    /// A checkpoint that must be there is not.
+    CheckpointMissing,
+    /// A checkpoint was not signed with the key.
+    BadSignature,
+    /// The newest checkpoint tells of another history than the log.
+    Forked,
+}
+
+/// What a verification comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Everything fits.
+    Ok,
+    /// Something does not; see [`Report::fault`].
+    Tampered,
+    /// It cannot be told; see [`Report::reason`].
+    Unverifiable,
+    /// Everything signed fits; unsigned bytes at the end are half-written, or were, and a record tells of their repair.
+    TornTail,
+}
+
+/// What a verification saw.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Whether everything that was signed is there and unchanged.
+    pub ok: bool,
+    /// The same, finer.
+    pub state: State,
+    /// Records that fit.
+    pub records: u64,
+    /// Checkpoints that fit.
+    pub checkpoints: u64,
+    /// Records after the newest checkpoint: they fit, and whoever can write the file could have changed or cut them.
+    pub unsigned: u64,
+    /// Recoveries that the log tells of.
+    pub recovered: u64,
+    /// Number of the first record that does not fit, or is missing.
+    pub first_bad_seq: Option<u64>,
+    /// What is wrong.
+    pub fault: Option<Fault>,
+    /// In which file and why, for people.
+    pub reason: Option<String>,
+    /// The key that verified, as in `audit.pub`.
+    pub key: Option<String>,
+    /// Whether the key was given, and not only found beside the log, where who changed the log could have put it.
+    pub key_given: bool,
+}
+
+/// Verifies the log in this directory, with this key or else with the one beside the log.
+///
+/// A log that is being written is verified up to where it was at some moment of the call.
+#[must_use]
+pub fn verify(dir: &Path, given: Option<&VerifyingKey>) -> Report {
+    let mut report = Report {
+        ok: false,
+        state: State::Unverifiable,
+        records: 0,
+        checkpoints: 0,
+        unsigned: 0,
+        recovered: 0,
+        first_bad_seq: None,
+        fault: None,
+        reason: None,
+        key: None,
+        key_given: given.is_some(),
+    };
+    let key = match given
+        .copied()
+        .map_or_else(|| key::read_public(&dir.join(key::PUBLIC)), Ok)
+    {
+        Ok(key) => key,
+        Err(error) => {
+            return report.unverifiable(format!(
+                "{error}; give the public key that was kept elsewhere"
+            ));
+        }
+    };
+    report.key = Some(hex::encode(key.to_bytes()));
+    // Before the log itself, so that what it tells of must be there.
+    let witness = fs::read(dir.join(WITNESS));
+    let numbers = match segment::list(dir) {
+        Ok(numbers) if numbers.is_empty() && witness.is_err() => {
+            return report.unverifiable(format!("no log in {}", dir.display()));
+        }
+        Ok(numbers) => numbers,
+        Err(error) => return report.unverifiable(format!("read {}: {error}", dir.display())),
+    };
+    let mut walk = Walk {
+        dir,
+        chain: Chain::new(key),
+        report,
+        torn: None,
+        witness: None,
+    };
+    let done = walk
+        .read_witness(witness, &key)
+        .and_then(|()| walk.segments(&numbers))
+        .and_then(|()| walk.end());
+    let Walk {
+        chain,
+        mut report,
+        torn,
+        ..
+    } = walk;
+    report.records = chain.tip.seq;
+    report.checkpoints = chain.tip.next_checkpoint;
+    report.unsigned = chain.tip.unsigned;
+    match done {
+        Ok(()) => {
+            report.ok = true;
+            report.state = if torn.is_some() || report.recovered > 0 {
+                State::TornTail
+            } else {
+                State::Ok
+            };
+            report.reason = torn;
+            report
+        }
+        Err(Stop::Bad { fault, seq, reason }) => {
+            report.state = State::Tampered;
+            (report.fault, report.first_bad_seq, report.reason) = (Some(fault), seq, Some(reason));
+            report
+        }
+        Err(Stop::Unreadable(reason)) => report.unverifiable(reason),
+    }
+}
+
+impl Report {
+    fn unverifiable(mut self, reason: String) -> Self {
+        self.state = State::Unverifiable;
+        self.reason = Some(reason);
+        self
+    }
+}
+
+/// Why the walk ended early.
+enum Stop {
+    Bad {
+        fault: Fault,
+        seq: Option<u64>,
+        reason: String,
+    },
+    Unreadable(String),
+}
+
+struct Walk<'a> {
+    dir: &'a Path,
+    chain: Chain,
+    report: Report,
+    /// What is half-written at the end.
+    torn: Option<String>,
+    witness: Option<Checkpoint>,
+}
+
+impl Walk<'_> {
+    fn read_witness(&mut self, bytes: io::Result<Vec<u8>>, key: &VerifyingKey) -> Result<(), Stop> {
+        match bytes {
+            Ok(line) => match read_checkpoint(line.trim_ascii_end(), key) {
+                Ok(checkpoint) => {
+                    self.witness = Some(checkpoint);
+                    Ok(())
+                }
+                Err(LineError::Version(version)) => Err(Stop::Unreadable(format!(
+                    "{WITNESS} has version {version}; use a newer pawctl"
+                ))),
+                Err(error) => Err(Stop::Bad {
+                    fault: Fault::BadSignature,
+                    seq: None,
+                    reason: format!("{WITNESS}: {error}"),
+                }),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(Stop::Unreadable(format!("read {WITNESS}: {error}"))),
+        }
+    }
+
+    fn segments(&mut self, numbers: &[u32]) -> Result<(), Stop> {
+        for (expected, number) in (1..).zip(numbers) {
+            if *number != expected {
+                let reason = format!("{} is missing", segment::path(self.dir, expected).display());
+                return Err(Stop::Bad {
+                    fault: Fault::Deleted,
+                    seq: Some(self.chain.tip.seq + 1),
+                    reason,
+                });
+            }
+            self.segment(expected, numbers.last() == Some(number))?;
+        }
+        Ok(())
+    }
+
+    fn segment(&mut self, number: u32, is_last: bool) -> Result<(), Stop> {
+        let path = segment::path(self.dir, number);
+        let unreadable =
+            |error: io::Error| Stop::Unreadable(format!("read {}: {error}", path.display()));
+        let mut lines = Lines::open(&path).map_err(unreadable)?;
+        let mut empty = true;
+        loop {
+            let offset = lines.next_offset();
+            let (line, whole): (&[u8], bool) = match lines.next().map_err(unreadable)? {
+                Next::End => break,
+                Next::Partial => (b"", false),
+                Next::Line(line) => (line, true),
+            };
+            let step = if whole {
+                self.chain.step(line, number, offset)
+            } else {
+                Err(Break::Line(LineError::Unreadable))
+            };
+            let broken = match step {
+                Ok(Link::Record { recovered }) => {
+                    self.report.recovered += u64::from(recovered);
+                    empty = false;
+                    continue;
+                }
+                Ok(Link::Checkpoint(checkpoint)) => {
+                    empty = false;
+                    self.compare_with_witness(&checkpoint)?;
+                    continue;
+                }
+                Err(broken) => broken,
+            };
+            let was_checkpoint = is_checkpoint(line);
+            let rest = Rest::read(&mut lines).map_err(unreadable)?;
+            if broken == Break::Line(LineError::Unreadable)
+                && is_last
+                && !rest.has_lines
+                && self.is_all_there()
+            {
+                self.note_torn(&path, offset, whole);
+                return Ok(());
+            }
+            return Err(self.judge(broken, was_checkpoint, &rest, &path));
+        }
+        if empty && !(is_last && number > 1 && self.is_all_there()) {
+            let reason = format!("{} is empty", path.display());
+            return Err(Stop::Bad {
+                fault: Fault::CheckpointMissing,
+                seq: Some(self.chain.tip.seq + 1),
+                reason,
+            });
+        }
+        if empty {
+            self.note_torn(&path, 0, true);
+        }
+        Ok(())
+    }
+
+    /// Whether everything that the newest known signature covers has been seen.
+    fn is_all_there(&self) -> bool {
+        let tip = &self.chain.tip;
+        self.witness.as_ref().map_or(tip.seq == 0, |witness| {
+            witness.seq <= tip.seq && witness.n < tip.next_checkpoint
+        })
+    }
+
+    fn note_torn(&mut self, path: &Path, offset: u64, whole: bool) {
+        // A writer at work is in the middle of a line now and then; that is not damage.
+        if whole || !segment::has_writer(self.dir) {
+            self.torn = Some(format!(
+                "{} is half-written from byte {offset} on",
+                path.display()
+            ));
+        }
+    }
+
+    fn compare_with_witness(&self, checkpoint: &Checkpoint) -> Result<(), Stop> {
+        match &self.witness {
+            Some(witness)
+                if witness.n == checkpoint.n
+                    && (witness.seq, witness.tag) != (checkpoint.seq, checkpoint.tag) =>
+            {
+                let reason = format!(
+                    "{WITNESS} tells of another record {} than the log",
+                    witness.seq
+                );
+                Err(Stop::Bad {
+                    fault: Fault::Forked,
+                    seq: Some(witness.seq.min(checkpoint.seq)),
+                    reason,
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn end(&mut self) -> Result<(), Stop> {
+        let tip = self.chain.tip;
+        let bad = |fault, seq, reason: String| {
+            Err(Stop::Bad {
+                fault,
+                seq: Some(seq),
+                reason,
+            })
+        };
+        match &self.witness {
+            None if tip.seq == 0 => Ok(()),
+            None => bad(
+                Fault::CheckpointMissing,
+                tip.seq,
+                format!("{WITNESS} is missing: nothing tells where the log should end"),
+            ),
+            Some(witness) if witness.seq > tip.seq => bad(
+                Fault::Truncated,
+                tip.seq + 1,
+                format!(
+                    "the log ends with record {} and record {} was signed",
+                    tip.seq, witness.seq
+                ),
+            ),
+            Some(witness) if witness.n >= tip.next_checkpoint => bad(
+                Fault::CheckpointMissing,
+                witness.seq,
+                format!(
+                    "checkpoint {} after record {} is missing",
+                    witness.n, witness.seq
+                ),
+            ),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Names what was done to the log.
+    fn judge(&self, broken: Break, was_checkpoint: bool, rest: &Rest, path: &Path) -> Stop {
+        let next = self.chain.tip.seq + 1;
+        let reason = format!("{}: {broken}", path.display());
+        let bad = |fault, seq| Stop::Bad {
+            fault,
+            seq: Some(seq),
+            reason: reason.clone(),
+        };
+        match broken {
+            Break::Line(LineError::Version(_)) => Stop::Unreadable(reason),
+            Break::Line(LineError::Signature) => bad(Fault::BadSignature, next),
+            Break::Line(LineError::Unreadable | LineError::Tag) if was_checkpoint => {
+                bad(Fault::BadSignature, next)
+            }
+            Break::Line(LineError::Unreadable | LineError::Tag) | Break::Prev => {
+                bad(Fault::Modified, next)
+            }
+            Break::Number { expected, found } if found < expected => bad(Fault::Inserted, found),
+            Break::Number { expected, .. } if rest.has_record(expected) => {
+                bad(Fault::Reordered, expected)
+            }
+            Break::Number { expected, .. } => bad(Fault::Deleted, expected),
+            Break::CheckpointNumber { expected, found } if found < expected => {
+                bad(Fault::Inserted, next)
+            }
+            Break::CheckpointNumber { .. } | Break::Unsigned | Break::Start => {
+                bad(Fault::CheckpointMissing, next)
+            }
+            Break::Content { signed, at } if signed > at && rest.has_record(at + 1) => {
+                bad(Fault::Reordered, at + 1)
+            }
+            Break::Content { signed, at } if signed > at => bad(Fault::Deleted, at + 1),
+            Break::Content { signed, at } if signed < at => bad(Fault::Inserted, signed + 1),
+            Break::Content { .. } => bad(Fault::Modified, self.first_unsigned()),
+        }
+    }
+
+    /// The first record that no signature has covered yet.
+    fn first_unsigned(&self) -> u64 {
+        (self.chain.tip.seq - self.chain.tip.unsigned.min(self.chain.tip.seq)) + 1
+    }
+}
+
+/// What comes after the line that does not fit, in the same segment and not far.
+struct Rest {
+    /// Whether any of it is a line of a log.
+    has_lines: bool,
+    numbers: Vec<u64>,
+}
+
+impl Rest {
+    fn read(lines: &mut Lines) -> io::Result<Self> {
+        let mut rest = Self {
+            has_lines: false,
+            numbers: Vec::new(),
+        };
+        for _ in 0..LOOK_AHEAD {
+            match lines.next()? {
+                Next::End => break,
+                Next::Partial => (),
+                Next::Line(line) if is_checkpoint(line) => rest.has_lines = true,
+                Next::Line(line) => {
+                    if let Ok(record) = parse_record(line) {
+                        rest.has_lines = true;
+                        rest.numbers.push(record.seq);
+                    }
+                }
+            }
+        }
+        Ok(rest)
+    }
+
+    fn has_record(&self, seq: u64) -> bool {
+        self.numbers.contains(&seq)
+    }
+}

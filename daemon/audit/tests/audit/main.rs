@@ -1,0 +1,14 @@
+//! The audit log, through its files and its socket: one binary, because each one is a link.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    missing_docs,
+    reason = "tests"
+)]
+
+mod crash;
+mod door;
+mod mutations;
+mod pages;
+mod room;
+mod support;

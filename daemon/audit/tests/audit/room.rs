@@ -1,0 +1,80 @@
+//! A disk that cannot take any more.
+
+use std::{fs, io::Write as _, process::Command};
+
+use paw_api::audit::{Answer, RefuseReason};
+use paw_audit::{State, verify};
+
+use crate::support::{Client, Dirs, Writer, audit_seq, my_uid};
+
+/// A small file system over a directory, gone with this value.
+struct Mounted<'a>(&'a std::path::Path);
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0).status();
+    }
+}
+
+#[test]
+fn full_disk_refuses_with_its_reason_and_heals_without_a_restart() {
+    let dirs = Dirs::new();
+    let mounted = my_uid() == 0
+        && Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=1M,mode=0777", "paw-audit-test"])
+            .arg(&dirs.log)
+            .status()
+            .is_ok_and(|status| status.success());
+    if !mounted {
+        eprintln!(
+            "SKIPPED full_disk: a tmpfs cannot be mounted here (it needs root and CAP_SYS_ADMIN)"
+        );
+        return;
+    }
+    let _mounted = Mounted(&dirs.log);
+    let writer = Writer::start(&dirs);
+    let mut client = Client::connect(&dirs);
+    assert_eq!(audit_seq(&client.append(1, true)), 1);
+    let ballast = dirs.log.join("ballast");
+    let mut file = fs::File::create(&ballast).unwrap();
+    while file.write_all(&[1; 4096]).is_ok() {}
+    drop(file);
+
+    let mut stored = 1;
+    let refused = loop {
+        match client.append(stored + 1, stored % 2 == 0) {
+            Answer::Appended(appended) => {
+                stored += 1;
+                assert_eq!(appended.audit_seq, stored);
+            }
+            Answer::Refused(refused) => break refused,
+            Answer::Hello(hello) => panic!("greeted twice: {hello:?}"),
+        }
+        assert!(stored < 10_000, "the disk never became full");
+    };
+    assert_eq!(
+        (refused.reason, refused.seq),
+        (RefuseReason::Full, Some(stored + 1)),
+        "{refused:?}"
+    );
+    assert!(refused.remedy.contains("free space"), "{refused:?}");
+    assert!(
+        matches!(client.append(7, true), Answer::Refused(_)),
+        "still full"
+    );
+
+    fs::remove_file(&ballast).unwrap();
+    assert_eq!(
+        audit_seq(&client.append(8, true)),
+        stored + 1,
+        "the number of a refused record is given again"
+    );
+    let (status, said) = writer.terminate();
+    assert!(status.success(), "{said}");
+    let report = verify(&dirs.log, None);
+    assert_eq!(
+        (report.state, report.records),
+        (State::Ok, stored + 1),
+        "{report:?}"
+    );
+}

@@ -1,0 +1,361 @@
+//! One provider: its connections, its requests, and what HTTP says before an answer begins.
+
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, LOCATION, RETRY_AFTER};
+use reqwest::{Client, Method, Request, Response, StatusCode, redirect};
+use tokio::sync::OnceCell;
+use tokio::time::{Instant, timeout_at};
+use url::Url;
+
+use crate::chat::{ChatRequest, Health, Model};
+use crate::config::{ConfigError, Endpoint, ProviderConfig};
+use crate::error::{Level, LlmError, Step};
+use crate::stream::{ChatStream, Deadline};
+use crate::wire::{self, Decoder, TokenLimit};
+
+/// Error bodies are read up to here; what they say stands at their beginning.
+const ERROR_LIMIT: usize = 64 * 1024;
+
+/// The largest list of models that is read. The longest public one has about 1 MB.
+const LIST_LIMIT: usize = 8 * 1024 * 1024;
+
+/// Idle connections kept for the next question.
+const IDLE_CONNECTIONS: usize = 8;
+
+/// A provider that can be asked. It has one pool of connections, is shared by reference, and holds no state of its
+/// questions. Making one does no I/O and takes microseconds; certificate authorities are loaded with the first request.
+pub struct Provider {
+    endpoint: Endpoint,
+    client: OnceCell<Client>,
+}
+
+impl fmt::Debug for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Provider")
+            .field("kind", &self.endpoint.kind)
+            .field("chat", &self.endpoint.chat.as_str())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Provider {
+    /// Checks the configuration.
+    ///
+    /// # Errors
+    /// See [`ConfigError`]; each says what to change.
+    pub fn new(config: ProviderConfig) -> Result<Self, ConfigError> {
+        Ok(Self {
+            endpoint: Endpoint::try_from(config)?,
+            client: OnceCell::new(),
+        })
+    }
+
+    /// Asks, and returns when the provider has begun to answer with success. Dropping the future or the stream closes the
+    /// connection.
+    ///
+    /// # Errors
+    /// Any [`LlmError`] but those that only a stream can have.
+    pub async fn chat(&self, request: ChatRequest) -> Result<ChatStream, LlmError> {
+        let endpoint = &self.endpoint;
+        let limit = if endpoint.new_token_limit {
+            TokenLimit::OpenAi
+        } else {
+            TokenLimit::Compatible
+        };
+        let body = wire::question(endpoint.kind, &request, limit).map_err(|error| {
+            LlmError::Malformed {
+                what: format!("our own request: {error}"),
+            }
+        })?;
+        let started = Instant::now();
+        let deadline = self.deadline(started);
+        let response = self
+            .send(Method::POST, &endpoint.chat, Some(body), deadline)
+            .await?;
+        let response = self.streaming(response, deadline).await?;
+        let decoder = Decoder::new(endpoint.kind, endpoint.mask.clone());
+        Ok(ChatStream::new(
+            response,
+            decoder,
+            started,
+            endpoint.timeouts,
+        ))
+    }
+
+    /// The models the provider offers, in its order.
+    ///
+    /// # Errors
+    /// Any [`LlmError`] but those that only a stream can have.
+    pub async fn models(&self) -> Result<Vec<Model>, LlmError> {
+        wire::models(self.endpoint.kind, &self.get(&self.endpoint.models).await?)
+    }
+
+    /// Whether the provider can be used now. A provider that is loading its model is up.
+    ///
+    /// # Errors
+    /// Any [`LlmError`] but those that only a stream can have, and never [`LlmError::Loading`].
+    pub async fn check(&self) -> Result<Health, LlmError> {
+        match self.get(&self.endpoint.health).await {
+            Ok(body) => wire::is_healthy(self.endpoint.kind, &body).map(|()| Health::Ready),
+            Err(LlmError::Loading { .. }) => Ok(Health::Loading),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn get(&self, url: &Url) -> Result<Vec<u8>, LlmError> {
+        let deadline = self.deadline(Instant::now());
+        let response = self.send(Method::GET, url, None, deadline).await?;
+        body(response, LIST_LIMIT, deadline).await
+    }
+
+    fn deadline(&self, started: Instant) -> Deadline {
+        let timeouts = &self.endpoint.timeouts;
+        Deadline::new(started, timeouts.first_token, Level::FirstToken).or(Deadline::new(
+            started,
+            timeouts.total,
+            Level::Total,
+        ))
+    }
+
+    /// Sends a request and returns the response if its status says success.
+    async fn send(
+        &self,
+        method: Method,
+        url: &Url,
+        body: Option<Vec<u8>>,
+        deadline: Deadline,
+    ) -> Result<Response, LlmError> {
+        let client = self
+            .client
+            .get_or_try_init(|| client(&self.endpoint))
+            .await?;
+        let mut request = Request::new(method, url.clone());
+        if let Some(body) = body {
+            request.headers_mut().insert(
+                CONTENT_TYPE,
+                reqwest::header::HeaderValue::from_static("application/json"),
+            );
+            *request.body_mut() = Some(body.into());
+        }
+        let response = timeout_at(deadline.at, client.execute(request))
+            .await
+            .map_err(|_| deadline.passed())?
+            .map_err(|error| transport(error, self.endpoint.timeouts.connect))?;
+        match response.status() {
+            status if status.is_success() => Ok(response),
+            status if status.is_redirection() => Err(self.redirected(status, response.headers())),
+            status => Err(self.refused(status, response, deadline).await),
+        }
+    }
+
+    async fn refused(
+        &self,
+        status: StatusCode,
+        response: Response,
+        deadline: Deadline,
+    ) -> LlmError {
+        let text = |name: &str| {
+            response
+                .headers()
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+        };
+        let retry_after = wire::wait(text("retry-after-ms"), text(RETRY_AFTER.as_str()));
+        // The status is the fact; a body that breaks off only explains less of it.
+        let body = read(response, ERROR_LIMIT, deadline).await.0;
+        wire::judge(
+            Some(status.as_u16()),
+            &body,
+            retry_after,
+            &self.endpoint.mask,
+        )
+    }
+
+    /// A redirect would send the prompt and the key to a place that nobody configured.
+    fn redirected(&self, status: StatusCode, headers: &HeaderMap) -> LlmError {
+        let target = headers
+            .get(LOCATION)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|text| self.endpoint.chat.join(text).ok());
+        let origin = target.map_or_else(
+            || "nowhere".to_owned(),
+            |url| url.origin().ascii_serialization(),
+        );
+        let origin = self.endpoint.mask.clean(&origin);
+        LlmError::Malformed {
+            what: format!(
+                "it redirects to {origin} ({}), and redirects are not followed",
+                status.as_u16()
+            ),
+        }
+    }
+
+    /// Servers exist that say success and send an error, a whole answer, or a web page. Read as a stream these would only
+    /// look cut off.
+    async fn streaming(
+        &self,
+        response: Response,
+        deadline: Deadline,
+    ) -> Result<Response, LlmError> {
+        let kind = response
+            .headers()
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
+        let kind = kind
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_ascii_lowercase();
+        match (kind.as_str(), self.endpoint.kind) {
+            ("text/html", _) => Err(LlmError::Malformed {
+                what: "a web page instead of a stream".to_owned(),
+            }),
+            ("application/json", crate::ProviderKind::OpenAi) => {
+                let body = body(response, ERROR_LIMIT, deadline).await?;
+                let is_error = serde_json::from_slice::<serde_json::Value>(&body)
+                    .is_ok_and(|body| body.get("error").is_some());
+                Err(if is_error {
+                    wire::judge(None, &body, None, &self.endpoint.mask)
+                } else {
+                    LlmError::Malformed {
+                        what: "one JSON text instead of a stream".to_owned(),
+                    }
+                })
+            }
+            _ => Ok(response),
+        }
+    }
+}
+
+/// Loading the certificate authorities reads some 150 files, hence not on a thread that serves others.
+async fn client(endpoint: &Endpoint) -> Result<Client, LlmError> {
+    let mut headers = HeaderMap::new();
+    headers.insert(
+        ACCEPT,
+        reqwest::header::HeaderValue::from_static(
+            "application/json, text/event-stream, application/x-ndjson",
+        ),
+    );
+    headers.extend(
+        endpoint
+            .authorization
+            .clone()
+            .map(|value| (AUTHORIZATION, value)),
+    );
+    let (connect, tls) = (endpoint.timeouts.connect, endpoint.tls);
+    let build = move || {
+        // reqwest asks for a process-wide provider of cryptography; whoever installed one before has the same purpose.
+        let _already_there = rustls::crypto::ring::default_provider().install_default();
+        let loopback = [
+            (Ipv4Addr::LOCALHOST, 0).into(),
+            (Ipv6Addr::LOCALHOST, 0).into(),
+        ];
+        let builder = Client::builder()
+            .user_agent(concat!("pawd/", env!("CARGO_PKG_VERSION")))
+            .default_headers(headers)
+            .connect_timeout(connect)
+            .redirect(redirect::Policy::none())
+            .referer(false)
+            // The environment must not be able to send prompts and keys elsewhere.
+            .no_proxy()
+            // The name that counts as this host is never left to DNS.
+            .resolve_to_addrs("localhost", &loopback)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS)
+            // Without it a small question on a kept connection waits some 40 ms for an acknowledgement.
+            .tcp_nodelay(true);
+        if tls {
+            builder.https_only(true)
+        } else {
+            builder.tls_certs_only([])
+        }
+        .build()
+    };
+    let failed = |source: crate::Cause| LlmError::Transport {
+        step: Step::Tls,
+        source,
+    };
+    tokio::task::spawn_blocking(build)
+        .await
+        .map_err(|error| failed(Box::new(error)))?
+        .map_err(|error| failed(Box::new(error)))
+}
+
+/// Reads a body that must be whole and within its limit.
+async fn body(response: Response, limit: usize, deadline: Deadline) -> Result<Vec<u8>, LlmError> {
+    let (body, end) = read(response, limit, deadline).await;
+    end.map(|()| body)
+}
+
+/// Reads a body as far as it comes, and says how it ended.
+async fn read(
+    mut response: Response,
+    limit: usize,
+    deadline: Deadline,
+) -> (Vec<u8>, Result<(), LlmError>) {
+    let mut body = Vec::new();
+    let end = loop {
+        match timeout_at(deadline.at, response.chunk()).await {
+            Err(_) => break Err(deadline.passed()),
+            Ok(Err(error)) => {
+                break Err(LlmError::Transport {
+                    step: Step::Read,
+                    source: Box::new(error.without_url()),
+                });
+            }
+            Ok(Ok(None)) => break Ok(()),
+            Ok(Ok(Some(bytes))) => {
+                let room = limit - body.len();
+                body.extend_from_slice(&bytes[..bytes.len().min(room)]);
+                if bytes.len() > room {
+                    break Err(LlmError::TooLarge {
+                        what: "the provider's answer",
+                    });
+                }
+            }
+        }
+    };
+    (body, end)
+}
+
+/// Names the step at which the network failed. The URL is taken out: our callers know it, and logs need not.
+fn transport(error: reqwest::Error, connect: Duration) -> LlmError {
+    if error.is_connect() && error.is_timeout() {
+        return LlmError::TimedOut {
+            level: Level::Connect,
+            after: connect,
+        };
+    }
+    let step = if error.is_dns() {
+        Step::Resolve
+    } else if is_tls(&error) {
+        Step::Tls
+    } else if error.is_connect() {
+        Step::Connect
+    } else {
+        Step::Read
+    };
+    LlmError::Transport {
+        step,
+        source: Box::new(error.without_url()),
+    }
+}
+
+/// Whether rustls is somewhere among the causes; it hides inside I/O errors, whose `source` skips it.
+fn is_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let inner = error
+            .downcast_ref::<std::io::Error>()
+            .and_then(|error| error.get_ref());
+        if error.is::<rustls::Error>() || inner.is_some_and(|inner| is_tls(inner)) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}

@@ -1,0 +1,6 @@
+//! Providers against a server of our own on loopback that does, byte by byte, what a test tells it to.
+
+mod answers;
+mod failures;
+mod limits;
+mod server;

@@ -1,0 +1,31 @@
+//! The daemon's durable state: actions, sessions and turns in one file, behind typed tables.
+//!
+//! This crate is the only home of redb. It is synchronous and knows no async runtime; who calls it from one does so on a
+//! thread that may block. It keeps what it is given and finds it again; it judges nothing and has no clock.
+//!
+//! - Everything is written by [`Store::commit`], which takes a [`Batch`] and is all or nothing and durable on return.
+//! - Everything is read from a snapshot, in pages of at most [`MAX_PAGE`] records.
+//! - The file belongs to one process at a time, carries its schema version, and is never replaced by an empty one.
+//!
+//! ```text
+//! opened ──commit fails──► reopened ──cannot be written──► readable only ──next commit reopens──► opened
+//! ```
+
+mod backup;
+mod batch;
+mod error;
+mod file;
+mod overlay;
+mod query;
+mod record;
+mod schema;
+mod store;
+
+pub use backup::Verified;
+pub use batch::{Batch, MAX_BATCH, MAX_RECORD};
+pub use error::StoreError;
+pub use file::OpenOptions;
+pub use query::{ActionFilter, Counts, Listed, MAX_PAGE, MAX_SCAN, Page};
+pub use record::{ActionRecord, Answer, Caller, Failure, SessionRecord, Speaker, TurnRecord};
+pub use schema::SCHEMA_VERSION;
+pub use store::Store;

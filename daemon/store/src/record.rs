@@ -1,0 +1,150 @@
+//! What is kept: one JSON document for each action, session and turn.
+//!
+//! Times are milliseconds since the Unix epoch, given by the caller. Ids are UUIDs of version 7, whose order is the order of
+//! their making; the store refuses others, because its pages rely on that order.
+
+use paw_policy::{Decision, Digest, Kind, Name, Plan, Risk, Role, State, TaintSet};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// One action, from its acceptance to its end.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ActionRecord {
+    /// Its id, version 7.
+    pub id: Uuid,
+    /// Exactly what will be done; never changed after the first put.
+    pub plan: Plan,
+    /// The plan's digest, to which an answer is bound.
+    pub digest: Digest,
+    /// The plan's kind, kept beside it so that it can be filtered without knowing the plan.
+    pub kind: Kind,
+    /// How much harm it can do, as policy computed it.
+    pub risk: Risk,
+    /// Where its arguments came from.
+    pub taint: TaintSet,
+    /// What policy said.
+    pub decision: Decision,
+    /// Which rules made policy say so.
+    pub rules: Vec<String>,
+    /// Where it stands.
+    pub state: State,
+    /// Who asked, as the kernel reported them.
+    pub requested_by: Caller,
+    /// The answer of a person, if one was needed and given.
+    pub approved_by: Option<Answer>,
+    /// When it was accepted.
+    pub created_ms: u64,
+    /// When it was allowed, denied or answered.
+    pub decided_ms: Option<u64>,
+    /// When its execution began.
+    pub started_ms: Option<u64>,
+    /// When it came to its final state.
+    pub ended_ms: Option<u64>,
+    /// When nobody can answer it any more.
+    pub expires_ms: Option<u64>,
+    /// What came out, when it completed.
+    pub result: Option<serde_json::Value>,
+    /// Why it did not complete.
+    pub error: Option<Failure>,
+    /// Digest of what the kernel said about its sandbox.
+    pub attestation: Option<Digest>,
+    /// The sandbox it ran in.
+    pub sandbox: Option<String>,
+    /// What it waits for, in words for people.
+    pub wait_reason: Option<String>,
+}
+
+/// Who is at the other end of a connection, as the kernel reports them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caller {
+    /// User id.
+    pub uid: u32,
+    /// Primary group id.
+    pub gid: u32,
+    /// Process id when the connection was made; for people to read, never to decide on.
+    pub pid: i32,
+    /// What they may do.
+    pub role: Role,
+    /// The user's name, if the host knows one.
+    pub name: Option<String>,
+}
+
+/// A person's answer to a question.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Who answered.
+    pub by: Caller,
+    /// Whether it may be done.
+    pub approve: bool,
+    /// The digest of the plan they were shown.
+    pub digest: Digest,
+    /// What they had to say about it.
+    pub note: Option<String>,
+    /// When.
+    pub at_ms: u64,
+}
+
+/// Why an action did not complete.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// A fixed word that scripts can decide on.
+    pub kind: String,
+    /// What failed, and why.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+/// One conversation with an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionRecord {
+    /// Its id, version 7.
+    pub id: Uuid,
+    /// With which agent.
+    pub agent: Name,
+    /// Whose it is.
+    pub owner_uid: u32,
+    /// What people call it.
+    pub title: String,
+    /// When it began.
+    pub created_ms: u64,
+    /// When something was last said in it.
+    pub updated_ms: u64,
+    /// How many turns it has.
+    pub turns: u64,
+    /// Where everything said in it came from; it only ever accumulates.
+    pub taint: TaintSet,
+}
+
+/// Who said a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Speaker {
+    /// The person or program that talks to the agent.
+    User,
+    /// The agent.
+    Assistant,
+}
+
+/// One thing said in a session; never changed once it is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TurnRecord {
+    /// In which session.
+    pub session: Uuid,
+    /// Its place there: the first is 0, and none is left out.
+    pub seq: u64,
+    /// Who said it.
+    pub role: Speaker,
+    /// What was said.
+    pub text: String,
+    /// Where that came from.
+    pub taint: TaintSet,
+    /// The action it belongs to.
+    pub action: Option<Uuid>,
+    /// The provider that answered.
+    pub provider: Option<Name>,
+    /// The model that answered.
+    pub model: Option<String>,
+    /// When.
+    pub at_ms: u64,
+}
