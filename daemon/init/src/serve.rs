@@ -1,0 +1,372 @@
+//! The loop: waits for the outside, for children and for their ends, and does the next small thing.
+
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd, BorrowedFd},
+};
+
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        prctl,
+        signal::{SigSet, Signal},
+        signalfd::{SfdFlags, SignalFd},
+    },
+    unistd::{self, Pid},
+};
+use paw_launch::frame::{
+    self, Credit, Exited, FrameError, Hello, MAX_PAYLOAD, NotStarted, Start, Tag,
+};
+use rustix::process::{self, WaitOptions};
+use serde::de::DeserializeOwned;
+
+use crate::{
+    child::{Child, set_nonblocking},
+    inbox::{Filled, Inbox},
+    outbox::Outbox,
+    start::{failed, start},
+};
+
+/// How many commands may run at once; one more is answered with `EAGAIN`.
+const MAX_CHILDREN: usize = 64;
+
+/// Why there is no going on. Every one of them ends the sandbox.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Fault {
+    /// Bytes on stdin are no frame.
+    #[error("unreadable frame on stdin: {0}")]
+    Unreadable(FrameError),
+    /// Stdin ended inside a frame.
+    #[error("stdin ended inside a frame")]
+    HalfFrame,
+    /// A control frame is not what its tag says.
+    #[error("control frame {tag:?}: {source}")]
+    Control { tag: Tag, source: serde_json::Error },
+    /// A frame that may not come at this point.
+    #[error("{0}")]
+    Broken(&'static str),
+    /// A system call that must work did not.
+    #[error("{step}: {errno}")]
+    Kernel { step: &'static str, errno: Errno },
+}
+
+/// Serves the outside until it closes `stdin`; then everything that still runs is killed.
+pub(crate) fn serve(stdin: impl AsFd, stdout: impl AsFd) -> Result<(), Fault> {
+    let mut init = Init {
+        children: BTreeMap::new(),
+        inbox: Inbox::new(),
+        outbox: Outbox::default(),
+        scratch: vec![0; MAX_PAYLOAD],
+    };
+    let served = init.run(stdin.as_fd(), stdout.as_fd());
+    // As PID 1 this is only politeness, since the kernel kills a PID namespace together with its first process.
+    for child in init.children.values() {
+        child.signal(Signal::SIGKILL);
+    }
+    served
+}
+
+/// Something that became ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Outside,
+    Reader,
+    ChildEnds,
+    Stdin(u32),
+    Stdout(u32),
+    Stderr(u32),
+}
+
+struct Init {
+    children: BTreeMap<u32, Child>,
+    inbox: Inbox,
+    outbox: Outbox,
+    scratch: Vec<u8>,
+}
+
+impl Init {
+    fn run(&mut self, stdin: BorrowedFd<'_>, stdout: BorrowedFd<'_>) -> Result<(), Fault> {
+        let child_ends = child_ends().map_err(|errno| Fault::Kernel {
+            step: "receive SIGCHLD",
+            errno,
+        })?;
+        set_nonblocking(stdout).map_err(|errno| Fault::Kernel {
+            step: "make stdout non-blocking",
+            errno,
+        })?;
+        self.outbox.control(
+            Tag::Hello,
+            0,
+            &Hello {
+                version: frame::VERSION,
+            },
+        );
+        loop {
+            self.settle();
+            self.outbox.flush(stdout).map_err(|errno| Fault::Kernel {
+                step: "write to stdout",
+                errno,
+            })?;
+            for (source, events) in self.wait(stdin, stdout, child_ends.as_fd())? {
+                match source {
+                    Source::Outside => {
+                        if self.take(stdin)? == Filled::End {
+                            return if self.inbox.has_half_a_frame() {
+                                Err(Fault::HalfFrame)
+                            } else {
+                                Ok(())
+                            };
+                        }
+                    }
+                    // Room is used at the top of the loop; here only the news that there will never be any counts.
+                    Source::Reader if events.contains(PollFlags::POLLERR) => {
+                        return Err(Fault::Kernel {
+                            step: "write to stdout",
+                            errno: Errno::EPIPE,
+                        });
+                    }
+                    Source::Reader => {}
+                    Source::ChildEnds => {
+                        // One read empties it: SIGCHLD does not queue. Reaping asks for every end there is anyway.
+                        let _ = child_ends.read_signal();
+                        self.reap();
+                    }
+                    Source::Stdin(number) => {
+                        if let Some(child) = self.children.get_mut(&number) {
+                            if events.contains(PollFlags::POLLERR) {
+                                child.stdin.reader_left(number, &mut self.outbox);
+                            } else {
+                                child.stdin.flush(number, &mut self.outbox);
+                            }
+                        }
+                    }
+                    Source::Stdout(number) => {
+                        if let Some(child) = self.children.get_mut(&number) {
+                            child
+                                .stdout
+                                .relay(number, &mut self.outbox, &mut self.scratch);
+                        }
+                    }
+                    Source::Stderr(number) => {
+                        if let Some(child) = self.children.get_mut(&number) {
+                            child
+                                .stderr
+                                .relay(number, &mut self.outbox, &mut self.scratch);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reports the ends of children whose last words are said.
+    fn settle(&mut self) {
+        let Self {
+            children,
+            outbox,
+            scratch,
+            ..
+        } = self;
+        children.retain(
+            |number, child| match child.settle(*number, outbox, scratch) {
+                None => true,
+                Some(end) => {
+                    outbox.control(Tag::Exited, *number, &end);
+                    false
+                }
+            },
+        );
+    }
+
+    /// Waits until something can be done. What must not be read now is not asked for, which is how full queues hold back
+    /// whoever fills them.
+    fn wait(
+        &self,
+        stdin: BorrowedFd<'_>,
+        stdout: BorrowedFd<'_>,
+        child_ends: BorrowedFd<'_>,
+    ) -> Result<Vec<(Source, PollFlags)>, Fault> {
+        let writable = if self.outbox.is_empty() {
+            PollFlags::empty()
+        } else {
+            PollFlags::POLLOUT
+        };
+        let mut sources = vec![
+            // Asked even without an event, because it tells when the outside stops reading for good.
+            (Source::Reader, PollFd::new(stdout, writable)),
+            (
+                Source::ChildEnds,
+                PollFd::new(child_ends, PollFlags::POLLIN),
+            ),
+        ];
+        if self.outbox.has_room() {
+            sources.push((Source::Outside, PollFd::new(stdin, PollFlags::POLLIN)));
+            for (number, child) in &self.children {
+                if let Some(pipe) = child.stdin.pipe() {
+                    let events = if child.stdin.is_waiting() {
+                        PollFlags::POLLOUT
+                    } else {
+                        PollFlags::empty()
+                    };
+                    sources.push((Source::Stdin(*number), PollFd::new(pipe, events)));
+                }
+                if child.is_draining() {
+                    continue;
+                }
+                for (source, output) in [
+                    (Source::Stdout(*number), &child.stdout),
+                    (Source::Stderr(*number), &child.stderr),
+                ] {
+                    if let Some(pipe) = output.pipe().filter(|_| output.is_wanted()) {
+                        sources.push((source, PollFd::new(pipe, PollFlags::POLLIN)));
+                    }
+                }
+            }
+        }
+        let (sources, mut polled): (Vec<Source>, Vec<PollFd<'_>>) = sources.into_iter().unzip();
+        match poll(&mut polled, PollTimeout::NONE) {
+            Ok(_) => {}
+            Err(Errno::EINTR) => return Ok(Vec::new()),
+            Err(errno) => {
+                return Err(Fault::Kernel {
+                    step: "poll",
+                    errno,
+                });
+            }
+        }
+        Ok(sources
+            .into_iter()
+            .zip(&polled)
+            .filter_map(|(source, fd)| {
+                Some((source, fd.revents()?)).filter(|(_, events)| !events.is_empty())
+            })
+            .collect())
+    }
+
+    /// Reads from the outside once and does what the whole frames say.
+    fn take(&mut self, stdin: BorrowedFd<'_>) -> Result<Filled, Fault> {
+        let filled = self
+            .inbox
+            .fill(stdin, &mut self.scratch)
+            .map_err(|errno| Fault::Kernel {
+                step: "read stdin",
+                errno,
+            })?;
+        let Self {
+            children,
+            inbox,
+            outbox,
+            ..
+        } = self;
+        while let Some((tag, number, payload)) = inbox.next().map_err(Fault::Unreadable)? {
+            if tag == Tag::End {
+                return Ok(Filled::End);
+            }
+            obey(tag, number, payload, children, outbox)?;
+        }
+        Ok(filled)
+    }
+
+    /// Reaps every process that has ended, also those that lost their parent.
+    fn reap(&mut self) {
+        // rustix, because nix cannot name a real-time signal: a command could end by one and never be reported.
+        while let Ok(Some((pid, status))) = process::wait(WaitOptions::NOHANG) {
+            let pid = Pid::from_raw(pid.as_raw_nonzero().get());
+            let end = Exited {
+                code: status.exit_status(),
+                signal: status.terminating_signal(),
+            };
+            if let Some(child) = self
+                .children
+                .values_mut()
+                .find(|child| child.pid == pid && !child.is_draining())
+            {
+                child.ended(end);
+            }
+        }
+    }
+}
+
+/// Does what one frame says. A child that is gone already is no fault: its end and the frame crossed on the way.
+fn obey(
+    tag: Tag,
+    number: u32,
+    payload: &[u8],
+    children: &mut BTreeMap<u32, Child>,
+    outbox: &mut Outbox,
+) -> Result<(), Fault> {
+    match tag {
+        Tag::Start => {
+            if children.contains_key(&number) {
+                return Err(Fault::Broken("start of a child whose number is in use"));
+            }
+            match begin(&control(tag, payload)?, children.len()) {
+                Ok(child) => drop(children.insert(number, child)),
+                Err(not_started) => outbox.control(Tag::NotStarted, number, &not_started),
+            }
+        }
+        Tag::Stdin => {
+            if let Some(child) = children.get_mut(&number) {
+                let pushed = child.stdin.push(payload, number, outbox);
+                pushed.map_err(|_| {
+                    Fault::Broken("more bytes for a child's stdin than its window allows")
+                })?;
+            }
+        }
+        Tag::StdinEnd => {
+            if let Some(child) = children.get_mut(&number) {
+                child.stdin.end();
+            }
+        }
+        Tag::Credit => {
+            let credit: Credit = control(tag, payload)?;
+            if let Some(child) = children.get_mut(&number) {
+                child.stdout.credit(credit.stdout);
+                child.stderr.credit(credit.stderr);
+            }
+        }
+        Tag::Signal => {
+            let asked: frame::Signal = control(tag, payload)?;
+            let signal = Signal::try_from(asked.signal)
+                .map_err(|_| Fault::Broken("a signal that does not exist"))?;
+            if let Some(child) = children.get(&number) {
+                child.signal(signal);
+            }
+        }
+        Tag::Hello
+        | Tag::Stdout
+        | Tag::Stderr
+        | Tag::Exited
+        | Tag::NotStarted
+        | Tag::StdinTaken => {
+            return Err(Fault::Broken("a frame that only paw-init sends"));
+        }
+        Tag::End => {}
+    }
+    Ok(())
+}
+
+fn begin(wanted: &Start, running: usize) -> Result<Child, NotStarted> {
+    if running >= MAX_CHILDREN {
+        return Err(failed("children", Errno::EAGAIN));
+    }
+    let process = start(wanted)?;
+    Child::new(process).map_err(|errno| failed("pipes", errno))
+}
+
+fn control<T: DeserializeOwned>(tag: Tag, payload: &[u8]) -> Result<T, Fault> {
+    serde_json::from_slice(payload).map_err(|source| Fault::Control { tag, source })
+}
+
+/// A descriptor that becomes readable when a child ended.
+fn child_ends() -> Result<SignalFd, Errno> {
+    if unistd::getpid() != Pid::from_raw(1) {
+        // Where the runtime gives no PID namespace of its own, orphans still come to us.
+        prctl::set_child_subreaper(true)?;
+    }
+    let mut mask = SigSet::empty();
+    mask.add(Signal::SIGCHLD);
+    mask.thread_block()?;
+    SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+}

@@ -1,0 +1,271 @@
+//! What pawd may ask, one branch for each request.
+
+use std::time::Instant;
+
+use paw_launch::{
+    packet::PacketError,
+    request::{
+        Numbered, ProofState, Refusal, RefusalReason, Reply, Request, Runtime, RuntimeState,
+        SandboxId, SandboxPlan, VERSION,
+    },
+};
+
+use crate::{
+    attest::NATIVE_VERSION,
+    ceilings::refusal,
+    connection::{ConnectionError, ConnectionId},
+    sandbox::Sandbox,
+    serve::{Launcher, tell},
+};
+
+impl Launcher {
+    /// A packet that is no request has no number that could be repeated; what answers has number 0.
+    pub(crate) fn malformed(
+        &mut self,
+        id: ConnectionId,
+        error: &PacketError,
+    ) -> Result<(), ConnectionError> {
+        let message = paw_log::Chain(error).to_string();
+        self.reply(
+            id,
+            0,
+            Reply::Refused(refusal(
+                RefusalReason::Malformed,
+                message,
+                "use the same version of pawd and paw-launcher",
+            )),
+        )
+    }
+
+    pub(crate) fn answer(
+        &mut self,
+        id: ConnectionId,
+        Numbered { seq, request }: Numbered,
+        now: Instant,
+    ) -> Result<(), ConnectionError> {
+        let greeted = self
+            .connections
+            .iter_mut()
+            .find(|connection| connection.id == id)
+            .map(|connection| &mut connection.greeted);
+        let reply = match (request, greeted) {
+            (Request::Hello { version }, Some(greeted)) if version == VERSION => {
+                *greeted = true;
+                Reply::Hello {
+                    version: VERSION,
+                    pid: std::process::id(),
+                }
+            }
+            (Request::Hello { version }, _) => {
+                let message = format!("version {version} of the protocol; this is {VERSION}");
+                Reply::Refused(refusal(
+                    RefusalReason::Malformed,
+                    message,
+                    "restart pawd and paw-launcher after an upgrade",
+                ))
+            }
+            (_, Some(false) | None) => Reply::Refused(refusal(
+                RefusalReason::Malformed,
+                "the first request is no hello".to_owned(),
+                "say hello first",
+            )),
+            (Request::Create(plan), _) => match self.create((id, seq), *plan, now) {
+                // The reply follows when the sandbox is attested.
+                Ok(()) => return Ok(()),
+                Err(refusal) => Reply::Refused(refusal),
+            },
+            (Request::Kill { id }, _) => match self.sandboxes.get_mut(&id) {
+                Some(sandbox) => {
+                    sandbox.kill(now);
+                    Reply::Killing
+                }
+                None => not_found(&id),
+            },
+            (Request::Attach { id: sandbox }, _) => return self.attach(id, seq, &sandbox),
+            (Request::List, _) => Reply::Sandboxes {
+                sandboxes: self
+                    .sandboxes
+                    .values()
+                    .filter_map(|sandbox| sandbox.summary(now))
+                    .collect(),
+            },
+            (Request::Stats { id }, _) => match self
+                .sandboxes
+                .get(&id)
+                .and_then(|sandbox| sandbox.usage(now))
+            {
+                Some(usage) => Reply::Stats(usage),
+                None => not_found(&id),
+            },
+            (Request::Runtimes, _) => Reply::Runtimes {
+                runtimes: self.runtimes(),
+            },
+            (Request::Status, _) => self.status(now),
+        };
+        self.reply(id, seq, reply)
+    }
+
+    fn create(
+        &mut self,
+        asked: (ConnectionId, u64),
+        plan: SandboxPlan,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        if self.stopping {
+            return Err(refusal(
+                RefusalReason::Failed,
+                "the launcher is stopping".to_owned(),
+                "ask again when it is back",
+            ));
+        }
+        if self.sandboxes.contains_key(&plan.id) {
+            return Err(refusal(
+                RefusalReason::Exists,
+                format!("there is a sandbox {}", plan.id),
+                "use a new id",
+            ));
+        }
+        let max = self.host.ceilings.max_sandboxes;
+        if self.sandboxes.len() >= usize::try_from(max).unwrap_or(usize::MAX) {
+            let message = format!("{max} sandboxes are there, which is the most");
+            return Err(refusal(
+                RefusalReason::Full,
+                message,
+                "wait for one to end, or raise max_sandboxes in launcher.toml",
+            ));
+        }
+        let plan = self
+            .host
+            .ceilings
+            .approve(plan, &self.host.data, &self.host.state)?;
+        let owner = match plan.workspace() {
+            Some(name) => Some(self.slots.workspace(name).map_err(|error| {
+                refusal(
+                    RefusalReason::Failed,
+                    paw_log::Chain(&error).to_string(),
+                    "see the journal of paw-launcher",
+                )
+            })?),
+            None => None,
+        };
+        let Some(slot) = self.slots.take() else {
+            return Err(refusal(
+                RefusalReason::Full,
+                "no range of ids is free".to_owned(),
+                "wait for a sandbox to end",
+            ));
+        };
+        let id = plan.id.clone();
+        match Sandbox::begin(&mut self.host, plan, asked, (slot, owner), now) {
+            Ok(sandbox) => {
+                self.sandboxes.insert(id, sandbox);
+                Ok(())
+            }
+            Err(error) => {
+                self.slots.give_back(slot);
+                Err(tell(&id, &error))
+            }
+        }
+    }
+
+    pub(crate) fn attach(
+        &mut self,
+        id: ConnectionId,
+        seq: u64,
+        sandbox: &SandboxId,
+    ) -> Result<(), ConnectionError> {
+        let found = self
+            .sandboxes
+            .get(sandbox)
+            .and_then(|sandbox| Some((sandbox.attestation()?.clone(), sandbox.descriptors())));
+        match found {
+            None => self.reply(id, seq, not_found(sandbox)),
+            Some((attestation, Ok(fds))) => self.reply_with(
+                id,
+                seq,
+                Reply::Created {
+                    attestation: Box::new(attestation),
+                },
+                fds,
+            ),
+            Some((_, Err(error))) => {
+                let message = format!("copy the descriptors of the sandbox: {error}");
+                self.reply(
+                    id,
+                    seq,
+                    Reply::Refused(refusal(
+                        RefusalReason::Failed,
+                        message,
+                        "raise LimitNOFILE= of paw-launcher",
+                    )),
+                )
+            }
+        }
+    }
+
+    fn runtimes(&self) -> Vec<RuntimeState> {
+        let native = if !self.host.ceilings.runtimes.contains(&Runtime::Native) {
+            (
+                ProofState::Absent,
+                "runtimes in launcher.toml does not allow it",
+            )
+        } else if self.proven {
+            (
+                ProofState::Proven,
+                "a sandbox of it was made and attested since the launcher started",
+            )
+        } else {
+            (
+                ProofState::Unverified,
+                "no sandbox of it was made since the launcher started",
+            )
+        };
+        let absent = |name, reason: &str| RuntimeState {
+            name,
+            state: ProofState::Absent,
+            version: None,
+            reason: reason.to_owned(),
+        };
+        vec![
+            RuntimeState {
+                name: Runtime::Native,
+                state: native.0,
+                version: Some(NATIVE_VERSION.to_owned()),
+                reason: native.1.to_owned(),
+            },
+            absent(
+                Runtime::Gvisor,
+                "this version of paw-launcher cannot use runsc, whether it is installed or not",
+            ),
+            absent(
+                Runtime::Kata,
+                "this version of paw-launcher cannot use a containerd shim, whether one is installed or not",
+            ),
+        ]
+    }
+
+    fn status(&self, now: Instant) -> Reply {
+        let proc_status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let rss = paw_confine::report::Confinement::parse(&proc_status).map_or(0, |own| own.rss);
+        let running = self
+            .sandboxes
+            .values()
+            .filter(|sandbox| sandbox.summary(now).is_some())
+            .count();
+        Reply::Status {
+            proc_status,
+            landlock_abi: self.host.landlock_abi,
+            rss,
+            running: u32::try_from(running).unwrap_or(u32::MAX),
+            doorkeeper: self.host.doorkeeper,
+        }
+    }
+}
+
+fn not_found(id: &SandboxId) -> Reply {
+    Reply::Refused(refusal(
+        RefusalReason::NotFound,
+        format!("no sandbox {id}"),
+        "list the sandboxes",
+    ))
+}

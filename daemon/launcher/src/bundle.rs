@@ -1,0 +1,429 @@
+//! The directory of one sandbox on the host: an empty root with the right mount points, and the OCI specification.
+//!
+//! Nothing of an image is ever written to, and an image needs no particular directories: the root is a skeleton of our own,
+//! with a read-only bind mount for each top-level directory of the image, its top-level symlinks copied, and mount points for
+//! what a sandbox has besides: `/proc /dev /tmp /run /.paw/init` and the plan's mounts. The skeleton itself is remounted
+//! read-only as the last step.
+
+use std::{
+    collections::BTreeSet,
+    ffi::OsString,
+    fs, io,
+    os::{
+        fd::OwnedFd,
+        unix::fs::{PermissionsExt, symlink},
+    },
+    path::{Path, PathBuf},
+};
+
+use nix::sys::stat::fstat;
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use serde_json::{Value, json};
+
+use crate::{
+    ceilings::{Approved, ApprovedImage},
+    slots::INSIDE,
+};
+
+/// Where paw-init is inside.
+pub(crate) const INIT: &str = "/.paw/init";
+
+/// Top-level names that a sandbox has of its own; an image's entries of these names are left out.
+const OWN: [&str; 6] = ["proc", "dev", "sys", "tmp", "run", ".paw"];
+
+/// The most top-level entries of an image, and so of mounts that it takes.
+const MAX_ENTRIES: usize = 64;
+
+/// What of the host's `/etc` a view of its `/usr` needs: links from `/usr/bin`, and where the libraries are.
+const HOST_ETC: [&str; 4] = ["alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d"];
+
+/// A file or directory that is mounted, and how to know it again from inside.
+#[derive(Debug, Clone)]
+pub(crate) struct Bound {
+    /// Where it is on the host.
+    pub(crate) source: PathBuf,
+    /// Where it is inside.
+    pub(crate) target: PathBuf,
+    /// Whether it may be written.
+    pub(crate) writable: bool,
+    /// Device and inode of what was checked; what is mounted must be the same.
+    pub(crate) inode: (u64, u64),
+}
+
+/// Why there is no bundle.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BundleError {
+    /// Something that the plan names is not there, or is reached through a symlink.
+    #[error("{what} {path}")]
+    Missing {
+        what: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    /// The image cannot take the mount.
+    #[error(
+        "the image has no {target} to mount on; make that directory in the image, or mount below a name it has not"
+    )]
+    NoMountPoint { target: PathBuf },
+    /// An image of this shape is not used.
+    #[error("the image {path} has more than {MAX_ENTRIES} top-level entries")]
+    TooMany { path: PathBuf },
+    /// A file could not be made.
+    #[error("{step} {path}")]
+    Files {
+        step: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+}
+
+fn files(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BundleError {
+    let path = path.to_owned();
+    move |source| BundleError::Files { step, path, source }
+}
+
+/// Opens a path without following any symlink, for its inode only.
+fn find(what: &'static str, path: &Path) -> Result<(OwnedFd, (u64, u64), bool), BundleError> {
+    let missing = |source| BundleError::Missing {
+        what,
+        path: path.to_owned(),
+        source,
+    };
+    let opened = rustix::fs::openat2(
+        rustix::fs::CWD,
+        path,
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::NO_SYMLINKS,
+    )
+    .map_err(|errno| missing(errno.into()))?;
+    let found = fstat(&opened).map_err(|errno| missing(errno.into()))?;
+    let is_dir = found.st_mode & nix::libc::S_IFMT == nix::libc::S_IFDIR;
+    Ok((opened, (found.st_dev, found.st_ino), is_dir))
+}
+
+/// Where bundles are, and what every one of them contains.
+#[derive(Debug, Clone)]
+pub(crate) struct Bundles {
+    /// Directory of all of them.
+    pub(crate) dir: PathBuf,
+    /// The paw-init that is mounted into each.
+    pub(crate) init: PathBuf,
+}
+
+/// A bundle on disk.
+#[derive(Debug)]
+pub(crate) struct Bundle {
+    /// Its directory.
+    pub(crate) dir: PathBuf,
+    /// What is bind mounted in it.
+    pub(crate) bound: Vec<Bound>,
+}
+
+impl Bundles {
+    /// Makes the bundle of a plan.
+    pub(crate) fn make(&self, plan: &Approved, cgroup: &str) -> Result<Bundle, BundleError> {
+        let dir = self.dir.join(plan.id.as_str());
+        fs::create_dir(&dir).map_err(files("make", &dir))?;
+        match self.fill(&dir, plan, cgroup) {
+            Ok(bound) => Ok(Bundle { dir, bound }),
+            Err(error) => {
+                // The first error is the one to tell; a directory that stays is swept at the next start.
+                let _ = fs::remove_dir_all(&dir);
+                Err(error)
+            }
+        }
+    }
+
+    fn fill(&self, dir: &Path, plan: &Approved, cgroup: &str) -> Result<Vec<Bound>, BundleError> {
+        let root = dir.join("rootfs");
+        make_dir(dir, 0o711)?;
+        make_dir(&root, 0o755)?;
+        for name in OWN {
+            make_dir(&root.join(name), 0o755)?;
+        }
+        let mut skeleton = Skeleton {
+            root,
+            names: BTreeSet::new(),
+            bound: Vec::new(),
+        };
+        match &plan.image {
+            ApprovedImage::Dir(image) => skeleton.image(image)?,
+            ApprovedImage::Host => skeleton.host()?,
+        }
+        skeleton.etc()?;
+        for mount in &plan.mounts {
+            skeleton.mount(&mount.source, &mount.target, mount.writable, &plan.image)?;
+        }
+        skeleton.mount(&self.init, Path::new(INIT), false, &plan.image)?;
+
+        let text = specification(plan, cgroup, &skeleton.bound).to_string();
+        let path = dir.join("config.json");
+        fs::write(&path, text).map_err(files("write", &path))?;
+        Ok(skeleton.bound)
+    }
+
+    /// Removes the bundle of a sandbox, if it is there.
+    pub(crate) fn remove(&self, name: &str) -> Result<(), BundleError> {
+        let dir = self.dir.join(name);
+        match fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(files("remove", &dir)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The root in the making.
+struct Skeleton {
+    root: PathBuf,
+    /// Top-level names that come from the image.
+    names: BTreeSet<OsString>,
+    bound: Vec<Bound>,
+}
+
+impl Skeleton {
+    fn image(&mut self, image: &Path) -> Result<(), BundleError> {
+        find("find the image", image)?;
+        let listing = fs::read_dir(image).map_err(files("list", image))?;
+        for (count, entry) in listing.enumerate() {
+            let entry = entry.map_err(files("list", image))?;
+            if count >= MAX_ENTRIES {
+                return Err(BundleError::TooMany {
+                    path: image.to_owned(),
+                });
+            }
+            let (name, path) = (entry.file_name(), entry.path());
+            if OWN.iter().any(|own| name == *own) {
+                continue;
+            }
+            let kind = entry.file_type().map_err(files("look at", &path))?;
+            if kind.is_symlink() {
+                // It is resolved inside, where it can only lead to what is inside.
+                let target = fs::read_link(&path).map_err(files("read", &path))?;
+                symlink(&target, self.root.join(&name)).map_err(files("copy", &path))?;
+                self.names.insert(name);
+            } else if kind.is_dir() || kind.is_file() {
+                self.bind(&path, &Path::new("/").join(&name), false)?;
+                self.names.insert(name);
+            }
+        }
+        Ok(())
+    }
+
+    fn host(&mut self) -> Result<(), BundleError> {
+        self.bind(Path::new("/usr"), Path::new("/usr"), false)?;
+        self.names.insert("usr".into());
+        for name in ["bin", "sbin", "lib", "lib32", "lib64", "libx32"] {
+            // On a host without merged /usr these are directories with things of the host; then they are not shown.
+            if let Ok(target) = fs::read_link(Path::new("/").join(name))
+                && target.components().any(|part| part.as_os_str() == "usr")
+            {
+                let path = self.root.join(name);
+                symlink(&target, &path).map_err(files("copy", &path))?;
+                self.names.insert(name.into());
+            }
+        }
+        make_dir(&self.root.join("etc"), 0o755)?;
+        for name in HOST_ETC {
+            let source = Path::new("/etc").join(name);
+            if source.exists() {
+                self.bind(&source, &source, false)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Names for the two users that exist inside, when the image has no `/etc` of its own.
+    fn etc(&self) -> Result<(), BundleError> {
+        if self.names.contains(&OsString::from("etc")) {
+            return Ok(());
+        }
+        let etc = self.root.join("etc");
+        if !etc.exists() {
+            make_dir(&etc, 0o755)?;
+        }
+        let texts = [
+            (
+                "passwd",
+                "root:x:0:0:root:/tmp:/bin/sh\npaw:x:1000:1000:paw:/tmp:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+            ),
+            ("group", "root:x:0:\npaw:x:1000:\nnogroup:x:65534:\n"),
+            ("hosts", "127.0.0.1 localhost sandbox\n::1 localhost\n"),
+            (
+                "nsswitch.conf",
+                "passwd: files\ngroup: files\nhosts: files\n",
+            ),
+        ];
+        for (name, text) in texts {
+            let path = etc.join(name);
+            fs::write(&path, text).map_err(files("write", &path))?;
+            set_mode(&path, 0o644)?;
+        }
+        Ok(())
+    }
+
+    fn mount(
+        &mut self,
+        source: &Path,
+        target: &Path,
+        writable: bool,
+        image: &ApprovedImage,
+    ) -> Result<(), BundleError> {
+        let first = target.iter().nth(1).unwrap_or_default().to_owned();
+        if target.starts_with("/tmp") || target.starts_with("/run") {
+            // Inside a temporary file system, which does not exist yet; libcontainer makes the mount point there.
+            let (_, inode, _) = find("find the mount source", source)?;
+            self.bound.push(Bound {
+                source: source.to_owned(),
+                target: target.to_owned(),
+                writable,
+                inode,
+            });
+            return Ok(());
+        }
+        let relative = target.strip_prefix("/").unwrap_or(target);
+        if self.names.contains(&first)
+            || matches!((image, first.to_str()), (ApprovedImage::Host, Some("etc")))
+        {
+            self.check_mount_point(source, relative, image)?;
+            let (_, inode, _) = find("find the mount source", source)?;
+            // A mount in the place of a whole entry of the image: that entry is not seen, so it is not mounted beneath either.
+            self.bound.retain(|bound| bound.target != target);
+            self.bound.push(Bound {
+                source: source.to_owned(),
+                target: target.to_owned(),
+                writable,
+                inode,
+            });
+            return Ok(());
+        }
+        // A symlink of the skeleton cannot be in the way: those come from the image and are in `names`.
+        let mut made = self.root.clone();
+        for part in relative.parent().into_iter().flat_map(Path::iter) {
+            made.push(part);
+            if !made.is_dir() {
+                make_dir(&made, 0o755)?;
+            }
+        }
+        self.bind(source, target, writable)
+    }
+
+    fn check_mount_point(
+        &self,
+        source: &Path,
+        relative: &Path,
+        image: &ApprovedImage,
+    ) -> Result<(), BundleError> {
+        let none = || BundleError::NoMountPoint {
+            target: Path::new("/").join(relative),
+        };
+        let place = match image {
+            ApprovedImage::Dir(image) => image.join(relative),
+            ApprovedImage::Host => Path::new("/").join(relative),
+        };
+        let (_, _, place_is_dir) = find("find the mount point", &place).map_err(|_| none())?;
+        let (_, _, source_is_dir) = find("find the mount source", source)?;
+        if place_is_dir == source_is_dir {
+            Ok(())
+        } else {
+            Err(none())
+        }
+    }
+
+    /// Makes the mount point in the skeleton and remembers the mount.
+    fn bind(&mut self, source: &Path, target: &Path, writable: bool) -> Result<(), BundleError> {
+        let (_, inode, is_dir) = find("find the mount source", source)?;
+        let place = self.root.join(target.strip_prefix("/").unwrap_or(target));
+        if is_dir {
+            if !place.is_dir() {
+                make_dir(&place, 0o755)?;
+            }
+        } else {
+            fs::write(&place, "").map_err(files("make", &place))?;
+            set_mode(&place, 0o644)?;
+        }
+        self.bound.push(Bound {
+            source: source.to_owned(),
+            target: target.to_owned(),
+            writable,
+            inode,
+        });
+        Ok(())
+    }
+}
+
+fn make_dir(path: &Path, mode: u32) -> Result<(), BundleError> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(files("make", path)(error));
+        }
+        _ => {}
+    }
+    set_mode(path, mode)
+}
+
+/// The umask is 077; what a sandbox's root has to enter is said here.
+fn set_mode(path: &Path, mode: u32) -> Result<(), BundleError> {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+        .map_err(files("set the mode of", path))
+}
+
+/// The OCI specification. It has no `linux.resources`: writing the device rules that libcontainer adds then takes rights on the
+/// host; limits are written by [`crate::cgroup`]. It has no id maps: the user namespace is made before, as descriptor 6.
+fn specification(plan: &Approved, cgroup: &str, bound: &[Bound]) -> Value {
+    let disk = format!("size={}", plan.limits.disk);
+    // An inode costs kernel memory too; one for each 4 KiB is more than files need.
+    let inodes = format!("nr_inodes={}", (plan.limits.disk / 4096).clamp(64, 1 << 20));
+    let tmpfs = |target: &str, options: &[&str]| json!({ "destination": target, "type": "tmpfs", "source": "tmpfs", "options": options });
+    let writable = ["nosuid", "nodev", "mode=1777", &disk, &inodes];
+    let mut mounts = vec![
+        json!({ "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"] }),
+        tmpfs(
+            "/dev",
+            &["nosuid", "noexec", "strictatime", "mode=755", "size=64k"],
+        ),
+        tmpfs(
+            "/dev/shm",
+            &["nosuid", "noexec", "nodev", "mode=1777", &disk, &inodes],
+        ),
+        tmpfs("/tmp", &writable),
+        tmpfs("/run", &writable),
+    ];
+    mounts.extend(bound.iter().map(|bound| {
+        // The recursive forms also bind what is mounted below the source, which would otherwise be refused: a less privileged
+        // namespace may not look beneath a mount of the host.
+        let access: &[&str] = if bound.writable { &[] } else { &["ro", "rro"] };
+        let options: Vec<&str> = ["rbind", "nosuid", "rnosuid", "nodev", "rnodev"].into_iter().chain(access.iter().copied()).collect();
+        json!({ "destination": bound.target, "type": "bind", "source": bound.source, "options": options })
+    }));
+    let rlimit = |name: &str, value: u64| json!({ "type": name, "soft": value, "hard": value });
+    let none: [&str; 0] = [];
+    json!({
+        "ociVersion": "1.0.2",
+        "hostname": "sandbox",
+        "root": { "path": "rootfs", "readonly": true },
+        "process": {
+            "terminal": false,
+            "user": { "uid": INSIDE, "gid": INSIDE, "umask": 18 },
+            "args": [INIT],
+            "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/tmp"],
+            "cwd": "/",
+            "capabilities": { "bounding": none, "effective": none, "inheritable": none, "permitted": none, "ambient": none },
+            "rlimits": [rlimit("RLIMIT_NOFILE", plan.limits.open_files.into()), rlimit("RLIMIT_CORE", 0)],
+            "noNewPrivileges": true
+        },
+        "mounts": mounts,
+        "linux": {
+            "cgroupsPath": cgroup,
+            "namespaces": [
+                { "type": "user", "path": "/proc/self/fd/6" },
+                { "type": "pid" }, { "type": "mount" }, { "type": "network" }, { "type": "uts" }, { "type": "ipc" }, { "type": "cgroup" }
+            ],
+            "maskedPaths": ["/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/key-users", "/proc/latency_stats",
+                "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/proc/kallsyms", "/proc/config.gz"],
+            "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
+        }
+    })
+}

@@ -1,0 +1,596 @@
+//! The sandboxes' cgroups: one leaf for each, made and limited before anything is in it, read back, checked, removed.
+//!
+//! libcontainer only moves the sandbox's process into the leaf. Limits are ours, because its own way needs rights that the
+//! launcher has not, and because under cgroup v2 it swallows a failed move: the process would run on unlimited. So membership
+//! is checked from outside before the start, see [`Leaf::holds`].
+//!
+//! Two layouts are known. v2: one tree at `/sys/fs/cgroup`; the launcher itself sits in `PARENT/supervisor`, because a group
+//! with members cannot hand out controllers. v1 (also the hybrid of it): a tree for each controller, `PARENT` in all of them.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::unix::fs::chown,
+    path::{Path, PathBuf},
+};
+
+use cgroups_rs::fs::{
+    Cgroup, MaxValue, cpu::CpuController, cpuacct::CpuAcctController, hierarchies,
+    memory::MemController, pid::PidController,
+};
+use paw_launch::request::{Limits, SandboxId, Usage};
+
+use crate::ceilings::Total;
+
+/// Name prefix of every leaf, by which leftovers are found.
+const PREFIX: &str = "sb-";
+
+/// Where v2 is mounted; libcontainer and cgroups-rs know no other place.
+const UNIFIED: &str = "/sys/fs/cgroup";
+
+/// Length of the period over which CPU time is limited, in microseconds.
+const PERIOD_US: u64 = 100_000;
+
+/// Controllers that carry a limit; without any one of them no sandbox is made.
+const LIMITED: [&str; 3] = ["cpu", "memory", "pids"];
+
+/// Why a cgroup is not what it should be.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CgroupError {
+    /// A file or directory of a hierarchy could not be used.
+    #[error("{step} {path}")]
+    Files {
+        step: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    /// The kernel offers no limit of this kind here.
+    #[error("no cgroup controller {0}; enable it (kernel command line, or Delegate= of the unit)")]
+    NoController(&'static str),
+    /// Setting a limit failed.
+    #[error("set the limit of {0}")]
+    Limit(&'static str, #[source] cgroups_rs::fs::error::Error),
+    /// Swap cannot be limited, and there is swap.
+    #[error("swap is in use and cannot be limited; boot with swapaccount=1, or without swap")]
+    Swap,
+    /// The kernel shows another value than the one that was set.
+    #[error("{what} reads back as {is} after {wanted} was set")]
+    ReadBack {
+        what: &'static str,
+        is: i128,
+        wanted: i128,
+    },
+    /// A process is not where its limits are.
+    #[error("process {pid} is in cgroup {is:?} of {hierarchy:?} and not in {wanted:?}")]
+    Elsewhere {
+        pid: i32,
+        hierarchy: String,
+        is: String,
+        wanted: String,
+    },
+}
+
+fn files(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CgroupError {
+    let path = path.to_owned();
+    move |source| CgroupError::Files { step, path, source }
+}
+
+/// The group under which all sandboxes are.
+#[derive(Debug, Clone)]
+pub(crate) struct Parent {
+    /// Directory of each hierarchy, by its controllers as `/proc/PID/cgroup` names them; one entry with an empty key for v2.
+    dirs: BTreeMap<String, PathBuf>,
+    /// The path below each hierarchy's root, with a leading slash and no trailing one.
+    path: String,
+    unified: bool,
+}
+
+impl Parent {
+    /// Finds the hierarchies. `asked` is the path that the command line gives; without it, v2 takes the group that the launcher
+    /// was started in (a delegated unit), and v1 takes `/pawd`.
+    pub(crate) fn find(asked: Option<&str>) -> Result<Self, CgroupError> {
+        let unified = hierarchies::is_cgroup2_unified_mode();
+        let own = fs::read_to_string("/proc/self/cgroup")
+            .map_err(files("read", Path::new("/proc/self/cgroup")))?;
+        let path = match asked {
+            Some(path) => format!("/{}", path.trim_matches('/')),
+            None if unified => own
+                .lines()
+                .find_map(|line| line.strip_prefix("0::"))
+                .map(|path| {
+                    path.strip_suffix("/supervisor")
+                        .unwrap_or(path)
+                        .trim_end_matches('/')
+                        .to_owned()
+                })
+                .unwrap_or_default(),
+            None => "/pawd".to_owned(),
+        };
+        let relative = path.trim_start_matches('/');
+        let dirs = if unified {
+            BTreeMap::from([(String::new(), Path::new(UNIFIED).join(relative))])
+        } else {
+            v1_mounts()?
+                .into_iter()
+                .map(|(controllers, mount)| (controllers, mount.join(relative)))
+                .collect()
+        };
+        Ok(Self {
+            dirs,
+            path,
+            unified,
+        })
+    }
+
+    /// Makes the group with the total limits and hands it to the launcher's user; only root can, and only standalone needs it.
+    pub(crate) fn prepare(&self, uid: u32, gid: u32, total: Total) -> Result<(), CgroupError> {
+        for dir in self.dirs.values() {
+            fs::create_dir_all(dir).map_err(files("make", dir))?;
+        }
+        if self.unified {
+            self.enable_controllers(Path::new(UNIFIED))?;
+            self.enter_supervisor()?;
+            self.enable_controllers(&self.dirs[""])?;
+        }
+        self.limit_total(total)?;
+        for (controllers, dir) in &self.dirs {
+            if controllers
+                .split(',')
+                .any(|controller| controller == "cpuset")
+            {
+                inherit_cpuset(dir)?;
+            }
+            // The limit files of this directory stay root's: they hold the total.
+            let given = [
+                "",
+                "cgroup.procs",
+                "tasks",
+                "cgroup.threads",
+                "cgroup.subtree_control",
+                "supervisor",
+                "supervisor/cgroup.procs",
+            ];
+            for name in given {
+                let path = if name.is_empty() {
+                    dir.clone()
+                } else {
+                    dir.join(name)
+                };
+                if path.exists() {
+                    chown(&path, Some(uid), Some(gid)).map_err(files("give away", &path))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Under v2, moves the launcher out of the way and hands the controllers to the leaves, in a group that was delegated to it.
+    pub(crate) fn open(&self) -> Result<(), CgroupError> {
+        if self.unified {
+            self.enter_supervisor()?;
+            self.enable_controllers(&self.dirs[""])?;
+        }
+        let present: Vec<&str> = self.dirs.keys().flat_map(|key| key.split(',')).collect();
+        let unified = if self.unified {
+            read_text(&self.dirs[""].join("cgroup.controllers"))?
+        } else {
+            String::new()
+        };
+        match LIMITED.into_iter().find(|name| {
+            !present.contains(name) && !unified.split_whitespace().any(|has| has == *name)
+        }) {
+            Some(missing) => Err(CgroupError::NoController(missing)),
+            None => Ok(()),
+        }
+    }
+
+    fn enter_supervisor(&self) -> Result<(), CgroupError> {
+        let supervisor = self.dirs[""].join("supervisor");
+        fs::create_dir_all(&supervisor).map_err(files("make", &supervisor))?;
+        write(&supervisor.join("cgroup.procs"), "0")
+    }
+
+    /// Enables the limited controllers from `from` down to the parent itself.
+    fn enable_controllers(&self, from: &Path) -> Result<(), CgroupError> {
+        let parent = &self.dirs[""];
+        let mut dirs: Vec<&Path> = parent
+            .ancestors()
+            .take_while(|dir| dir.starts_with(from))
+            .collect();
+        dirs.reverse();
+        for dir in dirs {
+            // While the launcher is a member of the parent itself, that one has to wait for `enter_supervisor`.
+            if dir == parent && from != parent {
+                continue;
+            }
+            let control = dir.join("cgroup.subtree_control");
+            let enabled = read_text(&control)?;
+            for name in LIMITED
+                .iter()
+                .filter(|name| !enabled.split_whitespace().any(|has| has == **name))
+            {
+                write(&control, &format!("+{name}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn limit_total(&self, total: Total) -> Result<(), CgroupError> {
+        let limits = [
+            (
+                "memory",
+                if self.unified {
+                    "memory.max"
+                } else {
+                    "memory.limit_in_bytes"
+                },
+                total.memory,
+            ),
+            ("pids", "pids.max", total.pids.into()),
+        ];
+        for (controller, file, value) in limits {
+            write(
+                &self
+                    .dir(controller)
+                    .ok_or(CgroupError::NoController(controller))?
+                    .join(file),
+                &value.to_string(),
+            )?;
+        }
+        Ok(())
+    }
+
+    fn dir(&self, controller: &str) -> Option<&PathBuf> {
+        self.dirs.iter().find_map(|(key, dir)| {
+            (self.unified || key.split(',').any(|name| name == controller)).then_some(dir)
+        })
+    }
+
+    /// The leaf of a sandbox, which need not exist.
+    pub(crate) fn leaf(&self, id: &SandboxId) -> Leaf {
+        self.leaf_named(&format!("{PREFIX}{id}"))
+    }
+
+    fn leaf_named(&self, name: &str) -> Leaf {
+        Leaf {
+            dirs: self
+                .dirs
+                .iter()
+                .map(|(key, dir)| (key.clone(), dir.join(name)))
+                .collect(),
+            path: format!("{}/{name}", self.path),
+            unified: self.unified,
+        }
+    }
+
+    /// Leaves that an earlier life left behind.
+    pub(crate) fn leftovers(&self) -> Result<Vec<Leaf>, CgroupError> {
+        let mut names = std::collections::BTreeSet::new();
+        for dir in self.dirs.values().filter(|dir| dir.exists()) {
+            for entry in fs::read_dir(dir).map_err(files("list", dir))? {
+                let name = entry.map_err(files("list", dir))?.file_name();
+                names.extend(
+                    name.to_str()
+                        .filter(|name| name.starts_with(PREFIX))
+                        .map(str::to_owned),
+                );
+            }
+        }
+        Ok(names.iter().map(|name| self.leaf_named(name)).collect())
+    }
+}
+
+/// The group of one sandbox.
+#[derive(Debug, Clone)]
+pub(crate) struct Leaf {
+    dirs: BTreeMap<String, PathBuf>,
+    path: String,
+    unified: bool,
+}
+
+impl Leaf {
+    /// Its absolute path below each hierarchy's root; what the OCI specification names.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Makes it in every hierarchy, empty.
+    pub(crate) fn make(&self) -> Result<(), CgroupError> {
+        self.dirs
+            .values()
+            .try_for_each(|dir| fs::create_dir(dir).map_err(files("make", dir)))
+    }
+
+    /// Sets the limits.
+    pub(crate) fn limit(&self, limits: &Limits) -> Result<(), CgroupError> {
+        let group = self.group();
+        let memory: &MemController = group
+            .controller_of()
+            .ok_or(CgroupError::NoController("memory"))?;
+        let bytes = i64::try_from(limits.memory).unwrap_or(i64::MAX);
+        memory
+            .set_limit(bytes)
+            .map_err(|error| CgroupError::Limit("memory", error))?;
+        // v1 counts memory and swap together, v2 swap alone.
+        let swap = if self.unified { 0 } else { bytes };
+        if let Err(error) = memory.set_memswap_limit(swap) {
+            if self.swap_file_exists() {
+                return Err(CgroupError::Limit("swap", error));
+            }
+            if swap_is_in_use()? {
+                return Err(CgroupError::Swap);
+            }
+        }
+        if self.unified {
+            // One greedy process takes its whole sandbox down, rather than leaving half of it.
+            write(&self.dirs[""].join("memory.oom.group"), "1")?;
+        }
+        let pids: &PidController = group
+            .controller_of()
+            .ok_or(CgroupError::NoController("pids"))?;
+        pids.set_pid_max(MaxValue::Value(i64::from(limits.pids)))
+            .map_err(|error| CgroupError::Limit("pids", error))?;
+        let cpu: &CpuController = group
+            .controller_of()
+            .ok_or(CgroupError::NoController("cpu"))?;
+        cpu.set_cfs_quota_and_period(Some(quota(limits)), Some(PERIOD_US))
+            .map_err(|error| CgroupError::Limit("cpu", error))?;
+        Ok(())
+    }
+
+    /// Reads the limits back; an error when one is not what was set. What a cgroup does not hold is taken from `wanted`.
+    pub(crate) fn read_back(&self, wanted: &Limits) -> Result<Limits, CgroupError> {
+        let group = self.group();
+        let unread = |what| move |error| CgroupError::Limit(what, error);
+        let memory = match group.controller_of::<MemController>() {
+            Some(memory) => memory.memory_stat().limit_in_bytes,
+            None => return Err(CgroupError::NoController("memory")),
+        };
+        let pids: &PidController = group
+            .controller_of()
+            .ok_or(CgroupError::NoController("pids"))?;
+        let pids = match pids.get_pid_max().map_err(unread("pids"))? {
+            MaxValue::Value(value) => value,
+            MaxValue::Max => -1,
+        };
+        let cpu: &CpuController = group
+            .controller_of()
+            .ok_or(CgroupError::NoController("cpu"))?;
+        let (quota_us, period_us) = (
+            cpu.cfs_quota().map_err(unread("cpu"))?,
+            cpu.cfs_period().map_err(unread("cpu"))?,
+        );
+
+        let same = |what, is: i128, wanted: i128| {
+            if is == wanted {
+                Ok(())
+            } else {
+                Err(CgroupError::ReadBack { what, is, wanted })
+            }
+        };
+        // The kernel counts memory in pages and rounds down.
+        same(
+            "memory",
+            memory.into(),
+            i128::from(wanted.memory / 4096 * 4096),
+        )?;
+        same("pids", pids.into(), wanted.pids.into())?;
+        same("cpu quota", quota_us.into(), quota(wanted).into())?;
+        same("cpu period", period_us.into(), PERIOD_US.into())?;
+        Ok(Limits {
+            memory: u64::try_from(memory).unwrap_or(0),
+            ..*wanted
+        })
+    }
+
+    /// Checks that a process is in this group in every hierarchy that limits; gives their paths.
+    pub(crate) fn holds(&self, pid: i32) -> Result<BTreeMap<String, String>, CgroupError> {
+        let text = read_text(Path::new(&format!("/proc/{pid}/cgroup")))?;
+        let found: BTreeMap<String, String> = text
+            .lines()
+            .filter_map(|line| {
+                let mut parts = line.splitn(3, ':').skip(1);
+                Some((parts.next()?.to_owned(), parts.next()?.to_owned()))
+            })
+            .filter(|(hierarchy, _)| self.dirs.contains_key(hierarchy))
+            .collect();
+        for hierarchy in self.dirs.keys() {
+            let is = found.get(hierarchy).cloned().unwrap_or_default();
+            if is != self.path {
+                return Err(CgroupError::Elsewhere {
+                    pid,
+                    hierarchy: hierarchy.clone(),
+                    is,
+                    wanted: self.path.clone(),
+                });
+            }
+        }
+        Ok(found)
+    }
+
+    /// What its processes have used, without the wall time.
+    pub(crate) fn usage(&self) -> Usage {
+        let group = self.group();
+        let stat = group
+            .controller_of::<CpuController>()
+            .map(|cpu| cpu.cpu().stat)
+            .unwrap_or_default();
+        let cpu_us = if self.unified {
+            field(&stat, "usage_usec")
+        } else {
+            group
+                .controller_of::<CpuAcctController>()
+                .map_or(0, |accounting| accounting.cpuacct().usage / 1000)
+        };
+        Usage {
+            cpu_us,
+            memory_peak: group
+                .controller_of::<MemController>()
+                .map_or(0, |memory| memory.memory_stat().max_usage_in_bytes),
+            pids_denied: group
+                .controller_of::<PidController>()
+                .and_then(|pids| pids.get_pid_events().ok())
+                .unwrap_or(0),
+            cpu_throttled: field(&stat, "nr_throttled"),
+            wall_ms: 0,
+        }
+    }
+
+    /// Whether the kernel killed something in it for want of memory.
+    pub(crate) fn oom_killed(&self) -> bool {
+        let (controller, file) = if self.unified {
+            ("", "memory.events")
+        } else {
+            ("memory", "memory.oom_control")
+        };
+        let dir = self
+            .dirs
+            .iter()
+            .find(|(key, _)| self.unified || key.split(',').any(|name| name == controller));
+        dir.and_then(|(_, dir)| read_text(&dir.join(file)).ok())
+            .is_some_and(|text| field(&text, "oom_kill") > 0)
+    }
+
+    /// Every process in it, in any hierarchy.
+    pub(crate) fn members(&self) -> Vec<i32> {
+        let mut pids: Vec<i32> = self
+            .dirs
+            .values()
+            .filter_map(|dir| read_text(&dir.join("cgroup.procs")).ok())
+            .flat_map(|text| {
+                text.lines()
+                    .filter_map(|line| line.parse().ok())
+                    .collect::<Vec<_>>()
+            })
+            .collect();
+        pids.sort_unstable();
+        pids.dedup();
+        pids
+    }
+
+    /// Under v2, kills every process in it at once, whoever they belong to; `false` under v1, which has no such thing.
+    pub(crate) fn kill(&self) -> Result<bool, CgroupError> {
+        if !self.unified || !self.dirs[""].exists() {
+            return Ok(false);
+        }
+        write(&self.dirs[""].join("cgroup.kill"), "1").map(|()| true)
+    }
+
+    /// Under v1, stops every process in it from running, so that none can fork while they are killed one by one.
+    pub(crate) fn freeze(&self, frozen: bool) -> Result<(), CgroupError> {
+        match self.dirs.get("freezer").filter(|dir| dir.exists()) {
+            Some(dir) => write(
+                &dir.join("freezer.state"),
+                if frozen { "FROZEN" } else { "THAWED" },
+            ),
+            None => Ok(()),
+        }
+    }
+
+    /// Removes it. `Ok(false)`: the kernel still holds it, because its last process has not left entirely; try again.
+    pub(crate) fn remove(&self) -> Result<bool, CgroupError> {
+        let mut gone = true;
+        for dir in self.dirs.values() {
+            match fs::remove_dir(dir) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if error.raw_os_error() == Some(nix::errno::Errno::EBUSY as i32) => {
+                    gone = false
+                }
+                Err(source) => {
+                    return Err(CgroupError::Files {
+                        step: "remove",
+                        path: dir.clone(),
+                        source,
+                    });
+                }
+            }
+        }
+        Ok(gone)
+    }
+
+    fn group(&self) -> Cgroup {
+        let controllers = ["cpu", "cpuacct", "memory", "pids"]
+            .map(str::to_owned)
+            .to_vec();
+        Cgroup::load_with_specified_controllers(
+            hierarchies::auto(),
+            self.path.trim_start_matches('/'),
+            controllers,
+        )
+    }
+
+    fn swap_file_exists(&self) -> bool {
+        let file = if self.unified {
+            "memory.swap.max"
+        } else {
+            "memory.memsw.limit_in_bytes"
+        };
+        self.dirs.values().any(|dir| dir.join(file).exists())
+    }
+}
+
+/// CPU time for each period, in microseconds.
+fn quota(limits: &Limits) -> i64 {
+    i64::from(limits.cpu_milli) * i64::try_from(PERIOD_US / 1000).unwrap_or(100)
+}
+
+/// The number after a name in a file of `name number` lines; 0 when it is not there.
+fn field(text: &str, name: &str) -> u64 {
+    text.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
+        .and_then(|value| value.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+/// Mount points of the v1 hierarchies that have controllers, by those controllers as `/proc/PID/cgroup` names them.
+fn v1_mounts() -> Result<BTreeMap<String, PathBuf>, CgroupError> {
+    let own = read_text(Path::new("/proc/self/cgroup"))?;
+    let mounts = read_text(Path::new("/proc/self/mountinfo"))?;
+    let mut found = BTreeMap::new();
+    for controllers in own.lines().filter_map(|line| line.split(':').nth(1)) {
+        if controllers.is_empty() || controllers.starts_with("name=") {
+            continue;
+        }
+        let mount = mounts.lines().find_map(|line| {
+            let (place, kind) = line.split_once(" - ")?;
+            let mut kind = kind.split(' ');
+            let is_cgroup = kind.next() == Some("cgroup");
+            let options: Vec<&str> = kind.nth(1)?.split(',').collect();
+            (is_cgroup && controllers.split(',').all(|name| options.contains(&name)))
+                .then(|| place.split(' ').nth(4).map(PathBuf::from))
+                .flatten()
+        });
+        found.extend(mount.map(|mount| (controllers.to_owned(), mount)));
+    }
+    Ok(found)
+}
+
+/// A new cpuset is empty and takes no process; it starts as its parent's copy.
+fn inherit_cpuset(dir: &Path) -> Result<(), CgroupError> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        let mut chain: Vec<&Path> = dir
+            .ancestors()
+            .take_while(|dir| dir.join(file).exists())
+            .collect();
+        chain.reverse();
+        for pair in chain.windows(2) {
+            if read_text(&pair[1].join(file))?.trim().is_empty() {
+                write(&pair[1].join(file), read_text(&pair[0].join(file))?.trim())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn swap_is_in_use() -> Result<bool, CgroupError> {
+    Ok(read_text(Path::new("/proc/swaps"))?.lines().count() > 1)
+}
+
+fn read_text(path: &Path) -> Result<String, CgroupError> {
+    fs::read_to_string(path).map_err(files("read", path))
+}
+
+fn write(path: &Path, text: &str) -> Result<(), CgroupError> {
+    fs::write(path, text).map_err(files("write", path))
+}

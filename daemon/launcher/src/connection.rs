@@ -1,0 +1,114 @@
+//! One connection of pawd: requests in, replies and events out, both bounded.
+
+use std::{
+    collections::VecDeque,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use nix::poll::PollFlags;
+use paw_launch::{
+    packet::{self, PacketError},
+    request::{Message, Numbered},
+};
+
+/// How many messages may wait for a pawd that does not read. Beyond it, the connection is closed: a pawd that comes back asks
+/// for the list of sandboxes, so nothing is lost but the news of their ends, which it then reads from what is missing.
+const MAX_WAITING: usize = 256;
+
+/// Names a connection for as long as the launcher lives.
+pub(crate) type ConnectionId = u64;
+
+/// A connection and what waits to be sent on it.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) id: ConnectionId,
+    /// Process that connected, for the log.
+    pub(crate) pid: i32,
+    /// Whether Hello was said.
+    pub(crate) greeted: bool,
+    socket: OwnedFd,
+    waiting: VecDeque<(Message, Vec<OwnedFd>)>,
+}
+
+/// Why a connection is over.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectionError {
+    /// The other side left, or the socket failed.
+    #[error(transparent)]
+    Packet(#[from] PacketError),
+    /// It does not read what it is sent.
+    #[error("{MAX_WAITING} messages wait to be read")]
+    Full,
+}
+
+impl Connection {
+    pub(crate) fn new(id: ConnectionId, pid: i32, socket: OwnedFd) -> Self {
+        Self {
+            id,
+            pid,
+            greeted: false,
+            socket,
+            waiting: VecDeque::new(),
+        }
+    }
+
+    /// What to wait for.
+    pub(crate) fn interest(&self) -> PollFlags {
+        if self.waiting.is_empty() {
+            PollFlags::POLLIN
+        } else {
+            PollFlags::POLLIN | PollFlags::POLLOUT
+        }
+    }
+
+    /// The next request; `None` when there is none now. The inner error is a packet that is no request.
+    pub(crate) fn receive(
+        &mut self,
+    ) -> Result<Option<Result<Numbered, PacketError>>, ConnectionError> {
+        match packet::receive(self.socket.as_fd()) {
+            // Nothing in this protocol gives us descriptors; whatever came is closed here.
+            Ok(received) => Ok(Some(Ok(received.message))),
+            Err(PacketError::WouldBlock) => Ok(None),
+            Err(
+                error @ (PacketError::NotAMessage(_)
+                | PacketError::TooLong
+                | PacketError::TooManyFds),
+            ) => Ok(Some(Err(error))),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Sends a message, or keeps it until there is room.
+    pub(crate) fn send(
+        &mut self,
+        message: Message,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), ConnectionError> {
+        if self.waiting.len() >= MAX_WAITING {
+            return Err(ConnectionError::Full);
+        }
+        self.waiting.push_back((message, fds));
+        self.flush()
+    }
+
+    /// Sends what waits, as far as there is room.
+    pub(crate) fn flush(&mut self) -> Result<(), ConnectionError> {
+        while let Some((message, fds)) = self.waiting.front() {
+            let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+            match packet::send(self.socket.as_fd(), message, &fds) {
+                Ok(()) => {
+                    self.waiting.pop_front();
+                }
+                Err(PacketError::WouldBlock) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

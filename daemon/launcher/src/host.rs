@@ -1,0 +1,75 @@
+//! What every sandbox of this launcher shares: where things are, and what was found out at the start.
+
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use paw_confine::userns::Extent;
+use paw_policy::Digest;
+
+use crate::{bundle::Bundles, ceilings::Ceilings, cgroup::Parent};
+
+/// Everything that does not change while the launcher lives.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) ceilings: Ceilings,
+    /// Images and skills; read-only to us.
+    pub(crate) data: PathBuf,
+    /// Bundles and workspaces; ours.
+    pub(crate) state: PathBuf,
+    pub(crate) parent: Parent,
+    pub(crate) bundles: Bundles,
+    /// The paw-create program.
+    pub(crate) create: PathBuf,
+    /// The paw-init program.
+    pub(crate) init: Program,
+    /// Our own map, in terms of the host.
+    pub(crate) map: [Extent; 2],
+    /// The landlock ABI that sandboxes are bound with.
+    pub(crate) landlock_abi: u32,
+    /// Process id of the doorkeeper.
+    pub(crate) doorkeeper: u32,
+}
+
+/// A program and its digest, which is computed again when the file became another one (an upgrade).
+#[derive(Debug)]
+pub(crate) struct Program {
+    path: PathBuf,
+    seen: Option<(Version, Digest)>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Version {
+    inode: (u64, u64),
+    size: u64,
+    changed: (i64, i64),
+}
+
+impl Program {
+    pub(crate) fn new(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            seen: None,
+        }
+    }
+
+    /// The digest of the file as it is now.
+    pub(crate) fn digest(&mut self) -> io::Result<Digest> {
+        let found = fs::metadata(&self.path)?;
+        let version = Version {
+            inode: (found.dev(), found.ino()),
+            size: found.size(),
+            changed: (found.ctime(), found.ctime_nsec()),
+        };
+        match &self.seen {
+            Some((seen, digest)) if *seen == version => Ok(*digest),
+            _ => {
+                let digest = Digest::of(&fs::read(&self.path)?);
+                self.seen = Some((version, digest));
+                Ok(digest)
+            }
+        }
+    }
+}

@@ -1,0 +1,532 @@
+//! One sandbox, from the request to its end.
+//!
+//! ```text
+//!            request
+//!               ▼
+//!  ┌─────── Creating ──► Greeting ──► Running ──────┐
+//!  │  paw-create works   paw-init     Created was   │
+//!  │  in its own         was started, said, its     │
+//!  │  process            its hello    deadline      │
+//!  │       │             is awaited   runs          │
+//!  │       └──────────────┬───────────────┘         │
+//!  │   failed, deadline   ▼  killed, deadline, exit │
+//!  └─────────────────► Ending ◄─────────────────────┘
+//!                         ▼  its last process is reaped, cgroup and directories are removed
+//!                    Refused, or Ended
+//! ```
+//!
+//! This module owns the steps and keeps each of them short; [`crate::serve`] owns the loop that calls them when something
+//! happened. No step waits: processes are awaited by SIGCHLD, output by readiness, everything by a deadline.
+
+use std::{
+    io,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    time::{Duration, Instant},
+};
+
+use nix::{
+    errno::Errno,
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use paw_confine::userns::UsernsError;
+use paw_launch::request::{Attestation, End, Refusal, RefusalReason, SandboxSummary, Usage};
+use paw_policy::Digest;
+use rustix::fs::{Mode, OFlags};
+use serde::Deserialize;
+use tracing::warn;
+
+use crate::{
+    attest::{AttestError, Expected, attest},
+    bundle::{Bundle, BundleError},
+    ceilings::{Approved, refusal},
+    cgroup::{CgroupError, Leaf},
+    connection::ConnectionId,
+    host::Host,
+    slots::sandbox_map,
+    spawn::{Spawned, hear_hello, read_some, spawn},
+    sweep,
+};
+
+/// How long making a sandbox may take, from the request to the attestation.
+const CREATE_LIMIT: Duration = Duration::from_secs(10);
+
+/// When to look again at a cgroup that the kernel still holds after its last process was reaped. There is no event for it.
+const AGAIN: Duration = Duration::from_millis(5);
+
+/// Why a sandbox could not be made; each names its step.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CreateError {
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    #[error(transparent)]
+    Userns(#[from] UsernsError),
+    #[error(transparent)]
+    Attest(#[from] AttestError),
+    #[error("make the pipes of the sandbox")]
+    Pipe(#[source] Errno),
+    #[error("read paw-init")]
+    Init(#[source] io::Error),
+    #[error("start paw-create")]
+    Spawn(#[source] io::Error),
+    #[error("paw-create failed: {0}")]
+    Created(String),
+    #[error("start paw-init")]
+    Start(#[source] io::Error),
+    #[error("paw-init ended before its hello: {0}")]
+    NoHello(String),
+    #[error("what paw-init said first is no hello: {0}")]
+    BadHello(String),
+    #[error("making the sandbox took longer than {} s", CREATE_LIMIT.as_secs())]
+    TooSlow,
+    #[error("it was killed while it was being made")]
+    Killed,
+}
+
+impl CreateError {
+    /// What pawd is told.
+    pub(crate) fn refusal(&self) -> Refusal {
+        let (reason, remedy) = match self {
+            Self::Bundle(BundleError::Missing { .. } | BundleError::NoMountPoint { .. }) => (
+                RefusalReason::Missing,
+                "check that it is installed, readable for everybody, and not a symlink",
+            ),
+            Self::Attest(_) => (
+                RefusalReason::Attestation,
+                "run `pawctl doctor --prove`; the sandbox was killed before a command ran in it",
+            ),
+            Self::Killed => (RefusalReason::Failed, "ask again if that was not intended"),
+            _ => (
+                RefusalReason::Failed,
+                "see the journal of paw-launcher, and `pawctl doctor`",
+            ),
+        };
+        refusal(reason, paw_log::Chain(self).to_string(), remedy)
+    }
+}
+
+/// Where a sandbox is in its life.
+#[derive(Debug)]
+enum Phase {
+    /// paw-create is at work.
+    Creating { child: Pid, report: OwnedFd },
+    /// paw-init was started; what it has said so far.
+    Greeting { said: Vec<u8> },
+    /// It was attested, and told to pawd.
+    Running {
+        attestation: Box<Attestation>,
+        since: Instant,
+    },
+    /// It is being removed.
+    Ending {
+        since: Option<Instant>,
+        why: Option<CreateError>,
+    },
+}
+
+/// A sandbox.
+#[derive(Debug)]
+pub(crate) struct Sandbox {
+    pub(crate) plan: Approved,
+    /// Who asked, and the number of the request.
+    pub(crate) asked: (ConnectionId, u64),
+    pub(crate) slot: u32,
+    workspace_owner: Option<u32>,
+    phase: Phase,
+    leaf: Leaf,
+    bundle: Bundle,
+    init_digest: Digest,
+    stdin: OwnedFd,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    /// paw-init, from when it is known until it is reaped.
+    init: Option<Pid>,
+    exit: Option<(Option<i32>, Option<i32>)>,
+    usage: Usage,
+    oom_killed: bool,
+    killed: bool,
+    timed_out: bool,
+    deadline: Instant,
+}
+
+/// What a finished sandbox leaves to be told.
+#[derive(Debug)]
+pub(crate) enum Finished {
+    /// It never ran.
+    Refused(CreateError),
+    /// It ran.
+    Ended(End, Usage),
+}
+
+#[derive(Deserialize)]
+struct Report {
+    pid: Option<i32>,
+    error: Option<String>,
+}
+
+impl Sandbox {
+    /// Makes everything that paw-create needs, and starts it.
+    pub(crate) fn begin(
+        host: &mut Host,
+        plan: Approved,
+        asked: (ConnectionId, u64),
+        (slot, workspace_owner): (u32, Option<u32>),
+        now: Instant,
+    ) -> Result<Self, CreateError> {
+        let leaf = host.parent.leaf(&plan.id);
+        let init_digest = host.init.digest().map_err(CreateError::Init)?;
+        let bundle = host.bundles.make(&plan, leaf.path())?;
+        let started = leaf
+            .make()
+            .and_then(|()| leaf.limit(&plan.limits))
+            .map_err(CreateError::from)
+            .and_then(|()| {
+                spawn(
+                    host,
+                    &bundle.dir,
+                    &plan,
+                    &sandbox_map(slot, workspace_owner),
+                )
+            });
+        match started {
+            Ok(Spawned {
+                child,
+                report,
+                stdin,
+                stdout,
+                stderr,
+            }) => Ok(Self {
+                plan,
+                asked,
+                slot,
+                workspace_owner,
+                phase: Phase::Creating { child, report },
+                leaf,
+                bundle,
+                init_digest,
+                stdin,
+                stdout,
+                stderr,
+                init: None,
+                exit: None,
+                usage: Usage::default(),
+                oom_killed: false,
+                killed: false,
+                timed_out: false,
+                deadline: now + CREATE_LIMIT,
+            }),
+            Err(error) => {
+                remove(host, &plan, &leaf);
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether a reaped child is of this sandbox.
+    pub(crate) fn owns(&self, pid: Pid) -> bool {
+        self.init == Some(pid)
+            || matches!(self.phase, Phase::Creating { child, .. } if child == pid)
+    }
+
+    /// A child of this sandbox was reaped: paw-create, or paw-init.
+    pub(crate) fn reaped(
+        &mut self,
+        pid: Pid,
+        code: Option<i32>,
+        signal: Option<i32>,
+        now: Instant,
+    ) {
+        if self.init == Some(pid) {
+            self.init = None;
+            self.exit = Some((code, signal));
+            // Afterwards the cgroup is removed, and what it counted with it.
+            self.usage = self.leaf.usage();
+            self.oom_killed = self.leaf.oom_killed();
+            match &self.phase {
+                Phase::Creating { .. } | Phase::Greeting { .. } => {
+                    self.fail(CreateError::NoHello(self.last_words()), now)
+                }
+                Phase::Running { since, .. } => {
+                    let since = Some(*since);
+                    self.enter_ending(since, None, now);
+                }
+                Phase::Ending { .. } => self.deadline = now,
+            }
+            return;
+        }
+        let Phase::Creating { report, .. } = &self.phase else {
+            return;
+        };
+        let said = read_some(report);
+        let reported = said
+            .lines()
+            .rev()
+            .find_map(|line| serde_json::from_str::<Report>(line).ok());
+        let done = match reported {
+            Some(Report { pid: Some(pid), .. }) if code == Some(0) => {
+                self.init = Some(Pid::from_raw(pid));
+                if self.killed {
+                    Err(CreateError::Killed)
+                } else {
+                    self.start(pid)
+                }
+            }
+            Some(Report {
+                error: Some(error), ..
+            }) => Err(CreateError::Created(error)),
+            _ => Err(CreateError::Created(format!(
+                "exit code {code:?}, signal {signal:?}: {}",
+                said.trim()
+            ))),
+        };
+        match done {
+            Ok(()) => self.phase = Phase::Greeting { said: Vec::new() },
+            Err(error) => self.fail(error, now),
+        }
+    }
+
+    /// Lets paw-init go, once its limits are seen to bind it. Until then it has executed nothing.
+    fn start(&self, pid: i32) -> Result<(), CreateError> {
+        self.leaf.holds(pid)?;
+        self.leaf.read_back(&self.plan.limits)?;
+        let run = self.bundle.dir.join("run").join(self.plan.id.as_str());
+        // A socket's path may have 108 bytes; through the descriptor of its directory it is short wherever the state is.
+        let dir = rustix::fs::open(&run, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| CreateError::Start(errno.into()))?;
+        UnixStream::connect(format!("/proc/self/fd/{}/notify.sock", dir.as_raw_fd()))
+            .and_then(|mut socket| io::Write::write_all(&mut socket, b"start"))
+            .map_err(CreateError::Start)
+    }
+
+    /// paw-init, while it is known and not reaped.
+    pub(crate) fn init(&self) -> Option<Pid> {
+        self.init
+    }
+
+    /// The descriptor to wait for, while a hello is awaited.
+    pub(crate) fn awaits_hello(&self) -> Option<&OwnedFd> {
+        matches!(self.phase, Phase::Greeting { .. }).then_some(&self.stdout)
+    }
+
+    /// paw-init said something. `true`: the sandbox runs now, and is attested.
+    pub(crate) fn hear(&mut self, host: &Host, now: Instant) -> bool {
+        let Phase::Greeting { said } = &mut self.phase else {
+            return false;
+        };
+        match hear_hello(&self.stdout, said) {
+            Ok(false) => return false,
+            Ok(true) => {}
+            Err(CreateError::NoHello(_)) => {
+                // Its descriptors are closed when it ends, all of them at once, so what it had to say is there already.
+                self.fail(CreateError::NoHello(self.last_words()), now);
+                return false;
+            }
+            Err(error) => {
+                self.fail(error, now);
+                return false;
+            }
+        }
+        let Some(pid) = self.init else { return false };
+        let expected = Expected {
+            plan: &self.plan,
+            slot: self.slot,
+            workspace_owner: self.workspace_owner,
+            leaf: &self.leaf,
+            bound: &self.bundle.bound,
+            init_digest: self.init_digest,
+            launcher_map: &host.map,
+            landlock_abi: host.landlock_abi,
+        };
+        match attest(pid.as_raw(), &expected) {
+            Ok(attestation) => {
+                self.deadline = now + Duration::from_millis(self.plan.limits.wall_ms);
+                self.phase = Phase::Running {
+                    attestation: Box::new(attestation),
+                    since: now,
+                };
+                true
+            }
+            Err(error) => {
+                self.fail(error.into(), now);
+                false
+            }
+        }
+    }
+
+    /// The attestation, while it runs.
+    pub(crate) fn attestation(&self) -> Option<&Attestation> {
+        match &self.phase {
+            Phase::Running { attestation, .. } => Some(attestation),
+            Phase::Creating { .. } | Phase::Greeting { .. } | Phase::Ending { .. } => None,
+        }
+    }
+
+    /// Copies of the two descriptors that pawd gets.
+    pub(crate) fn descriptors(&self) -> io::Result<Vec<OwnedFd>> {
+        Ok(vec![self.stdin.try_clone()?, self.stdout.try_clone()?])
+    }
+
+    /// One line of the list, while it runs.
+    pub(crate) fn summary(&self, now: Instant) -> Option<SandboxSummary> {
+        let Phase::Running { attestation, since } = &self.phase else {
+            return None;
+        };
+        Some(SandboxSummary {
+            id: self.plan.id.clone(),
+            runtime: attestation.facts.runtime,
+            pid: self
+                .init
+                .and_then(|pid| u32::try_from(pid.as_raw()).ok())
+                .unwrap_or(0),
+            age_ms: millis(now - *since),
+            limits: self.plan.limits,
+            attestation: attestation.digest,
+        })
+    }
+
+    /// What it has used so far, while it runs.
+    pub(crate) fn usage(&self, now: Instant) -> Option<Usage> {
+        let Phase::Running { since, .. } = &self.phase else {
+            return None;
+        };
+        Some(Usage {
+            wall_ms: millis(now - *since),
+            ..self.leaf.usage()
+        })
+    }
+
+    /// When something has to happen by itself.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Its deadline passed.
+    pub(crate) fn overdue(&mut self, now: Instant) {
+        match &self.phase {
+            Phase::Creating { .. } | Phase::Greeting { .. } => self.fail(CreateError::TooSlow, now),
+            Phase::Running { since, .. } => {
+                let since = Some(*since);
+                self.timed_out = true;
+                self.enter_ending(since, None, now);
+            }
+            Phase::Ending { .. } => self.kill_processes(),
+        }
+    }
+
+    /// Ends it, because pawd asked or the launcher stops.
+    pub(crate) fn kill(&mut self, now: Instant) {
+        self.killed = true;
+        match &self.phase {
+            // paw-create has children of its own, which only it knows. It is done in a moment, and then nothing is started.
+            Phase::Creating { .. } => {}
+            Phase::Greeting { .. } => self.fail(CreateError::Killed, now),
+            Phase::Running { since, .. } => {
+                let since = Some(*since);
+                self.enter_ending(since, None, now);
+            }
+            Phase::Ending { .. } => self.kill_processes(),
+        }
+    }
+
+    fn fail(&mut self, error: CreateError, now: Instant) {
+        self.enter_ending(None, Some(error), now);
+    }
+
+    fn enter_ending(&mut self, since: Option<Instant>, why: Option<CreateError>, now: Instant) {
+        if let Phase::Creating { child, .. } = self.phase {
+            // It is ours and not reaped yet, or it would not be in this phase any more; or it was just reaped, and then this
+            // number is nobody's.
+            let _ = kill(child, Signal::SIGKILL);
+        }
+        self.phase = Phase::Ending { since, why };
+        self.deadline = now;
+        self.kill_processes();
+    }
+
+    fn kill_processes(&self) {
+        if let Some(init) = self.init {
+            // The first process takes every other one of its pid namespace with it.
+            let _ = kill(init, Signal::SIGKILL);
+        }
+        if let Err(error) = sweep::kill_all(&self.leaf, &self.leaf.members()) {
+            warn!(paw_sandbox = %self.plan.id, error = %paw_log::Chain(&error), "cannot kill a sandbox through its cgroup");
+        }
+    }
+
+    /// Removes what is left, when its last process is gone. `None`: not yet; [`Sandbox::deadline`] says when to try again.
+    pub(crate) fn finish(&mut self, host: &Host, now: Instant) -> Option<Finished> {
+        let Phase::Ending { since, why } = &mut self.phase else {
+            return None;
+        };
+        // Reaping comes first: SIGCHLD wakes the loop, so nothing has to be looked at before.
+        self.deadline = now
+            + if self.init.is_some() {
+                CREATE_LIMIT
+            } else {
+                AGAIN
+            };
+        if self.init.is_some()
+            || !self.leaf.members().is_empty()
+            || !remove(host, &self.plan, &self.leaf)
+        {
+            return None;
+        }
+        Some(match why.take() {
+            Some(error) => Finished::Refused(error),
+            None => {
+                let (exit_code, signal) = self.exit.unwrap_or_default();
+                let end = End {
+                    exit_code,
+                    signal,
+                    oom_killed: self.oom_killed,
+                    timed_out: self.timed_out,
+                    killed: self.killed,
+                };
+                let wall_ms = since.map_or(0, |since| millis(now - since));
+                Finished::Ended(
+                    end,
+                    Usage {
+                        wall_ms,
+                        ..self.usage
+                    },
+                )
+            }
+        })
+    }
+
+    /// What paw-init, or the last step before it, said on its stderr.
+    fn last_words(&self) -> String {
+        let said = read_some(&self.stderr);
+        let (code, signal) = self.exit.unwrap_or_default();
+        if said.trim().is_empty() {
+            format!("exit code {code:?}, signal {signal:?}")
+        } else {
+            said.trim().to_owned()
+        }
+    }
+}
+
+/// Removes cgroup and directories. `false`: the kernel still holds the cgroup.
+fn remove(host: &Host, plan: &Approved, leaf: &Leaf) -> bool {
+    let complain = |error: &dyn std::error::Error| {
+        warn!(paw_sandbox = %plan.id, error = %paw_log::Chain(error), "cannot remove everything of a sandbox; the next start does");
+    };
+    match leaf.remove() {
+        Ok(true) => {}
+        Ok(false) => return false,
+        Err(error) => complain(&error),
+    }
+    if let Err(error) = host.bundles.remove(plan.id.as_str()) {
+        complain(&error);
+    }
+    true
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,340 @@
+//! From root, or from a unit's user with two capabilities, to the inside of the user namespace; then the loop.
+//!
+//! ```text
+//! root (standalone) or the unit's user with CAP_SETUID and CAP_SETGID
+//!   read what is root's: ceilings, programs; make the cgroup (root only)
+//!   become the launcher's user, keeping the two capabilities
+//!   fork the doorkeeper, which stays outside
+//!   make the user namespace, enter it, become its root             no right on the host from here on
+//!   no_new_privs, undumpable
+//!   kill and remove what an earlier life left                      before landlock: its signal scope would be in the way
+//!   landlock: no TCP, no abstract socket, no signal outside        never files: that would forbid every mount
+//!   seccomp, subreaper
+//!   READY, loop
+//! ```
+
+use std::{
+    fs, io,
+    os::{
+        fd::OwnedFd,
+        unix::fs::{MetadataExt, PermissionsExt, chown},
+    },
+    path::{Path, PathBuf},
+};
+
+use caps::Capability;
+use nix::{
+    errno::Errno,
+    sys::{
+        prctl,
+        signal::{SigSet, Signal},
+        signalfd::{SfdFlags, SignalFd},
+        stat::{Mode, umask},
+    },
+    unistd::{getegid, geteuid},
+};
+use paw_confine::{
+    drop::{self, DropError},
+    landlock::{self, Enforced, Floor, LandlockError, Ports, Rules},
+    seccomp::{self, SeccompError},
+    sys,
+    userns::{self, UsernsError},
+};
+use sd_notify::NotifyState;
+use tracing::{info, warn};
+
+use crate::{
+    Options,
+    bundle::Bundles,
+    ceilings::{Ceilings, CeilingsError},
+    cgroup::{CgroupError, Parent},
+    door::{self, DoorError},
+    host::{Host, Program},
+    serve::{Launcher, ServeError, Sources, notify},
+    slots::{Slots, WorkspaceError, launcher_map},
+    sweep::{self, SweepError},
+};
+
+/// Why the launcher does not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    #[error(transparent)]
+    Ceilings(#[from] CeilingsError),
+    #[error("started as root without a user to become; give --uid and --gid")]
+    NoUser,
+    #[error("no socket to listen on: give --listen-fd, or start it by its socket unit")]
+    NoSocket,
+    #[error("take over {0}")]
+    Descriptor(&'static str, #[source] io::Error),
+    #[error("the socket's owner cannot be read; give --peer-uid")]
+    NoOwner(#[source] Errno),
+    #[error("{step} {path}")]
+    Files {
+        step: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error(
+        "{path} can be written by others (user {uid}, mode {mode:o}); make it root's and not writable for others"
+    )]
+    Writable { path: PathBuf, uid: u32, mode: u32 },
+    #[error(transparent)]
+    Drop(#[from] DropError),
+    #[error(transparent)]
+    Door(#[from] DoorError),
+    #[error(transparent)]
+    Userns(#[from] UsernsError),
+    #[error(transparent)]
+    Landlock(#[from] LandlockError),
+    #[error(transparent)]
+    Seccomp(#[from] SeccompError),
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    #[error(transparent)]
+    Workspaces(#[from] WorkspaceError),
+    #[error(transparent)]
+    Sweep(#[from] SweepError),
+    #[error("{0}")]
+    Kernel(&'static str, #[source] Errno),
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+}
+
+impl StartError {
+    /// 64 usage, 70 bug or surprise, 77 permission, 78 configuration.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::NoUser | Self::NoSocket | Self::Descriptor(..) | Self::NoOwner(_) => 64,
+            Self::Ceilings(_) | Self::Writable { .. } | Self::Files { .. } => 78,
+            Self::Drop(_)
+            | Self::Userns(_)
+            | Self::Landlock(_)
+            | Self::Seccomp(_)
+            | Self::Cgroup(_)
+            | Self::Workspaces(_) => 77,
+            Self::Door(_) | Self::Sweep(_) | Self::Kernel(..) | Self::Serve(_) => 70,
+        }
+    }
+}
+
+/// Starts, serves, and ends.
+pub(crate) fn run(options: &Options) -> Result<(), StartError> {
+    umask(Mode::from_bits_truncate(0o077));
+    let ceilings = Ceilings::read(&options.config)?;
+    let listener = listener(options)?;
+    let lifeline = options
+        .lifeline_fd
+        .map(sys::inherited)
+        .transpose()
+        .map_err(|error| StartError::Descriptor("the lifeline", error))?;
+    let peer = match options.peer_uid {
+        Some(uid) => uid,
+        None => owner(&listener).map_err(StartError::NoOwner)?,
+    };
+    let places = Places::find(options)?;
+    let parent = Parent::find(options.cgroup.as_deref())?;
+
+    let (uid, gid) = become_launcher(options, &ceilings, &parent, &places)?;
+    // Signals are blocked before the first child exists, so that no end of one is missed.
+    let signals = block_signals().map_err(|errno| StartError::Kernel("block signals", errno))?;
+    // Before the first child: under v2 a group hands out no controllers while a process, the doorkeeper too, sits in it.
+    parent.open()?;
+    let (door, doorkeeper) = door::keep(listener, peer, (uid, gid))?;
+
+    let map = launcher_map(uid, ceilings.ids);
+    let gid_map = launcher_map(gid, ceilings.ids);
+    userns::enter(userns::make(&map, &gid_map)?)?;
+    drop::seal()?;
+    prctl::set_child_subreaper(true)
+        .map_err(|errno| StartError::Kernel("become the reaper of orphans", errno))?;
+    let bundles = Bundles {
+        dir: places.state.join("bundles"),
+        init: places.init.clone(),
+    };
+    sweep::sweep(&parent, &[&bundles.dir])?;
+    let enforced = confine()?;
+
+    let slots = Slots::read(ceilings.ids, places.state.join("workspaces"))?;
+    let host = Host {
+        ceilings,
+        data: places.data,
+        state: places.state,
+        parent,
+        bundles,
+        create: places.create,
+        init: Program::new(&places.init),
+        map,
+        landlock_abi: enforced.abi,
+        doorkeeper: doorkeeper.as_raw().unsigned_abs(),
+    };
+    info!(uid, gid, peer, landlock_abi = enforced.abi, "ready");
+    notify(&[NotifyState::Ready]);
+    // Twice as often as it has to be, as the manual of systemd advises.
+    let watchdog = sd_notify::watchdog_enabled().map(|limit| limit / 2);
+    Launcher::new(host, slots).serve(&Sources {
+        signals,
+        door,
+        doorkeeper,
+        lifeline,
+        watchdog,
+    })?;
+    info!("stopped");
+    Ok(())
+}
+
+/// Where everything is, with every symlink on the way resolved once, while it is known whom the paths belong to.
+struct Places {
+    state: PathBuf,
+    data: PathBuf,
+    create: PathBuf,
+    init: PathBuf,
+}
+
+impl Places {
+    fn find(options: &Options) -> Result<Self, StartError> {
+        let resolve = |path: &Path| {
+            fs::canonicalize(path).map_err(|source| StartError::Files {
+                step: "find",
+                path: path.to_owned(),
+                source,
+            })
+        };
+        let places = Self {
+            state: resolve(&options.state)?,
+            data: resolve(&options.data)?,
+            create: resolve(&options.libexec.join("paw-create"))?,
+            init: resolve(&options.libexec.join("paw-init"))?,
+        };
+        // Whoever can write one of these is the launcher, or is in every sandbox.
+        for path in [&places.create, &places.init] {
+            let found = fs::metadata(path).map_err(|source| StartError::Files {
+                step: "look at",
+                path: path.clone(),
+                source,
+            })?;
+            if found.uid() != 0 || found.mode() & 0o022 != 0 {
+                return Err(StartError::Writable {
+                    path: path.clone(),
+                    uid: found.uid(),
+                    mode: found.mode() & 0o7777,
+                });
+            }
+        }
+        Ok(places)
+    }
+
+    /// Hands the state directory to the launcher's user. Root touches nothing below it: what stands there belongs to that user,
+    /// who could have put a link to anything in its place.
+    fn give(&self, uid: u32, gid: u32) -> Result<(), StartError> {
+        chown(&self.state, Some(uid), Some(gid)).map_err(|source| StartError::Files {
+            step: "give away",
+            path: self.state.clone(),
+            source,
+        })
+    }
+
+    /// Makes the directories below the state, as the launcher's user. Sandboxes pass through them, so they can be searched but
+    /// not listed.
+    fn prepare(&self) -> Result<(), StartError> {
+        for path in [
+            self.state.clone(),
+            self.state.join("bundles"),
+            self.state.join("workspaces"),
+        ] {
+            let files = |step| {
+                let path = path.clone();
+                move |source| StartError::Files { step, path, source }
+            };
+            match fs::symlink_metadata(&path) {
+                Ok(found) if found.is_dir() => {}
+                Ok(_) => {
+                    let other = io::Error::from(io::ErrorKind::NotADirectory);
+                    return Err(files("use as a directory")(other));
+                }
+                Err(_) => fs::create_dir(&path).map_err(files("make"))?,
+            }
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o711))
+                .map_err(files("set the mode of"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Gives up being root, or finds that it was never needed; keeps what writing the map of a user namespace takes.
+fn become_launcher(
+    options: &Options,
+    ceilings: &Ceilings,
+    parent: &Parent,
+    places: &Places,
+) -> Result<(u32, u32), StartError> {
+    let (uid, gid) = if geteuid().is_root() {
+        let (Some(uid), Some(gid)) = (options.uid, options.gid) else {
+            return Err(StartError::NoUser);
+        };
+        places.give(uid, gid)?;
+        parent.prepare(uid, gid, ceilings.total)?;
+        (uid, gid)
+    } else {
+        (geteuid().as_raw(), getegid().as_raw())
+    };
+    drop::drop_keeping(
+        uid,
+        gid,
+        &[],
+        &[Capability::CAP_SETUID, Capability::CAP_SETGID],
+    )?;
+    places.prepare()?;
+    Ok((uid, gid))
+}
+
+fn listener(options: &Options) -> Result<OwnedFd, StartError> {
+    let take = |number| {
+        sys::inherited(number)
+            .map_err(|error| StartError::Descriptor("the listening socket", error))
+    };
+    if let Some(number) = options.listen_fd {
+        return take(number);
+    }
+    let mut passed = sd_notify::listen_fds()
+        .map_err(|error| StartError::Descriptor("the sockets of systemd", error))?;
+    passed.next().map_or(Err(StartError::NoSocket), take)
+}
+
+/// The owner of a listening socket's file: whoever may connect to a socket of mode 0600.
+fn owner(listener: &OwnedFd) -> Result<u32, Errno> {
+    use nix::sys::socket::{UnixAddr, getsockname};
+    use std::os::fd::AsRawFd;
+    let address: UnixAddr = getsockname(listener.as_raw_fd())?;
+    let path = address.path().ok_or(Errno::ENOENT)?;
+    Ok(nix::sys::stat::stat(path)?.st_uid)
+}
+
+fn block_signals() -> Result<SignalFd, Errno> {
+    let set: SigSet = [
+        Signal::SIGCHLD,
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+    ]
+    .into_iter()
+    .collect();
+    set.thread_block()?;
+    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+}
+
+/// What the launcher can forbid itself and still make sandboxes. All of it is inherited by them.
+fn confine() -> Result<Enforced, StartError> {
+    let rules = Rules {
+        paths: None,
+        connect: Ports::None,
+        bind: Ports::None,
+        scope: true,
+    };
+    // No part is the floor: on a kernel that has none of them, sandboxes are still bound by namespaces and by file rules.
+    let enforced = landlock::enforce(&rules, Floor::default())?;
+    for part in &enforced.missing {
+        warn!(part, "this kernel's landlock cannot do what was asked");
+    }
+    seccomp::launcher().apply()?;
+    Ok(enforced)
+}

@@ -1,0 +1,262 @@
+//! Beginnings and ends: of sandboxes, and of the launcher.
+
+use std::{fs, time::Instant};
+
+use paw_confine::report::Confinement;
+use paw_launch::request::{ProofState, RefusalReason, Reply, Request};
+
+use crate::rig::{
+    As, BASE, Client, Rig, Running, UID, await_end, directory_of, elapsed_ms, lives, plan,
+    sandbox_processes,
+};
+
+pub(crate) fn killed_launcher_is_swept_up_after() {
+    let mut rig = Rig::new();
+    let mut client = rig.client();
+    let mut running = client.create(plan(1));
+    running.start(&["sleep", "60"]);
+    let Reply::Sandboxes { sandboxes } = client.ask(Request::List).0 else {
+        panic!()
+    };
+    let pid = sandboxes[0].pid;
+    rig.crash_and_restart(As::Root);
+    assert!(!lives(pid));
+    assert_eq!(
+        (rig.leaves(), rig.state("bundles"), sandbox_processes()),
+        (vec![], vec![], vec![])
+    );
+    let mut client = rig.client();
+    assert!(matches!(
+        client.ask(Request::Status).0,
+        Reply::Status { running: 0, .. }
+    ));
+    assert_eq!(client.run(plan(1), &["echo", "again"]).stdout, "again\n");
+}
+
+pub(crate) fn two_capabilities_are_enough_to_sweep_and_to_run() {
+    let mut rig = Rig::new();
+    let mut client = rig.client();
+    let mut running = client.create(plan(1));
+    running.start(&["sh", "-c", "sleep 60 & sleep 60"]);
+    let Reply::Sandboxes { sandboxes } = client.ask(Request::List).0 else {
+        panic!()
+    };
+    rig.crash_and_restart(As::Unit);
+    assert!(!lives(sandboxes[0].pid));
+    assert_eq!(
+        (rig.leaves(), rig.state("bundles"), sandbox_processes()),
+        (vec![], vec![], vec![])
+    );
+    let output = rig.client().run(plan(1), &["echo", "ran"]);
+    assert_eq!(output.stdout, "ran\n");
+    let launcher = Confinement::of(rig.launcher.id()).unwrap();
+    assert_eq!(
+        (launcher.uid, launcher.userns, launcher.seccomp),
+        (UID, true, 2)
+    );
+}
+
+pub(crate) fn end_of_the_lifeline_kills_everything() {
+    let mut rig = Rig::new();
+    let mut client = rig.client();
+    let mut running = client.create(plan(1));
+    running.start(&["sleep", "60"]);
+    let Reply::Sandboxes { sandboxes } = client.ask(Request::List).0 else {
+        panic!()
+    };
+    let door = children(rig.launcher.id());
+    assert!(rig.cut_lifeline().success());
+    assert!(!lives(sandboxes[0].pid));
+    for pid in door {
+        await_end(pid);
+    }
+    assert_eq!(
+        (rig.leaves(), rig.state("bundles"), sandbox_processes()),
+        (vec![], vec![], vec![])
+    );
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_whitespace()
+        .filter_map(|pid| pid.parse().ok())
+        .collect()
+}
+
+pub(crate) fn nothing_is_left_behind_after_many_runs() {
+    let rig = Rig::new();
+    let mut client = rig.client();
+    let host_mounts = || {
+        fs::read_to_string("/proc/self/mountinfo")
+            .unwrap()
+            .lines()
+            .count()
+    };
+    let descriptors = || {
+        fs::read_dir(format!("/proc/{}/fd", rig.launcher.id()))
+            .unwrap()
+            .count()
+    };
+    client.run(plan(0), &["true"]);
+    let before = (
+        host_mounts(),
+        descriptors(),
+        children(rig.launcher.id()).len(),
+    );
+    let mut times = Vec::new();
+    for id in 1..=20 {
+        let begun = Instant::now();
+        let mut running = client.create(plan(id));
+        times.push(elapsed_ms(begun));
+        assert_eq!(running.run(&["echo", "ran"]).stdout, "ran\n");
+        client.kill(&running.id);
+    }
+    times.sort_unstable();
+    crate::say(&format!(
+        "  create: min {} p50 {} max {} ms",
+        times[0], times[10], times[19]
+    ));
+    assert_eq!(
+        (
+            host_mounts(),
+            descriptors(),
+            children(rig.launcher.id()).len()
+        ),
+        before
+    );
+    assert_eq!(
+        (rig.leaves(), rig.state("bundles"), sandbox_processes()),
+        (vec![], vec![], vec![])
+    );
+}
+
+pub(crate) fn launcher_is_nobody_on_the_host() {
+    let rig = Rig::new();
+    let launcher = Confinement::of(rig.launcher.id()).unwrap();
+    assert_eq!(
+        (
+            launcher.uid,
+            launcher.gid,
+            launcher.userns,
+            launcher.no_new_privs,
+            launcher.seccomp
+        ),
+        (UID, UID, true, true, 2)
+    );
+    let [door] = children(rig.launcher.id())[..] else {
+        panic!()
+    };
+    let door = Confinement::of(door).unwrap();
+    assert_eq!(
+        (
+            door.uid,
+            door.caps_effective.as_str(),
+            door.seccomp,
+            door.userns
+        ),
+        (UID, "0000000000000000", 2, false)
+    );
+    // Its capabilities are those of its own namespace: files of the host's root stay closed to it.
+    let status = fs::read_to_string(format!("/proc/{}/uid_map", rig.launcher.id())).unwrap();
+    let mapped: Vec<u32> = status
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(1)?.parse().ok())
+        .collect();
+    assert_eq!(mapped, [UID, BASE]);
+}
+
+pub(crate) fn ceilings_that_others_may_write_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("launcher.toml");
+    directory_of(&dir.path().join("x"), 12345);
+    fs::write(&config, "image_dirs = []\nmount_prefixes = []\n").unwrap();
+    std::os::unix::fs::chown(&config, Some(12345), None).unwrap();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_paw-launcher"))
+        .args([
+            "--state",
+            "/x",
+            "--libexec",
+            "/x",
+            "--data",
+            "/x",
+            "--config",
+        ])
+        .arg(&config)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("12345"),
+        "{output:?}"
+    );
+}
+
+pub(crate) fn runtimes_are_proven_by_use() {
+    let rig = Rig::new();
+    let mut client = rig.client();
+    let state = |client: &mut Client| {
+        let Reply::Runtimes { runtimes } = client.ask(Request::Runtimes).0 else {
+            panic!()
+        };
+        runtimes
+            .iter()
+            .map(|runtime| runtime.state)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        state(&mut client),
+        [
+            ProofState::Unverified,
+            ProofState::Absent,
+            ProofState::Absent
+        ]
+    );
+    client.run(plan(1), &["true"]);
+    assert_eq!(
+        state(&mut client),
+        [ProofState::Proven, ProofState::Absent, ProofState::Absent]
+    );
+}
+
+pub(crate) fn sandbox_outlives_the_connection_and_can_be_attached_to() {
+    let rig = Rig::new();
+    let first = rig.client().create(plan(1));
+    let (id, digest) = (first.id.clone(), first.attestation.digest);
+    drop(first);
+    let mut client = rig.client();
+    let (Reply::Created { attestation }, fds) = client.ask(Request::Attach { id: id.clone() })
+    else {
+        panic!()
+    };
+    assert_eq!(attestation.digest, digest);
+    let output = Running::new(id.clone(), *attestation, fds).run(&["echo", "still here"]);
+    assert_eq!(output.stdout, "still here\n");
+    client.kill(&id);
+    assert!(
+        matches!(client.ask(Request::Attach { id }).0, Reply::Refused(refusal) if refusal.reason == RefusalReason::NotFound)
+    );
+}
+
+pub(crate) fn program_that_says_no_hello_is_killed_and_refused() {
+    let check = |script: &str, expected: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let init = dir.path().join("paw-init");
+        // A script whose interpreter is in the image.
+        fs::write(&init, format!("#!/bin/sh\n{script}\n")).unwrap();
+        let rig = Rig::with_init(&init);
+        let refusal = rig.client().refused(plan(1));
+        assert!(refusal.message.contains(expected), "{refusal:?}");
+        assert_eq!(
+            (rig.leaves(), rig.state("bundles"), sandbox_processes()),
+            (vec![], vec![], vec![])
+        );
+    };
+    check("echo went wrong >&2; exit 3", "went wrong");
+    check("echo not a frame at all; sleep 60", "hello");
+    check("exec >&-; sleep 60", "ended before its hello");
+    // A true hello, but from another program than the one that was mounted: the interpreter.
+    check(
+        r#"printf '\017\000\000\000\001\000\000\000\000{"version": 1 }'; sleep 60"#,
+        "the program is another one",
+    );
+}

@@ -1,0 +1,47 @@
+//! What the launcher promises, one claim for each test.
+
+mod inside;
+mod life;
+mod wire;
+
+/// Lists the tests of the modules by their names.
+macro_rules! cases {
+    ($($module:ident: $($name:ident)+;)+) => { &[$($((stringify!($name), $module::$name as fn())),+),+] };
+}
+
+/// Every test, by the claim it makes.
+pub(crate) const ALL: &[(&str, fn())] = cases! {
+    inside:
+        command_runs_in_a_bare_image
+        command_runs_in_a_view_of_the_host
+        sandbox_has_no_right_and_sees_nothing_of_the_host
+        forbidden_calls_fail_inside
+        attestation_says_what_the_kernel_says
+        memory_over_the_limit_is_killed_and_told
+        processes_over_the_limit_are_denied_and_told
+        files_over_the_limit_do_not_fit
+        sandbox_past_its_deadline_is_killed_and_told
+        workspace_outlives_its_sandboxes_and_has_one_owner
+        read_only_mount_cannot_be_written
+        sandboxes_do_not_share_ids;
+    wire:
+        connection_of_another_user_is_closed
+        request_before_hello_is_refused
+        garbage_is_refused_and_harms_nobody
+        descriptors_sent_to_the_launcher_are_closed
+        plan_over_a_ceiling_is_refused
+        image_reached_through_a_symlink_is_refused
+        plan_without_its_image_is_refused
+        id_in_use_is_refused
+        more_sandboxes_than_allowed_are_refused;
+    life:
+        killed_launcher_is_swept_up_after
+        two_capabilities_are_enough_to_sweep_and_to_run
+        end_of_the_lifeline_kills_everything
+        nothing_is_left_behind_after_many_runs
+        launcher_is_nobody_on_the_host
+        ceilings_that_others_may_write_are_refused
+        runtimes_are_proven_by_use
+        sandbox_outlives_the_connection_and_can_be_attached_to
+        program_that_says_no_hello_is_killed_and_refused;
+};

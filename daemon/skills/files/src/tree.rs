@@ -1,0 +1,411 @@
+//! The directory tree beneath the root: every access resolved by the kernel, every amount bounded.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+};
+
+use rustix::{
+    fs::{self, AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat},
+    io::Errno,
+};
+use serde::Serialize;
+
+use crate::path::{BadPath, Inside, showable};
+
+/// Deepest level of one listing.
+pub(crate) const MAX_DEPTH: u32 = 8;
+/// Most entries of one listing.
+pub(crate) const MAX_ENTRIES: usize = 1000;
+/// Most names that are sorted for one directory; a larger one is listed in part, as the kernel gives it.
+const MAX_NAMES: usize = 10_000;
+/// Most bytes of all paths of one listing together, for the same line of 1 MiB.
+const MAX_PATHS: usize = 128 * 1024;
+/// Most bytes of one read. Control characters grow sixfold in JSON, and the whole answer must stay below a line of 1 MiB.
+pub(crate) const MAX_READ: usize = 128 * 1024;
+/// Most bytes of one write.
+pub(crate) const MAX_WRITE: usize = 512 * 1024;
+
+/// No link is followed, not even one that stays beneath the root: a link is a name that somebody else chose.
+const STRICT: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::NO_MAGICLINKS);
+
+/// Why a file was not listed, read or written. The text is for the model that asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TreeError {
+    #[error(transparent)]
+    Path(#[from] BadPath),
+    #[error("{path} is not there; list its directory to see what is")]
+    Missing { path: String },
+    #[error(
+        "{path} is a symbolic link, has one on its way, or leads out of the workspace; links are not followed"
+    )]
+    Link { path: String },
+    #[error("{path} is {what}, not {wanted}")]
+    Kind {
+        path: String,
+        what: &'static str,
+        wanted: &'static str,
+    },
+    #[error("the directory of {path} is not there; set create_dirs to make it")]
+    NoDirectory { path: String },
+    #[error("{bytes} bytes are more than the {MAX_WRITE} that one call may write")]
+    TooMuch { bytes: usize },
+    #[error("{step} {path}: {source}")]
+    System {
+        step: &'static str,
+        path: String,
+        source: io::Error,
+    },
+}
+
+impl TreeError {
+    fn of(step: &'static str, path: &Inside, errno: Errno) -> Self {
+        let path = path.to_string();
+        match errno {
+            Errno::NOENT => Self::Missing { path },
+            Errno::LOOP | Errno::XDEV => Self::Link { path },
+            Errno::NOTDIR => Self::Kind {
+                path,
+                what: "a file, or has one on its way",
+                wanted: "a directory",
+            },
+            Errno::ISDIR => Self::Kind {
+                path,
+                what: "a directory",
+                wanted: "a file",
+            },
+            errno => Self::System {
+                step,
+                path,
+                source: errno.into(),
+            },
+        }
+    }
+}
+
+/// One line of a listing.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Entry {
+    /// Relative to the root; escaped where it is not plain text.
+    pub(crate) path: String,
+    /// `file`, `directory`, `link` or `other`.
+    pub(crate) kind: &'static str,
+    /// In bytes, of a file.
+    pub(crate) size: u64,
+}
+
+/// What a directory holds.
+#[derive(Debug, Serialize)]
+pub(crate) struct Listing {
+    pub(crate) entries: Vec<Entry>,
+    /// Whether there is more than is shown.
+    pub(crate) truncated: bool,
+    /// Bytes of paths that may still be added.
+    #[serde(skip)]
+    room: usize,
+}
+
+/// A piece of a file.
+#[derive(Debug)]
+pub(crate) struct Piece {
+    /// Size of the whole file, in bytes.
+    pub(crate) size: u64,
+    /// The piece.
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// An opened root.
+pub(crate) struct Tree {
+    root: OwnedFd,
+}
+
+impl Tree {
+    /// Opens the root; every later path is resolved from this very directory, wherever its name may point by then.
+    pub(crate) fn open(root: &Path) -> io::Result<Self> {
+        let root = fs::open(
+            root,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        Ok(Self { root })
+    }
+
+    /// Lists a directory down to `depth` levels, directories before what is in them.
+    pub(crate) fn list(&self, path: &Inside, depth: u32) -> Result<Listing, TreeError> {
+        let directory = self.open_beneath(path, OFlags::RDONLY | OFlags::DIRECTORY, "open")?;
+        let mut listing = Listing {
+            entries: Vec::new(),
+            truncated: false,
+            room: MAX_PATHS,
+        };
+        let prefix = if path.as_str() == "." {
+            String::new()
+        } else {
+            format!("{path}/")
+        };
+        walk(&directory, &prefix, depth.clamp(1, MAX_DEPTH), &mut listing)
+            .map_err(|errno| TreeError::of("list", path, errno))?;
+        Ok(listing)
+    }
+
+    /// Reads at most `limit` bytes, and at most [`MAX_READ`], from `offset` on.
+    pub(crate) fn read(
+        &self,
+        path: &Inside,
+        offset: u64,
+        limit: usize,
+    ) -> Result<Piece, TreeError> {
+        // Without NONBLOCK the opening of a FIFO would wait for a writer that never comes.
+        let file = self.open_beneath(
+            path,
+            OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY,
+            "open",
+        )?;
+        let stat = fs::fstat(&file).map_err(|errno| TreeError::of("look at", path, errno))?;
+        want_file(&stat, path)?;
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        if offset >= size {
+            return Ok(Piece {
+                size,
+                bytes: Vec::new(),
+            });
+        }
+        let mut bytes = vec![0; limit.min(MAX_READ)];
+        let mut filled = 0;
+        while filled < bytes.len() {
+            match rustix::io::pread(
+                &file,
+                &mut bytes[filled..],
+                offset.saturating_add(filled as u64),
+            ) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(TreeError::of("read", path, errno)),
+            }
+        }
+        bytes.truncate(filled);
+        Ok(Piece { size, bytes })
+    }
+
+    /// Writes a whole file, so that a reader sees the old text or the new one and a crash leaves one of them.
+    pub(crate) fn write(
+        &self,
+        path: &Inside,
+        text: &[u8],
+        create_dirs: bool,
+    ) -> Result<(), TreeError> {
+        if text.len() > MAX_WRITE {
+            return Err(TreeError::TooMuch { bytes: text.len() });
+        }
+        let Some((parent, name)) = path.split() else {
+            return Err(TreeError::Kind {
+                path: path.to_string(),
+                what: "the workspace itself",
+                wanted: "a file",
+            });
+        };
+        if create_dirs {
+            self.make_directories(&parent)?;
+        }
+        let directory = match self.open_beneath(&parent, OFlags::RDONLY | OFlags::DIRECTORY, "open")
+        {
+            Err(TreeError::Missing { .. }) => {
+                return Err(TreeError::NoDirectory {
+                    path: path.to_string(),
+                });
+            }
+            opened => opened?,
+        };
+        let mode = match fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => {
+                want_file(&stat, path)?;
+                Mode::from_raw_mode(stat.st_mode & 0o777)
+            }
+            Err(Errno::NOENT) => Mode::from_raw_mode(0o644),
+            Err(errno) => return Err(TreeError::of("look at", path, errno)),
+        };
+        replace(directory.as_fd(), name, text, mode)
+            .map_err(|(step, errno)| TreeError::of(step, path, errno))
+    }
+
+    fn make_directories(&self, path: &Inside) -> Result<(), TreeError> {
+        for directory in path.ancestors() {
+            let directory: Inside = directory.parse()?;
+            let Some((parent, name)) = directory.split() else {
+                continue;
+            };
+            // One level at a time, each resolved strictly, because mkdirat itself would follow a link on its way.
+            let parent = self.open_beneath(&parent, OFlags::RDONLY | OFlags::DIRECTORY, "open")?;
+            match fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(errno) => return Err(TreeError::of("make directory", &directory, errno)),
+            }
+        }
+        Ok(())
+    }
+
+    fn open_beneath(
+        &self,
+        path: &Inside,
+        flags: OFlags,
+        step: &'static str,
+    ) -> Result<OwnedFd, TreeError> {
+        open_strictly(self.root.as_fd(), path.as_str(), flags)
+            .map_err(|errno| TreeError::of(step, path, errno))
+    }
+}
+
+fn open_strictly(
+    from: BorrowedFd<'_>,
+    path: impl rustix::path::Arg + Copy,
+    flags: OFlags,
+) -> Result<OwnedFd, Errno> {
+    loop {
+        // EAGAIN is the kernel's word for a rename that raced with the walk; it asks to be asked again.
+        match fs::openat2(from, path, flags | OFlags::CLOEXEC, Mode::empty(), STRICT) {
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            opened => return opened,
+        }
+    }
+}
+
+fn walk(directory: &OwnedFd, prefix: &str, depth: u32, listing: &mut Listing) -> Result<(), Errno> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(directory)? {
+        let entry = entry?;
+        if matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            continue;
+        }
+        if names.len() == MAX_NAMES {
+            listing.truncated = true;
+            break;
+        }
+        names.push(entry.file_name().to_owned());
+    }
+    names.sort();
+    for name in names {
+        let path = format!("{prefix}{}", showable(&name));
+        if listing.entries.len() == MAX_ENTRIES || listing.room < path.len() {
+            listing.truncated = true;
+            return Ok(());
+        }
+        let stat = match fs::statat(directory, &name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            // It went away between two calls.
+            Err(Errno::NOENT) => continue,
+            Err(errno) => return Err(errno),
+        };
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        listing.room -= path.len();
+        let size = if kind.is_file() {
+            u64::try_from(stat.st_size).unwrap_or(0)
+        } else {
+            0
+        };
+        listing.entries.push(Entry {
+            path: path.clone(),
+            kind: word(kind),
+            size,
+        });
+        if kind.is_dir() && depth > 1 {
+            match open_strictly(
+                directory.as_fd(),
+                name.as_c_str(),
+                OFlags::RDONLY | OFlags::DIRECTORY,
+            ) {
+                Ok(below) => walk(&below, &format!("{path}/"), depth - 1, listing)?,
+                // It went away, became something else, or is not ours to read; its line stands, what is in it does not.
+                Err(_) => listing.truncated = true,
+            }
+        }
+    }
+    Ok(())
+}
+
+fn word(kind: FileType) -> &'static str {
+    match kind {
+        FileType::RegularFile => "file",
+        FileType::Directory => "directory",
+        FileType::Symlink => "link",
+        FileType::Fifo
+        | FileType::Socket
+        | FileType::CharacterDevice
+        | FileType::BlockDevice
+        | FileType::Unknown => "other",
+    }
+}
+
+fn want_file(stat: &Stat, path: &Inside) -> Result<(), TreeError> {
+    let what = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => return Ok(()),
+        FileType::Directory => "a directory",
+        FileType::Symlink => {
+            return Err(TreeError::Link {
+                path: path.to_string(),
+            });
+        }
+        FileType::Fifo
+        | FileType::Socket
+        | FileType::CharacterDevice
+        | FileType::BlockDevice
+        | FileType::Unknown => "a device, pipe or socket",
+    };
+    Err(TreeError::Kind {
+        path: path.to_string(),
+        what,
+        wanted: "a file",
+    })
+}
+
+/// Writes beside the file, makes it durable, and renames over it; a link of that name would be replaced, not followed.
+fn replace(
+    directory: BorrowedFd<'_>,
+    name: &str,
+    text: &[u8],
+    mode: Mode,
+) -> Result<(), (&'static str, Errno)> {
+    // One call runs at a time in this process, and EXCL finds another process of the same number.
+    let beside = format!(
+        ".paw-files-{}.part",
+        rustix::process::getpid().as_raw_nonzero()
+    );
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let create = || fs::openat(directory, &beside, flags, Mode::from_raw_mode(0o600));
+    let file = match create() {
+        // Process ids begin anew in each sandbox, so a file of this name is what a killed one left behind.
+        Err(Errno::EXIST) => {
+            fs::unlinkat(directory, &beside, AtFlags::empty()).and_then(|()| create())
+        }
+        created => created,
+    };
+    let file = file.map_err(|errno| ("create a file beside", errno))?;
+    let written = write_all(&file, text)
+        .map_err(|errno| ("write", errno))
+        .and_then(|()| fs::fchmod(&file, mode).map_err(|errno| ("set the mode of", errno)))
+        .and_then(|()| fs::fsync(&file).map_err(|errno| ("make durable", errno)))
+        .and_then(|()| {
+            fs::renameat(directory, &beside, directory, name)
+                .map_err(|errno| ("rename over", errno))
+        });
+    if written.is_err() {
+        // The first fault is the one to tell; what is left behind is overwritten next time.
+        let _ = fs::unlinkat(directory, &beside, AtFlags::empty());
+        return written;
+    }
+    fs::fsync(directory).map_err(|errno| ("make durable the directory of", errno))
+}
+
+fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        match rustix::io::write(file, bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
