@@ -1,0 +1,315 @@
+//! One turn of a conversation: context in, answer out, piece by piece.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use paw_api::provider::{Attempt, ChatEvent, ChatResult, Usage};
+use paw_llm::{ChatRequest, Done, Finish, LlmError, Message, Role};
+use paw_policy::{ChatArguments, Name};
+use paw_store::{Speaker, StoreError};
+use tokio::{sync::mpsc, time::timeout};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::Agents;
+use crate::orchestrator::work::{Ending, Exchange, Outcome, Progress, failure};
+
+/// The longest answer that is kept, in bytes. A model that goes on is stopped and the answer marked as cut by length.
+const MAX_ANSWER: usize = 128 * 1024;
+
+/// Turns of a session that a model is shown, newest ones.
+const CONTEXT_TURNS: usize = 64;
+
+/// Bytes of earlier turns that a model is shown.
+const CONTEXT_BYTES: usize = 64 * 1024;
+
+/// Talks with the provider that the plan names.
+pub(super) async fn turn(
+    agents: &Agents,
+    id: Uuid,
+    agent: &Name,
+    session: Option<&str>,
+    chat: ChatArguments,
+    progress: Progress,
+    cancel: &CancellationToken,
+) -> Outcome {
+    let Some(session) = session.and_then(|text| text.parse::<Uuid>().ok()) else {
+        return Outcome::failed(
+            "internal",
+            "a chat without session",
+            "report it with the journal of this time",
+        );
+    };
+    let (limit, settings) = {
+        let config = agents.config.borrow();
+        (
+            config.actions.chat_timeout,
+            config.agents.get(agent).cloned(),
+        )
+    };
+    let Some(settings) = settings else {
+        return Outcome::failed(
+            "not_found",
+            format!("there is no agent {agent}"),
+            "see `pawctl agent list`",
+        );
+    };
+    let provider = agents
+        .providers
+        .borrow()
+        .get(chat.provider.as_str())
+        .map(|(_, known)| Arc::clone(known));
+    let Some(provider) = provider else {
+        return Outcome::failed(
+            "not_found",
+            format!("there is no provider {}", chat.provider),
+            "see `pawctl provider list`",
+        );
+    };
+    // What was said with a provider on this host stays here, unless the agent may take it out (invariant 7). It was checked when
+    // this was asked; another turn of the same conversation may have ended since.
+    let stays = !provider.settings.is_local() && !settings.may_leave_host;
+    let messages = match messages(agents, session, &settings.instructions, &chat.text, stays) {
+        Ok(Some(messages)) => messages,
+        Ok(None) => {
+            let message = format!(
+                "this conversation was held on this host, and provider {} is not on it",
+                chat.provider
+            );
+            let hint = "begin a new conversation, or set may_leave_host = true for the agent";
+            return Outcome::failed("denied", message, hint);
+        }
+        Err(error) => {
+            return Outcome::failed(
+                "unavailable",
+                paw_log::Chain(&error).to_string(),
+                error.remedy(),
+            );
+        }
+    };
+    let request = ChatRequest {
+        model: chat.model.clone(),
+        messages,
+        max_tokens: settings.max_tokens,
+        temperature: None,
+    };
+    let began = Instant::now();
+    let said = tokio::select! {
+        said = timeout(limit, speak(&provider.client, request, progress)) => said,
+        () = cancel.cancelled() => return Outcome::plain(Ending::Cancelled),
+    };
+    let attempt = |outcome: &str| Attempt {
+        provider: chat.provider.to_string(),
+        model: chat.model.clone(),
+        outcome: outcome.to_owned(),
+        ms: millis(began.elapsed()),
+    };
+    let said = match said {
+        Ok(said) => said,
+        Err(_) => {
+            let message = format!("the answer was not complete after {} ms", limit.as_millis());
+            return Outcome::plain(Ending::TimedOut(failure(
+                "timed_out",
+                message,
+                "raise [actions] chat_timeout, or use a faster model",
+            )));
+        }
+    };
+    provider.note(&said);
+    match said {
+        Ok(Spoken { text, done }) => {
+            let result = ChatResult {
+                action_id: id.to_string(),
+                session: session.to_string(),
+                text: text.clone(),
+                provider: chat.provider.to_string(),
+                model: done.model.unwrap_or_else(|| chat.model.clone()),
+                usage: Usage {
+                    input_tokens: done.usage.input_tokens,
+                    output_tokens: done.usage.output_tokens,
+                },
+                finish: finish(&done.finish),
+                attempts: vec![attempt("ok")],
+                cost: None,
+            };
+            let exchange = Exchange {
+                session,
+                question: chat.text,
+                answer: text,
+                provider: chat.provider,
+                model: result.model.clone(),
+            };
+            match serde_json::to_value(&result) {
+                Ok(value) => Outcome {
+                    exchange: Some(exchange),
+                    ..Outcome::plain(Ending::Completed(value))
+                },
+                Err(error) => Outcome::failed(
+                    "internal",
+                    error.to_string(),
+                    "report it with the journal of this time",
+                ),
+            }
+        }
+        Err(error) => failed(&error, &chat),
+    }
+}
+
+/// An answer that came to its end.
+struct Spoken {
+    text: String,
+    done: Done,
+}
+
+/// Sends the request and passes the pieces on. A listener that is gone does not end the turn: its caller cancels for that.
+async fn speak(
+    client: &paw_llm::Provider,
+    request: ChatRequest,
+    progress: Progress,
+) -> Result<Spoken, LlmError> {
+    let mut listener = Listener::new(progress);
+    let mut stream = client.chat(request).await?;
+    let (mut text, mut end) = (String::new(), None);
+    while let Some(event) = stream.next().await {
+        match event? {
+            paw_llm::ChatEvent::Text(piece) if end.is_none() => {
+                if text.len() + piece.len() > MAX_ANSWER {
+                    end = Some(Done {
+                        finish: Finish::Length,
+                        usage: paw_llm::Usage::default(),
+                        model: None,
+                    });
+                    break;
+                }
+                text.push_str(&piece);
+                listener.hear(piece).await;
+            }
+            paw_llm::ChatEvent::Text(_) => {}
+            paw_llm::ChatEvent::Done(done) => end = Some(done),
+        }
+    }
+    match end {
+        Some(done) => Ok(Spoken { text, done }),
+        None => Err(LlmError::Cut { source: None }),
+    }
+}
+
+/// Who hears the pieces.
+struct Listener {
+    to: Option<mpsc::Sender<ChatEvent>>,
+    seq: u64,
+}
+
+impl Listener {
+    fn new(progress: Progress) -> Self {
+        let to = match progress {
+            Progress::Chat(to) => Some(to),
+            Progress::None | Progress::Run { .. } => None,
+        };
+        Self { to, seq: 0 }
+    }
+
+    async fn hear(&mut self, text: String) {
+        if let Some(to) = &self.to {
+            if to
+                .send(ChatEvent::Delta {
+                    seq: self.seq,
+                    text,
+                })
+                .await
+                .is_err()
+            {
+                self.to = None;
+            }
+            self.seq += 1;
+        }
+    }
+}
+
+/// Instructions, the newest earlier turns that fit, and what was said now; none when the conversation `stays` on this host and
+/// some of it was said by a provider here.
+fn messages(
+    agents: &Agents,
+    session: Uuid,
+    instructions: &str,
+    text: &str,
+    stays: bool,
+) -> Result<Option<Vec<Message>>, StoreError> {
+    let store = agents.storage.read();
+    let total = store.session(session)?.map_or(0, |session| session.turns);
+    let from = total.saturating_sub(CONTEXT_TURNS as u64);
+    let earlier = store.turns(session, from, CONTEXT_TURNS)?;
+    let providers = Arc::clone(&agents.providers.borrow());
+    // A provider that is not configured any more may have been local.
+    let said_here = |name: &Name| {
+        providers
+            .get(name.as_str())
+            .is_none_or(|(_, known)| known.settings.is_local())
+    };
+    if stays
+        && earlier
+            .iter()
+            .filter_map(|turn| turn.provider.as_ref())
+            .any(said_here)
+    {
+        return Ok(None);
+    }
+    let mut room = CONTEXT_BYTES;
+    let mut shown: Vec<Message> = Vec::new();
+    for turn in earlier.into_iter().rev() {
+        let Some(left) = room.checked_sub(turn.text.len()) else {
+            break;
+        };
+        room = left;
+        let role = match turn.role {
+            Speaker::User => Role::User,
+            Speaker::Assistant => Role::Assistant,
+        };
+        shown.push(Message {
+            role,
+            text: turn.text,
+        });
+    }
+    shown.push(Message {
+        role: Role::System,
+        text: instructions.to_owned(),
+    });
+    shown.reverse();
+    shown.push(Message {
+        role: Role::User,
+        text: text.to_owned(),
+    });
+    Ok(Some(shown))
+}
+
+fn failed(error: &LlmError, chat: &ChatArguments) -> Outcome {
+    let message = format!(
+        "provider {} ({}): {}",
+        chat.provider,
+        chat.model,
+        paw_log::Chain(error)
+    );
+    match error {
+        LlmError::TimedOut { .. } => Outcome::plain(Ending::TimedOut(failure(
+            error.kind(),
+            message,
+            error.hint(),
+        ))),
+        _ => Outcome::failed(error.kind(), message, error.hint()),
+    }
+}
+
+fn finish(finish: &Finish) -> String {
+    match finish {
+        Finish::Stop => "stop".into(),
+        Finish::Length => "length".into(),
+        Finish::ContentFilter => "content_filter".into(),
+        Finish::Other(word) => word.clone(),
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,65 @@
+//! What an action does when its time has come: talk with a model, call a tool, run a command.
+//!
+//! This module holds no state of any action and decides nothing: it spends the permit that it is given.
+
+mod chat;
+pub mod tool;
+
+use std::{future::Future, pin::Pin, sync::Arc};
+
+use paw_policy::Operation;
+use tokio::sync::watch;
+
+use crate::{
+    config::Config,
+    orchestrator::work::{Execute, Outcome, Task},
+    providers::Providers,
+    sandbox::{Launcher, Skills},
+    storage::Storage,
+};
+
+/// Everything that executing needs.
+pub struct Agents {
+    /// What is configured now.
+    pub config: watch::Receiver<Arc<Config>>,
+    /// The providers that are configured now.
+    pub providers: watch::Receiver<Arc<Providers>>,
+    /// Sessions and what was said in them.
+    pub storage: Storage,
+    /// The way to sandboxes.
+    pub launcher: Launcher,
+    /// Skills that are installed.
+    pub skills: Arc<Skills>,
+}
+
+impl Execute for Agents {
+    fn execute(self: Arc<Self>, task: Task) -> Pin<Box<dyn Future<Output = Outcome> + Send>> {
+        Box::pin(async move {
+            let Task {
+                id,
+                permit,
+                caller: _,
+                taint: _,
+                progress,
+                cancel,
+            } = task;
+            let plan = permit.spend();
+            match plan.operation {
+                Operation::Chat(chat) => {
+                    chat::turn(
+                        &self,
+                        id,
+                        &plan.agent,
+                        plan.session.as_deref(),
+                        chat,
+                        progress,
+                        &cancel,
+                    )
+                    .await
+                }
+                Operation::ToolCall(call) => tool::call(&self, &plan.agent, call, &cancel).await,
+                Operation::SandboxRun(spec) => tool::run(&self, spec, progress, &cancel).await,
+            }
+        })
+    }
+}

@@ -1,0 +1,391 @@
+//! pawd's side of the audit log: one task owns the connection to the writer, numbers what it sends, and matches the answers.
+//!
+//! Whatever grants something waits for its record to be on disk. Other records are sent without waiting, but not while the
+//! writer is away: no record, no effect.
+
+use std::{collections::VecDeque, io, path::PathBuf, time::Duration};
+
+use futures_util::{Sink, SinkExt, StreamExt};
+use paw_api::audit::{Answer, Append, AppendRefused, Appended, Entry, MAX_LINE, MAX_UNANSWERED};
+use tokio::{
+    net::UnixStream,
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, timeout},
+};
+use tokio_util::codec::{Framed, LinesCodec, LinesCodecError};
+use tracing::{error, info};
+
+/// Records that may wait to be sent.
+const BACKLOG: usize = 1024;
+
+/// How long the writer may take for one durable record.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long the oldest record may go unanswered before the log counts as not writable: a writer that hangs is as good as none.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why a record is not in the log.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AuditError {
+    /// The writer is away.
+    #[error("the audit writer does not answer at {path}")]
+    Away {
+        /// Its socket.
+        path: String,
+    },
+    /// The writer refused it.
+    #[error("{message}")]
+    Refused {
+        /// What failed and why.
+        message: String,
+        /// What to do.
+        remedy: String,
+    },
+}
+
+impl AuditError {
+    /// What to do about it.
+    #[must_use]
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::Away { .. } => {
+                "start it: systemctl start paw-audit.service; nothing is done without a record"
+                    .into()
+            }
+            Self::Refused { remedy, .. } => remedy.clone(),
+        }
+    }
+}
+
+/// What is known of the log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Whether the writer answers and has room.
+    pub writable: bool,
+    /// The newest record that was acknowledged.
+    pub seq: u64,
+    /// Process id of the writer, as it says.
+    pub pid: u32,
+    /// The landlock ABI that binds the writer, as it says.
+    pub landlock_abi: u32,
+}
+
+/// Where the outcome of an append goes.
+type Reply = oneshot::Sender<Result<u64, AuditError>>;
+
+struct Job {
+    durable: bool,
+    entry: Box<Entry>,
+    reply: Option<Reply>,
+}
+
+/// A handle to the log.
+#[derive(Debug, Clone)]
+pub struct Audit {
+    jobs: mpsc::Sender<Job>,
+    health: watch::Receiver<Health>,
+    path: PathBuf,
+}
+
+impl std::fmt::Debug for Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Job")
+            .field("event", &self.entry.event)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Audit {
+    /// A handle, and the task that has to run for it to be of use.
+    pub fn connect(path: PathBuf) -> (Self, impl Future<Output = ()> + Send) {
+        let (jobs, inbox) = mpsc::channel(BACKLOG);
+        let (tell, health) = watch::channel(Health::default());
+        (
+            Self {
+                jobs,
+                health,
+                path: path.clone(),
+            },
+            keep(path, inbox, tell),
+        )
+    }
+
+    /// Appends a record and waits until it is on disk.
+    ///
+    /// # Errors
+    /// When it is not; then nothing that it would grant may happen.
+    pub async fn durable(&self, entry: Entry) -> Result<u64, AuditError> {
+        let (reply, answer) = oneshot::channel();
+        let job = Job {
+            durable: true,
+            entry: Box::new(entry),
+            reply: Some(reply),
+        };
+        let asked = async {
+            self.jobs.send(job).await.map_err(|_| self.away())?;
+            answer.await.map_err(|_| self.away())?
+        };
+        timeout(ANSWER_LIMIT, asked)
+            .await
+            .unwrap_or_else(|_| Err(self.away()))
+    }
+
+    /// Sends a record that grants nothing; it is on disk within 50 ms.
+    ///
+    /// # Errors
+    /// When the writer is away or has no room, as far as is known.
+    pub async fn soon(&self, entry: Entry) -> Result<(), AuditError> {
+        if !self.health.borrow().writable {
+            // Refused last time, perhaps for want of room: waiting for the answer finds out whether that is over.
+            return self.durable(entry).await.map(drop);
+        }
+        let job = Job {
+            durable: false,
+            entry: Box::new(entry),
+            reply: None,
+        };
+        let sent = timeout(PATIENCE, self.jobs.send(job)).await;
+        sent.map_err(|_| self.away())?.map_err(|_| self.away())
+    }
+
+    /// What is known of the log.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        *self.health.borrow()
+    }
+
+    /// Waits until the writer answers.
+    ///
+    /// # Errors
+    /// When it does not within `limit`.
+    pub async fn ready(&self, limit: Duration) -> Result<(), AuditError> {
+        let mut health = self.health.clone();
+        match timeout(limit, health.wait_for(|health| health.writable)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(self.away()),
+        }
+    }
+
+    fn away(&self) -> AuditError {
+        AuditError::Away {
+            path: self.path.display().to_string(),
+        }
+    }
+}
+
+/// Owns the connection. Ends when nobody can send any more.
+async fn keep(path: PathBuf, mut inbox: mpsc::Receiver<Job>, tell: watch::Sender<Health>) {
+    let mut pause = Duration::from_millis(10);
+    let mut owed = VecDeque::new();
+    loop {
+        match UnixStream::connect(&path).await {
+            Ok(stream) => {
+                pause = Duration::from_millis(10);
+                let mut talk = Talk {
+                    tell: &tell,
+                    waiting: VecDeque::new(),
+                    seq: 0,
+                };
+                match talk.run(stream, &mut inbox, &mut owed).await {
+                    Ok(()) => return,
+                    Err(error) => error!(
+                        message_id = paw_log::events::AUDIT_LOST,
+                        error = %error,
+                        "audit writer lost; nothing that needs a record is done until it is back"
+                    ),
+                }
+                // What nobody waits for has happened and must not be lost: it is sent again, and may then be there twice. Who
+                // waits for a durable record is told that there is none, as their reply is dropped.
+                let unanswered = talk
+                    .waiting
+                    .into_iter()
+                    .filter(|waiting| waiting.reply.is_none());
+                owed.extend(unanswered.map(|waiting| waiting.entry));
+                tell.send_modify(|health| {
+                    *health = Health {
+                        seq: health.seq,
+                        ..Health::default()
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::debug!(path = %path.display(), error = %error, "audit writer not reached")
+            }
+        }
+        // A socket that is not there yet tells nobody when it comes: growing pauses, during which requests fail at once.
+        let until = tokio::time::sleep(pause);
+        tokio::pin!(until);
+        loop {
+            tokio::select! {
+                () = &mut until => break,
+                job = inbox.recv() => match job {
+                    Some(Job { entry, reply: None, .. }) if owed.len() < BACKLOG => owed.push_back(entry),
+                    Some(Job { entry, reply: None, .. }) => {
+                        error!(event = ?entry.event, "a record is lost: the audit writer is away and too many wait for it");
+                    }
+                    Some(Job { reply, .. }) => answer(reply, Err(AuditError::Away { path: path.display().to_string() })),
+                    None => return,
+                },
+            }
+        }
+        pause = (pause * 2).min(Duration::from_secs(1));
+    }
+}
+
+/// A record that was sent and not answered.
+struct Waiting {
+    seq: u64,
+    since: Instant,
+    entry: Box<Entry>,
+    reply: Option<Reply>,
+}
+
+/// One connection to the writer.
+struct Talk<'a> {
+    tell: &'a watch::Sender<Health>,
+    waiting: VecDeque<Waiting>,
+    seq: u64,
+}
+
+impl Talk<'_> {
+    /// Sends and matches until one side is gone; `Ok` when it is ours.
+    async fn run(
+        &mut self,
+        stream: UnixStream,
+        inbox: &mut mpsc::Receiver<Job>,
+        owed: &mut VecDeque<Box<Entry>>,
+    ) -> io::Result<()> {
+        let (mut to, mut from) =
+            Framed::new(stream, LinesCodec::new_with_max_length(MAX_LINE)).split::<String>();
+        loop {
+            let room = self.waiting.len() < MAX_UNANSWERED;
+            if room && let Some(entry) = owed.pop_front() {
+                let line = self.line(Job {
+                    durable: true,
+                    entry,
+                    reply: None,
+                })?;
+                send(&mut to, line).await?;
+                continue;
+            }
+            let late = self.waiting.front().map(|oldest| oldest.since + PATIENCE);
+            let writable = self.tell.borrow().writable;
+            tokio::select! {
+                job = inbox.recv(), if room => {
+                    let Some(job) = job else { return Ok(()) };
+                    let line = self.line(job)?;
+                    send(&mut to, line).await?;
+                }
+                line = from.next() => {
+                    let line = line.ok_or(io::ErrorKind::UnexpectedEof)?.map_err(io::Error::other)?;
+                    self.hear(&line)?;
+                }
+                () = past(late), if writable => {
+                    error!(message_id = paw_log::events::AUDIT_LOST, "the audit writer does not answer; nothing that needs a record is done until it does");
+                    self.tell.send_modify(|health| health.writable = false);
+                }
+            }
+        }
+    }
+
+    /// The line of a job, which waits for its answer from now on.
+    fn line(&mut self, job: Job) -> io::Result<String> {
+        let Job {
+            durable,
+            entry,
+            reply,
+        } = job;
+        self.seq += 1;
+        let append = Append {
+            seq: self.seq,
+            durable,
+            record: *entry,
+        };
+        let line = serde_json::to_string(&append).map_err(io::Error::other)?;
+        let entry = Box::new(append.record);
+        self.waiting.push_back(Waiting {
+            seq: self.seq,
+            since: Instant::now(),
+            entry,
+            reply,
+        });
+        Ok(line)
+    }
+
+    fn hear(&mut self, line: &str) -> io::Result<()> {
+        let said: Answer = serde_json::from_str(line).map_err(io::Error::other)?;
+        let number = match &said {
+            Answer::Hello(hello) => {
+                self.tell.send_modify(|health| {
+                    *health = Health {
+                        writable: true,
+                        pid: hello.pid,
+                        landlock_abi: hello.landlock_abi,
+                        seq: health.seq,
+                    };
+                });
+                info!(pid = hello.pid, "audit writer reached");
+                return Ok(());
+            }
+            Answer::Appended(Appended { seq, .. }) => Some(*seq),
+            Answer::Refused(AppendRefused { seq, .. }) => *seq,
+        };
+        let Some(Waiting { reply, .. }) = self
+            .waiting
+            .pop_front()
+            .filter(|oldest| Some(oldest.seq) == number)
+        else {
+            return Err(io::Error::other(
+                "the audit writer answered something else than what was asked",
+            ));
+        };
+        match said {
+            Answer::Hello(_) => {}
+            Answer::Appended(Appended { audit_seq, .. }) => {
+                self.tell.send_if_modified(|health| {
+                    let was = health.writable;
+                    (health.seq, health.writable) = (audit_seq, true);
+                    !was
+                });
+                answer(reply, Ok(audit_seq));
+            }
+            Answer::Refused(AppendRefused {
+                message, remedy, ..
+            }) => {
+                error!(message_id = paw_log::events::AUDIT_LOST, reason = %message, remedy = %remedy, "audit record refused");
+                self.tell.send_modify(|health| health.writable = false);
+                answer(reply, Err(AuditError::Refused { message, remedy }));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Sends a line; a writer that takes none is as good as gone.
+async fn send(
+    to: &mut (impl Sink<String, Error = LinesCodecError> + Unpin),
+    line: String,
+) -> io::Result<()> {
+    match timeout(PATIENCE, to.send(line)).await {
+        Ok(sent) => sent.map_err(io::Error::other),
+        Err(_) => Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the audit writer takes no records",
+        )),
+    }
+}
+
+/// Waits until this time; for ever if there is none.
+async fn past(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Tells who waits, if somebody does and is still there.
+fn answer(reply: Option<Reply>, result: Result<u64, AuditError>) {
+    if let Some(reply) = reply {
+        drop(reply.send(result));
+    }
+}

@@ -1,0 +1,305 @@
+//! From the command line to a running daemon, top to bottom:
+//! configuration, sockets, keys, helpers, drop, proof of the drop, store, runtime, READY.
+//!
+//! Everything that needs a right happens before the drop and before the first thread; everything that parses foreign bytes
+//! happens after it.
+
+mod helpers;
+mod run;
+mod sockets;
+mod users;
+
+use std::{collections::BTreeMap, fs, io, path::PathBuf};
+
+use anyhow::{Context as _, anyhow};
+use clap::Parser;
+use paw_confine::{
+    drop::drop_to,
+    landlock::{Enforced, Floor, LandlockError, PathRule, Ports, Rights, Rules, enforce},
+    prove::prove,
+    seccomp,
+};
+use secrecy::SecretString;
+
+use crate::{
+    config::{Config, Paths, check},
+    exit::Fatal,
+    rpc::family::health::Born,
+};
+
+/// Hosts AI agents as a system service.
+#[derive(Debug, Parser)]
+#[command(name = "pawd", version, about, long_about = None)]
+pub struct Options {
+    /// Keep configuration, sockets, state and logs below this directory instead of /etc, /run and /var.
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Start the launcher and the audit writer as well, for hosts without systemd.
+    #[arg(long)]
+    pub standalone: bool,
+    /// Check the configuration, list every fault, and end.
+    #[arg(long)]
+    pub check_config: bool,
+}
+
+/// A file that every user of a host may read and that pawd must not.
+const OUTSIDE: &str = "/etc/passwd";
+
+/// The longest key of a provider, in bytes.
+const MAX_KEY: u64 = 16 * 1024;
+
+/// Starts pawd and runs it to its end.
+///
+/// # Errors
+/// Why it did not start, or ended.
+pub fn boot(options: &Options) -> Result<(), Fatal> {
+    let program = std::env::current_exe()
+        .context("find our own program in /proc/self/exe; is /proc mounted?")?;
+    let paths = Paths::new(options.root.as_deref(), &program);
+    let config = configuration(&paths)?;
+    if options.check_config {
+        return say_checked(&paths, &config);
+    }
+    let logging = paw_log::init("pawd", Some(&config.log_level)).context("set up logging")?;
+    let people = users::resolve(&config, options.standalone)?;
+    let mut sockets = sockets::open(&paths, &people, options.standalone)?;
+    let keys = keys(&paths, &config)?;
+    let helpers = if options.standalone {
+        Some(helpers::start(&paths, &people, &sockets)?)
+    } else {
+        None
+    };
+    // Only the helpers listen on their sockets: with a copy of ours, connecting to a dead one would seem to succeed.
+    (sockets.launcher, sockets.audit) = (None, None);
+    let ports = ports(&config);
+    let born = confine(&paths, &config, &people, &ports)?;
+    run::run(run::Start {
+        paths,
+        config,
+        logging,
+        people,
+        control: sockets.control,
+        keys,
+        helpers,
+        ports,
+        born,
+    })
+}
+
+fn configuration(paths: &Paths) -> Result<Config, Fatal> {
+    check::load(&paths.etc).map_err(|error| {
+        notify(&[
+            sd_notify::NotifyState::Status(
+                "bad configuration; see the journal, then `pawctl config check`",
+            ),
+            sd_notify::NotifyState::Errno(nix::errno::Errno::EINVAL as u32),
+        ]);
+        Fatal::Config(error.into())
+    })
+}
+
+fn say_checked(paths: &Paths, config: &Config) -> Result<(), Fatal> {
+    use io::Write as _;
+    let text = format!(
+        "{}: good: {} agents, {} providers, policy {}\n",
+        paths.etc.display(),
+        config.agents.len(),
+        config.providers.len(),
+        if config.shipped_policy {
+            "as shipped".to_owned()
+        } else {
+            config.rules.digest().to_string()
+        },
+    );
+    io::stdout()
+        .write_all(text.as_bytes())
+        .context("write to stdout")
+        .map_err(Fatal::from)
+}
+
+/// Reads the keys that providers name, from the service manager's credentials or from `etc/credentials`.
+fn keys(paths: &Paths, config: &Config) -> Result<BTreeMap<String, SecretString>, Fatal> {
+    let directory = std::env::var_os("CREDENTIALS_DIRECTORY")
+        .map_or_else(|| paths.etc.join("credentials"), PathBuf::from);
+    let mut keys = BTreeMap::new();
+    for name in config
+        .providers
+        .values()
+        .filter_map(|provider| provider.api_key_credential.as_ref())
+    {
+        let path = directory.join(name);
+        let key = read_key(&path).with_context(|| {
+            format!("read the key {}; put it there with mode 0400, or give it to the unit with LoadCredential={name}:FILE", path.display())
+        });
+        keys.insert(name.clone(), key.map_err(Fatal::Config)?);
+    }
+    Ok(keys)
+}
+
+fn read_key(path: &std::path::Path) -> anyhow::Result<SecretString> {
+    use io::Read as _;
+    use std::os::unix::fs::PermissionsExt as _;
+    let file = fs::File::open(path)?;
+    let mode = file.metadata()?.permissions().mode();
+    if mode & 0o077 != 0 {
+        return Err(anyhow!(
+            "others may read it (mode {:03o}); run: chmod 0400 {}",
+            mode & 0o777,
+            path.display()
+        ));
+    }
+    let mut text = String::new();
+    file.take(MAX_KEY).read_to_string(&mut text)?;
+    let key = text.trim();
+    if key.is_empty() {
+        Err(anyhow!("it is empty"))
+    } else {
+        Ok(SecretString::from(key.to_owned()))
+    }
+}
+
+/// TCP ports that pawd may connect to: those of its providers, https, and DNS over TCP.
+fn ports(config: &Config) -> Vec<u16> {
+    let mut ports: Vec<u16> = config
+        .providers
+        .values()
+        .filter_map(|provider| provider.base_url.port_or_known_default())
+        .collect();
+    ports.extend([53, 443]);
+    ports.sort_unstable();
+    ports.dedup();
+    ports
+}
+
+/// Gives up every right that running does not need, and proves it.
+fn confine(
+    paths: &Paths,
+    config: &Config,
+    people: &users::People,
+    ports: &[u16],
+) -> Result<Born, Fatal> {
+    above_the_floor(config)?;
+    drop_to(people.own.uid, people.own.gid, &people.groups)
+        .context("give up root")
+        .map_err(Fatal::Permission)?;
+    let landlock = restrict(paths, config, ports).map_err(|error| {
+        Fatal::Permission(anyhow::Error::new(error).context("confine pawd with landlock"))
+    })?;
+    seccomp::pawd()
+        .apply()
+        .context("confine pawd with seccomp")
+        .map_err(Fatal::Permission)?;
+    let probes = prove(std::path::Path::new(OUTSIDE))
+        .context("prove the confinement")
+        .map_err(Fatal::Permission)?;
+    tracing::info!(
+        message_id = paw_log::events::DAEMON_DROPPED,
+        uid = people.own.uid,
+        landlock_abi = landlock.abi,
+        missing = ?landlock.missing,
+        probes = probes.len(),
+        "rights given up, and proven to be"
+    );
+    Ok(Born {
+        landlock,
+        probes,
+        shared_user: people.shared,
+        skill_faults: Vec::new(),
+    })
+}
+
+/// Refuses a kernel that cannot do what the configuration demands.
+fn above_the_floor(config: &Config) -> Result<(), Fatal> {
+    let (has, floor) = (
+        paw_confine::sys::landlock_abi(),
+        config.confinement.landlock_floor,
+    );
+    if has >= floor {
+        return Ok(());
+    }
+    let why = if has == 0 {
+        "has no landlock, or it is not switched on".to_owned()
+    } else {
+        format!("has landlock ABI {has}")
+    };
+    Err(Fatal::Permission(anyhow!(
+        "this kernel {why}, and the configured floor is {floor}; boot with lsm=landlock,..., use a newer kernel, or lower \
+         [confinement] landlock_floor if the part that is missing may be missing"
+    )))
+}
+
+fn restrict(paths: &Paths, config: &Config, ports: &[u16]) -> Result<Enforced, LandlockError> {
+    let granted = vec![
+        PathRule::new(&paths.state, Rights::ReadWrite, "the store and its backups"),
+        PathRule::optional(&paths.etc, Rights::Read, "reading the configuration again"),
+        PathRule::optional(
+            &paths.log,
+            Rights::Read,
+            "listing and verifying the audit log",
+        ),
+        PathRule::optional(&paths.data, Rights::Read, "manifests and digests of skills"),
+        PathRule::new(
+            "/proc",
+            Rights::Read,
+            "what the kernel says of our processes",
+        ),
+        PathRule::new(
+            "/dev/null",
+            Rights::UseFiles,
+            "what libraries write to nowhere",
+        ),
+        PathRule::optional(
+            "/etc/ssl",
+            Rights::Read,
+            "certificates that providers are checked against",
+        ),
+        PathRule::optional("/etc/pki", Rights::Read, "the same where Fedora keeps them"),
+        PathRule::optional(
+            "/usr/share/ca-certificates",
+            Rights::Read,
+            "what /etc/ssl links to",
+        ),
+        PathRule::optional("/usr/lib/ssl", Rights::Read, "the same"),
+        PathRule::optional("/etc/resolv.conf", Rights::Read, "name servers"),
+        PathRule::optional(
+            "/run/systemd/resolve",
+            Rights::Read,
+            "what resolv.conf may link to",
+        ),
+        PathRule::optional("/etc/hosts", Rights::Read, "names of hosts"),
+        PathRule::optional("/etc/nsswitch.conf", Rights::Read, "how names are resolved"),
+        PathRule::optional("/etc/gai.conf", Rights::Read, "which address is preferred"),
+        PathRule::optional("/etc/host.conf", Rights::Read, "how names are resolved"),
+        PathRule::optional(
+            "/etc/ld.so.cache",
+            Rights::Read,
+            "finding the resolver's libraries",
+        ),
+        PathRule::optional("/usr/lib", Rights::Read, "the resolver's libraries"),
+        PathRule::optional("/usr/lib64", Rights::Read, "the same"),
+        PathRule::optional("/lib", Rights::Read, "the same"),
+        PathRule::optional("/lib64", Rights::Read, "the same"),
+    ];
+    let rules = Rules {
+        paths: Some(granted),
+        connect: Ports::Only(ports.to_vec()),
+        bind: Ports::Only(Vec::new()),
+        scope: true,
+    };
+    let floor = config.confinement.landlock_floor;
+    enforce(
+        &rules,
+        Floor {
+            files: true,
+            net: floor >= 4,
+            scope: floor >= 6,
+        },
+    )
+}
+
+/// Tells the service manager, where there is one.
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(error = %error, "the service manager was not told");
+    }
+}

@@ -1,0 +1,499 @@
+//! The second half of the start: store, runtime, tasks, READY; and the end: STOPPING, drain, last records.
+
+use std::{
+    collections::BTreeMap,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::net::UnixListener,
+    },
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, anyhow};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
+use paw_api::audit::{Entry, Event};
+use paw_store::{OpenOptions, Store};
+use sd_notify::NotifyState;
+use secrecy::SecretString;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{oneshot, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::{helpers::Helpers, notify, users::People};
+use crate::{
+    agent::Agents,
+    audit::Audit,
+    clock::now_ms,
+    config::{ActionBounds, Config, Paths},
+    events::News,
+    exit::Fatal,
+    intake::Intake,
+    orchestrator::driver::{Driver, Ports},
+    providers::Providers,
+    reload::{Current, Reload},
+    rpc::{
+        self, Limits,
+        denials::Denials,
+        family::{self, health::Born},
+    },
+    sandbox::{self, Launcher, LauncherState, Skills},
+    storage::Storage,
+};
+
+/// How long the audit writer may take to answer at the start; it opens its log meanwhile.
+const AUDIT_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long the launcher may take to answer at the start where we started it; it sweeps up after its earlier life meanwhile.
+const LAUNCHER_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long a launcher that somebody else starts is waited for.
+const LAUNCHER_GRACE: Duration = Duration::from_millis(500);
+
+/// How long the tasks have to end once the driver has.
+const GOODBYE: Duration = Duration::from_secs(3);
+
+/// Threads of the runtime: the work is waiting, so more would only cost memory.
+const THREADS: usize = 2;
+
+/// What the first half hands over.
+pub(super) struct Start {
+    pub(super) paths: Paths,
+    pub(super) config: Config,
+    pub(super) logging: paw_log::Logging,
+    pub(super) people: People,
+    pub(super) control: UnixListener,
+    pub(super) keys: BTreeMap<String, SecretString>,
+    pub(super) helpers: Option<Helpers>,
+    pub(super) ports: Vec<u16>,
+    pub(super) born: Born,
+}
+
+/// Runs to the end.
+pub(super) fn run(start: Start) -> Result<(), Fatal> {
+    let store = open_store(&start.paths)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .thread_name("pawd")
+        .enable_all()
+        .build()
+        .context("start the async runtime")?;
+    let result = runtime.block_on(live(start, store));
+    runtime.shutdown_timeout(GOODBYE);
+    result
+}
+
+fn open_store(paths: &Paths) -> Result<Store, Fatal> {
+    let path = paths.state.join("pawd.redb");
+    Store::open(&path, OpenOptions::new(env!("CARGO_PKG_VERSION"))).map_err(|error| {
+        error!(message_id = paw_log::events::STORE_CORRUPT, error = %paw_log::Chain(&error), remedy = error.remedy(), "the store cannot be used");
+        notify(&[NotifyState::Status("the store cannot be used; see the journal")]);
+        let remedy = error.remedy();
+        Fatal::Software(anyhow::Error::new(error).context(format!("open the store ({remedy})")))
+    })
+}
+
+async fn live(start: Start, store: Store) -> Result<(), Fatal> {
+    let Start {
+        paths,
+        config,
+        logging,
+        people,
+        control,
+        keys,
+        helpers,
+        ports,
+        mut born,
+    } = start;
+    let began = Instant::now();
+    let stop = CancellationToken::new();
+    // Cancelled after the drain: until then callers hear the end of what they wait for.
+    let over = CancellationToken::new();
+    let mut parts = JoinSet::new();
+
+    let storage = Storage::start(Arc::new(store), config.actions.keep)
+        .context("start the thread of the store")?;
+    let (audit, keep_audit) = Audit::connect(paths.socket("audit"));
+    parts.spawn(keep_audit);
+    let (launcher, connection) = sandbox::connect(paths.socket("launcher"));
+    parts.spawn(connection.run());
+    let skills = Arc::new(
+        Skills::load(&paths.data.join("skills")).context("read the skills that are installed")?,
+    );
+    born.skill_faults = skills
+        .faults()
+        .iter()
+        .map(|fault| paw_log::Chain(fault).to_string())
+        .collect();
+    let providers = Providers::new(&config.providers, &keys)
+        .context("set up the providers")
+        .map_err(Fatal::Config)?;
+
+    let bounds = config.actions;
+    let limits = limits(&config);
+    let (rules, rules_now) = watch::channel(Arc::new(config.rules.clone()));
+    let (providers, providers_now) = watch::channel(Arc::new(providers));
+    let (config, config_now) = watch::channel(Arc::new(config));
+    let news = Arc::new(News::default());
+    let executor = Arc::new(Agents {
+        config: config_now.clone(),
+        providers: providers_now.clone(),
+        storage: storage.clone(),
+        launcher: launcher.clone(),
+        skills: Arc::clone(&skills),
+    });
+    let driver_ports = Ports {
+        storage: storage.clone(),
+        audit: audit.clone(),
+        executor,
+        rules: rules_now.clone(),
+        news: Arc::clone(&news),
+    };
+    let (driver, actions) = Driver::new(driver_ports, bounds)
+        .context("read the open actions")
+        .map_err(Fatal::Software)?;
+
+    let mut helpers = helpers;
+    let lost = watch_helpers(helpers.as_ref())?;
+    tokio::pin!(lost);
+    // Nothing is accepted before the writer of the log is there, and the first record says that pawd is. Sandboxes of an
+    // earlier life are ended first: whatever they did was told as interrupted, and must not go on.
+    let parts_ready = async {
+        audit.ready(AUDIT_LIMIT).await.map_err(|error| {
+            let remedy = error.remedy();
+            let error = anyhow::Error::new(error);
+            Fatal::Software(error.context(format!("reach the audit writer ({remedy})")))
+        })?;
+        settle(&launcher, helpers.is_some()).await
+    };
+    tokio::select! {
+        ready = parts_ready => ready?,
+        name = &mut lost => return Err(end_of(helpers.as_mut(), name)),
+    }
+    audit
+        .durable(started(&born, &rules_now.borrow()))
+        .await
+        .context("write the first record")
+        .map_err(Fatal::Software)?;
+
+    let current = Current {
+        etc: paths.etc.clone(),
+        keys,
+        ports,
+        config,
+        providers,
+        rules,
+        audit: audit.clone(),
+        actions: actions.clone(),
+        logging,
+        notify: tell_reload,
+    };
+    let (reload, answer_reloads) = Reload::new(current);
+    parts.spawn(answer_reloads);
+    watch_signals(&mut parts, stop.clone(), reload.clone())?;
+
+    let intake = Intake {
+        config: config_now.clone(),
+        providers: providers_now.clone(),
+        rules: rules_now.clone(),
+        skills: Arc::clone(&skills),
+        storage: storage.clone(),
+    };
+    let door = actions.clone();
+    let context = family::Context {
+        actions,
+        intake,
+        storage,
+        audit: audit.clone(),
+        news,
+        launcher,
+        skills,
+        config: config_now,
+        providers: providers_now,
+        rules: rules_now,
+        reload,
+        paths,
+        born,
+        since: Instant::now(),
+        stop: stop.clone(),
+        over: over.clone(),
+        verified: Mutex::default(),
+        inputs: Mutex::default(),
+    };
+    let serving = serve(
+        control,
+        context,
+        &people,
+        audit.clone(),
+        limits,
+        over.clone(),
+    )?;
+    let mut served = tokio::spawn(serving);
+
+    info!(
+        message_id = paw_log::events::DAEMON_READY,
+        took_ms = began.elapsed().as_millis(),
+        "ready"
+    );
+    notify(&[NotifyState::Ready, NotifyState::Status("ready")]);
+    let pulse = sd_notify::watchdog_enabled().map(|limit| limit / 2);
+    let work = driver.run(stop.clone(), pulse, || notify(&[NotifyState::Watchdog]));
+    tokio::pin!(work);
+    let ended = tokio::select! {
+        () = &mut work => Ok(()),
+        name = &mut lost => {
+            error!(
+                message_id = paw_log::events::LAUNCHER_LOST,
+                helper = name,
+                "a helper ended, and without root nothing can take its place; pawd stops"
+            );
+            // What is being done cannot end well any more, so there is nothing to wait for.
+            door.rebound(ActionBounds { drain: Duration::ZERO, ..bounds }).await;
+            stop.cancel();
+            work.await;
+            Err(end_of(helpers.as_mut(), name))
+        }
+    };
+
+    // The drain is over: everything that was stored is stored, and the last record says that pawd ends.
+    stop.cancel();
+    over.cancel();
+    if tokio::time::timeout(GOODBYE + limits_drain(), &mut served)
+        .await
+        .is_err()
+    {
+        warn!("connections did not end in time");
+        served.abort();
+    }
+    if let Err(error) = audit.durable(Entry::new(Event::DaemonStopping)).await {
+        warn!(error = %error, "the end is not in the audit log");
+    }
+    parts.shutdown().await;
+    // Only now may the helpers see the end of their lifeline: the last record needed the audit writer.
+    drop(helpers);
+    info!("stopped");
+    ended
+}
+
+/// Waits for the launcher and ends every sandbox that an earlier pawd left behind. Where no service manager starts the launcher
+/// later, it has to be there now; its end is noticed by who waits beside us.
+async fn settle(launcher: &Launcher, ours: bool) -> Result<(), Fatal> {
+    let mut state = launcher.state();
+    let there = state.wait_for(|state| matches!(state, LauncherState::Connected { .. }));
+    let limit = if ours { LAUNCHER_LIMIT } else { LAUNCHER_GRACE };
+    match tokio::time::timeout(limit, there).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(_)) | Err(_) if ours => {
+            return Err(Fatal::Software(anyhow!(
+                "paw-launcher did not answer within {} s",
+                limit.as_secs()
+            )));
+        }
+        // A launcher that starts later sweeps up after its own earlier life.
+        Ok(Err(_)) | Err(_) => return Ok(()),
+    }
+    match launcher.list().await {
+        Ok(left) => {
+            for sandbox in left {
+                warn!(paw_sandbox = %sandbox.id, "a sandbox of an earlier pawd is ended");
+                if let Err(error) = launcher.kill(sandbox.id).await {
+                    warn!(error = %paw_log::Chain(&error), "it could not be ended; its deadline will");
+                }
+            }
+        }
+        Err(error) => {
+            warn!(error = %paw_log::Chain(&error), "sandboxes of an earlier pawd could not be listed")
+        }
+    }
+    Ok(())
+}
+
+/// The name of the first helper that ends; never, without helpers. A thread waits for it, because a descriptor of this kind
+/// cannot be given to the runtime without giving up the guarantees of its type; it sleeps until then and ends with the process.
+fn watch_helpers(
+    helpers: Option<&Helpers>,
+) -> Result<impl Future<Output = &'static str> + use<>, Fatal> {
+    let (tell, told) = oneshot::channel();
+    let mut watched: Vec<(&'static str, OwnedFd)> = Vec::new();
+    for (name, _, ended) in helpers.into_iter().flat_map(|helpers| &helpers.running) {
+        watched.push((name, ended.try_clone().context("watch a helper")?));
+    }
+    if !watched.is_empty() {
+        let wait = move || {
+            let mut fds: Vec<PollFd<'_>> = watched
+                .iter()
+                .map(|(_, fd)| PollFd::new(fd.as_fd(), PollFlags::POLLIN))
+                .collect();
+            while matches!(poll(&mut fds, PollTimeout::NONE), Err(Errno::EINTR)) {}
+            let ended = fds
+                .iter()
+                .position(|fd| fd.any() == Some(true))
+                .and_then(|index| watched.get(index));
+            // Nobody listens any more when pawd stops first.
+            let _ = tell.send(ended.map_or("a helper", |(name, _)| *name));
+        };
+        std::thread::Builder::new()
+            .name("helpers".into())
+            .spawn(wait)
+            .context("watch the helpers")?;
+    }
+    Ok(async move {
+        match told.await {
+            Ok(name) => name,
+            Err(_) => std::future::pending().await,
+        }
+    })
+}
+
+/// Why pawd ends because a helper did, with the exit code that the helper's own end calls for.
+fn end_of(helpers: Option<&mut Helpers>, name: &'static str) -> Fatal {
+    let child = helpers.and_then(|helpers| {
+        helpers
+            .running
+            .iter_mut()
+            .find(|(known, ..)| *known == name)
+    });
+    let status = child.and_then(|(_, child, _)| child.try_wait().ok().flatten());
+    let how = status.map_or_else(
+        || "for a reason unknown".to_owned(),
+        |status| format!("with {status}"),
+    );
+    let error = anyhow!(
+        "{name} ended {how}; what it said about it stands before this. pawd gave up root and cannot start it again: mend the \
+         cause, and let a supervisor restart pawd"
+    );
+    match status
+        .and_then(|status| status.code())
+        .and_then(|code| u8::try_from(code).ok())
+    {
+        Some(crate::exit::CONFIG) => Fatal::Config(error),
+        Some(crate::exit::PERMISSION) => Fatal::Permission(error),
+        _ => Fatal::Software(error),
+    }
+}
+
+fn serve(
+    control: UnixListener,
+    context: family::Context,
+    people: &People,
+    audit: Audit,
+    limits: Limits,
+    stop: CancellationToken,
+) -> Result<impl Future<Output = ()> + Send + use<>, Fatal> {
+    control
+        .set_nonblocking(true)
+        .context("prepare the control socket")?;
+    let listener =
+        tokio::net::UnixListener::from_std(control).context("prepare the control socket")?;
+    let methods = family::methods(context)
+        .context("register the methods")
+        .map_err(Fatal::Software)?;
+    let unmatched = rpc::unmatched(&methods, paw_api::methods::TABLE);
+    if !unmatched.is_empty() {
+        return Err(Fatal::Software(anyhow!(
+            "methods without a row in the table, or the other way round: {unmatched:?}"
+        )));
+    }
+    let names = people.names.clone();
+    let identify = rpc::identify(people.roles.clone(), move |uid| names.get(&uid).cloned());
+    let runtime = tokio::runtime::Handle::current();
+    let denials = Denials::default();
+    let on_denied: rpc::OnDenied = Arc::new(move |peer, method| {
+        let Some(entry) = denials.note(peer, method, now_ms()) else {
+            return;
+        };
+        warn!(
+            message_id = paw_log::events::RPC_DENIED,
+            uid = peer.uid,
+            method,
+            "call denied"
+        );
+        let audit = audit.clone();
+        // A denial grants nothing, so it stands even while the writer is away.
+        runtime.spawn(async move { drop(audit.durable(entry).await) });
+    });
+    let service = rpc::Service {
+        methods,
+        table: paw_api::methods::TABLE,
+        identify,
+        on_denied,
+        limits,
+    };
+    Ok(rpc::serve(listener, service, stop))
+}
+
+fn limits(config: &Config) -> Limits {
+    Limits {
+        connections: config.rpc.connections as usize,
+        connections_per_uid: config.rpc.connections_per_user as usize,
+        requests_per_second: config.rpc.requests_per_second,
+        request_burst: config.rpc.requests_per_second.saturating_mul(2),
+        ..Limits::default()
+    }
+}
+
+fn limits_drain() -> Duration {
+    Limits::default().drain
+}
+
+/// SIGTERM and SIGINT stop, SIGHUP reads the configuration again.
+fn watch_signals(
+    parts: &mut JoinSet<()>,
+    stop: CancellationToken,
+    reload: Reload,
+) -> Result<(), Fatal> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let mut hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
+    parts.spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                // The outcome is logged and recorded by who reloads.
+                _ = hangup.recv() => drop(reload.ask(None).await),
+            }
+        }
+        info!(message_id = paw_log::events::DAEMON_STOPPING, "stopping");
+        notify(&[
+            NotifyState::Stopping,
+            NotifyState::Status("stopping: what is being done may end"),
+        ]);
+        stop.cancel();
+    });
+    Ok(())
+}
+
+/// Tells the service manager that a reload begins or has ended.
+fn tell_reload(begins: bool) {
+    if begins {
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => notify(&[NotifyState::Reloading, now]),
+            Err(error) => warn!(error = %error, "the monotonic clock cannot be read"),
+        }
+    } else {
+        notify(&[NotifyState::Ready]);
+    }
+}
+
+fn started(born: &Born, rules: &paw_policy::Rules) -> Entry {
+    let mut entry = Entry::new(Event::DaemonStarted);
+    entry.policy_digest = Some(rules.digest());
+    entry
+        .detail
+        .insert("version".into(), env!("CARGO_PKG_VERSION").into());
+    entry
+        .detail
+        .insert("landlock_abi".into(), born.landlock.abi.to_string());
+    entry
+        .detail
+        .insert("probes".into(), born.probes.len().to_string());
+    entry
+}

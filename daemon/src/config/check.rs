@@ -1,0 +1,579 @@
+//! From what the files say to what pawd runs on: defaults, bounds, units, names and references.
+
+use std::{
+    collections::BTreeMap, fmt::Display, ops::RangeInclusive, path::Path, str::FromStr,
+    time::Duration,
+};
+
+use paw_launch::request::Limits;
+use paw_llm::{ProviderKind, Timeouts};
+use paw_policy::{Name, Rules};
+use toml::Spanned;
+
+use super::{
+    ActionBounds, AgentSettings, Config, Confinement, ProviderSettings, RoleGroups, RpcBounds,
+    SandboxDefaults,
+    fault::{Fault, Faults},
+    file::{self, File},
+    source::{self, Source, SourceError},
+};
+
+/// The longest time that can be configured: a week.
+const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file cannot be used at all.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The files do not say what can be meant.
+    #[error(transparent)]
+    Faults(#[from] Faults),
+}
+
+/// Reads and checks the configuration below `etc`. Without any file the defaults hold.
+///
+/// # Errors
+/// Every fault of every file, each with its place.
+pub fn load(etc: &Path) -> Result<Config, ConfigError> {
+    let sources = source::read_all(etc)?;
+    let policies = source::read_directory(&etc.join("policy"), "cedar")?;
+    Ok(check(sources, policies)?)
+}
+
+/// Checks files that were read.
+///
+/// # Errors
+/// Every fault of every file.
+pub fn check(sources: Vec<Source>, policies: Option<Vec<Source>>) -> Result<Config, Faults> {
+    let mut faults = Faults::default();
+    let layers = Layers(
+        sources
+            .into_iter()
+            .map(|source| {
+                let file = source::parse(&source, &mut faults);
+                (source, file)
+            })
+            .collect(),
+    );
+    let shipped_policy = policies.is_none();
+    let rules = rules(policies, &mut faults);
+    let providers = providers(&layers, &mut faults);
+    let default_provider = default_provider(&layers, &providers, &mut faults);
+    let config = Config {
+        log_level: log_level(&layers, &mut faults),
+        rpc: rpc(&layers, &mut faults),
+        roles: roles(&layers, &mut faults),
+        actions: actions(&layers, &mut faults),
+        confinement: confinement(&layers, &mut faults),
+        sandbox: sandbox(&layers, &mut faults),
+        agents: agents(&layers, &providers, default_provider.as_ref(), &mut faults),
+        providers,
+        rules: match rules {
+            Some(rules) => rules,
+            None => return Err(faults),
+        },
+        shipped_policy,
+    };
+    faults.or(config)
+}
+
+/// The files in their order; the last one that has a key decides.
+struct Layers(Vec<(Source, File)>);
+
+impl Layers {
+    fn last<'a, T: 'a>(
+        &'a self,
+        pick: impl Fn(&'a File) -> Option<&'a Spanned<T>>,
+    ) -> Option<(&'a Source, &'a Spanned<T>)> {
+        self.0
+            .iter()
+            .rev()
+            .find_map(|(source, file)| pick(file).map(|value| (source, value)))
+    }
+
+    /// A number within bounds.
+    fn number<'a, T: Copy + PartialOrd + Display + 'a>(
+        &'a self,
+        pick: impl Fn(&'a File) -> Option<&'a Spanned<T>>,
+        default: T,
+        bounds: RangeInclusive<T>,
+        faults: &mut Faults,
+    ) -> T {
+        let Some((source, value)) = self.last(pick) else {
+            return default;
+        };
+        if !bounds.contains(value.get_ref()) {
+            let range = format!("use {} to {}", bounds.start(), bounds.end());
+            faults.at(
+                source,
+                value.span(),
+                format!("{} is out of bounds", value.get_ref()),
+                range,
+            );
+        }
+        *value.get_ref()
+    }
+
+    /// A text that a reader understands.
+    fn text<'a, T>(
+        &'a self,
+        pick: impl Fn(&'a File) -> Option<&'a Spanned<String>>,
+        default: T,
+        read: impl Fn(&str) -> Result<T, String>,
+        faults: &mut Faults,
+    ) -> T {
+        let Some((source, value)) = self.last(pick) else {
+            return default;
+        };
+        read_value(source, value, &read, faults).unwrap_or(default)
+    }
+}
+
+fn read_value<T>(
+    source: &Source,
+    value: &Spanned<String>,
+    read: &impl Fn(&str) -> Result<T, String>,
+    faults: &mut Faults,
+) -> Option<T> {
+    match read(value.get_ref()) {
+        Ok(value) => Some(value),
+        Err(hint) => {
+            faults.at(
+                source,
+                value.span(),
+                format!("{:?} cannot be meant here", value.get_ref()),
+                hint,
+            );
+            None
+        }
+    }
+}
+
+fn rules(policies: Option<Vec<Source>>, faults: &mut Faults) -> Option<Rules> {
+    let parsed = match policies {
+        None => Rules::shipped(),
+        Some(files) => Rules::parse(
+            &files
+                .into_iter()
+                .map(|file| (file.name, file.text))
+                .collect::<Vec<_>>(),
+        ),
+    };
+    parsed
+        .map_err(|found| {
+            faults.0.extend(found.into_iter().map(|fault| Fault {
+                file: fault.file,
+                line: fault.line,
+                column: fault.column,
+                message: fault.message,
+                hint: fault.hint.unwrap_or_else(|| "see paw-policy(5)".into()),
+            }));
+        })
+        .ok()
+}
+
+fn log_level(layers: &Layers, faults: &mut Faults) -> String {
+    let read = |text: &str| match text {
+        "error" | "warn" | "info" | "debug" | "trace" => Ok(text.to_owned()),
+        _ => Err("use error, warn, info, debug or trace".into()),
+    };
+    layers.text(
+        |file| file.log.as_ref()?.level.as_ref(),
+        "info".into(),
+        read,
+        faults,
+    )
+}
+
+fn rpc(layers: &Layers, faults: &mut Faults) -> RpcBounds {
+    RpcBounds {
+        connections: layers.number(
+            |f| f.rpc.as_ref()?.connections.as_ref(),
+            512,
+            4..=16_384,
+            faults,
+        ),
+        connections_per_user: layers.number(
+            |f| f.rpc.as_ref()?.connections_per_user.as_ref(),
+            128,
+            1..=16_384,
+            faults,
+        ),
+        requests_per_second: layers.number(
+            |f| f.rpc.as_ref()?.requests_per_second.as_ref(),
+            5_000,
+            0..=1_000_000,
+            faults,
+        ),
+    }
+}
+
+fn roles(layers: &Layers, faults: &mut Faults) -> RoleGroups {
+    RoleGroups {
+        admin: layers.text(
+            |f| f.roles.as_ref()?.admin.as_ref(),
+            "paw-admin".into(),
+            account,
+            faults,
+        ),
+        approver: layers.text(
+            |f| f.roles.as_ref()?.approver.as_ref(),
+            "paw-approver".into(),
+            account,
+            faults,
+        ),
+        user: layers.text(
+            |f| f.roles.as_ref()?.user.as_ref(),
+            "paw-user".into(),
+            account,
+            faults,
+        ),
+    }
+}
+
+fn actions(layers: &Layers, faults: &mut Faults) -> ActionBounds {
+    let seconds = Duration::from_secs;
+    ActionBounds {
+        concurrency: layers.number(
+            |f| f.actions.as_ref()?.concurrency.as_ref(),
+            16,
+            1..=1_024,
+            faults,
+        ),
+        queue: layers.number(
+            |f| f.actions.as_ref()?.queue.as_ref(),
+            1_024,
+            1..=100_000,
+            faults,
+        ),
+        approvals: layers.number(
+            |f| f.actions.as_ref()?.approvals.as_ref(),
+            1_000,
+            1..=100_000,
+            faults,
+        ),
+        approval_expiry: layers.text(
+            |f| f.actions.as_ref()?.approval_expiry.as_ref(),
+            seconds(24 * 3600),
+            duration,
+            faults,
+        ),
+        chat_timeout: layers.text(
+            |f| f.actions.as_ref()?.chat_timeout.as_ref(),
+            seconds(600),
+            duration,
+            faults,
+        ),
+        tool_timeout: layers.text(
+            |f| f.actions.as_ref()?.tool_timeout.as_ref(),
+            seconds(60),
+            duration,
+            faults,
+        ),
+        keep: layers.number(
+            |f| f.actions.as_ref()?.keep.as_ref(),
+            100_000,
+            100..=10_000_000,
+            faults,
+        ),
+        drain: layers.text(
+            |f| f.actions.as_ref()?.drain.as_ref(),
+            seconds(20),
+            duration,
+            faults,
+        ),
+    }
+}
+
+fn confinement(layers: &Layers, faults: &mut Faults) -> Confinement {
+    let user = |pick: fn(&file::Confinement) -> Option<&Spanned<String>>,
+                default: &str,
+                faults: &mut Faults| {
+        layers.text(
+            |f| pick(f.confinement.as_ref()?),
+            default.to_owned(),
+            account,
+            faults,
+        )
+    };
+    Confinement {
+        user: user(|c| c.user.as_ref(), "paw", faults),
+        launcher_user: user(|c| c.launcher_user.as_ref(), "paw-launcher", faults),
+        audit_user: user(|c| c.audit_user.as_ref(), "paw-audit", faults),
+        landlock_floor: layers.number(
+            |f| f.confinement.as_ref()?.landlock_floor.as_ref(),
+            2,
+            1..=64,
+            faults,
+        ),
+    }
+}
+
+fn sandbox(layers: &Layers, faults: &mut Faults) -> SandboxDefaults {
+    let pick = |f: fn(&file::Sandbox) -> Option<&Spanned<String>>| {
+        move |file: &'_ File| file.sandbox.as_ref().and_then(f).cloned()
+    };
+    let base = "base".parse().expect("`base` is a name");
+    let text = |f: fn(&file::Sandbox) -> Option<&Spanned<String>>| {
+        layers
+            .0
+            .iter()
+            .rev()
+            .find_map(|(source, file)| pick(f)(file).map(|value| (source, value)))
+    };
+    let sized = |f, default, faults: &mut Faults| match text(f) {
+        Some((source, value)) => read_value(source, &value, &size, faults).unwrap_or(default),
+        None => default,
+    };
+    let cpus = layers.number(
+        |f| f.sandbox.as_ref()?.cpus.as_ref(),
+        1.0,
+        0.01..=1024.0,
+        faults,
+    );
+    SandboxDefaults {
+        image: layers.text(|f| f.sandbox.as_ref()?.image.as_ref(), base, name, faults),
+        limits: Limits {
+            // Bounded above by 1024 CPUs, so the product is far below 2^32.
+            cpu_milli: (cpus * 1000.0) as u32,
+            memory: sized(|s| s.memory.as_ref(), 256 << 20, faults),
+            disk: sized(|s| s.disk.as_ref(), 100 << 20, faults),
+            pids: layers.number(
+                |f| f.sandbox.as_ref()?.pids.as_ref(),
+                64,
+                2..=32_768,
+                faults,
+            ),
+            open_files: 1_024,
+            wall_ms: millis(layers.text(
+                |f| f.sandbox.as_ref()?.timeout.as_ref(),
+                Duration::from_secs(30),
+                duration,
+                faults,
+            )),
+        },
+    }
+}
+
+fn providers(layers: &Layers, faults: &mut Faults) -> BTreeMap<Name, ProviderSettings> {
+    let mut providers = BTreeMap::new();
+    for (source, file) in &layers.0 {
+        for (key, provider) in &file.provider {
+            let Some(key) = read_value(source, key, &name, faults) else {
+                continue;
+            };
+            if let Some(settings) = self::provider(source, provider, faults) {
+                providers.insert(key, settings);
+            }
+        }
+    }
+    providers
+}
+
+fn provider(
+    source: &Source,
+    provider: &file::Provider,
+    faults: &mut Faults,
+) -> Option<ProviderSettings> {
+    let kind = read_value(source, &provider.kind, &provider_kind, faults);
+    let base_url = read_value(source, &provider.base_url, &url, faults);
+    let seconds = Duration::from_secs;
+    let mut time = |value: &Option<Spanned<String>>, default| match value {
+        Some(value) => read_value(source, value, &duration, faults).unwrap_or(default),
+        None => default,
+    };
+    let timeouts = Timeouts {
+        connect: time(&provider.connect_timeout, seconds(5)),
+        first_token: time(&provider.first_token_timeout, seconds(120)),
+        stall: time(&provider.stall_timeout, seconds(60)),
+        total: time(&provider.total_timeout, seconds(600)),
+    };
+    let credential = provider
+        .api_key_credential
+        .as_ref()
+        .and_then(|value| read_value(source, value, &name, faults));
+    let settings = ProviderSettings {
+        kind: kind?,
+        base_url: base_url?,
+        model: provider.model.get_ref().clone(),
+        api_key_credential: credential.map(|name| name.to_string()),
+        allow_plaintext: provider.allow_plaintext.unwrap_or(false),
+        timeouts,
+    };
+    if settings.base_url.scheme() == "http" && !settings.is_local() && !settings.allow_plaintext {
+        let hint = "use https, or write allow_plaintext = true if the network in between is yours";
+        faults.at(
+            source,
+            provider.base_url.span(),
+            "http to another host shows every message to the network",
+            hint,
+        );
+    }
+    Some(settings)
+}
+
+fn default_provider(
+    layers: &Layers,
+    known: &BTreeMap<Name, ProviderSettings>,
+    faults: &mut Faults,
+) -> Option<Name> {
+    match layers.last(|file| file.default_provider.as_ref()) {
+        Some((source, value)) => reference(source, value, known, "provider", faults),
+        None => known.keys().next().filter(|_| known.len() == 1).cloned(),
+    }
+}
+
+fn agents(
+    layers: &Layers,
+    known: &BTreeMap<Name, ProviderSettings>,
+    default: Option<&Name>,
+    faults: &mut Faults,
+) -> BTreeMap<Name, AgentSettings> {
+    let shipped = AgentSettings {
+        instructions: "You are a helpful assistant. Answer briefly and say when you do not know."
+            .into(),
+        provider: default.cloned(),
+        model: None,
+        skills: vec!["files".parse().expect("`files` is a name")],
+        max_tokens: None,
+        may_leave_host: false,
+    };
+    let mut agents = BTreeMap::from([(
+        "default".parse().expect("`default` is a name"),
+        shipped.clone(),
+    )]);
+    for (source, file) in &layers.0 {
+        for (key, agent) in &file.agent {
+            let Some(key) = read_value(source, key, &name, faults) else {
+                continue;
+            };
+            let provider = match &agent.provider {
+                Some(value) => reference(source, value, known, "provider", faults),
+                None => default.cloned(),
+            };
+            let skills = agent.skills.as_ref().map(|skills| {
+                let parsed = skills.get_ref().iter().filter_map(|skill| {
+                    name(skill)
+                        .map_err(|hint| {
+                            faults.at(
+                                source,
+                                skills.span(),
+                                format!("{skill:?} is no skill"),
+                                hint,
+                            )
+                        })
+                        .ok()
+                });
+                parsed.collect()
+            });
+            let settings = AgentSettings {
+                instructions: agent
+                    .instructions
+                    .clone()
+                    .unwrap_or_else(|| shipped.instructions.clone()),
+                provider,
+                model: agent.model.clone(),
+                skills: skills.unwrap_or_default(),
+                max_tokens: agent.max_tokens.as_ref().map(|value| *value.get_ref()),
+                may_leave_host: agent.may_leave_host.unwrap_or(false),
+            };
+            agents.insert(key, settings);
+        }
+    }
+    agents
+}
+
+fn reference<T>(
+    source: &Source,
+    value: &Spanned<String>,
+    known: &BTreeMap<Name, T>,
+    what: &str,
+    faults: &mut Faults,
+) -> Option<Name> {
+    let found = known.keys().find(|name| name.as_str() == value.get_ref());
+    if found.is_none() {
+        let names: Vec<_> = known.keys().map(Name::as_str).collect();
+        let hint = match names.as_slice() {
+            [] => format!("add a [{what}.{}] section", value.get_ref()),
+            names => format!("configured are: {}", names.join(", ")),
+        };
+        faults.at(
+            source,
+            value.span(),
+            format!("there is no {what} {:?}", value.get_ref()),
+            hint,
+        );
+    }
+    found.cloned()
+}
+
+fn name(text: &str) -> Result<Name, String> {
+    Name::from_str(text).map_err(|error| error.to_string())
+}
+
+/// A user or group name as useradd(8) allows it.
+fn account(text: &str) -> Result<String, String> {
+    let good = text
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+    if good && !text.is_empty() && text.len() <= 32 {
+        Ok(text.to_owned())
+    } else {
+        Err("use the name of a user or group".into())
+    }
+}
+
+fn provider_kind(text: &str) -> Result<ProviderKind, String> {
+    match text {
+        "ollama" => Ok(ProviderKind::Ollama),
+        "openai" => Ok(ProviderKind::OpenAi),
+        _ => Err("use \"ollama\", or \"openai\" for every OpenAI-compatible endpoint".into()),
+    }
+}
+
+fn url(text: &str) -> Result<url::Url, String> {
+    match url::Url::parse(text) {
+        Ok(url)
+            if matches!(url.scheme(), "http" | "https")
+                && url.host().is_some()
+                && url.password().is_none()
+                && url.username().is_empty() =>
+        {
+            Ok(url)
+        }
+        Ok(_) => Err("use http:// or https:// and a host, without user or password".into()),
+        Err(error) => Err(format!("{error}; an example: http://127.0.0.1:11434")),
+    }
+}
+
+/// A time such as `250ms`, `30s`, `5m` or `1h 30m`; at most a week, at least a millisecond.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let hint = "use a time such as \"250ms\", \"30s\", \"5m\" or \"1h\", at most \"168h\"";
+    let parsed: jiff::SignedDuration = text.parse().map_err(|_| hint.to_owned())?;
+    match Duration::try_from(parsed) {
+        Ok(time) if time >= Duration::from_millis(1) && time <= WEEK => Ok(time),
+        Ok(_) | Err(_) => Err(hint.to_owned()),
+    }
+}
+
+/// A size such as `4096`, `64K`, `256M` or `2G`, in powers of 1024.
+pub fn size(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.as_bytes().last() {
+        Some(b'K' | b'k') => (&text[..text.len() - 1], 10),
+        Some(b'M' | b'm') => (&text[..text.len() - 1], 20),
+        Some(b'G' | b'g') => (&text[..text.len() - 1], 30),
+        _ => (text, 0),
+    };
+    let hint = "use a size such as \"64K\", \"256M\" or \"2G\"";
+    let number: u64 = digits.parse().map_err(|_| hint.to_owned())?;
+    number
+        .checked_mul(1 << shift)
+        .filter(|size| *size <= 1 << 50)
+        .ok_or_else(|| hint.to_owned())
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

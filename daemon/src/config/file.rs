@@ -1,0 +1,160 @@
+//! What the TOML says, byte for byte: every key that a file may have, and nothing decided yet.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+/// A configuration file; several are merged key by key in the order of their names.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// `[log]`
+    pub log: Option<Log>,
+    /// `[rpc]`
+    pub rpc: Option<Rpc>,
+    /// `[roles]`
+    pub roles: Option<Roles>,
+    /// `[actions]`
+    pub actions: Option<Actions>,
+    /// `[confinement]`
+    pub confinement: Option<Confinement>,
+    /// `[sandbox]`
+    pub sandbox: Option<Sandbox>,
+    /// Provider of agents that name none.
+    pub default_provider: Option<Spanned<String>>,
+    /// `[provider.NAME]`
+    #[serde(default)]
+    pub provider: BTreeMap<Spanned<String>, Provider>,
+    /// `[agent.NAME]`
+    #[serde(default)]
+    pub agent: BTreeMap<Spanned<String>, Agent>,
+}
+
+/// How much is said.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    pub level: Option<Spanned<String>>,
+}
+
+/// Bounds of the control socket.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rpc {
+    /// Connections at once.
+    pub connections: Option<Spanned<u32>>,
+    /// Connections of one user at once.
+    pub connections_per_user: Option<Spanned<u32>>,
+    /// Requests per second of one user who is not root; 0 for no limit.
+    pub requests_per_second: Option<Spanned<u32>>,
+}
+
+/// Which groups of the host give which role.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Roles {
+    /// Group of administrators.
+    pub admin: Option<Spanned<String>>,
+    /// Group of approvers.
+    pub approver: Option<Spanned<String>>,
+    /// Group of users.
+    pub user: Option<Spanned<String>>,
+}
+
+/// Bounds of actions.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Actions {
+    /// Actions being done at once.
+    pub concurrency: Option<Spanned<u32>>,
+    /// Actions waiting for a place at once.
+    pub queue: Option<Spanned<u32>>,
+    /// Questions waiting for a person at once.
+    pub approvals: Option<Spanned<u32>>,
+    /// How long a question waits for its answer, for example `"1h"`.
+    pub approval_expiry: Option<Spanned<String>>,
+    /// How long a chat may take.
+    pub chat_timeout: Option<Spanned<String>>,
+    /// How long a tool call may take.
+    pub tool_timeout: Option<Spanned<String>>,
+    /// Finished actions kept in the store.
+    pub keep: Option<Spanned<u64>>,
+    /// How long SIGTERM waits for what is being done.
+    pub drain: Option<Spanned<String>>,
+}
+
+/// What pawd demands of the kernel.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Confinement {
+    /// User that pawd becomes.
+    pub user: Option<Spanned<String>>,
+    /// User that the launcher becomes.
+    pub launcher_user: Option<Spanned<String>>,
+    /// User that the audit writer becomes.
+    pub audit_user: Option<Spanned<String>>,
+    /// Least landlock ABI; below it pawd does not start.
+    pub landlock_floor: Option<Spanned<u32>>,
+}
+
+/// Sandboxes that nobody says more about.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sandbox {
+    /// Image used when none is named.
+    pub image: Option<Spanned<String>>,
+    /// CPU, for example `0.5`.
+    pub cpus: Option<Spanned<f64>>,
+    /// Memory, for example `"256M"`.
+    pub memory: Option<Spanned<String>>,
+    /// Temporary disk, for example `"100M"`.
+    pub disk: Option<Spanned<String>>,
+    /// Processes and threads.
+    pub pids: Option<Spanned<u32>>,
+    /// Life of a sandbox, for example `"30s"`.
+    pub timeout: Option<Spanned<String>>,
+}
+
+/// An endpoint that serves models.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provider {
+    /// `ollama` or `openai`.
+    pub kind: Spanned<String>,
+    /// Where it is.
+    pub base_url: Spanned<String>,
+    /// Model used when none is named.
+    pub model: Spanned<String>,
+    /// Name of a file in the credentials directory that holds its key.
+    pub api_key_credential: Option<Spanned<String>>,
+    /// Whether http may be spoken to another host.
+    pub allow_plaintext: Option<bool>,
+    /// Time to connect.
+    pub connect_timeout: Option<Spanned<String>>,
+    /// Time to the first token.
+    pub first_token_timeout: Option<Spanned<String>>,
+    /// Time between two chunks.
+    pub stall_timeout: Option<Spanned<String>>,
+    /// Time for everything.
+    pub total_timeout: Option<Spanned<String>>,
+}
+
+/// An assistant.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Agent {
+    /// What it is told before each conversation.
+    pub instructions: Option<String>,
+    /// Which provider answers for it.
+    pub provider: Option<Spanned<String>>,
+    /// With which model, if not the provider's.
+    pub model: Option<String>,
+    /// Skills it may use.
+    pub skills: Option<Spanned<Vec<String>>>,
+    /// Tokens of an answer at most.
+    pub max_tokens: Option<Spanned<u32>>,
+    /// Whether what was said with a local provider may go to a cloud one.
+    pub may_leave_host: Option<bool>,
+}

@@ -1,0 +1,222 @@
+//! Configuration: what the files say ([`file`]), whether it can be meant ([`check`]), and [`Config`], what pawd runs on.
+//!
+//! A [`Config`] cannot be wrong: whoever holds one need not check anything again. It knows no process and no socket.
+
+pub mod check;
+pub mod fault;
+pub mod file;
+pub mod source;
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use paw_launch::request::Limits;
+use paw_llm::{ProviderKind, Timeouts};
+use paw_policy::{Name, Rules};
+use serde::Serialize;
+
+pub use fault::{Fault, Faults};
+
+/// What pawd runs on.
+#[derive(Debug, Clone, Serialize)]
+pub struct Config {
+    /// Least level of what is logged.
+    pub log_level: String,
+    /// Bounds of the control socket.
+    pub rpc: RpcBounds,
+    /// Groups of the host that give roles.
+    pub roles: RoleGroups,
+    /// Bounds of actions.
+    pub actions: ActionBounds,
+    /// Users and what is demanded of the kernel.
+    pub confinement: Confinement,
+    /// Sandboxes that nobody says more about.
+    pub sandbox: SandboxDefaults,
+    /// Endpoints that serve models.
+    pub providers: BTreeMap<Name, ProviderSettings>,
+    /// Assistants; there is always one named `default`.
+    pub agents: BTreeMap<Name, AgentSettings>,
+    /// Policy files, as (name, text) were read.
+    #[serde(skip)]
+    pub rules: Rules,
+    /// Whether the shipped policy is used because there is no policy directory.
+    pub shipped_policy: bool,
+}
+
+/// Bounds of the control socket.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct RpcBounds {
+    /// Connections at once.
+    pub connections: u32,
+    /// Connections of one user at once.
+    pub connections_per_user: u32,
+    /// Requests per second of one user who is not root; 0 for no limit.
+    pub requests_per_second: u32,
+}
+
+/// Names of the groups that give roles.
+#[derive(Debug, Clone, Serialize)]
+pub struct RoleGroups {
+    /// Everything.
+    pub admin: String,
+    /// Answers approvals.
+    pub approver: String,
+    /// Own sessions and actions.
+    pub user: String,
+}
+
+/// Bounds of actions.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct ActionBounds {
+    /// Being done at once.
+    pub concurrency: u32,
+    /// Waiting for a place at once.
+    pub queue: u32,
+    /// Waiting for a person at once.
+    pub approvals: u32,
+    /// How long a question waits.
+    pub approval_expiry: Duration,
+    /// How long a chat may take.
+    pub chat_timeout: Duration,
+    /// How long a tool call may take.
+    pub tool_timeout: Duration,
+    /// Finished ones kept.
+    pub keep: u64,
+    /// How long SIGTERM waits.
+    pub drain: Duration,
+}
+
+/// Users, and what is demanded of the kernel.
+#[derive(Debug, Clone, Serialize)]
+pub struct Confinement {
+    /// User that pawd becomes.
+    pub user: String,
+    /// User that the launcher becomes.
+    pub launcher_user: String,
+    /// User that the audit writer becomes.
+    pub audit_user: String,
+    /// Least landlock ABI.
+    pub landlock_floor: u32,
+}
+
+/// Sandboxes that nobody says more about.
+#[derive(Debug, Clone, Serialize)]
+pub struct SandboxDefaults {
+    /// Image.
+    pub image: Name,
+    /// Limits.
+    pub limits: Limits,
+}
+
+/// An endpoint that serves models.
+#[derive(Debug, Clone, Serialize)]
+pub struct ProviderSettings {
+    /// Which wire it speaks.
+    #[serde(serialize_with = "as_debug")]
+    pub kind: ProviderKind,
+    /// Where it is.
+    pub base_url: url::Url,
+    /// Model used when none is named.
+    pub model: String,
+    /// Credential that holds its key.
+    pub api_key_credential: Option<String>,
+    /// Whether http may be spoken to another host.
+    pub allow_plaintext: bool,
+    /// Deadlines.
+    #[serde(serialize_with = "as_debug")]
+    pub timeouts: Timeouts,
+}
+
+impl ProviderSettings {
+    /// Whether it runs on this host, going by the address that it is configured with.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        match self.base_url.host() {
+            Some(url::Host::Ipv4(address)) => address.is_loopback(),
+            Some(url::Host::Ipv6(address)) => address.is_loopback(),
+            Some(url::Host::Domain(name)) => name == "localhost",
+            None => false,
+        }
+    }
+}
+
+/// An assistant.
+#[derive(Debug, Clone, Serialize)]
+pub struct AgentSettings {
+    /// What it is told before each conversation.
+    pub instructions: String,
+    /// Which provider answers for it; none while no provider is configured.
+    pub provider: Option<Name>,
+    /// With which model, if not the provider's.
+    pub model: Option<String>,
+    /// Skills it may use; none means none.
+    pub skills: Vec<Name>,
+    /// Tokens of an answer at most.
+    pub max_tokens: Option<u32>,
+    /// Whether what was said with a local provider may go to a cloud one.
+    pub may_leave_host: bool,
+}
+
+/// Where everything is, all of it below one root with `--root`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Paths {
+    /// Configuration.
+    pub etc: PathBuf,
+    /// Sockets.
+    pub run: PathBuf,
+    /// pawd's own state.
+    pub state: PathBuf,
+    /// The launcher's state.
+    pub launcher_state: PathBuf,
+    /// The audit writer's state.
+    pub audit_state: PathBuf,
+    /// The audit log.
+    pub log: PathBuf,
+    /// Our other programs.
+    pub libexec: PathBuf,
+    /// Images and skills that ship.
+    pub data: PathBuf,
+}
+
+impl Paths {
+    /// The paths of an installed pawd, or all of them below `root`. Programs and data are found beside our own program.
+    #[must_use]
+    pub fn new(root: Option<&std::path::Path>, program: &std::path::Path) -> Self {
+        let prefix = program
+            .parent()
+            .and_then(std::path::Path::parent)
+            .unwrap_or_else(|| std::path::Path::new("/usr"));
+        let (libexec, data) = (prefix.join("libexec/pawd"), prefix.join("lib/pawd"));
+        match root {
+            Some(root) => Self {
+                etc: root.join("etc"),
+                run: root.join("run"),
+                state: root.join("state"),
+                launcher_state: root.join("launcher"),
+                audit_state: root.join("audit"),
+                log: root.join("log"),
+                libexec,
+                data,
+            },
+            None => Self {
+                etc: "/etc/pawd".into(),
+                run: "/run/pawd".into(),
+                state: "/var/lib/pawd".into(),
+                launcher_state: "/var/lib/paw-launcher".into(),
+                audit_state: "/var/lib/paw-audit".into(),
+                log: "/var/log/pawd".into(),
+                libexec,
+                data,
+            },
+        }
+    }
+
+    /// A socket of ours, by its short name.
+    #[must_use]
+    pub fn socket(&self, name: &str) -> PathBuf {
+        self.run.join(format!("{name}.sock"))
+    }
+}
+
+fn as_debug<T: std::fmt::Debug, S: serde::Serializer>(value: &T, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&format!("{value:?}"))
+}

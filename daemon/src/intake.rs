@@ -1,0 +1,519 @@
+//! From what a caller asks to an action that policy has judged: the one way in for every surface.
+//!
+//! Nothing is taken from the message that the kernel, the store, the configuration or policy can say: who asks, whose session
+//! it is, what a tool can do, how risky that is, and where the data came from.
+
+use std::sync::Arc;
+
+use paw_api::{Error, ErrorKind, sandbox::RunSpec};
+use paw_policy::{
+    ChatArguments, Facts, Kind, Name, Operation, Plan, Principal, Role, Rules, State, Taint,
+    TaintSet, ToolArguments, judge,
+};
+use paw_store::{ActionRecord, Caller, SessionRecord, StoreError};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::{
+    agent::tool,
+    clock::now_ms,
+    config::{AgentSettings, Config},
+    orchestrator::{handle::Submission, work::Progress},
+    providers::Providers,
+    records::shorten,
+    sandbox::Skills,
+    storage::Storage,
+};
+
+/// The longest text of one chat, in bytes.
+const MAX_TEXT: usize = 64 * 1024;
+
+/// Turns of a session that are looked through for words of a local provider.
+const LOOKED_THROUGH: usize = 1_000;
+
+/// What judging needs to know.
+pub struct Intake {
+    /// Agents and limits.
+    pub config: watch::Receiver<Arc<Config>>,
+    /// Which providers there are.
+    pub providers: watch::Receiver<Arc<Providers>>,
+    /// The rules in force.
+    pub rules: watch::Receiver<Arc<Rules>>,
+    /// What tools there are.
+    pub skills: Arc<Skills>,
+    /// Sessions.
+    pub storage: Storage,
+}
+
+/// What a caller asks, before anything of it is believed.
+#[derive(Debug, Default)]
+pub struct Asked {
+    /// The kind, as text.
+    pub kind: String,
+    /// Its arguments.
+    pub arguments: Map<String, Value>,
+    /// On whose behalf; `default` if not given.
+    pub agent: Option<String>,
+    /// In which conversation; a new one if not given and one is needed.
+    pub session: Option<String>,
+    /// Whether only a provider on this host will do.
+    pub local_only: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChatAsked {
+    text: String,
+    provider: Option<String>,
+    model: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ToolAsked {
+    skill: String,
+    tool: String,
+    #[serde(default)]
+    arguments: Map<String, Value>,
+}
+
+/// The session that an action belongs to.
+struct Place {
+    id: Uuid,
+    taint: TaintSet,
+    opens: Option<SessionRecord>,
+}
+
+impl Intake {
+    /// Judges what is asked.
+    ///
+    /// # Errors
+    /// `denied` for what is not known, `invalid` for what cannot be meant, `not_found` for what is not there. What policy
+    /// denies is no error here: it is an action in state `rejected`, with its record.
+    pub fn judge(
+        &self,
+        asked: Asked,
+        caller: Caller,
+        progress: Progress,
+    ) -> Result<Submission, Error> {
+        let config = Arc::clone(&self.config.borrow());
+        let kind: Kind = asked.kind.parse().map_err(|_| unknown_kind(&asked.kind))?;
+        let (agent, settings) = agent(&config, asked.agent.as_deref())?;
+        let (operation, place) = match kind {
+            Kind::Chat => self.chat(&agent, settings, asked, &caller)?,
+            Kind::ToolCall => self.tool_call(settings, asked, &caller)?,
+            Kind::ModelSwitch
+            | Kind::FileOperation
+            | Kind::ConfigChange
+            | Kind::ApiCall
+            | Kind::SecretUse
+            | Kind::SkillChange => return Err(not_executable(kind)),
+        };
+        let taint = place
+            .as_ref()
+            .map_or_else(TaintSet::default, |place| place.taint.clone())
+            .with(&origin(&caller));
+        let plan = Plan {
+            agent,
+            session: place.as_ref().map(|place| place.id.to_string()),
+            operation,
+        };
+        self.submission(
+            plan,
+            caller,
+            taint,
+            place.and_then(|place| place.opens),
+            progress,
+        )
+    }
+
+    /// Judges a command that a person wants to run in a sandbox.
+    ///
+    /// # Errors
+    /// As [`Intake::judge`].
+    pub fn judge_run(
+        &self,
+        spec: RunSpec,
+        caller: Caller,
+        progress: Progress,
+    ) -> Result<Submission, Error> {
+        let config = Arc::clone(&self.config.borrow());
+        let operation = run(&config, spec)?;
+        let (agent, _) = agent(&config, None)?;
+        let taint = origin(&caller);
+        self.submission(
+            Plan {
+                agent,
+                session: None,
+                operation,
+            },
+            caller,
+            taint,
+            None,
+            progress,
+        )
+    }
+
+    fn submission(
+        &self,
+        plan: Plan,
+        caller: Caller,
+        taint: TaintSet,
+        session: Option<SessionRecord>,
+        progress: Progress,
+    ) -> Result<Submission, Error> {
+        let rules = Arc::clone(&self.rules.borrow());
+        let facts = Facts {
+            principal: Principal {
+                uid: caller.uid,
+                role: caller.role,
+            },
+            taint: taint.clone(),
+        };
+        let verdict = judge(&rules, &plan, &facts).map_err(|error| {
+            Error::new(
+                ErrorKind::Invalid,
+                error.to_string(),
+                "send less, or in several actions",
+            )
+        })?;
+        let record = ActionRecord {
+            id: Uuid::now_v7(),
+            kind: plan.kind(),
+            digest: verdict.digest,
+            plan,
+            risk: verdict.risk,
+            taint,
+            decision: verdict.decision,
+            rules: verdict.rules,
+            state: State::Queued,
+            requested_by: caller,
+            approved_by: None,
+            created_ms: now_ms(),
+            decided_ms: None,
+            started_ms: None,
+            ended_ms: None,
+            expires_ms: None,
+            result: None,
+            error: None,
+            attestation: None,
+            sandbox: None,
+            wait_reason: None,
+        };
+        Ok(Submission {
+            record,
+            session,
+            progress,
+        })
+    }
+
+    fn chat(
+        &self,
+        agent: &Name,
+        settings: &AgentSettings,
+        asked: Asked,
+        caller: &Caller,
+    ) -> Result<(Operation, Option<Place>), Error> {
+        let ChatAsked {
+            text,
+            provider,
+            model,
+        } = read(asked.arguments)?;
+        if text.trim().is_empty() || text.len() > MAX_TEXT {
+            let message = format!(
+                "a chat of {} bytes; 1 to {MAX_TEXT} are taken, and not only blanks",
+                text.len()
+            );
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                message,
+                "say something shorter, or something at all",
+            ));
+        }
+        let name = provider.or_else(|| settings.provider.as_ref().map(ToString::to_string)).ok_or_else(|| {
+            let hint = "add a [provider.NAME] section to /etc/pawd/pawd.toml and run `pawctl config reload`; see pawd.toml(5)";
+            Error::new(ErrorKind::Unavailable, format!("agent {agent} has no provider"), hint)
+        })?;
+        let providers = Arc::clone(&self.providers.borrow());
+        let Some((name, known)) = providers.get(&name) else {
+            let error = Error::new(
+                ErrorKind::NotFound,
+                format!("there is no provider {name}"),
+                "see `pawctl provider list`",
+            );
+            return Err(error.about(name));
+        };
+        let local = known.settings.is_local();
+        if asked.local_only && !local {
+            let message =
+                format!("provider {name} is not on this host, and only a local one was asked for");
+            return Err(Error::new(
+                ErrorKind::Denied,
+                message,
+                "name a local provider, or leave out --local-only",
+            ));
+        }
+        let place = self.place(agent, asked.session.as_deref(), &text, caller)?;
+        if !local
+            && !settings.may_leave_host
+            && place.opens.is_none()
+            && self.spoke_locally(&providers, place.id)?
+        {
+            let message = format!(
+                "this conversation was held on this host, and provider {name} is not on it"
+            );
+            let hint = "begin a new conversation, or set may_leave_host = true for the agent";
+            return Err(Error::new(ErrorKind::Denied, message, hint));
+        }
+        let model = model
+            .or_else(|| settings.model.clone())
+            .unwrap_or_else(|| known.settings.model.clone());
+        Ok((
+            Operation::Chat(ChatArguments {
+                text,
+                provider: name.clone(),
+                model,
+            }),
+            Some(place),
+        ))
+    }
+
+    fn tool_call(
+        &self,
+        settings: &AgentSettings,
+        asked: Asked,
+        caller: &Caller,
+    ) -> Result<(Operation, Option<Place>), Error> {
+        let ToolAsked {
+            skill,
+            tool,
+            arguments,
+        } = read(asked.arguments)?;
+        let denied = |message: String, hint: &str| Error::new(ErrorKind::Denied, message, hint);
+        let name: Name = skill
+            .parse()
+            .map_err(|_| denied(format!("{skill:?} is no skill"), "see `pawctl skill list`"))?;
+        let installed = self.skills.get(&name).ok_or_else(|| {
+            denied(
+                format!("there is no skill {name}"),
+                "see `pawctl skill list`",
+            )
+        })?;
+        if !settings.skills.contains(&name) {
+            return Err(denied(
+                format!("the agent may not use skill {name}"),
+                "add it to the agent's skills in pawd.toml",
+            ));
+        }
+        let known = installed.tools.get(&tool).ok_or_else(|| {
+            denied(
+                format!("skill {name} has no tool {}", shorten(&tool)),
+                "see `pawctl skill show`",
+            )
+        })?;
+        let place = match asked.session.as_deref() {
+            None => None,
+            Some(text) => {
+                let session = self.session(text, caller)?;
+                Some(Place {
+                    id: session.id,
+                    taint: session.taint,
+                    opens: None,
+                })
+            }
+        };
+        let call = ToolArguments {
+            skill: name,
+            skill_digest: installed.digest,
+            tool,
+            class: known.class,
+            arguments,
+        };
+        Ok((Operation::ToolCall(call), place))
+    }
+
+    /// The session that is named, or a new one.
+    fn place(
+        &self,
+        agent: &Name,
+        named: Option<&str>,
+        text: &str,
+        caller: &Caller,
+    ) -> Result<Place, Error> {
+        if let Some(named) = named {
+            let session = self.session(named, caller)?;
+            if session.agent != *agent {
+                let message = format!("session {} is with agent {}", session.id, session.agent);
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    message,
+                    "begin a new session, or name that agent",
+                ));
+            }
+            return Ok(Place {
+                id: session.id,
+                taint: session.taint,
+                opens: None,
+            });
+        }
+        let (id, now) = (Uuid::now_v7(), now_ms());
+        let opens = SessionRecord {
+            id,
+            agent: agent.clone(),
+            owner_uid: caller.uid,
+            title: crate::records::shorten_to(text, 60),
+            created_ms: now,
+            updated_ms: now,
+            turns: 0,
+            taint: origin(caller),
+        };
+        Ok(Place {
+            id,
+            taint: TaintSet::default(),
+            opens: Some(opens),
+        })
+    }
+
+    /// A session that this caller may see. Somebody else's is as if it were not there.
+    ///
+    /// # Errors
+    /// `not_found`, or `unavailable` when the store cannot be read.
+    pub fn session(&self, id: &str, caller: &Caller) -> Result<SessionRecord, Error> {
+        let unknown = || {
+            Error::new(
+                ErrorKind::NotFound,
+                "there is no such session",
+                "see `pawctl session list`",
+            )
+            .about(id)
+        };
+        let id: Uuid = id.parse().map_err(|_| unknown())?;
+        let found = self
+            .storage
+            .read()
+            .session(id)
+            .map_err(|error| unreadable(&error))?;
+        found
+            .filter(|session| may_see(caller, session.owner_uid))
+            .ok_or_else(unknown)
+    }
+
+    /// Whether anything in a session was said by a provider on this host.
+    fn spoke_locally(&self, providers: &Providers, session: Uuid) -> Result<bool, Error> {
+        let turns = self
+            .storage
+            .read()
+            .turns(session, 0, LOOKED_THROUGH)
+            .map_err(|error| unreadable(&error))?;
+        let beyond = turns.len() == LOOKED_THROUGH;
+        // A provider that is not configured any more may have been local, and so may what was not looked through.
+        Ok(beyond
+            || turns
+                .iter()
+                .filter_map(|turn| turn.provider.as_ref())
+                .any(|name| {
+                    providers
+                        .get(name.as_str())
+                        .is_none_or(|(_, known)| known.settings.is_local())
+                }))
+    }
+}
+
+/// Whether a caller may see what belongs to this user.
+#[must_use]
+pub const fn may_see(caller: &Caller, owner: u32) -> bool {
+    caller.uid == owner || matches!(caller.role, Role::Admin)
+}
+
+/// The store cannot be read.
+#[must_use]
+pub fn unreadable(error: &StoreError) -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        paw_log::Chain(error).to_string(),
+        error.remedy(),
+    )
+}
+
+/// Where data comes from that a caller of the control socket sends.
+fn origin(caller: &Caller) -> TaintSet {
+    TaintSet::of(match caller.role {
+        Role::Admin => Taint::Operator,
+        Role::Approver | Role::User => Taint::User,
+    })
+}
+
+fn agent<'a>(config: &'a Config, name: Option<&str>) -> Result<(Name, &'a AgentSettings), Error> {
+    let name = name.unwrap_or("default");
+    let found = config
+        .agents
+        .iter()
+        .find(|(known, _)| known.as_str() == name);
+    found
+        .map(|(name, settings)| (name.clone(), settings))
+        .ok_or_else(|| {
+            let error = Error::new(
+                ErrorKind::NotFound,
+                format!("there is no agent {}", shorten(name)),
+                "see `pawctl agent list`",
+            );
+            error.about(name)
+        })
+}
+
+/// The exact command, with every default written out, so that what is approved does not change with the configuration.
+fn run(config: &Config, mut spec: RunSpec) -> Result<Operation, Error> {
+    tool::check(&spec)?;
+    let (limits, image) = (config.sandbox.limits, config.sandbox.image.to_string());
+    spec.runtime = Some(
+        spec.runtime
+            .filter(|name| name != "auto")
+            .unwrap_or_else(|| "native".into()),
+    );
+    spec.image.get_or_insert(image);
+    spec.cpu_milli.get_or_insert(limits.cpu_milli);
+    spec.memory.get_or_insert(limits.memory);
+    spec.disk.get_or_insert(limits.disk);
+    spec.pids.get_or_insert(limits.pids);
+    spec.timeout_ms.get_or_insert(limits.wall_ms);
+    spec.workdir.get_or_insert_with(|| "/".into());
+    match serde_json::to_value(&spec) {
+        Ok(Value::Object(spec)) => Ok(Operation::SandboxRun(spec)),
+        Ok(_) | Err(_) => Err(Error::new(
+            ErrorKind::Internal,
+            "the command cannot be written down",
+            "report it",
+        )),
+    }
+}
+
+/// Reads arguments; a name that is not known is an error, so that nothing that was meant is left out.
+fn read<T: serde::de::DeserializeOwned>(arguments: Map<String, Value>) -> Result<T, Error> {
+    serde_json::from_value(Value::Object(arguments)).map_err(|error| {
+        Error::new(
+            ErrorKind::Denied,
+            format!("unreadable arguments: {error}"),
+            "see pawctl-action(1) for the arguments of each kind",
+        )
+    })
+}
+
+fn unknown_kind(kind: &str) -> Error {
+    let known: Vec<_> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
+    Error::new(
+        ErrorKind::Denied,
+        format!("there is no kind of action {:?}", shorten(kind)),
+        format!("kinds are: {}", known.join(", ")),
+    )
+}
+
+fn not_executable(kind: Kind) -> Error {
+    let message = format!("this version cannot execute actions of kind {kind}");
+    Error::new(
+        ErrorKind::Denied,
+        message,
+        "chat and tool_call can be executed",
+    )
+}

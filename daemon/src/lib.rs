@@ -1,0 +1,20 @@
+//! pawd: hosts AI agents as a system service under zero trust.
+//!
+//! The binary is a table of contents ([`boot`]); everything it does is here, so that tests can look at each part. The map and
+//! the invariants, each with the test that holds it, are in `daemon/ARCHITECTURE.md`.
+
+pub mod agent;
+pub mod audit;
+pub mod boot;
+pub mod clock;
+pub mod config;
+pub mod events;
+pub mod exit;
+pub mod intake;
+pub mod orchestrator;
+pub mod providers;
+pub mod records;
+pub mod reload;
+pub mod rpc;
+pub mod sandbox;
+pub mod storage;

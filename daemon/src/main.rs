@@ -1,0 +1,31 @@
+//! pawd: parse, boot, exit code.
+
+use std::{io::Write as _, process::ExitCode};
+
+use clap::Parser as _;
+use pawd::{
+    boot::{Options, boot},
+    exit::USAGE,
+};
+
+fn main() -> ExitCode {
+    let options = match Options::try_parse() {
+        Ok(options) => options,
+        Err(error) => {
+            // The text is all there is to say; if it cannot be written, the exit code says it.
+            drop(error.print());
+            return if error.use_stderr() {
+                ExitCode::from(USAGE)
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    match boot(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fatal) => {
+            drop(writeln!(std::io::stderr(), "pawd: {:#}", fatal.error()));
+            fatal.code()
+        }
+    }
+}

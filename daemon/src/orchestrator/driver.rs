@@ -1,0 +1,468 @@
+//! The one task that owns every open action: it judges nothing and executes nothing, it makes each step durable before the
+//! next one and starts what has its permit.
+//!
+//! A step is written twice before it has any effect: to the audit log, so that it cannot be denied later, and to the store,
+//! so that it survives. Only then is the caller told or the execution begun. After a crash the store says where each action
+//! stood: what waited still waits, what was being done is `failed` with kind `interrupted`, because nobody knows how far it got.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures_util::FutureExt;
+use paw_api::{Error, ErrorKind, audit::Event};
+use paw_policy::{Decision, Risk, Rules, State};
+use paw_store::{ActionRecord, Caller, StoreError};
+use tokio::{
+    sync::{broadcast, mpsc, watch},
+    task::JoinSet,
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use super::{
+    approval::Questions,
+    handle::{Actions, CHANGES, Change, Command, INBOX, Load, Reply, Submission},
+    lifecycle::{Step, next},
+    queue::Queue,
+    steps::{batch, denial, internal, past, permit, say, tick, until, write},
+    work::{Ending, Execute, Outcome, Progress, Task, failure},
+};
+use crate::{
+    audit::Audit, clock::now_ms, config::ActionBounds, events::News, records::entry_of,
+    storage::Storage,
+};
+
+/// How long cancelled executions may take to end when pawd stops, after its drain time.
+const LAST_CALL: Duration = Duration::from_secs(5);
+
+/// What the driver's own tasks tell it.
+#[derive(Debug)]
+pub(super) enum Happened {
+    /// The acceptance is durable, or is not.
+    Accepted { id: Uuid, result: Result<(), Error> },
+    /// A person's answer is durable, or is not.
+    Answered {
+        id: Uuid,
+        result: Result<(), Error>,
+        reply: Reply,
+    },
+    /// An execution ended.
+    Ended { id: Uuid, outcome: Outcome },
+    /// The end is durable.
+    Closed { id: Uuid },
+}
+
+/// What the driver uses.
+pub struct Ports {
+    /// The store.
+    pub storage: Storage,
+    /// The audit log.
+    pub audit: Audit,
+    /// Who executes.
+    pub executor: Arc<dyn Execute>,
+    /// The rules in force.
+    pub rules: watch::Receiver<Arc<Rules>>,
+    /// Where news are said.
+    pub news: Arc<News>,
+}
+
+/// An action that is not final.
+pub(super) struct Open {
+    pub(super) record: ActionRecord,
+    pub(super) progress: Progress,
+    pub(super) cancel: CancellationToken,
+    /// Who waits for the next durable step.
+    pub(super) reply: Option<Reply>,
+    /// Whether a step is being made durable; nothing else may begin then.
+    pub(super) busy: bool,
+    /// What it was before an answer that is not durable yet.
+    pub(super) before: Option<Box<ActionRecord>>,
+}
+
+/// The driver.
+pub struct Driver {
+    pub(super) ports: Ports,
+    pub(super) bounds: ActionBounds,
+    pub(super) queue: Queue,
+    pub(super) questions: Questions,
+    pub(super) open: BTreeMap<Uuid, Open>,
+    pub(super) inbox: mpsc::Receiver<Command>,
+    pub(super) tasks: JoinSet<Happened>,
+    pub(super) changes: broadcast::Sender<Change>,
+    pub(super) load: watch::Sender<Load>,
+    pub(super) draining: bool,
+}
+
+impl Driver {
+    /// A driver that knows every open action of the store, and the handle to it.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn new(ports: Ports, bounds: ActionBounds) -> Result<(Self, Actions), StoreError> {
+        let (to, inbox) = mpsc::channel(INBOX);
+        let changes = broadcast::Sender::new(CHANGES);
+        let (load, watched) = watch::channel(Load::default());
+        let mut driver = Self {
+            queue: Queue::new(bounds.concurrency as usize, bounds.queue as usize),
+            questions: Questions::default(),
+            open: BTreeMap::new(),
+            inbox,
+            tasks: JoinSet::new(),
+            changes: changes.clone(),
+            load,
+            draining: false,
+            bounds,
+            ports,
+        };
+        for record in driver.ports.storage.read().open_actions()? {
+            driver.adopt(record);
+        }
+        Ok((
+            driver,
+            Actions {
+                inbox: to,
+                changes,
+                load: watched,
+            },
+        ))
+    }
+
+    /// Runs until `stop`, then drains: what is being done may end, what waits stays stored. `alive` is called at least as
+    /// often as `pulse`, as long as the driver is not stuck.
+    pub async fn run(mut self, stop: CancellationToken, pulse: Option<Duration>, alive: impl Fn()) {
+        let mut beat = pulse.map(tokio::time::interval);
+        self.recover();
+        let mut deadline: Option<Instant> = None;
+        loop {
+            self.pump();
+            self.load.send_if_modified(|load| {
+                let now = self.queue_load();
+                std::mem::replace(load, now) != now
+            });
+            if self.draining && self.queue.running() == 0 && self.tasks.is_empty() {
+                break;
+            }
+            tokio::select! {
+                command = self.inbox.recv() => match command {
+                    Some(command) => self.command(command),
+                    None => break,
+                },
+                Some(done) = self.tasks.join_next() => match done {
+                    Ok(happened) => self.happened(happened),
+                    Err(error) => warn!(error = %error, "a task of the driver was lost"),
+                },
+                () = until(self.questions.next_expiry()) => self.expire(),
+                () = tick(&mut beat) => alive(),
+                () = stop.cancelled(), if !self.draining => {
+                    self.draining = true;
+                    deadline = Some(Instant::now() + self.bounds.drain);
+                    info!(executing = self.queue.running(), limit_ms = self.bounds.drain.as_millis(), "draining");
+                }
+                () = past(deadline) => {
+                    if self.open.values().all(|open| open.cancel.is_cancelled()) {
+                        warn!(executing = self.queue.running(), "executions did not end when told; they count as interrupted");
+                        break;
+                    }
+                    self.open.values().for_each(|open| open.cancel.cancel());
+                    deadline = Some(Instant::now() + LAST_CALL);
+                }
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Submit { submission, reply } => self.submit(*submission, reply),
+            Command::Answer {
+                id,
+                digest,
+                approve,
+                note,
+                by,
+                reply,
+            } => self.answer(id, digest, approve, note, by, reply),
+            Command::Cancel { id, by, reply } => self.cancel(id, &by, reply),
+            Command::Bounds(bounds) => {
+                self.queue
+                    .resize(bounds.concurrency as usize, bounds.queue as usize);
+                self.bounds = bounds;
+            }
+        }
+    }
+
+    fn submit(&mut self, submission: Submission, reply: Reply) {
+        let Submission {
+            mut record,
+            session,
+            progress,
+        } = submission;
+        if let Err(error) = self.admit(record.decision) {
+            return say(reply, Err(error));
+        }
+        let now = now_ms();
+        let step = match record.decision {
+            Decision::Allow => Step::Allow,
+            Decision::Ask => Step::Ask,
+            Decision::Deny => Step::Deny,
+        };
+        match next(record.state, step) {
+            Ok(state) => record.state = state,
+            Err(error) => return say(reply, Err(internal(&error))),
+        }
+        match record.decision {
+            Decision::Allow => record.decided_ms = Some(now),
+            Decision::Ask => {
+                let wait =
+                    u64::try_from(self.bounds.approval_expiry.as_millis()).unwrap_or(u64::MAX);
+                record.expires_ms = Some(now.saturating_add(wait));
+                record.wait_reason = Some("a person has to approve it".into());
+            }
+            Decision::Deny => {
+                (record.decided_ms, record.ended_ms) = (Some(now), Some(now));
+                record.error = Some(failure(
+                    "denied",
+                    denial(&record),
+                    "ask an administrator, or change the policy",
+                ));
+            }
+        }
+        let id = record.id;
+        let batch = batch(&record, session.as_ref());
+        let entry = entry_of(Event::ActionJudged, &record, &self.ports.rules.borrow());
+        let durable = record.decision != Decision::Allow || record.risk >= Risk::High;
+        let (storage, audit) = (self.ports.storage.clone(), self.ports.audit.clone());
+        self.tasks.spawn(async move {
+            let result = write(&storage, &audit, entry, durable, batch).await;
+            Happened::Accepted { id, result }
+        });
+        let cancel = CancellationToken::new();
+        self.open.insert(
+            id,
+            Open {
+                record,
+                progress,
+                cancel,
+                reply: Some(reply),
+                busy: true,
+                before: None,
+            },
+        );
+    }
+
+    /// Whether one more action of this decision may come in.
+    fn admit(&self, decision: Decision) -> Result<(), Error> {
+        let busy = |message: String| {
+            Error::new(
+                ErrorKind::Busy,
+                message,
+                "wait for some to end, or raise the bound in [actions]",
+            )
+            .retry_after_ms(1_000)
+        };
+        if self.draining {
+            let error = Error::new(
+                ErrorKind::Unavailable,
+                "pawd is stopping",
+                "try again when it is back",
+            );
+            return Err(error.retry_after_ms(2_000));
+        }
+        match decision {
+            Decision::Allow => self.queue.room().map_err(|full| busy(full.to_string())),
+            Decision::Ask if self.questions.len() >= self.bounds.approvals as usize => {
+                Err(busy(format!(
+                    "{} questions are waiting for a person",
+                    self.questions.len()
+                )))
+            }
+            Decision::Ask | Decision::Deny => Ok(()),
+        }
+    }
+
+    fn cancel(&mut self, id: Uuid, by: &Caller, reply: Reply) {
+        let Some(open) = self.open.get_mut(&id) else {
+            let hint = format!("see what became of it: pawctl action show {id}");
+            return say(
+                reply,
+                Err(Error::new(ErrorKind::Conflict, "the action is final", hint).about(id)),
+            );
+        };
+        if open.busy || open.reply.is_some() {
+            let hint = "try again in a moment";
+            return say(
+                reply,
+                Err(
+                    Error::new(ErrorKind::Busy, "the action is just changing", hint)
+                        .retry_after_ms(100)
+                        .about(id),
+                ),
+            );
+        }
+        info!(paw_action = %id, uid = by.uid, "action is being cancelled");
+        open.reply = Some(reply);
+        match open.record.state {
+            State::Executing => open.cancel.cancel(),
+            State::Queued | State::WaitingApproval | State::Approved => {
+                self.questions.drop(id);
+                self.queue.done(id);
+                self.end(id, Outcome::plain(Ending::Cancelled));
+            }
+            State::Completed
+            | State::Failed
+            | State::Rejected
+            | State::Expired
+            | State::Cancelled
+            | State::TimedOut => {}
+        }
+    }
+
+    /// Starts approved actions while there are places.
+    fn pump(&mut self) {
+        while !self.draining {
+            let Some(id) = self.queue.pop() else { return };
+            self.start(id);
+        }
+    }
+
+    fn start(&mut self, id: Uuid) {
+        let rules = Arc::clone(&self.ports.rules.borrow());
+        let Some(open) = self.open.get_mut(&id) else {
+            return self.queue.done(id);
+        };
+        let permit = match permit(&rules, &open.record) {
+            Ok(permit) => permit,
+            Err(error) => {
+                let hint = "submit it again: it is judged anew";
+                self.queue.done(id);
+                return self.end(
+                    id,
+                    Outcome::failed("denied", format!("there is no permit: {error}"), hint),
+                );
+            }
+        };
+        match next(open.record.state, Step::Start) {
+            Ok(state) => open.record.state = state,
+            Err(error) => {
+                warn!(paw_action = %id, error = %error, "an action stood in line that may not start");
+                return self.queue.done(id);
+            }
+        }
+        open.record.started_ms = Some(now_ms());
+        let entry = entry_of(Event::ActionStarted, &open.record, &rules);
+        let durable = open.record.risk >= Risk::High;
+        let batch = batch(&open.record, None);
+        let task = Task {
+            id,
+            permit,
+            caller: open.record.requested_by.clone(),
+            taint: open.record.taint.clone(),
+            progress: std::mem::replace(&mut open.progress, Progress::None),
+            cancel: open.cancel.clone(),
+        };
+        let (storage, audit) = (self.ports.storage.clone(), self.ports.audit.clone());
+        let executor = Arc::clone(&self.ports.executor);
+        self.tell(id, State::Executing);
+        self.tasks.spawn(async move {
+            if let Err(error) = write(&storage, &audit, entry, durable, batch).await {
+                return Happened::Ended {
+                    id,
+                    outcome: Outcome::failed("unavailable", error.message, error.data.hint),
+                };
+            }
+            let work = std::panic::AssertUnwindSafe(executor.execute(task)).catch_unwind();
+            let outcome = work.await.unwrap_or_else(|_| {
+                Outcome::failed(
+                    "internal",
+                    "the execution ended by a fault of pawd",
+                    "report it with the journal of this time",
+                )
+            });
+            Happened::Ended { id, outcome }
+        });
+    }
+
+    fn happened(&mut self, happened: Happened) {
+        match happened {
+            Happened::Accepted { id, result } => self.accepted(id, result),
+            Happened::Answered { id, result, reply } => self.answered(id, result, reply),
+            Happened::Ended { id, outcome } => {
+                self.queue.done(id);
+                self.end(id, outcome);
+            }
+            Happened::Closed { id } => {
+                let Some(open) = self.open.remove(&id) else {
+                    return;
+                };
+                self.tell(id, open.record.state);
+                if let Some(reply) = open.reply {
+                    say(reply, Ok(open.record));
+                }
+            }
+        }
+    }
+
+    fn accepted(&mut self, id: Uuid, result: Result<(), Error>) {
+        let Some(open) = self.open.get_mut(&id) else {
+            return;
+        };
+        open.busy = false;
+        if let Err(error) = result {
+            if let Some(open) = self.open.remove(&id)
+                && let Some(reply) = open.reply
+            {
+                say(reply, Err(error));
+            }
+            return;
+        }
+        let (record, reply) = (open.record.clone(), open.reply.take());
+        match record.state {
+            State::WaitingApproval => {
+                info!(
+                    message_id = paw_log::events::ACTION_WAITING,
+                    paw_action = %id,
+                    paw_agent = %record.plan.agent,
+                    risk = %record.risk,
+                    "action waits for a person"
+                );
+                self.questions
+                    .ask(id, record.digest, record.expires_ms.unwrap_or(0));
+            }
+            State::Approved => self.queue.push(id),
+            State::Queued | State::Executing => {}
+            State::Completed
+            | State::Failed
+            | State::Rejected
+            | State::Expired
+            | State::Cancelled
+            | State::TimedOut => {
+                self.open.remove(&id);
+            }
+        }
+        self.tell(id, record.state);
+        if let Some(reply) = reply {
+            say(reply, Ok(record));
+        }
+    }
+
+    pub(super) fn tell(&self, id: Uuid, state: State) {
+        // Without listeners nobody has to be told.
+        drop(self.changes.send(Change { id, state }));
+        self.ports.news.say(
+            now_ms(),
+            &format!("action.{state}"),
+            Some(id.to_string()),
+            format!("action {id} is {state}"),
+        );
+    }
+
+    fn queue_load(&self) -> Load {
+        let executing = self.queue.running();
+        let waiting = self.questions.len();
+        Load {
+            queued: self.open.len().saturating_sub(executing + waiting),
+            executing,
+            waiting,
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The driver's part for ends: of an execution, of an action that never came to one, and of an earlier life of pawd.
+
+use paw_api::audit::Event;
+use paw_policy::State;
+use paw_store::ActionRecord;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use super::{
+    driver::{Driver, Happened, Open},
+    lifecycle::{Step, next},
+    steps::batch_with_exchange,
+    work::{Ending, Exchange, Outcome, Progress, failure},
+};
+use crate::{clock::now_ms, records::entry_of};
+
+impl Driver {
+    /// Takes an action of an earlier life into account, as the store has it.
+    pub(super) fn adopt(&mut self, record: ActionRecord) {
+        match record.state {
+            State::WaitingApproval => {
+                self.questions
+                    .ask(record.id, record.digest, record.expires_ms.unwrap_or(0))
+            }
+            State::Approved => self.queue.push(record.id),
+            State::Queued | State::Executing => {}
+            State::Completed
+            | State::Failed
+            | State::Rejected
+            | State::Expired
+            | State::Cancelled
+            | State::TimedOut => return,
+        }
+        let open = Open {
+            record,
+            progress: Progress::None,
+            cancel: CancellationToken::new(),
+            reply: None,
+            busy: false,
+            before: None,
+        };
+        self.open.insert(open.record.id, open);
+    }
+
+    /// Ends what was being done when an earlier life ended.
+    pub(super) fn recover(&mut self) {
+        let interrupted: Vec<Uuid> = self
+            .open
+            .values()
+            .filter(|open| open.record.state == State::Executing)
+            .map(|open| open.record.id)
+            .collect();
+        for id in interrupted {
+            warn!(paw_action = %id, "an action was interrupted by the end of an earlier pawd");
+            let outcome = Outcome::failed(
+                "interrupted",
+                "pawd ended while this was being done; how far it got is not known",
+                "look at what it has done, then submit it again if it is still wanted",
+            );
+            self.end(id, outcome);
+        }
+    }
+
+    /// Notes how an execution, or an action that never came to one, ended.
+    pub(super) fn end(&mut self, id: Uuid, outcome: Outcome) {
+        let draining = self.draining;
+        let Some(open) = self.open.get_mut(&id) else {
+            return;
+        };
+        let Outcome {
+            ending,
+            sandbox,
+            attestation,
+            exchange,
+        } = outcome;
+        let ending = match ending {
+            // Nobody asked for this cancellation: pawd is stopping.
+            Ending::Cancelled
+                if draining && open.reply.is_none() && open.record.state == State::Executing =>
+            {
+                Ending::Failed(failure(
+                    "interrupted",
+                    "pawd stopped while this was being done",
+                    "submit it again if it is still wanted",
+                ))
+            }
+            ending => ending,
+        };
+        let (step, result, error) = match ending {
+            Ending::Completed(value) => (Step::Complete, Some(value), None),
+            Ending::Failed(failure) => (Step::Fail, None, Some(failure)),
+            Ending::TimedOut(failure) => (Step::TimeOut, None, Some(failure)),
+            Ending::Cancelled => (Step::Cancel, None, None),
+        };
+        match next(open.record.state, step) {
+            Ok(state) => open.record.state = state,
+            Err(error) => {
+                return warn!(paw_action = %id, error = %error, "an end that does not fit was ignored");
+            }
+        }
+        (open.record.result, open.record.error) = (result, error);
+        (open.record.sandbox, open.record.attestation) = (sandbox, attestation);
+        open.record.ended_ms = Some(now_ms());
+        open.record.wait_reason = None;
+        let event = if step == Step::Cancel {
+            Event::ActionCancelled
+        } else {
+            Event::ActionEnded
+        };
+        self.close(id, event, exchange);
+    }
+
+    /// Makes an end durable. It has happened, so it is tried until it is.
+    pub(super) fn close(&mut self, id: Uuid, event: Event, exchange: Option<Exchange>) {
+        let Some(open) = self.open.get_mut(&id) else {
+            return;
+        };
+        open.busy = true;
+        let record = open.record.clone();
+        let entry = entry_of(event, &record, &self.ports.rules.borrow());
+        let (storage, audit) = (self.ports.storage.clone(), self.ports.audit.clone());
+        info!(
+            message_id = paw_log::events::ACTION_ENDED,
+            paw_action = %id,
+            paw_agent = %record.plan.agent,
+            state = %record.state,
+            "action ended"
+        );
+        self.tasks.spawn(async move {
+            if let Err(error) = audit.soon(entry).await {
+                warn!(paw_action = %id, error = %error, "the end of an action is not in the audit log");
+            }
+            storage.commit_at_last(|| batch_with_exchange(&storage, &record, exchange.as_ref())).await;
+            Happened::Closed { id }
+        });
+    }
+}

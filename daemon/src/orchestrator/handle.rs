@@ -1,0 +1,161 @@
+//! The driver's door: what others may ask of it, and what they hear from it.
+
+use paw_api::{Error, ErrorKind};
+use paw_policy::{Digest, State};
+use paw_store::{ActionRecord, Caller, SessionRecord};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use uuid::Uuid;
+
+use super::work::Progress;
+use crate::config::ActionBounds;
+
+/// Commands that may wait for the driver.
+pub(super) const INBOX: usize = 1024;
+
+/// Changes of state that a slow listener may be behind before it has to look in the store.
+pub(super) const CHANGES: usize = 4096;
+
+/// Where an answer goes.
+pub(super) type Reply = oneshot::Sender<Result<ActionRecord, Error>>;
+
+/// An action as policy judged it, on its way in.
+#[derive(Debug)]
+pub struct Submission {
+    /// The record; its state is still `queued`.
+    pub record: ActionRecord,
+    /// The session that it opens, if it opens one.
+    pub session: Option<SessionRecord>,
+    /// Where its execution reports.
+    pub progress: Progress,
+}
+
+/// What the driver is asked.
+#[derive(Debug)]
+pub(super) enum Command {
+    Submit {
+        submission: Box<Submission>,
+        reply: Reply,
+    },
+    Answer {
+        id: Uuid,
+        digest: Digest,
+        approve: bool,
+        note: Option<String>,
+        by: Caller,
+        reply: Reply,
+    },
+    Cancel {
+        id: Uuid,
+        by: Caller,
+        reply: Reply,
+    },
+    Bounds(ActionBounds),
+}
+
+/// A change of an action's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change {
+    /// Which action.
+    pub id: Uuid,
+    /// Where it stands now.
+    pub state: State,
+}
+
+/// How many actions are open, by what they wait for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Load {
+    /// For a place.
+    pub queued: usize,
+    /// For their end.
+    pub executing: usize,
+    /// For a person.
+    pub waiting: usize,
+}
+
+/// A handle to the driver.
+#[derive(Debug, Clone)]
+pub struct Actions {
+    pub(super) inbox: mpsc::Sender<Command>,
+    pub(super) changes: broadcast::Sender<Change>,
+    pub(super) load: watch::Receiver<Load>,
+}
+
+impl Actions {
+    /// Asks for an action; returns once it is durable.
+    ///
+    /// # Errors
+    /// When it is refused or cannot be made durable.
+    pub async fn submit(&self, submission: Submission) -> Result<ActionRecord, Error> {
+        self.ask(|reply| Command::Submit {
+            submission: Box::new(submission),
+            reply,
+        })
+        .await
+    }
+
+    /// Answers a question; returns once the answer is durable.
+    ///
+    /// # Errors
+    /// When the answer does not fit, or that person may not give it.
+    pub async fn answer(
+        &self,
+        id: Uuid,
+        digest: Digest,
+        approve: bool,
+        note: Option<String>,
+        by: Caller,
+    ) -> Result<ActionRecord, Error> {
+        self.ask(|reply| Command::Answer {
+            id,
+            digest,
+            approve,
+            note,
+            by,
+            reply,
+        })
+        .await
+    }
+
+    /// Takes an action back; returns once it has ended.
+    ///
+    /// # Errors
+    /// When it is final already.
+    pub async fn cancel(&self, id: Uuid, by: Caller) -> Result<ActionRecord, Error> {
+        self.ask(|reply| Command::Cancel { id, by, reply }).await
+    }
+
+    /// Other bounds, from now on.
+    pub async fn rebound(&self, bounds: ActionBounds) {
+        // Without a driver there is nothing left to bound.
+        drop(self.inbox.send(Command::Bounds(bounds)).await);
+    }
+
+    /// Changes from now on.
+    #[must_use]
+    pub fn changes(&self) -> broadcast::Receiver<Change> {
+        self.changes.subscribe()
+    }
+
+    /// How many actions are open.
+    #[must_use]
+    pub fn load(&self) -> Load {
+        *self.load.borrow()
+    }
+
+    async fn ask(&self, command: impl FnOnce(Reply) -> Command) -> Result<ActionRecord, Error> {
+        let stopping = || {
+            Error::new(
+                ErrorKind::Unavailable,
+                "pawd is stopping",
+                "try again when it is back",
+            )
+            .retry_after_ms(2_000)
+        };
+        let (reply, answer) = oneshot::channel();
+        self.inbox
+            .send(command(reply))
+            .await
+            .map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())?
+    }
+}

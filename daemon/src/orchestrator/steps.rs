@@ -1,0 +1,218 @@
+//! What one step of the driver is made of: its permit, its record, its batch.
+
+use std::{future::pending, sync::Arc, time::Duration};
+
+use paw_api::{Error, ErrorKind, audit::Entry};
+use paw_policy::{
+    Approval, Decision, Facts, NotApproved, Permit, Plan, Principal, Rules, Taint, TaintSet, judge,
+    permit as allowed, permit_approved,
+};
+use paw_store::{ActionRecord, Batch, Caller, SessionRecord, Speaker, StoreError, TurnRecord};
+use tokio::time::{Instant, Interval};
+use uuid::Uuid;
+
+use super::{handle::Reply, work::Exchange};
+use crate::{audit::Audit, clock::now_ms, storage::Storage};
+
+/// The permit of an action whose time has come: by policy, or by the answer that is stored with it. It is judged once more, by
+/// the rules in force now: a rule that came meanwhile counts, and an approval of an old risk is none.
+pub(super) fn permit(
+    rules: &Arc<Rules>,
+    record: &ActionRecord,
+) -> Result<Permit<Plan>, NotApproved> {
+    let facts = Facts {
+        principal: principal(&record.requested_by),
+        taint: record.taint.clone(),
+    };
+    let verdict = judge(rules, &record.plan, &facts).map_err(|_| NotApproved::OtherPlan)?;
+    if verdict.digest != record.digest || verdict.risk != record.risk {
+        return Err(NotApproved::OtherPlan);
+    }
+    match &record.approved_by {
+        Some(answer) if answer.approve => {
+            let approval = Approval {
+                digest: answer.digest,
+                by: principal(&answer.by),
+            };
+            permit_approved(
+                rules,
+                record.plan.clone(),
+                &verdict,
+                &principal(&record.requested_by),
+                &approval,
+            )
+        }
+        Some(_) => Err(NotApproved::Denied),
+        None => allowed(record.plan.clone(), &verdict),
+    }
+}
+
+/// A caller as policy knows them.
+pub(super) const fn principal(caller: &Caller) -> Principal {
+    Principal {
+        uid: caller.uid,
+        role: caller.role,
+    }
+}
+
+/// Writes a step to the audit log and then to the store; both, or an error and no effect.
+pub(super) async fn write(
+    storage: &Storage,
+    audit: &Audit,
+    entry: Entry,
+    durable: bool,
+    batch: Result<Batch, StoreError>,
+) -> Result<(), Error> {
+    let batch = batch.map_err(|error| not_stored(&error))?;
+    let recorded = if durable {
+        audit.durable(entry).await.map(drop)
+    } else {
+        audit.soon(entry).await
+    };
+    recorded.map_err(|error| {
+        Error::new(
+            ErrorKind::Unavailable,
+            format!("no record, no effect: {error}"),
+            error.remedy(),
+        )
+    })?;
+    storage
+        .commit(batch)
+        .await
+        .map_err(|error| not_stored(&error))
+}
+
+fn not_stored(error: &StoreError) -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        paw_log::Chain(error).to_string(),
+        error.remedy(),
+    )
+}
+
+/// The batch of one step.
+pub(super) fn batch(
+    record: &ActionRecord,
+    session: Option<&SessionRecord>,
+) -> Result<Batch, StoreError> {
+    let mut batch = Batch::new();
+    if let Some(session) = session {
+        batch.put_session(session)?;
+    }
+    batch.put_action(record)?;
+    Ok(batch)
+}
+
+/// The batch of an end with what was said. The places of the turns are looked up each time, because another turn of the same
+/// session may have been stored since.
+pub(super) fn batch_with_exchange(
+    storage: &Storage,
+    record: &ActionRecord,
+    exchange: Option<&Exchange>,
+) -> Result<Batch, StoreError> {
+    let mut batch = batch(record, None)?;
+    let Some(exchange) = exchange else {
+        return Ok(batch);
+    };
+    // A session that was deleted meanwhile takes no more turns; its actions stay.
+    let Some(mut session) = storage.read().session(exchange.session)? else {
+        return Ok(batch);
+    };
+    let at_ms = now_ms();
+    let answered = TaintSet::of(Taint::Model);
+    let said = [
+        (
+            Speaker::User,
+            &exchange.question,
+            record.taint.clone(),
+            None,
+            None,
+        ),
+        (
+            Speaker::Assistant,
+            &exchange.answer,
+            record.taint.clone().with(&answered),
+            Some(exchange.provider.clone()),
+            Some(exchange.model.clone()),
+        ),
+    ];
+    let first = session.turns;
+    session.turns += said.len() as u64;
+    session.updated_ms = at_ms;
+    session.taint = session.taint.with(&record.taint).with(&answered);
+    batch.put_session(&session)?;
+    for (seq, (role, text, taint, provider, model)) in (first..).zip(said) {
+        let action = Some(record.id);
+        batch.append_turn(&TurnRecord {
+            session: session.id,
+            seq,
+            role,
+            text: text.clone(),
+            taint,
+            action,
+            provider,
+            model,
+            at_ms,
+        })?;
+    }
+    Ok(batch)
+}
+
+/// Why policy denied an action, in words.
+pub(super) fn denial(record: &ActionRecord) -> String {
+    debug_assert_eq!(record.decision, Decision::Deny);
+    if record.rules.is_empty() {
+        "no rule of the policy permits it".into()
+    } else {
+        format!("denied by {}", record.rules.join(", "))
+    }
+}
+
+/// Nothing waits under this id.
+pub(super) fn not_waiting(id: Uuid) -> Error {
+    let hint = format!("see what became of it: pawctl action show {id}");
+    Error::new(
+        ErrorKind::Conflict,
+        "nothing waits for an answer under this id, or not any more",
+        hint,
+    )
+    .about(id.to_string())
+}
+
+/// A fault of ours.
+pub(super) fn internal(error: &dyn std::error::Error) -> Error {
+    Error::new(
+        ErrorKind::Internal,
+        error.to_string(),
+        "report it with the journal of this time",
+    )
+}
+
+/// Tells who waits, if they still do.
+pub(super) fn say(reply: Reply, result: Result<ActionRecord, Error>) {
+    drop(reply.send(result));
+}
+
+/// Waits until this time of the wall clock, in milliseconds since 1970; for ever if there is none.
+pub(super) async fn until(at_ms: Option<u64>) {
+    match at_ms {
+        Some(at) => tokio::time::sleep(Duration::from_millis(at.saturating_sub(now_ms()))).await,
+        None => pending().await,
+    }
+}
+
+/// Waits until this time; for ever if there is none.
+pub(super) async fn past(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => pending().await,
+    }
+}
+
+/// Waits for the next beat; for ever without one.
+pub(super) async fn tick(beat: &mut Option<Interval>) {
+    match beat {
+        Some(beat) => drop(beat.tick().await),
+        None => pending().await,
+    }
+}

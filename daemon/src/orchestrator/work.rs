@@ -1,0 +1,120 @@
+//! What the driver needs done and does not do itself: what an execution is given, and what it gives back.
+
+use std::{future::Future, pin::Pin, sync::Arc};
+
+use paw_api::{provider::ChatEvent, sandbox::RunEvent};
+use paw_policy::{Digest, Permit, Plan, TaintSet};
+use paw_store::{Caller, Failure};
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// Where an execution reports its progress, if anybody listens.
+#[derive(Debug)]
+pub enum Progress {
+    /// Nobody listens; the result is in the record.
+    None,
+    /// Pieces of an answer. Its bound is back-pressure up to the model's connection.
+    Chat(mpsc::Sender<ChatEvent>),
+    /// Output of a command, and input for it.
+    Run {
+        /// Its output.
+        output: mpsc::Sender<RunEvent>,
+        /// Its input; none where its stdin is empty.
+        input: Option<mpsc::Receiver<std::io::Result<bytes::Bytes>>>,
+    },
+}
+
+/// One execution.
+#[derive(Debug)]
+pub struct Task {
+    /// Which action.
+    pub id: Uuid,
+    /// What may be done, once.
+    pub permit: Permit<Plan>,
+    /// Who asked.
+    pub caller: Caller,
+    /// Where the plan's data came from.
+    pub taint: TaintSet,
+    /// Where to report.
+    pub progress: Progress,
+    /// Told when it shall stop.
+    pub cancel: CancellationToken,
+}
+
+/// How an execution ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Ending {
+    /// Done.
+    Completed(Value),
+    /// Not done, or not known to be done.
+    Failed(Failure),
+    /// Its deadline passed.
+    TimedOut(Failure),
+    /// It was told to stop and did.
+    Cancelled,
+}
+
+/// What an execution gives back.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// How it ended.
+    pub ending: Ending,
+    /// The sandbox it ran in.
+    pub sandbox: Option<String>,
+    /// What the kernel said that sandbox was.
+    pub attestation: Option<Digest>,
+    /// What was said, to be added to the session.
+    pub exchange: Option<Exchange>,
+}
+
+impl Outcome {
+    /// An end without sandbox and without words.
+    #[must_use]
+    pub const fn plain(ending: Ending) -> Self {
+        Self {
+            ending,
+            sandbox: None,
+            attestation: None,
+            exchange: None,
+        }
+    }
+
+    /// A failure; `kind` is one word for programs.
+    #[must_use]
+    pub fn failed(kind: &str, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::plain(Ending::Failed(failure(kind, message, hint)))
+    }
+}
+
+/// One question and its answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exchange {
+    /// In which session.
+    pub session: Uuid,
+    /// What was asked.
+    pub question: String,
+    /// What was answered.
+    pub answer: String,
+    /// Who answered.
+    pub provider: paw_policy::Name,
+    /// With which model.
+    pub model: String,
+}
+
+/// A failure; `kind` is one word for programs.
+#[must_use]
+pub fn failure(kind: &str, message: impl Into<String>, hint: impl Into<String>) -> Failure {
+    Failure {
+        kind: kind.to_owned(),
+        message: message.into(),
+        hint: Some(hint.into()),
+    }
+}
+
+/// Executes what it holds a permit for.
+pub trait Execute: Send + Sync + 'static {
+    /// Does it. Always ends: by itself, at the deadline, or soon after it is told to stop.
+    fn execute(self: Arc<Self>, task: Task) -> Pin<Box<dyn Future<Output = Outcome> + Send>>;
+}

@@ -1,0 +1,205 @@
+//! From what is stored to what is recorded and shown: one place for each conversion.
+
+use paw_api::{
+    action::{Action, Approval, Failure, Timestamps, Verdict},
+    agent::{Session, Turn},
+    audit::{Actor, Entry, Event},
+};
+use paw_policy::{Decision, Operation, Plan, Rules};
+use paw_store::{ActionRecord, Caller, SessionRecord, Speaker, TurnRecord};
+
+/// The longest summary, in characters.
+const SUMMARY: usize = 120;
+
+/// An audit entry about an action.
+#[must_use]
+pub fn entry_of(event: Event, record: &ActionRecord, rules: &Rules) -> Entry {
+    let mut entry = Entry::new(event);
+    entry.action = Some(record.id);
+    entry.actor = Some(actor(&record.requested_by));
+    entry.kind = Some(record.kind);
+    entry.risk = Some(record.risk);
+    entry.taint = Some(record.taint.clone());
+    entry.decision = Some(record.decision);
+    entry.rules.clone_from(&record.rules);
+    entry.digest = Some(record.digest);
+    entry.policy_digest = Some(rules.digest());
+    entry.attestation = record.attestation;
+    entry.outcome = Some(record.state.as_str().to_owned());
+    entry
+        .detail
+        .insert("agent".into(), record.plan.agent.to_string());
+    entry.detail.insert("summary".into(), summary(&record.plan));
+    if let Some(sandbox) = &record.sandbox {
+        entry.detail.insert("sandbox".into(), sandbox.clone());
+    }
+    if let Some(error) = &record.error {
+        entry.detail.insert("error".into(), error.kind.clone());
+    }
+    entry
+}
+
+/// A caller as the audit log names them.
+#[must_use]
+pub const fn actor(caller: &Caller) -> Actor {
+    Actor {
+        uid: caller.uid,
+        gid: caller.gid,
+        pid: caller.pid,
+        role: Some(caller.role),
+    }
+}
+
+/// One line that says what a plan does.
+#[must_use]
+pub fn summary(plan: &Plan) -> String {
+    let text = match &plan.operation {
+        Operation::Chat(chat) => format!(
+            "chat with {} ({}): {}",
+            chat.provider, chat.model, chat.text
+        ),
+        Operation::ToolCall(call) => {
+            let arguments = serde_json::Value::Object(call.arguments.clone());
+            format!(
+                "{}/{} {}",
+                call.skill,
+                call.tool,
+                paw_policy::plan::canonical(&arguments)
+            )
+        }
+        Operation::SandboxRun(spec) => {
+            let argv = spec.get("argv").and_then(serde_json::Value::as_array);
+            let words: Vec<&str> = argv
+                .into_iter()
+                .flatten()
+                .filter_map(serde_json::Value::as_str)
+                .collect();
+            format!("run {}", words.join(" "))
+        }
+    };
+    shorten(&text)
+}
+
+/// The first characters of a text, on one line and without control characters.
+#[must_use]
+pub fn shorten(text: &str) -> String {
+    shorten_to(text, SUMMARY)
+}
+
+/// The first `most` characters of a text, on one line and without control characters.
+#[must_use]
+pub fn shorten_to(text: &str, most: usize) -> String {
+    let mut out: String = text
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(most)
+        .collect();
+    if text.chars().nth(most).is_some() {
+        out.push('…');
+    }
+    out
+}
+
+/// A caller as others see them.
+#[must_use]
+pub fn caller(caller: &Caller) -> paw_api::action::Caller {
+    paw_api::action::Caller {
+        uid: caller.uid,
+        gid: caller.gid,
+        pid: caller.pid,
+        role: caller.role,
+        name: caller.name.clone(),
+    }
+}
+
+/// An action as callers see it; with its plan where one is shown.
+#[must_use]
+pub fn action(record: ActionRecord, with_plan: bool) -> Action {
+    Action {
+        id: record.id.to_string(),
+        kind: record.kind,
+        state: record.state,
+        risk: record.risk,
+        taint: record.taint,
+        digest: record.digest,
+        verdict: Verdict {
+            decision: record.decision,
+            rules: record.rules,
+        },
+        agent: record.plan.agent.to_string(),
+        session: record.plan.session.clone(),
+        requested_by: caller(&record.requested_by),
+        approved_by: record
+            .approved_by
+            .filter(|answer| answer.approve)
+            .map(|answer| caller(&answer.by)),
+        timestamps: Timestamps {
+            created: record.created_ms,
+            decided: record.decided_ms,
+            started: record.started_ms,
+            ended: record.ended_ms,
+            expires: record
+                .expires_ms
+                .filter(|_| record.decision == Decision::Ask),
+        },
+        summary: summary(&record.plan),
+        sandbox: record.sandbox,
+        attestation: record.attestation,
+        result: record.result,
+        error: record.error.map(|error| Failure {
+            kind: error.kind,
+            message: error.message,
+            hint: error.hint.unwrap_or_default(),
+        }),
+        plan: with_plan.then_some(record.plan),
+    }
+}
+
+/// A question as callers see it.
+#[must_use]
+pub fn approval(record: ActionRecord) -> Approval {
+    Approval {
+        id: record.id.to_string(),
+        action: record.id.to_string(),
+        digest: record.digest,
+        risk: record.risk,
+        taint: record.taint,
+        requested_by: caller(&record.requested_by),
+        summary: summary(&record.plan),
+        plan: record.plan,
+        expires_at: record.expires_ms.unwrap_or(0),
+    }
+}
+
+/// A session as callers see it.
+#[must_use]
+pub fn session(record: SessionRecord) -> Session {
+    Session {
+        id: record.id.to_string(),
+        agent: record.agent.to_string(),
+        owner: record.owner_uid,
+        title: record.title,
+        turns: record.turns,
+        taint: record.taint,
+        created: record.created_ms,
+        updated: record.updated_ms,
+    }
+}
+
+/// A turn as callers see it.
+#[must_use]
+pub fn turn(record: TurnRecord) -> Turn {
+    Turn {
+        seq: record.seq,
+        role: match record.role {
+            Speaker::User => "user".into(),
+            Speaker::Assistant => "assistant".into(),
+        },
+        text: record.text,
+        taint: record.taint,
+        action: record.action.map(|id| id.to_string()),
+        provider: record.provider.map(|name| name.to_string()),
+        model: record.model,
+        at: record.at_ms,
+    }
+}

@@ -1,0 +1,140 @@
+//! `rpc.discover`: every method, described by OpenRPC with the schemas of results and items.
+
+use jsonrpsee::RpcModule;
+use paw_api::{action, agent, events, methods, provider, sandbox, system, trail};
+use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
+use serde_json::Value;
+
+/// The method itself, ready to be merged. `version` is that of pawd.
+#[must_use]
+pub fn module(version: &str) -> RpcModule<Value> {
+    let mut module = RpcModule::new(document(version));
+    module
+        .register_method("rpc.discover", |_, document, _| document.clone())
+        .expect("a module that was just made has no method of this name");
+    module
+}
+
+/// The OpenRPC document.
+#[must_use]
+pub fn document(version: &str) -> Value {
+    let mut schemas = SchemaSettings::openapi3().into_generator();
+    let results: Vec<(&str, Value)> = methods::TABLE
+        .iter()
+        .filter_map(|method| Some((method.name, result_of(method.name)?(&mut schemas))))
+        .collect();
+    let schema_of = |name: &str| {
+        results
+            .iter()
+            .find(|(method, _)| *method == name)
+            .map(|(_, schema)| schema.clone())
+    };
+    let mut document = methods::open_rpc(version, schema_of);
+    document["components"]["schemas"] = Value::Object(schemas.take_definitions(true));
+    document
+}
+
+type SchemaOf = fn(&mut SchemaGenerator) -> Value;
+
+fn of<T: JsonSchema>(schemas: &mut SchemaGenerator) -> Value {
+    schemas.subschema_for::<T>().to_value()
+}
+
+/// What a method answers with; for a subscription, what its items are.
+fn result_of(method: &str) -> Option<SchemaOf> {
+    Some(match method {
+        "action.cancel" | "action.show" | "action.submit" | "action.wait" | "approval.answer" => {
+            of::<action::Action>
+        }
+        "action.list" => of::<action::Page<action::Action>>,
+        "agent.list" => of::<Vec<agent::Agent>>,
+        "agent.show" => of::<agent::Agent>,
+        "approval.list" => of::<Vec<action::Approval>>,
+        "approval.show" => of::<action::Approval>,
+        "audit.list" => of::<Vec<Value>>,
+        "audit.verify" => of::<trail::Verification>,
+        "chat.send" => of::<provider::ChatEvent>,
+        "config.reload" => of::<system::Reloaded>,
+        "config.show" | "rpc.discover" => of::<Value>,
+        "events.subscribe" => of::<events::EventItem>,
+        "model.list" => of::<Vec<provider::Model>>,
+        "policy.show" => of::<Vec<system::Rule>>,
+        "provider.list" => of::<Vec<provider::Provider>>,
+        "provider.show" => of::<provider::Provider>,
+        "provider.test" => of::<provider::ProviderTest>,
+        "sandbox.list" => of::<Vec<sandbox::SandboxInfo>>,
+        "sandbox.run" => of::<sandbox::RunEvent>,
+        "sandbox.runtimes" => of::<Vec<sandbox::RuntimeInfo>>,
+        "session.list" => of::<action::Page<agent::Session>>,
+        "session.show" => of::<agent::Transcript>,
+        "skill.list" => of::<Vec<agent::Skill>>,
+        "skill.show" => of::<agent::Skill>,
+        "system.backup" => of::<system::BackedUp>,
+        "system.doctor" => of::<system::Doctor>,
+        "system.ping" => of::<String>,
+        "system.status" => of::<system::Status>,
+        "system.whoami" => of::<action::Caller>,
+        "chat.cancel" | "events.unsubscribe" | "sandbox.abort" | "sandbox.input"
+        | "sandbox.kill" | "session.delete" => of::<bool>,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_method_of_the_table_has_a_schema() {
+        let without: Vec<_> = methods::TABLE
+            .iter()
+            .filter(|method| result_of(method.name).is_none())
+            .map(|method| method.name)
+            .collect();
+        assert_eq!(without, Vec::<&str>::new());
+    }
+
+    #[test]
+    fn the_document_lists_the_table_in_order() {
+        let document = document("1.2.3");
+        let listed: Vec<&str> = document["methods"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|method| method["name"].as_str().unwrap())
+            .collect();
+        assert_eq!(
+            listed,
+            methods::TABLE
+                .iter()
+                .map(|method| method.name)
+                .collect::<Vec<_>>()
+        );
+        assert_eq!(document["info"]["version"], "1.2.3");
+    }
+
+    #[test]
+    fn every_reference_of_the_document_leads_somewhere() {
+        fn walk(value: &Value, document: &Value, followed: &mut usize) {
+            match value {
+                Value::Object(map) => {
+                    if let Some(Value::String(reference)) = map.get("$ref") {
+                        let pointer = reference.strip_prefix('#').unwrap();
+                        assert!(document.pointer(pointer).is_some(), "{reference}");
+                        *followed += 1;
+                    }
+                    map.values()
+                        .for_each(|value| walk(value, document, followed));
+                }
+                Value::Array(values) => values
+                    .iter()
+                    .for_each(|value| walk(value, document, followed)),
+                Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+            }
+        }
+        let document = document("1.2.3");
+        let mut followed = 0;
+        walk(&document, &document, &mut followed);
+        assert!(followed > 20, "{followed} references");
+    }
+}

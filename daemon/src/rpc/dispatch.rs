@@ -1,0 +1,414 @@
+//! From one frame to its answer: checks of form, the gate, the handler.
+//!
+//! Methods and handlers are jsonrpsee's. Its own server is not used, because it has no bound on requests in flight; what is
+//! here drives the same callbacks under ours. A synchronous method is answered where it was read, without a task.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use futures_util::{FutureExt, future::BoxFuture};
+use jsonrpsee::{
+    Extensions,
+    core::server::{
+        BatchResponseBuilder, ConnectionId, MethodCallback, MethodResponse, MethodSink,
+        SubscriptionState,
+    },
+    server::RandomStringIdProvider,
+    types::{ErrorObjectOwned, Id, InvalidRequest, Notification, Params, Request},
+};
+use paw_api::{
+    error::{Error, ErrorKind},
+    fault::Fault,
+};
+use serde_json::value::RawValue;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::{Limits, Peer, gate::Gate, seats::Seat};
+
+/// What all connections share.
+pub(super) struct Shared {
+    pub(super) methods: jsonrpsee::Methods,
+    pub(super) gate: Gate,
+    pub(super) limits: Limits,
+    /// Cancelled when pawd stops: nothing more is read.
+    pub(super) stop: CancellationToken,
+    /// Cancelled when the time to drain is over: what is still in flight is answered with an error.
+    pub(super) drained: CancellationToken,
+}
+
+/// Bits of chance in the id of a subscription do not matter, ids are valid on their own connection only.
+const SUBSCRIPTION_ID: usize = 16;
+
+/// One connection, as its calls see it.
+pub(super) struct Session {
+    pub(super) shared: Arc<Shared>,
+    pub(super) peer: Peer,
+    pub(super) seat: Seat,
+    pub(super) id: ConnectionId,
+    /// What each handler gets: the [`Peer`].
+    pub(super) extensions: Extensions,
+    /// One permit for each subscription that may still be made.
+    pub(super) subscriptions: Arc<Semaphore>,
+}
+
+/// An answer as it goes out.
+pub(super) type Answer = Box<RawValue>;
+
+/// What became of a frame.
+pub(super) enum Begun {
+    /// It asked for no answer.
+    Silent,
+    /// It is answered already.
+    Answered(Answer),
+    /// It will be; nothing if the answer went through the sink of subscriptions.
+    InFlight(BoxFuture<'static, Option<Answer>>),
+    /// The same, and if the sink gets an answer that is no error, items will follow.
+    Subscribing(BoxFuture<'static, Option<Answer>>),
+}
+
+enum Call {
+    Silent,
+    Done(MethodResponse),
+    Later(BoxFuture<'static, MethodResponse>),
+    Subscription(BoxFuture<'static, MethodResponse>),
+}
+
+/// An error that answers no particular request.
+pub(super) fn error(error: impl Into<ErrorObjectOwned>) -> Answer {
+    MethodResponse::error(Id::Null, error.into()).into_json()
+}
+
+/// Begins with one frame: a request, a notification or a batch. Items of subscriptions go to `sink`.
+pub(super) fn begin(session: &Arc<Session>, sink: &MethodSink, frame: &Bytes) -> Begun {
+    let limits = &session.shared.limits;
+    let Ok(text) = std::str::from_utf8(frame) else {
+        return Begun::Answered(error(Fault::NotJson));
+    };
+    let text = text.trim_ascii();
+    if is_deeper_than(limits.depth, text.as_bytes()) {
+        return Begun::Answered(error(Fault::TooDeep {
+            limit: limits.depth,
+        }));
+    }
+    if text.starts_with('[') {
+        let (session, frame) = (Arc::clone(session), frame.clone());
+        return Begun::InFlight(async move { batch(&session, &frame).await }.boxed());
+    }
+    match call(session, Some(sink), text) {
+        Call::Silent => Begun::Silent,
+        Call::Done(response) => Begun::Answered(finish(response)),
+        Call::Later(response) => {
+            Begun::InFlight(response.map(|response| Some(finish(response))).boxed())
+        }
+        Call::Subscription(response) => Begun::Subscribing(
+            response
+                .map(|response| (!response.is_subscription()).then(|| finish(response)))
+                .boxed(),
+        ),
+    }
+}
+
+async fn batch(session: &Arc<Session>, frame: &[u8]) -> Option<Answer> {
+    let limits = &session.shared.limits;
+    let Ok(requests) = serde_json::from_slice::<Vec<&RawValue>>(frame) else {
+        return Some(error(Fault::NotJson));
+    };
+    if requests.is_empty() {
+        return Some(error(Fault::NotARequest));
+    }
+    if requests.len() > limits.batch {
+        return Some(error(Fault::BatchTooBig {
+            limit: limits.batch,
+        }));
+    }
+    let mut answers = BatchResponseBuilder::new_with_limit(limits.answer);
+    for request in requests {
+        // One after the other: a batch is one place in flight, so it may not use more than one.
+        let response = match call(session, None, request.get()) {
+            Call::Silent => continue,
+            Call::Done(response) => response,
+            Call::Later(response) | Call::Subscription(response) => response.await,
+        };
+        if answers.append(reshaped(response)).is_err() {
+            return Some(error(Fault::BatchAnswerTooBig {
+                limit: limits.answer,
+            }));
+        }
+    }
+    (!answers.is_empty()).then(|| MethodResponse::from_batch(answers.finish()).into_json())
+}
+
+/// Begins with one request. Without a sink, subscriptions are refused.
+fn call(session: &Session, sink: Option<&MethodSink>, text: &str) -> Call {
+    let request: Request<'_> = match serde_json::from_str(text) {
+        Ok(request) => request,
+        Err(_) => return not_a_request(text),
+    };
+    let shared = &*session.shared;
+    let id = request.id.clone();
+    if let Err(wait) = session.seat.request() {
+        let ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
+        let busy = Error::new(
+            ErrorKind::Busy,
+            "more requests than the limit of this user",
+            "send fewer, or raise rpc limits",
+        );
+        return Call::Done(MethodResponse::error(
+            id,
+            ErrorObjectOwned::from(busy.retry_after_ms(ms)),
+        ));
+    }
+    let raw = request.params.as_ref().map(|params| params.get());
+    let method = match shared.gate.admit(&session.peer, &request.method, raw) {
+        Ok(method) => method,
+        Err(error) => return Call::Done(MethodResponse::error(id, error)),
+    };
+    let params = Params::new(raw);
+    let limit = shared.limits.answer;
+    let extensions = || session.extensions.clone();
+    match shared.methods.method(method.name) {
+        None => Call::Done(MethodResponse::error(
+            id,
+            ErrorObjectOwned::from(Fault::UnknownMethod {
+                method: method.name,
+            }),
+        )),
+        Some(MethodCallback::Sync(callback)) => {
+            let run = || callback(id.clone(), params, limit, extensions());
+            Call::Done(
+                catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| panicked(id, method.name)),
+            )
+        }
+        Some(MethodCallback::Async(callback)) => {
+            let response = callback(
+                id.clone().into_owned(),
+                params.into_owned(),
+                session.id,
+                limit,
+                extensions(),
+            );
+            Call::Later(bounded(shared, response, id.into_owned(), method.name))
+        }
+        Some(MethodCallback::Subscription(callback)) => {
+            let Some(sink) = sink else {
+                let invalid = Error::new(
+                    ErrorKind::Invalid,
+                    "a subscription cannot be in a batch",
+                    "send it on its own",
+                );
+                return Call::Done(MethodResponse::error(id, ErrorObjectOwned::from(invalid)));
+            };
+            let Ok(permit) = Arc::clone(&session.subscriptions).try_acquire_owned() else {
+                let text = format!(
+                    "the connection has {} subscriptions already",
+                    shared.limits.subscriptions
+                );
+                let busy = Error::new(ErrorKind::Busy, text, "end one, or open another connection");
+                return Call::Done(MethodResponse::error(id, ErrorObjectOwned::from(busy)));
+            };
+            let ids = RandomStringIdProvider::new(SUBSCRIPTION_ID);
+            let state = SubscriptionState {
+                conn_id: session.id,
+                id_provider: &ids,
+                subscription_permit: permit,
+            };
+            let response = callback(id.clone(), params, sink.clone(), state, extensions());
+            Call::Subscription(bounded(shared, response, id.into_owned(), method.name))
+        }
+        Some(MethodCallback::Unsubscription(callback)) => match subscription_id(raw) {
+            // jsonrpsee reads it from the first position only; the contract is by name.
+            Ok(position) => Call::Done(callback(
+                id,
+                Params::new(Some(&position)),
+                session.id,
+                limit,
+                extensions(),
+            )),
+            Err(fault) => Call::Done(MethodResponse::error(id, ErrorObjectOwned::from(fault))),
+        },
+    }
+}
+
+/// The parameters of an unsubscription as an array of one string.
+fn subscription_id(params: Option<&str>) -> Result<String, Fault<'static>> {
+    #[derive(serde::Deserialize)]
+    #[serde(untagged)]
+    enum Given {
+        Position([String; 1]),
+        Name { subscription: String },
+    }
+    let fault = Fault::BadParams {
+        why: "it takes the id of the subscription, as \"subscription\"",
+    };
+    match serde_json::from_str(params.unwrap_or("null")).map_err(|_| fault)? {
+        Given::Position([id]) | Given::Name { subscription: id } => {
+            serde_json::to_string(&[id]).map_err(|_| fault)
+        }
+    }
+}
+
+/// A response that comes even when the handler panics or pawd stops waiting for it.
+fn bounded(
+    shared: &Shared,
+    response: BoxFuture<'static, MethodResponse>,
+    id: Id<'static>,
+    method: &'static str,
+) -> BoxFuture<'static, MethodResponse> {
+    let drained = shared.drained.clone();
+    async move {
+        tokio::select! {
+            biased;
+            response = AssertUnwindSafe(response).catch_unwind() => response.unwrap_or_else(|_| panicked(id.clone(), method)),
+            () = drained.cancelled_owned() => {
+                let error = Error::new(
+                    ErrorKind::Unavailable,
+                    "pawd stopped before this was answered",
+                    "ask again once it runs; what was accepted before is kept",
+                );
+                MethodResponse::error(id.clone(), ErrorObjectOwned::from(error))
+            }
+        }
+    }
+    .boxed()
+}
+
+fn panicked(id: Id<'_>, method: &'static str) -> MethodResponse {
+    tracing::error!(method, "rpc handler panicked");
+    let error = Error::new(
+        ErrorKind::Internal,
+        format!("{method} failed by a fault of pawd"),
+        "see its journal, and report this",
+    );
+    MethodResponse::error(id, ErrorObjectOwned::from(error))
+}
+
+#[cold]
+fn not_a_request(text: &str) -> Call {
+    #[derive(serde::Deserialize)]
+    struct WithId {
+        #[serde(rename = "id")]
+        _id: serde::de::IgnoredAny,
+    }
+    let has_id = serde_json::from_str::<WithId>(text).is_ok();
+    if !has_id && serde_json::from_str::<Notification<'_, Option<&RawValue>>>(text).is_ok() {
+        // Nobody would hear whether it was allowed, so it is not done at all.
+        return Call::Silent;
+    }
+    if let Ok(InvalidRequest { id }) = serde_json::from_str(text) {
+        return Call::Done(MethodResponse::error(
+            id,
+            ErrorObjectOwned::from(Fault::NotARequest),
+        ));
+    }
+    let is_json = serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
+    let fault = if is_json {
+        Fault::NotARequest
+    } else {
+        Fault::NotJson
+    };
+    Call::Done(MethodResponse::error(
+        Id::Null,
+        ErrorObjectOwned::from(fault),
+    ))
+}
+
+fn finish(response: MethodResponse) -> Answer {
+    reshaped(response).into_json()
+}
+
+/// jsonrpsee's own errors, in the shape of ours.
+fn reshaped(response: MethodResponse) -> MethodResponse {
+    #[derive(serde::Deserialize)]
+    struct Failed<'a> {
+        #[serde(borrow)]
+        id: Id<'a>,
+        #[serde(borrow)]
+        error: Inner<'a>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Inner<'a> {
+        #[serde(borrow)]
+        data: Option<&'a RawValue>,
+    }
+    let Some(code @ (-32602 | -32603 | -32008)) = response.as_error_code() else {
+        return response;
+    };
+    let Ok(Failed { id, error }) = serde_json::from_str(response.as_ref()) else {
+        return response;
+    };
+    let told = error
+        .data
+        .and_then(|data| serde_json::from_str::<String>(data.get()).ok());
+    let error = match (code, &told) {
+        (-32602, Some(why)) => Fault::BadParams { why }.into(),
+        (-32602, None) if error.data.is_none() => Fault::BadParams {
+            why: "they do not fit",
+        }
+        .into(),
+        (-32008, Some(told)) => {
+            let limit = told
+                .rsplit(' ')
+                .next()
+                .and_then(|number| number.parse().ok())
+                .unwrap_or_default();
+            Fault::AnswerTooBig { limit }.into()
+        }
+        (-32603, _) => ErrorObjectOwned::from(Error::new(
+            ErrorKind::Internal,
+            "a fault of pawd",
+            "see its journal, and report this",
+        )),
+        _ => return response,
+    };
+    MethodResponse::error(id, error)
+}
+
+/// Whether arrays and objects are nested deeper than `limit`. Reads each byte once and does not recurse; what is not JSON is
+/// left to the parser, which then sees no more nesting than this allows.
+pub(super) fn is_deeper_than(limit: usize, text: &[u8]) -> bool {
+    let (mut depth, mut bytes) = (0_usize, text.iter());
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'[' | b'{' => {
+                depth += 1;
+                if depth > limit {
+                    return true;
+                }
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            b'"' => loop {
+                match bytes.next() {
+                    Some(b'\\') => drop(bytes.next()),
+                    Some(b'"') | None => break,
+                    Some(_) => {}
+                }
+            },
+            _ => {}
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, expected: bool) {
+        assert_eq!(is_deeper_than(2, text.as_bytes()), expected, "{text}");
+    }
+
+    #[test]
+    fn nesting_is_counted_outside_of_strings() {
+        check("[[1],[2],{}]", false);
+        check("[[[", true);
+        check(r#"{"a":{"b":[]}}"#, true);
+        check(r#"{"a":"[[[[{{{"}"#, false);
+        check(r#"{"a\"":"\\","b":[{}]}"#, true);
+        check("]]]]]][[", false);
+        check(r#""unfinished [[["#, false);
+    }
+}

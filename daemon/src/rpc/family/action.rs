@@ -1,0 +1,259 @@
+//! `action.*` and `approval.*`
+
+use std::time::Duration;
+
+use jsonrpsee::{
+    Extensions,
+    core::{RpcResult, async_trait},
+};
+use paw_api::{
+    Error, ErrorKind,
+    action::{Action, ActionRpcServer, Answer, Approval, ApprovalRpcServer, Page},
+};
+use paw_policy::{Digest, Role, State};
+use paw_store::{ActionFilter, ActionRecord};
+use serde_json::{Map, Value};
+use tokio::{sync::broadcast::error::RecvError, time::timeout};
+use uuid::Uuid;
+
+use super::{Family, fail};
+use crate::{
+    intake::{Asked, unreadable},
+    orchestrator::work::Progress,
+    records,
+    rpc::caller,
+};
+
+/// How long `action.wait` waits when its caller does not say.
+const WAIT: Duration = Duration::from_secs(60);
+
+/// The longest wait.
+const MAX_WAIT: Duration = Duration::from_secs(24 * 3600);
+
+/// Actions of a page when its caller does not say.
+const PAGE: u32 = 50;
+
+#[async_trait]
+impl ActionRpcServer for Family {
+    async fn submit(
+        &self,
+        extensions: &Extensions,
+        kind: String,
+        arguments: Map<String, Value>,
+        agent: Option<String>,
+        session: Option<String>,
+        wait: Option<bool>,
+        timeout_ms: Option<u64>,
+    ) -> RpcResult<Action> {
+        let caller = caller(extensions).map_err(fail)?;
+        let asked = Asked {
+            kind,
+            arguments,
+            agent,
+            session,
+            local_only: false,
+        };
+        let submission = self
+            .intake
+            .judge(asked, caller, Progress::None)
+            .map_err(fail)?;
+        let record = self.actions.submit(submission).await.map_err(fail)?;
+        let record = if wait == Some(true) && record.state != State::WaitingApproval {
+            self.settled(record.id, limit(timeout_ms), |state| state.is_final())
+                .await?
+        } else {
+            record
+        };
+        Ok(records::action(record, false))
+    }
+
+    async fn list(
+        &self,
+        extensions: &Extensions,
+        state: Option<State>,
+        limit: Option<u32>,
+        before: Option<String>,
+    ) -> RpcResult<Page<Action>> {
+        let caller = caller(extensions).map_err(fail)?;
+        let filter = ActionFilter {
+            states: state.into_iter().collect(),
+            uid: (caller.role != Role::Admin).then_some(caller.uid),
+            ..ActionFilter::default()
+        };
+        let page = super::page(limit.unwrap_or(PAGE), before.as_deref()).map_err(fail)?;
+        let listed = self
+            .storage
+            .read()
+            .actions(&filter, &page)
+            .map_err(|error| fail(unreadable(&error)))?;
+        let items = listed
+            .records
+            .into_iter()
+            .map(|record| records::action(record, false))
+            .collect();
+        Ok(Page {
+            items,
+            next: listed.next.map(|id| id.to_string()),
+        })
+    }
+
+    async fn show(&self, extensions: &Extensions, id: String) -> RpcResult<Action> {
+        let caller = caller(extensions).map_err(fail)?;
+        Ok(records::action(
+            self.action(&id, &caller).map_err(fail)?,
+            true,
+        ))
+    }
+
+    async fn wait(
+        &self,
+        extensions: &Extensions,
+        id: String,
+        timeout_ms: Option<u64>,
+    ) -> RpcResult<Action> {
+        let caller = caller(extensions).map_err(fail)?;
+        let record = self.action(&id, &caller).map_err(fail)?;
+        let record = self
+            .settled(record.id, limit(timeout_ms), |state| state.is_final())
+            .await?;
+        Ok(records::action(record, false))
+    }
+
+    async fn cancel(&self, extensions: &Extensions, id: String) -> RpcResult<Action> {
+        let caller = caller(extensions).map_err(fail)?;
+        let record = self.action(&id, &caller).map_err(fail)?;
+        if !crate::intake::may_see(&caller, record.requested_by.uid) {
+            let error = Error::new(
+                ErrorKind::Denied,
+                "somebody else asked for it",
+                "answer it with no: pawctl approval deny",
+            );
+            return Err(fail(error.about(id)));
+        }
+        let record = self.actions.cancel(record.id, caller).await.map_err(fail)?;
+        Ok(records::action(record, false))
+    }
+}
+
+#[async_trait]
+impl ApprovalRpcServer for Family {
+    async fn list(&self, extensions: &Extensions) -> RpcResult<Vec<Approval>> {
+        caller(extensions).map_err(fail)?;
+        let filter = ActionFilter {
+            states: vec![State::WaitingApproval],
+            ..ActionFilter::default()
+        };
+        let page = paw_store::Page::newest(paw_store::MAX_PAGE);
+        let listed = self
+            .storage
+            .read()
+            .actions(&filter, &page)
+            .map_err(|error| fail(unreadable(&error)))?;
+        Ok(listed
+            .records
+            .into_iter()
+            .rev()
+            .map(records::approval)
+            .collect())
+    }
+
+    async fn show(&self, extensions: &Extensions, id: String) -> RpcResult<Approval> {
+        let caller = caller(extensions).map_err(fail)?;
+        let record = self.action(&id, &caller).map_err(fail)?;
+        if record.state != State::WaitingApproval {
+            let hint = format!(
+                "it is {}; see pawctl action show {}",
+                record.state, record.id
+            );
+            return Err(fail(
+                Error::new(ErrorKind::NotFound, "that action waits for nobody", hint).about(id),
+            ));
+        }
+        Ok(records::approval(record))
+    }
+
+    async fn answer(
+        &self,
+        extensions: &Extensions,
+        id: String,
+        digest: Digest,
+        answer: Answer,
+        note: Option<String>,
+    ) -> RpcResult<Action> {
+        let caller = caller(extensions).map_err(fail)?;
+        let record = self.action(&id, &caller).map_err(fail)?;
+        let note = note.map(|note| records::shorten_to(&note, 1_000));
+        let approve = match answer {
+            Answer::Approve => true,
+            Answer::Deny => false,
+        };
+        let record = self
+            .actions
+            .answer(record.id, digest, approve, note, caller)
+            .await
+            .map_err(fail)?;
+        Ok(records::action(record, false))
+    }
+}
+
+impl Family {
+    /// The action once its state is one that `settled` accepts.
+    pub(super) async fn settled(
+        &self,
+        id: Uuid,
+        limit: Duration,
+        settled: impl Fn(State) -> bool,
+    ) -> RpcResult<ActionRecord> {
+        let mut changes = self.actions.changes();
+        let look = || match self.storage.read().action(id) {
+            Ok(Some(record)) => Ok(record),
+            Ok(None) => Err(Error::new(
+                ErrorKind::NotFound,
+                "there is no such action",
+                "it may have been pruned",
+            )
+            .about(id.to_string())),
+            Err(error) => Err(unreadable(&error)),
+        };
+        // Listening begins before the first look, so that no change falls in between.
+        let wait = async {
+            loop {
+                let record = look()?;
+                if settled(record.state) {
+                    return Ok(record);
+                }
+                loop {
+                    match changes.recv().await {
+                        Ok(change) if change.id == id => break,
+                        Ok(_) => {}
+                        Err(RecvError::Lagged(_)) => break,
+                        Err(RecvError::Closed) => {
+                            return Err(Error::new(
+                                ErrorKind::Unavailable,
+                                "pawd is stopping",
+                                "ask again when it is back",
+                            ));
+                        }
+                    }
+                }
+            }
+        };
+        let stopped = self.over.cancelled();
+        tokio::select! {
+            // What the drain still brought to its end is told, not the end of pawd.
+            biased;
+            waited = timeout(limit, wait) => match waited {
+                Ok(result) => result.map_err(fail),
+                Err(_) => {
+                    let message = format!("the action is not final after {} ms", limit.as_millis());
+                    Err(fail(Error::new(ErrorKind::TimedOut, message, format!("it goes on: pawctl action wait {id}")).about(id.to_string())))
+                }
+            },
+            () = stopped => Err(fail(Error::new(ErrorKind::Unavailable, "pawd is stopping", "ask again when it is back"))),
+        }
+    }
+}
+
+fn limit(timeout_ms: Option<u64>) -> Duration {
+    timeout_ms.map_or(WAIT, Duration::from_millis).min(MAX_WAIT)
+}

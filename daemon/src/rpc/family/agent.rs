@@ -1,0 +1,186 @@
+//! `agent.*`, `session.*` and `skill.*`
+
+use jsonrpsee::{
+    Extensions,
+    core::{RpcResult, async_trait},
+};
+use paw_api::{
+    Error, ErrorKind,
+    action::Page,
+    agent::{
+        Agent, AgentRpcServer, Session, SessionRpcServer, Skill, SkillRpcServer, Tool, Transcript,
+    },
+    audit::{Entry, Event},
+};
+use paw_policy::{Name, Role};
+use paw_store::Batch;
+
+use super::{Family, fail};
+use crate::{
+    config::{AgentSettings, Config},
+    intake::unreadable,
+    records,
+    rpc::caller,
+    sandbox,
+};
+
+/// Turns of one answer.
+const TURNS: usize = 1_000;
+
+#[async_trait]
+impl AgentRpcServer for Family {
+    async fn list(&self, _: &Extensions) -> RpcResult<Vec<Agent>> {
+        let config = self.config.borrow();
+        Ok(config
+            .agents
+            .iter()
+            .map(|(name, settings)| shown(&config, name, settings))
+            .collect())
+    }
+
+    async fn show(&self, _: &Extensions, name: String) -> RpcResult<Agent> {
+        let config = self.config.borrow();
+        let found = config
+            .agents
+            .iter()
+            .find(|(known, _)| known.as_str() == name);
+        found
+            .map(|(name, settings)| shown(&config, name, settings))
+            .ok_or_else(|| unknown("agent", &name))
+    }
+}
+
+#[async_trait]
+impl SessionRpcServer for Family {
+    async fn list(
+        &self,
+        extensions: &Extensions,
+        limit: Option<u32>,
+        before: Option<String>,
+    ) -> RpcResult<Page<Session>> {
+        let caller = caller(extensions).map_err(fail)?;
+        let owner = (caller.role != Role::Admin).then_some(caller.uid);
+        let page = super::page(limit.unwrap_or(50), before.as_deref()).map_err(fail)?;
+        let listed = self
+            .storage
+            .read()
+            .sessions(owner, &page)
+            .map_err(|error| fail(unreadable(&error)))?;
+        let items = listed.records.into_iter().map(records::session).collect();
+        Ok(Page {
+            items,
+            next: listed.next.map(|id| id.to_string()),
+        })
+    }
+
+    async fn show(
+        &self,
+        extensions: &Extensions,
+        id: String,
+        from: Option<u64>,
+    ) -> RpcResult<Transcript> {
+        let caller = caller(extensions).map_err(fail)?;
+        let session = self.intake.session(&id, &caller).map_err(fail)?;
+        let from = from.unwrap_or(0);
+        let turns = self
+            .storage
+            .read()
+            .turns(session.id, from, TURNS)
+            .map_err(|error| fail(unreadable(&error)))?;
+        let end = from + turns.len() as u64;
+        let next = (end < session.turns).then_some(end);
+        Ok(Transcript {
+            session: records::session(session),
+            turns: turns.into_iter().map(records::turn).collect(),
+            next,
+        })
+    }
+
+    async fn delete(&self, extensions: &Extensions, id: String) -> RpcResult<bool> {
+        let caller = caller(extensions).map_err(fail)?;
+        let session = self.intake.session(&id, &caller).map_err(fail)?;
+        let mut entry = Entry::new(Event::SessionDeleted);
+        entry.actor = Some(records::actor(&caller));
+        entry
+            .detail
+            .insert("session".into(), session.id.to_string());
+        let recorded = self.audit.durable(entry).await;
+        recorded.map_err(|error| {
+            fail(Error::new(
+                ErrorKind::Unavailable,
+                error.to_string(),
+                error.remedy(),
+            ))
+        })?;
+        let mut batch = Batch::new();
+        batch
+            .delete_session(session.id)
+            .map_err(|error| fail(unreadable(&error)))?;
+        self.storage
+            .commit(batch)
+            .await
+            .map_err(|error| fail(unreadable(&error)))?;
+        Ok(true)
+    }
+}
+
+#[async_trait]
+impl SkillRpcServer for Family {
+    async fn list(&self, _: &Extensions) -> RpcResult<Vec<Skill>> {
+        Ok(self.skills.iter().map(skill).collect())
+    }
+
+    async fn show(&self, _: &Extensions, name: String) -> RpcResult<Skill> {
+        self.skills
+            .iter()
+            .find(|known| known.name.as_str() == name)
+            .map(skill)
+            .ok_or_else(|| unknown("skill", &name))
+    }
+}
+
+fn shown(config: &Config, name: &Name, settings: &AgentSettings) -> Agent {
+    let provider = settings.provider.as_ref();
+    let model = settings
+        .model
+        .clone()
+        .or_else(|| Some(config.providers.get(provider?)?.model.clone()));
+    Agent {
+        name: name.to_string(),
+        instructions: settings.instructions.clone(),
+        provider: provider.map(ToString::to_string).unwrap_or_default(),
+        model: model.unwrap_or_default(),
+        skills: settings.skills.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn skill(skill: &sandbox::Skill) -> Skill {
+    Skill {
+        name: skill.name.to_string(),
+        version: skill.version.clone(),
+        description: skill.description.clone(),
+        digest: skill.digest,
+        tools: skill
+            .tools
+            .iter()
+            .map(|(name, tool)| Tool {
+                name: name.clone(),
+                class: tool.class,
+                description: tool.description.clone(),
+                input_schema: tool.input.clone(),
+            })
+            .collect(),
+    }
+}
+
+fn unknown(what: &str, name: &str) -> jsonrpsee::types::ErrorObjectOwned {
+    let message = format!("there is no {what} {}", records::shorten(name));
+    fail(
+        Error::new(
+            ErrorKind::NotFound,
+            message,
+            format!("see `pawctl {what} list`"),
+        )
+        .about(name),
+    )
+}

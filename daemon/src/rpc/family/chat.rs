@@ -1,0 +1,153 @@
+//! `chat.*`
+
+use jsonrpsee::{
+    Extensions, PendingSubscriptionSink, SubscriptionSink,
+    core::{SubscriptionResult, async_trait},
+};
+use paw_api::{
+    Error, ErrorKind,
+    error::ErrorData,
+    provider::{ChatEvent, ChatRpcServer},
+};
+use paw_policy::State;
+use paw_store::{ActionRecord, Caller};
+use serde_json::{Map, Value};
+use tokio::sync::mpsc;
+
+use super::{Family, fail, send};
+use crate::{intake::Asked, orchestrator::work::Progress, rpc::caller};
+
+/// Pieces of an answer that may wait for a slow reader before the model's connection is held back.
+const PIECES: usize = 64;
+
+#[async_trait]
+impl ChatRpcServer for Family {
+    async fn send(
+        &self,
+        pending: PendingSubscriptionSink,
+        extensions: &Extensions,
+        text: String,
+        agent: Option<String>,
+        session: Option<String>,
+        provider: Option<String>,
+        model: Option<String>,
+        local_only: Option<bool>,
+    ) -> SubscriptionResult {
+        let begun = match caller(extensions) {
+            Ok(caller) => {
+                let mut arguments = Map::from_iter([("text".to_owned(), Value::from(text))]);
+                arguments.extend(provider.map(|name| ("provider".to_owned(), Value::from(name))));
+                arguments.extend(model.map(|name| ("model".to_owned(), Value::from(name))));
+                let asked = Asked {
+                    kind: "chat".into(),
+                    arguments,
+                    agent,
+                    session,
+                    local_only: local_only.unwrap_or(false),
+                };
+                self.begin_chat(asked, caller).await
+            }
+            Err(error) => Err(error),
+        };
+        match begun {
+            Ok((record, caller, pieces)) => {
+                match pending.accept().await {
+                    Ok(sink) => self.tell_chat(record, caller, pieces, sink).await,
+                    // Gone before it could be told anything.
+                    Err(_) => drop(self.actions.cancel(record.id, caller).await),
+                }
+            }
+            Err(error) => pending.reject(fail(error)).await,
+        }
+        Ok(())
+    }
+}
+
+impl Family {
+    async fn begin_chat(
+        &self,
+        asked: Asked,
+        caller: Caller,
+    ) -> Result<(ActionRecord, Caller, mpsc::Receiver<ChatEvent>), Error> {
+        let (to, pieces) = mpsc::channel(PIECES);
+        let submission = self
+            .intake
+            .judge(asked, caller.clone(), Progress::Chat(to))?;
+        Ok((self.actions.submit(submission).await?, caller, pieces))
+    }
+
+    /// Passes the pieces on and ends with `done` or `failed`. A client that is gone cancels the action.
+    async fn tell_chat(
+        &self,
+        record: ActionRecord,
+        caller: Caller,
+        mut pieces: mpsc::Receiver<ChatEvent>,
+        sink: SubscriptionSink,
+    ) {
+        let id = record.id;
+        let session = record.plan.session.clone().unwrap_or_default();
+        let mut there = send(
+            &sink,
+            &ChatEvent::Accepted {
+                action_id: id.to_string(),
+                session,
+            },
+        )
+        .await;
+        while there {
+            tokio::select! {
+                piece = pieces.recv() => match piece {
+                    Some(piece) => there = send(&sink, &piece).await,
+                    None => break,
+                },
+                () = sink.closed() => there = false,
+            }
+        }
+        if !there {
+            // The action may have ended meanwhile; then there is nothing to cancel.
+            drop(self.actions.cancel(id, caller).await);
+            return;
+        }
+        let last = match self.settled(id, super::FOREVER, State::is_final).await {
+            Ok(record) => chat_end(record),
+            Err(error) => failed(&error),
+        };
+        send(&sink, &last).await;
+    }
+}
+
+fn chat_end(record: ActionRecord) -> ChatEvent {
+    if record.state == State::Completed
+        && let Some(result) = record
+            .result
+            .and_then(|value| serde_json::from_value(value).ok())
+    {
+        return ChatEvent::Done(result);
+    }
+    let (kind, message, hint) = super::why(record.state, record.error);
+    ChatEvent::Failed {
+        message,
+        error: ErrorData {
+            kind,
+            hint,
+            retry_after_ms: None,
+            id: Some(record.id.to_string()),
+        },
+    }
+}
+
+fn failed(error: &jsonrpsee::types::ErrorObjectOwned) -> ChatEvent {
+    let data = error
+        .data()
+        .and_then(|data| serde_json::from_str(data.get()).ok());
+    let error_data = data.unwrap_or(ErrorData {
+        kind: ErrorKind::Internal,
+        hint: String::new(),
+        retry_after_ms: None,
+        id: None,
+    });
+    ChatEvent::Failed {
+        message: error.message().to_owned(),
+        error: error_data,
+    }
+}

@@ -1,0 +1,273 @@
+//! The handlers, one file per family of methods. Each is short: who is it, convert, one call, convert back.
+
+mod action;
+mod agent;
+mod chat;
+mod config;
+mod events;
+pub mod health;
+mod provider;
+mod sandbox;
+mod system;
+mod trail;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+use jsonrpsee::{Methods, RpcModule, core::RegisterMethodError, types::ErrorObjectOwned};
+use paw_api::{
+    Error, ErrorKind,
+    action::{ActionRpcServer, ApprovalRpcServer},
+    agent::{AgentRpcServer, SessionRpcServer, SkillRpcServer},
+    events::EventsRpcServer,
+    provider::{ChatRpcServer, ModelRpcServer, ProviderRpcServer},
+    sandbox::SandboxRpcServer,
+    system::{ConfigRpcServer, PolicyRpcServer, SystemRpcServer},
+    trail::AuditRpcServer,
+};
+use paw_policy::Rules;
+use paw_store::ActionRecord;
+use serde::Serialize;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use self::health::Born;
+use crate::{
+    audit::Audit,
+    config::{Config, Paths},
+    events::News,
+    intake::{Intake, may_see, unreadable},
+    orchestrator::handle::Actions,
+    providers::Providers,
+    reload::Reload,
+    sandbox::{Launcher, Skills},
+    storage::Storage,
+};
+
+/// What the handlers use.
+pub struct Context {
+    /// The driver's door.
+    pub actions: Actions,
+    /// The one way in.
+    pub intake: Intake,
+    /// The store.
+    pub storage: Storage,
+    /// The audit log.
+    pub audit: Audit,
+    /// News.
+    pub news: Arc<News>,
+    /// The way to sandboxes.
+    pub launcher: Launcher,
+    /// Skills that are installed.
+    pub skills: Arc<Skills>,
+    /// What is configured now.
+    pub config: watch::Receiver<Arc<Config>>,
+    /// Providers that are configured now.
+    pub providers: watch::Receiver<Arc<Providers>>,
+    /// Rules in force.
+    pub rules: watch::Receiver<Arc<Rules>>,
+    /// The way to read the configuration again.
+    pub reload: Reload,
+    /// Where everything is.
+    pub paths: Paths,
+    /// What was seen at the start: confinement and probes.
+    pub born: Born,
+    /// When pawd was ready.
+    pub since: Instant,
+    /// Told when pawd stops.
+    pub stop: CancellationToken,
+    /// Cancelled once the drain is over.
+    pub over: CancellationToken,
+    /// Whether the log was verified in this life, and how that came out.
+    pub verified: Mutex<Option<bool>>,
+    /// Input of commands that run, by action.
+    pub inputs: Mutex<BTreeMap<Uuid, Input>>,
+}
+
+/// Where the input of a running command goes.
+#[derive(Debug, Clone)]
+pub struct Input {
+    /// Whose command it is.
+    pub uid: u32,
+    /// The sandbox, once it is known.
+    pub sandbox: Option<String>,
+    /// Its stdin.
+    pub to: mpsc::Sender<std::io::Result<bytes::Bytes>>,
+}
+
+/// All handlers; cheap to clone.
+#[derive(Clone)]
+pub struct Family(Arc<Context>);
+
+impl std::ops::Deref for Family {
+    type Target = Context;
+
+    fn deref(&self) -> &Context {
+        &self.0
+    }
+}
+
+/// Every method of the control socket.
+///
+/// # Errors
+/// When two have the same name.
+pub fn methods(context: Context) -> Result<Methods, RegisterMethodError> {
+    let family = Family(Arc::new(context));
+    let mut all = RpcModule::new(());
+    all.merge(SystemRpcServer::into_rpc(family.clone()))?;
+    all.merge(ConfigRpcServer::into_rpc(family.clone()))?;
+    all.merge(PolicyRpcServer::into_rpc(family.clone()))?;
+    all.merge(ActionRpcServer::into_rpc(family.clone()))?;
+    all.merge(ApprovalRpcServer::into_rpc(family.clone()))?;
+    all.merge(AgentRpcServer::into_rpc(family.clone()))?;
+    all.merge(SessionRpcServer::into_rpc(family.clone()))?;
+    all.merge(SkillRpcServer::into_rpc(family.clone()))?;
+    all.merge(ChatRpcServer::into_rpc(family.clone()))?;
+    all.merge(ProviderRpcServer::into_rpc(family.clone()))?;
+    all.merge(ModelRpcServer::into_rpc(family.clone()))?;
+    all.merge(SandboxRpcServer::into_rpc(family.clone()))?;
+    all.merge(EventsRpcServer::into_rpc(family.clone()))?;
+    all.merge(AuditRpcServer::into_rpc(family))?;
+    all.merge(super::discover::module(env!("CARGO_PKG_VERSION")))?;
+    Ok(all.into())
+}
+
+impl Family {
+    /// The action that an id or a unique beginning of one names, if this caller may see it.
+    fn action(&self, id: &str, caller: &paw_store::Caller) -> Result<ActionRecord, Error> {
+        let unknown = || {
+            Error::new(
+                ErrorKind::NotFound,
+                "there is no such action",
+                "see `pawctl action list`",
+            )
+            .about(id)
+        };
+        let found = match id.parse::<Uuid>() {
+            Ok(id) => self
+                .storage
+                .read()
+                .action(id)
+                .map_err(|error| unreadable(&error))?,
+            Err(_) => self.by_beginning(id, caller)?,
+        };
+        found
+            .filter(|record| may_see(caller, record.requested_by.uid) || may_answer(caller, record))
+            .ok_or_else(unknown)
+    }
+
+    /// Looks through the newest actions for one whose id begins like this.
+    fn by_beginning(
+        &self,
+        beginning: &str,
+        caller: &paw_store::Caller,
+    ) -> Result<Option<ActionRecord>, Error> {
+        let plain = beginning.len() >= 6
+            && beginning
+                .bytes()
+                .all(|b| b.is_ascii_hexdigit() || b == b'-');
+        if !plain {
+            let hint = "use the id as it is listed, or at least the first 6 characters of it";
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                "that is no id of an action",
+                hint,
+            ));
+        }
+        let page = paw_store::Page::newest(paw_store::MAX_PAGE);
+        let listed = self
+            .storage
+            .read()
+            .actions(&paw_store::ActionFilter::default(), &page)
+            .map_err(|error| unreadable(&error))?;
+        let mut fitting = listed.records.into_iter().filter(|record| {
+            record.id.to_string().starts_with(&beginning.to_lowercase())
+                && may_see(caller, record.requested_by.uid)
+        });
+        match (fitting.next(), fitting.next()) {
+            (Some(_), Some(_)) => {
+                let message = format!("several actions begin with {beginning}");
+                Err(Error::new(
+                    ErrorKind::Invalid,
+                    message,
+                    "write more of the id",
+                ))
+            }
+            (found, _) => Ok(found),
+        }
+    }
+}
+
+/// Approvers see what waits for them, whoever asked.
+fn may_answer(caller: &paw_store::Caller, record: &ActionRecord) -> bool {
+    caller.role >= paw_policy::Role::Approver && record.decision == paw_policy::Decision::Ask
+}
+
+/// Sends an item of a subscription; `false` when the client is gone.
+async fn send<T: Serialize + Sync>(sink: &jsonrpsee::SubscriptionSink, item: &T) -> bool {
+    match serde_json::value::to_raw_value(item) {
+        Ok(json) => sink.send(json).await.is_ok(),
+        Err(error) => {
+            tracing::error!(error = %error, "an item cannot be written as JSON");
+            false
+        }
+    }
+}
+
+/// An error on its way out.
+fn fail(error: Error) -> ErrorObjectOwned {
+    error.into()
+}
+
+/// Longer than anything is waited for here: each action has a deadline of its own.
+const FOREVER: std::time::Duration = std::time::Duration::from_secs(30 * 24 * 3600);
+
+/// A page of a list: at most so many, before this id.
+fn page(limit: u32, before: Option<&str>) -> Result<paw_store::Page, Error> {
+    let invalid = |message: &str, hint: &str| Error::new(ErrorKind::Invalid, message, hint);
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    if limit == 0 || limit > paw_store::MAX_PAGE {
+        return Err(invalid(
+            "the page is too long or empty",
+            "ask for 1 to 1000",
+        ));
+    }
+    let mut page = paw_store::Page::newest(limit);
+    page.before = match before {
+        None => None,
+        Some(id) => Some(
+            id.parse()
+                .map_err(|_| invalid("`before` is no id", "pass on `next` of the page before"))?,
+        ),
+    };
+    Ok(page)
+}
+
+/// Why an action did not complete, as an error to its caller.
+fn why(
+    state: paw_policy::State,
+    failure: Option<paw_store::Failure>,
+) -> (ErrorKind, String, String) {
+    use paw_policy::State;
+    let kind = match (state, failure.as_ref().map(|failure| failure.kind.as_str())) {
+        (State::Rejected, _) | (_, Some("denied")) => ErrorKind::Denied,
+        (State::TimedOut | State::Expired, _) => ErrorKind::TimedOut,
+        (State::Cancelled, _) => ErrorKind::Conflict,
+        (_, Some("unavailable")) => ErrorKind::Unavailable,
+        (_, Some("not_found")) => ErrorKind::NotFound,
+        (_, Some("invalid")) => ErrorKind::Invalid,
+        _ => ErrorKind::Failed,
+    };
+    match failure {
+        Some(failure) => (kind, failure.message, failure.hint.unwrap_or_default()),
+        None => (
+            kind,
+            format!("the action is {state}"),
+            "submit it again if it is still wanted".into(),
+        ),
+    }
+}

@@ -1,0 +1,336 @@
+//! `sandbox.*`
+
+use std::sync::PoisonError;
+
+use base64::Engine as _;
+use jsonrpsee::{
+    Extensions, PendingSubscriptionSink, SubscriptionSink,
+    core::{RpcResult, SubscriptionResult, async_trait},
+};
+use paw_api::{
+    Error, ErrorKind,
+    audit::{Entry, Event},
+    error::ErrorData,
+    sandbox::{RunEvent, RunSpec, RuntimeInfo, SandboxInfo, SandboxRpcServer},
+};
+use paw_launch::request::{ProofState, Runtime};
+use paw_policy::State;
+use paw_store::{ActionRecord, Caller};
+use tokio::sync::mpsc;
+
+use super::{Family, Input, fail, send};
+use crate::{orchestrator::work::Progress, records, rpc::caller, sandbox::LauncherError};
+
+/// Events of a command that may wait for a slow reader before the command is held back.
+const EVENTS: usize = 16;
+
+/// Pieces of input that may wait for the command.
+const PIECES: usize = 8;
+
+/// The longest piece of input, in bytes.
+const MAX_PIECE: usize = 64 * 1024;
+
+#[async_trait]
+impl SandboxRpcServer for Family {
+    async fn runtimes(&self, _: &Extensions) -> RpcResult<Vec<RuntimeInfo>> {
+        let runtimes = self
+            .launcher
+            .runtimes()
+            .await
+            .map_err(|error| away(&error))?;
+        Ok(runtimes
+            .into_iter()
+            .map(|runtime| RuntimeInfo {
+                name: runtime.name.to_string(),
+                state: match runtime.state {
+                    ProofState::Proven => "proven".into(),
+                    ProofState::Unverified => "unverified".into(),
+                    ProofState::Absent => "absent".into(),
+                },
+                version: runtime.version,
+                isolation: match runtime.name {
+                    Runtime::Native => "process".into(),
+                    Runtime::Gvisor => "kernel".into(),
+                    Runtime::Kata => "vm".into(),
+                },
+                reason: runtime.reason,
+            })
+            .collect())
+    }
+
+    async fn run(
+        &self,
+        pending: PendingSubscriptionSink,
+        extensions: &Extensions,
+        spec: RunSpec,
+    ) -> SubscriptionResult {
+        let begun = match caller(extensions) {
+            Ok(caller) => self.begin_run(spec, caller).await,
+            Err(error) => Err(error),
+        };
+        match begun {
+            Ok((record, caller, events)) => {
+                let id = record.id;
+                if let Ok(sink) = pending.accept().await {
+                    self.tell_run(record, caller, events, sink).await;
+                } else {
+                    // Gone before it could be told anything.
+                    drop(self.actions.cancel(id, caller).await);
+                }
+                self.inputs
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .remove(&id);
+            }
+            Err(error) => pending.reject(fail(error)).await,
+        }
+        Ok(())
+    }
+
+    async fn input(
+        &self,
+        extensions: &Extensions,
+        id: String,
+        data: Option<String>,
+        end: Option<bool>,
+    ) -> RpcResult<bool> {
+        let caller = caller(extensions).map_err(fail)?;
+        let to = {
+            let mut inputs = self.inputs.lock().unwrap_or_else(PoisonError::into_inner);
+            let found = inputs
+                .iter()
+                .find(|(action, input)| {
+                    action.to_string() == id || input.sandbox.as_deref() == Some(&id)
+                })
+                .filter(|(_, input)| input.uid == caller.uid)
+                .map(|(action, input)| (*action, input.to.clone()));
+            let Some((action, to)) = found else {
+                let hint = "start it with stdin = true, and send input only while it runs";
+                return Err(fail(
+                    Error::new(
+                        ErrorKind::NotFound,
+                        "no command of yours takes input under this id",
+                        hint,
+                    )
+                    .about(id),
+                ));
+            };
+            if end == Some(true) {
+                inputs.remove(&action);
+            }
+            to
+        };
+        let Some(data) = data else { return Ok(true) };
+        let bytes = base64::engine::general_purpose::STANDARD
+            .decode(&data)
+            .ok()
+            .filter(|bytes| bytes.len() <= MAX_PIECE);
+        let Some(bytes) = bytes else {
+            let hint = "send at most 64 KiB at a time";
+            return Err(fail(Error::new(
+                ErrorKind::Invalid,
+                "the input is not base64, or too long",
+                hint,
+            )));
+        };
+        to.send(Ok(bytes.into())).await.map_err(|_| {
+            fail(Error::new(
+                ErrorKind::Conflict,
+                "the command takes no more input",
+                "it has ended, or closed its stdin",
+            ))
+        })?;
+        Ok(true)
+    }
+
+    async fn list(&self, _: &Extensions) -> RpcResult<Vec<SandboxInfo>> {
+        let sandboxes = self.launcher.list().await.map_err(|error| away(&error))?;
+        Ok(sandboxes
+            .into_iter()
+            .map(|sandbox| SandboxInfo {
+                id: sandbox.id.to_string(),
+                runtime: sandbox.runtime.to_string(),
+                pid: sandbox.pid,
+                age_ms: sandbox.age_ms,
+                memory: sandbox.limits.memory,
+                pids: sandbox.limits.pids,
+                attestation: sandbox.attestation.to_string(),
+            })
+            .collect())
+    }
+
+    async fn kill(&self, extensions: &Extensions, id: String) -> RpcResult<bool> {
+        let caller = caller(extensions).map_err(fail)?;
+        let known = id.parse().map_err(|_| {
+            fail(
+                Error::new(
+                    ErrorKind::Invalid,
+                    "that is no id of a sandbox",
+                    "see `pawctl sandbox list`",
+                )
+                .about(&id),
+            )
+        })?;
+        let mut entry = Entry::new(Event::SandboxKilled);
+        entry.actor = Some(records::actor(&caller));
+        entry.detail.insert("sandbox".into(), id);
+        let recorded = self.audit.durable(entry).await;
+        recorded.map_err(|error| {
+            fail(Error::new(
+                ErrorKind::Unavailable,
+                error.to_string(),
+                error.remedy(),
+            ))
+        })?;
+        self.launcher
+            .kill(known)
+            .await
+            .map_err(|error| away(&error))?;
+        Ok(true)
+    }
+}
+
+impl Family {
+    async fn begin_run(
+        &self,
+        spec: RunSpec,
+        caller: Caller,
+    ) -> Result<(ActionRecord, Caller, mpsc::Receiver<RunEvent>), Error> {
+        let (output, events) = mpsc::channel(EVENTS);
+        let (to, input) = mpsc::channel(PIECES);
+        let stdin = spec.stdin;
+        let progress = Progress::Run {
+            output,
+            input: stdin.then_some(input),
+        };
+        let submission = self.intake.judge_run(spec, caller.clone(), progress)?;
+        let id = submission.record.id;
+        if stdin {
+            let input = Input {
+                uid: caller.uid,
+                sandbox: None,
+                to,
+            };
+            self.inputs
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(id, input);
+        }
+        match self.actions.submit(submission).await {
+            Ok(record) => Ok((record, caller, events)),
+            Err(error) => {
+                self.inputs
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .remove(&id);
+                Err(error)
+            }
+        }
+    }
+
+    /// Passes output on and ends with `ended` or `failed`. A client that is gone cancels the action, which kills the sandbox.
+    async fn tell_run(
+        &self,
+        record: ActionRecord,
+        caller: Caller,
+        mut events: mpsc::Receiver<RunEvent>,
+        sink: SubscriptionSink,
+    ) {
+        let id = record.id;
+        let (mut there, mut begun) = (true, true);
+        if record.state == State::WaitingApproval {
+            begun = false;
+            there = send(
+                &sink,
+                &RunEvent::Waiting {
+                    action_id: id.to_string(),
+                },
+            )
+            .await;
+        }
+        while there {
+            tokio::select! {
+                event = events.recv() => match event {
+                    Some(RunEvent::Started { id: sandbox, .. }) => {
+                        begun = true;
+                        if let Some(input) = self.inputs.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&id) {
+                            input.sandbox = Some(sandbox.clone());
+                        }
+                        there = send(&sink, &RunEvent::Started { action_id: id.to_string(), id: sandbox }).await;
+                    }
+                    Some(event) => there = send(&sink, &event).await,
+                    None => break,
+                },
+                () = sink.closed() => there = false,
+            }
+        }
+        if !there && begun {
+            // The action may have ended meanwhile; then there is nothing to cancel.
+            drop(self.actions.cancel(id, caller).await);
+        }
+        if !there {
+            // A question goes on without who asked it: the result is in the record.
+            return;
+        }
+        let last = match self.settled(id, super::FOREVER, State::is_final).await {
+            Ok(record) => run_end(record),
+            Err(error) => RunEvent::Failed {
+                message: error.message().to_owned(),
+                error: ErrorData {
+                    kind: ErrorKind::Unavailable,
+                    hint: "ask again".into(),
+                    retry_after_ms: None,
+                    id: None,
+                },
+            },
+        };
+        send(&sink, &last).await;
+    }
+}
+
+fn run_end(record: ActionRecord) -> RunEvent {
+    if record.state == State::Completed
+        && let Some(result) = record
+            .result
+            .and_then(|value| serde_json::from_value(value).ok())
+    {
+        return RunEvent::Ended(result);
+    }
+    let (kind, message, hint) = super::why(record.state, record.error);
+    RunEvent::Failed {
+        message,
+        error: ErrorData {
+            kind,
+            hint,
+            retry_after_ms: None,
+            id: Some(record.id.to_string()),
+        },
+    }
+}
+
+/// The launcher did not do its part.
+fn away(error: &LauncherError) -> jsonrpsee::types::ErrorObjectOwned {
+    use paw_launch::request::RefusalReason;
+    let kind = match error {
+        LauncherError::Refused(refusal) => match refusal.reason {
+            RefusalReason::NotFound => ErrorKind::NotFound,
+            RefusalReason::Full => ErrorKind::Busy,
+            RefusalReason::Ceiling => ErrorKind::Denied,
+            RefusalReason::Malformed
+            | RefusalReason::Exists
+            | RefusalReason::Missing
+            | RefusalReason::Runtime
+            | RefusalReason::Attestation
+            | RefusalReason::Failed => ErrorKind::Failed,
+        },
+        LauncherError::Away { .. } | LauncherError::Lost | LauncherError::Slow(_) => {
+            ErrorKind::Unavailable
+        }
+        LauncherError::Confused { .. } | LauncherError::Unsendable(_) => ErrorKind::Internal,
+    };
+    fail(Error::new(
+        kind,
+        paw_log::Chain(error).to_string(),
+        "see `systemctl status paw-launcher` and `pawctl doctor`",
+    ))
+}

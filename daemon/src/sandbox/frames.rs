@@ -1,0 +1,424 @@
+//! Commands inside one sandbox, over the two pipes of its paw-init.
+//!
+//! Two tasks own the pipes. The reading one never waits for a consumer: what a consumer has not taken yet is bounded by the
+//! window of its stream, and beyond that window paw-init may not send. The writing one is the only place where frames go
+//! out; consumers tell it that they took something by a notification, not by a queue that could fill up.
+//!
+//! Nothing that comes out of a sandbox is believed. A frame that breaks the protocol ends the sandbox.
+
+use std::{
+    fmt, io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use paw_launch::{
+    frame::{self, Exited, MAX_PAYLOAD, NotStarted, Start, Tag, WINDOW},
+    request::{Attestation, End, SandboxId, Usage},
+};
+use tokio::{
+    io::AsyncWrite,
+    net::unix::pipe,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_util::sync::{PollSemaphore, PollSender};
+
+pub use super::stream::Output;
+use super::{
+    away::LauncherError,
+    launcher::{Ending, Launcher, Made},
+    stream::stream,
+    wire::{Entry, Inside, Outcome, StdinState, control, data, read, write},
+};
+
+/// Frames that wait to be written; each is at most one payload and a header.
+const QUEUE: usize = 8;
+/// Commands of one sandbox at once; as many as paw-init takes.
+const MAX_CHILDREN: usize = 64;
+/// How long the launcher may take from a kill to the end.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// Why a sandbox, or a command in it, did not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// The launcher did not do its part.
+    #[error(transparent)]
+    Launcher(#[from] LauncherError),
+    /// What the launcher handed over cannot be used.
+    #[error("use the pipes of sandbox {id}")]
+    Pipes {
+        /// Which sandbox.
+        id: SandboxId,
+        /// Why they cannot be used.
+        source: io::Error,
+    },
+    /// The command could not be started.
+    #[error("start {program:?}: {step}: {source}")]
+    NotStarted {
+        /// Its name.
+        program: String,
+        /// What failed: `find`, `exec`, `cwd`, `env`, `argv`, `children` or `pipes`.
+        step: String,
+        /// What the kernel said inside.
+        source: io::Error,
+    },
+    /// The command itself is too long to be told.
+    #[error("a command with its environment may have {MAX_PAYLOAD} bytes at most")]
+    TooLong,
+    /// As many commands run in it as may.
+    #[error("{MAX_CHILDREN} commands already run in sandbox {id}")]
+    Full {
+        /// Which sandbox.
+        id: SandboxId,
+    },
+    /// The sandbox ended, or was ended, before the command did. [`Sandbox::end`] tells how.
+    #[error("the sandbox ended before the command did")]
+    Gone,
+    /// The sandbox broke the protocol. It is of no use any more.
+    #[error("the sandbox broke the protocol: {0}")]
+    Protocol(String),
+    /// The launcher was away when the sandbox ended, so nobody knows how.
+    #[error("sandbox {id} ended while the launcher was away; how it ended is not known")]
+    Unknown {
+        /// Which sandbox.
+        id: SandboxId,
+    },
+    /// It was to be killed and did not end in time.
+    #[error("sandbox {id} did not end within {} s after it was killed; see the launcher's journal", KILL_LIMIT.as_secs())]
+    Unkillable {
+        /// Which sandbox.
+        id: SandboxId,
+    },
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exit {
+    /// Its exit code or signal.
+    pub exited: Exited,
+    /// Whether some of its output was thrown away because it was more than its bound.
+    pub output_truncated: bool,
+}
+
+/// A running sandbox. It is killed when this is dropped.
+pub struct Sandbox {
+    id: SandboxId,
+    attestation: Box<Attestation>,
+    launcher: Launcher,
+    frames: mpsc::Sender<Bytes>,
+    inside: Arc<Inside>,
+    tasks: JoinSet<()>,
+    ended: oneshot::Receiver<Ending>,
+    next: u32,
+    is_over: bool,
+}
+
+impl fmt::Debug for Sandbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sandbox")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A command that was started, or is about to fail to.
+pub struct Child {
+    /// Where its input goes; dropping it is the end of its input.
+    pub stdin: Stdin,
+    /// What it says. Take it or drop it: the end of the process comes after the last of it.
+    pub stdout: Output,
+    /// What it complains of. Take it or drop it, too.
+    pub stderr: Output,
+    /// The process itself.
+    pub process: Process,
+}
+
+/// The process of a command, apart from its streams.
+pub struct Process {
+    number: u32,
+    program: String,
+    frames: mpsc::Sender<Bytes>,
+    inside: Arc<Inside>,
+    exit: oneshot::Receiver<Outcome>,
+}
+
+impl Sandbox {
+    pub(super) fn open(
+        id: SandboxId,
+        attestation: Box<Attestation>,
+        made: Made,
+        launcher: Launcher,
+    ) -> Result<Self, SandboxError> {
+        let Made {
+            stdin,
+            stdout,
+            ended,
+        } = made;
+        let opened = pipe::Sender::from_owned_fd(stdin)
+            .and_then(|writer| Ok((writer, pipe::Receiver::from_owned_fd(stdout)?)));
+        let (writer, reader) = opened.map_err(|source| {
+            launcher.doom(id.clone());
+            SandboxError::Pipes {
+                id: id.clone(),
+                source,
+            }
+        })?;
+        let inside = Arc::new(Inside::default());
+        let (frames, queue) = mpsc::channel(QUEUE);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(write(writer, queue, inside.clone()));
+        let doom = {
+            let (launcher, id) = (launcher.clone(), id.clone());
+            move || launcher.doom(id)
+        };
+        tasks.spawn(read(reader, inside.clone(), doom));
+        Ok(Self {
+            id,
+            attestation,
+            launcher,
+            frames,
+            inside,
+            tasks,
+            ended,
+            next: 0,
+            is_over: false,
+        })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub const fn id(&self) -> &SandboxId {
+        &self.id
+    }
+
+    /// What the kernel says it is.
+    #[must_use]
+    pub const fn attestation(&self) -> &Attestation {
+        &self.attestation
+    }
+
+    /// Starts a command. `argv[0]` is looked up in the `PATH` of `env` (`NAME=value`) when it has no slash; `cwd` is absolute;
+    /// of all it writes to stdout and stderr together, what goes beyond `most_output` bytes is thrown away.
+    ///
+    /// # Errors
+    /// When the sandbox is gone or full. That a command cannot be started is told by [`Process::wait`].
+    pub async fn start(
+        &mut self,
+        argv: Vec<String>,
+        env: Vec<String>,
+        cwd: String,
+        most_output: u64,
+    ) -> Result<Child, SandboxError> {
+        let program = argv.first().cloned().unwrap_or_default();
+        self.next += 1;
+        let number = self.next;
+        let start =
+            control(Tag::Start, number, &Start { argv, env, cwd }).ok_or(SandboxError::TooLong)?;
+        let (stdout_in, stdout) = stream(self.inside.tell_writer.clone());
+        let (stderr_in, stderr) = stream(self.inside.tell_writer.clone());
+        let window = Arc::new(Semaphore::new(WINDOW));
+        let (outcome, exit) = oneshot::channel();
+        let entry = Entry {
+            stdout: stdout_in,
+            stderr: stderr_in,
+            room: most_output,
+            truncated: false,
+            window: window.clone(),
+            stdin: StdinState::Open,
+            outcome: Some(outcome),
+        };
+        {
+            let mut state = self.inside.lock();
+            if let Some(fault) = &state.fault {
+                return Err(fault.to_error());
+            }
+            if state.children.len() >= MAX_CHILDREN {
+                return Err(SandboxError::Full {
+                    id: self.id.clone(),
+                });
+            }
+            state.children.insert(number, entry);
+        }
+        let stdin = Stdin {
+            number,
+            window: PollSemaphore::new(window),
+            granted: None,
+            frames: PollSender::new(self.frames.clone()),
+            inside: self.inside.clone(),
+        };
+        let (frames, inside) = (self.frames.clone(), self.inside.clone());
+        self.frames
+            .send(start)
+            .await
+            .map_err(|_| self.inside.fault().to_error())?;
+        Ok(Child {
+            stdin,
+            stdout,
+            stderr,
+            process: Process {
+                number,
+                program,
+                frames,
+                inside,
+                exit,
+            },
+        })
+    }
+
+    /// Ends it: whatever still runs in it is killed, and how it ended is waited for, at most `limit` before it is killed
+    /// from outside.
+    ///
+    /// # Errors
+    /// When the launcher cannot say how it ended.
+    pub async fn end(mut self, limit: Duration) -> Result<(End, Usage), SandboxError> {
+        // The reading task goes on, so that what it still says has a reader. A sandbox that takes no frame any more is killed
+        // at the limit, like one that does not obey.
+        let farewell = async {
+            let _ = self.frames.send(data(Tag::End, 0, &[])).await;
+            (&mut self.ended).await
+        };
+        let ended = match timeout(limit, farewell).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                self.launcher.kill(self.id.clone()).await?;
+                timeout(KILL_LIMIT, &mut self.ended).await.map_err(|_| {
+                    SandboxError::Unkillable {
+                        id: self.id.clone(),
+                    }
+                })?
+            }
+        };
+        self.is_over = true;
+        ended.map_err(|_| SandboxError::Unknown {
+            id: self.id.clone(),
+        })
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.launcher.doom(self.id.clone());
+        }
+        self.tasks.abort_all();
+    }
+}
+
+impl Process {
+    /// Waits for its end, which comes after the last byte of its output was delivered.
+    ///
+    /// # Errors
+    /// When it could not be started, or the sandbox ended first.
+    pub async fn wait(&mut self) -> Result<Exit, SandboxError> {
+        match (&mut self.exit).await {
+            Ok(Ok(exit)) => Ok(exit),
+            Ok(Err(NotStarted { errno, step })) => Err(SandboxError::NotStarted {
+                program: self.program.clone(),
+                // It comes from inside, and goes to people.
+                step: step
+                    .chars()
+                    .filter(|c| c.is_ascii_graphic())
+                    .take(32)
+                    .collect(),
+                source: io::Error::from_raw_os_error(errno),
+            }),
+            Err(_) => Err(self.inside.fault().to_error()),
+        }
+    }
+
+    /// Sends a signal to it and its process group. One that has ended already gets none.
+    ///
+    /// # Errors
+    /// When the sandbox is gone.
+    pub async fn signal(&self, signal: nix::sys::signal::Signal) -> Result<(), SandboxError> {
+        let frame = control(
+            Tag::Signal,
+            self.number,
+            &frame::Signal {
+                signal: signal as i32,
+            },
+        )
+        .ok_or(SandboxError::TooLong)?;
+        self.frames
+            .send(frame)
+            .await
+            .map_err(|_| self.inside.fault().to_error())
+    }
+}
+
+/// Where the input of a command goes: at most a window of it is under way.
+pub struct Stdin {
+    number: u32,
+    window: PollSemaphore,
+    granted: Option<OwnedSemaphorePermit>,
+    frames: PollSender<Bytes>,
+    inside: Arc<Inside>,
+}
+
+impl Stdin {
+    fn end(&self) {
+        if let Some(entry) = self.inside.lock().children.get_mut(&self.number)
+            && entry.stdin == StdinState::Open
+        {
+            entry.stdin = StdinState::Ending;
+        }
+        self.inside.tell_writer.notify_one();
+    }
+}
+
+impl AsyncWrite for Stdin {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let closed = || io::Error::from(io::ErrorKind::BrokenPipe);
+        let permit = match this.granted.take() {
+            Some(permit) => permit,
+            None => {
+                let wanted =
+                    u32::try_from(bytes.len().min(MAX_PAYLOAD)).expect("a payload's length fits");
+                ready!(this.window.poll_acquire_many(context, wanted)).ok_or_else(closed)?
+            }
+        };
+        // The place in the queue comes last, so that nobody holds one while it waits for its window.
+        match this.frames.poll_reserve(context) {
+            Poll::Pending => {
+                this.granted = Some(permit);
+                return Poll::Pending;
+            }
+            Poll::Ready(reserved) => reserved.map_err(|_| closed())?,
+        }
+        let length = permit.num_permits().min(bytes.len());
+        // A later call may bring fewer bytes than the window was asked for; the rest of the permit goes back by itself.
+        let mut permit = permit;
+        if let Some(used) = permit.split(length) {
+            used.forget();
+        }
+        this.frames
+            .send_item(data(Tag::Stdin, this.number, &bytes[..length]))
+            .map_err(|_| closed())?;
+        Poll::Ready(Ok(length))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.end();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for Stdin {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

@@ -1,0 +1,569 @@
+//! The one connection to the launcher: one task owns it, everybody else asks.
+//!
+//! ```text
+//!            ┌──────────── greeted ────────────┐
+//!            ▼                                 │
+//!        connected ── broken, garbage ──► away │ asks fail at once, with the reason; after a pause:
+//!            │                              └──┴─► connect, Hello
+//!            └─ every Launcher dropped ──► done
+//! ```
+//!
+//! Sandboxes outlive a broken connection. After a new one the launcher is asked what still runs, and whoever waits for the
+//! end of something that is gone is told so. A sandbox whose making nobody waits for any more is killed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fmt, io,
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use paw_launch::{
+    packet::{self, PacketError, Received},
+    request::{
+        End, Event, Message, Numbered, Refusal, RefusalReason, Reply, Request, RuntimeState,
+        SandboxId, SandboxPlan, SandboxSummary, Usage, VERSION,
+    },
+};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use tokio::{
+    io::Interest,
+    net::UnixDatagram,
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep_until, timeout},
+};
+use tracing::{info, warn};
+
+use super::away::{LauncherError, LauncherState};
+use super::frames::{Sandbox, SandboxError};
+
+/// Requests that wait for an answer at once; further ones wait in the queue.
+const MAX_IN_FLIGHT: usize = 64;
+/// Requests that wait to be sent to the task.
+const QUEUE: usize = 64;
+/// The first pause before another attempt to connect; each one after it is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// The longest pause between two attempts.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long the launcher may take to say Hello, or to answer anything but a create.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// How long the making of a sandbox may take.
+const CREATE_LIMIT: Duration = Duration::from_secs(30);
+
+/// How a sandbox ended, and what it used.
+pub(super) type Ending = (End, Usage);
+
+/// Asks the launcher. Cheap to clone; the connection ends with the last clone.
+#[derive(Clone)]
+pub struct Launcher {
+    asks: mpsc::Sender<Ask>,
+    kills: mpsc::UnboundedSender<SandboxId>,
+    state: watch::Receiver<LauncherState>,
+}
+
+impl fmt::Debug for Launcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Launcher")
+            .field("state", &*self.state.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+struct Ask {
+    request: Request,
+    answer: oneshot::Sender<Result<Answer, LauncherError>>,
+}
+
+struct Answer {
+    reply: Reply,
+    /// Of [`Reply::Created`] only.
+    made: Option<Made>,
+}
+
+pub(super) struct Made {
+    pub(super) stdin: OwnedFd,
+    pub(super) stdout: OwnedFd,
+    pub(super) ended: oneshot::Receiver<Ending>,
+}
+
+/// The task that owns the connection; nothing happens until [`Connection::run`] is polled.
+#[must_use = "nothing is connected until it runs"]
+pub struct Connection {
+    socket: PathBuf,
+    asks: mpsc::Receiver<Ask>,
+    kills: mpsc::UnboundedReceiver<SandboxId>,
+    state: watch::Sender<LauncherState>,
+    /// Who waits for the end of which sandbox.
+    lives: BTreeMap<SandboxId, oneshot::Sender<Ending>>,
+    /// Sandboxes that may have been made although nobody heard of it.
+    doomed: BTreeSet<SandboxId>,
+}
+
+/// A launcher at this socket, and the task that connects to it.
+pub fn connect(socket: PathBuf) -> (Launcher, Connection) {
+    let (asks, asked) = mpsc::channel(QUEUE);
+    // Not bounded here because `Drop` cannot wait; there is at most one entry for each sandbox, and the launcher bounds those.
+    let (kills, killed) = mpsc::unbounded_channel();
+    let (state, watched) = watch::channel(LauncherState::Connecting);
+    let connection = Connection {
+        socket,
+        asks: asked,
+        kills: killed,
+        state,
+        lives: BTreeMap::new(),
+        doomed: BTreeSet::new(),
+    };
+    (
+        Launcher {
+            asks,
+            kills,
+            state: watched,
+        },
+        connection,
+    )
+}
+
+impl Launcher {
+    /// Makes a sandbox. Dropping the future, or what it returns, kills it.
+    ///
+    /// # Errors
+    /// When the launcher is away or refuses, or hands over something that is no sandbox.
+    pub async fn create(&self, plan: SandboxPlan) -> Result<Sandbox, SandboxError> {
+        let id = plan.id.clone();
+        match self
+            .ask(Request::Create(Box::new(plan)), CREATE_LIMIT)
+            .await?
+        {
+            Answer {
+                reply: Reply::Created { attestation },
+                made: Some(made),
+            } => Sandbox::open(id, attestation, made, self.clone()),
+            other => Err(confused("create", &other.reply).into()),
+        }
+    }
+
+    /// Kills every process of a sandbox; its end is told to whoever has it.
+    ///
+    /// # Errors
+    /// When the launcher is away or knows no such sandbox.
+    pub async fn kill(&self, id: SandboxId) -> Result<(), LauncherError> {
+        match self.ask(Request::Kill { id }, ANSWER_LIMIT).await?.reply {
+            Reply::Killing => Ok(()),
+            other => Err(confused("kill", &other)),
+        }
+    }
+
+    /// Every sandbox there is, also those that an earlier pawd left behind.
+    ///
+    /// # Errors
+    /// When the launcher is away.
+    pub async fn list(&self) -> Result<Vec<SandboxSummary>, LauncherError> {
+        match self.ask(Request::List, ANSWER_LIMIT).await?.reply {
+            Reply::Sandboxes { sandboxes } => Ok(sandboxes),
+            other => Err(confused("list", &other)),
+        }
+    }
+
+    /// What a running sandbox has used so far.
+    ///
+    /// # Errors
+    /// When the launcher is away or knows no such sandbox.
+    pub async fn stats(&self, id: SandboxId) -> Result<Usage, LauncherError> {
+        match self.ask(Request::Stats { id }, ANSWER_LIMIT).await?.reply {
+            Reply::Stats(usage) => Ok(usage),
+            other => Err(confused("stats", &other)),
+        }
+    }
+
+    /// Which runtimes there are.
+    ///
+    /// # Errors
+    /// When the launcher is away.
+    pub async fn runtimes(&self) -> Result<Vec<RuntimeState>, LauncherError> {
+        match self.ask(Request::Runtimes, ANSWER_LIMIT).await?.reply {
+            Reply::Runtimes { runtimes } => Ok(runtimes),
+            other => Err(confused("runtimes", &other)),
+        }
+    }
+
+    /// The launcher's own [`Reply::Status`], as it came.
+    ///
+    /// # Errors
+    /// When the launcher is away.
+    pub async fn status(&self) -> Result<Reply, LauncherError> {
+        match self.ask(Request::Status, ANSWER_LIMIT).await?.reply {
+            status @ Reply::Status { .. } => Ok(status),
+            other => Err(confused("status", &other)),
+        }
+    }
+
+    /// Whether the launcher is there, now and later.
+    #[must_use]
+    pub fn state(&self) -> watch::Receiver<LauncherState> {
+        self.state.clone()
+    }
+
+    /// Kills a sandbox without waiting, as soon as there is a connection.
+    pub(super) fn doom(&self, id: SandboxId) {
+        // A connection task that has ended leaves nobody who could do it; the launcher's own deadline then will.
+        let _ = self.kills.send(id);
+    }
+
+    async fn ask(&self, request: Request, limit: Duration) -> Result<Answer, LauncherError> {
+        let (answer, answered) = oneshot::channel();
+        let asked = async {
+            self.asks
+                .send(Ask { request, answer })
+                .await
+                .map_err(|_| LauncherError::Lost)?;
+            answered.await.map_err(|_| LauncherError::Lost)?
+        };
+        timeout(limit, asked)
+            .await
+            .map_err(|_| LauncherError::Slow(limit))?
+    }
+}
+
+/// Why a connection was given up.
+enum Over {
+    /// Nobody can ask any more.
+    Unused,
+    Broken(String),
+}
+
+/// Who waits for one answer.
+enum Waiting {
+    Caller {
+        created: Option<SandboxId>,
+        answer: oneshot::Sender<Result<Answer, LauncherError>>,
+    },
+    /// We ourselves: which of these sandboxes still run?
+    RollCall(BTreeSet<SandboxId>),
+    /// Nobody; but a sandbox that is not there any more has an end that was missed.
+    Kill(SandboxId),
+}
+
+impl Connection {
+    /// Keeps the connection until every [`Launcher`] is dropped.
+    pub async fn run(mut self) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let why = match self.greet().await {
+                Ok((link, pid)) => {
+                    info!(socket = %self.socket.display(), pid, "launcher connected");
+                    self.state.send_replace(LauncherState::Connected { pid });
+                    pause = FIRST_PAUSE;
+                    match self.serve(&link).await {
+                        Over::Unused => return,
+                        Over::Broken(why) => why,
+                    }
+                }
+                Err(why) => why,
+            };
+            let state = LauncherState::Away { why: why.clone() };
+            if *self.state.borrow() != state {
+                warn!(socket = %self.socket.display(), why, "launcher away");
+            }
+            self.state.send_replace(state);
+            if !self.refuse_until(Instant::now() + pause, &why).await {
+                return;
+            }
+            pause = LONGEST_PAUSE.min(pause * 2);
+        }
+    }
+
+    /// Connects and says Hello; the reason for people if that does not work.
+    async fn greet(&self) -> Result<(Link, u32), String> {
+        let greeted = async {
+            let link = Link::connect(&self.socket).map_err(|fault| fault.to_string())?;
+            link.send(&Numbered {
+                seq: 0,
+                request: Request::Hello { version: VERSION },
+            })
+            .await
+            .map_err(|fault| chain(&fault))?;
+            match link.receive().await.map_err(|fault| chain(&fault))?.message {
+                Message::Reply {
+                    reply:
+                        Reply::Hello {
+                            version: VERSION,
+                            pid,
+                        },
+                    ..
+                } => Ok((link, pid)),
+                Message::Reply {
+                    reply: Reply::Hello { version, .. },
+                    ..
+                } => Err(format!(
+                    "it speaks version {version} and pawd speaks {VERSION}; install both from one package"
+                )),
+                Message::Reply {
+                    reply: Reply::Refused(refusal),
+                    ..
+                } => Err(format!("{}; {}", refusal.message, refusal.remedy)),
+                _ => Err("its first message is not Hello".to_owned()),
+            }
+        };
+        timeout(ANSWER_LIMIT, greeted)
+            .await
+            .unwrap_or_else(|_| Err("it did not say Hello in time".to_owned()))
+    }
+
+    /// Answers every ask with why there is no connection; false when nobody can ask any more.
+    async fn refuse_until(&mut self, until: Instant, why: &str) -> bool {
+        loop {
+            tokio::select! {
+                () = sleep_until(until) => return true,
+                ask = self.asks.recv() => match ask {
+                    None => return false,
+                    // Who does not wait any more does not need the reason.
+                    Some(ask) => drop(ask.answer.send(Err(LauncherError::Away { socket: self.socket.clone(), why: why.to_owned() }))),
+                },
+            }
+        }
+    }
+
+    async fn serve(&mut self, link: &Link) -> Over {
+        let mut talk = Talk {
+            seq: 0,
+            waiting: BTreeMap::new(),
+            outgoing: VecDeque::new(),
+        };
+        for id in std::mem::take(&mut self.doomed) {
+            talk.kill(id);
+        }
+        if !self.lives.is_empty() {
+            talk.say(
+                Request::List,
+                Waiting::RollCall(self.lives.keys().cloned().collect()),
+            );
+        }
+        let over = self.converse(link, &mut talk).await;
+        for waiting in talk.waiting.into_values() {
+            if let Waiting::Caller {
+                created: Some(id), ..
+            } = waiting
+            {
+                self.doomed.insert(id);
+            }
+        }
+        over
+    }
+
+    async fn converse(&mut self, link: &Link, talk: &mut Talk) -> Over {
+        loop {
+            let quiet = talk.outgoing.is_empty() && talk.waiting.len() < MAX_IN_FLIGHT;
+            tokio::select! {
+                // In this order, because the last Launcher may go right after it asked for a kill.
+                biased;
+                received = link.receive() => match received {
+                    Ok(received) => self.hear(received, talk),
+                    Err(fault) => return Over::Broken(chain(&fault)),
+                },
+                sent = link.send_front(&talk.outgoing), if !talk.outgoing.is_empty() => {
+                    let sent_one = talk.outgoing.pop_front();
+                    match sent {
+                        Ok(()) => {}
+                        Err(fault @ (PacketError::TooLong | PacketError::Unwritable(_))) => {
+                            if let Some(one) = sent_one
+                                && let Some(Waiting::Caller { answer, .. }) = talk.waiting.remove(&one.seq)
+                            {
+                                drop(answer.send(Err(LauncherError::Unsendable(fault))));
+                            }
+                        }
+                        Err(fault) => return Over::Broken(chain(&fault)),
+                    }
+                },
+                Some(id) = self.kills.recv(), if quiet => talk.kill(id),
+                ask = self.asks.recv(), if quiet => match ask {
+                    None => return Over::Unused,
+                    // Who gave up while it was in the queue gets nothing made.
+                    Some(ask) if ask.answer.is_closed() => {}
+                    Some(Ask { request, answer }) => {
+                        let created = if let Request::Create(plan) = &request { Some(plan.id.clone()) } else { None };
+                        talk.say(request, Waiting::Caller { created, answer });
+                    }
+                },
+            }
+        }
+    }
+
+    fn hear(&mut self, received: Received<Message>, talk: &mut Talk) {
+        let Received { message, fds } = received;
+        match message {
+            Message::Event(Event::Ended { id, end, usage }) => {
+                if let Some(waiting) = self.lives.remove(&id) {
+                    // Who dropped the sandbox does not wait for its end.
+                    let _ = waiting.send((end, usage));
+                }
+            }
+            Message::Reply { seq, reply } => match talk.waiting.remove(&seq) {
+                None => warn!(seq, "launcher answered a request that nobody made"),
+                Some(Waiting::Kill(id)) => {
+                    if let Reply::Refused(Refusal {
+                        reason: RefusalReason::NotFound,
+                        ..
+                    }) = reply
+                    {
+                        self.lives.remove(&id);
+                    }
+                }
+                Some(Waiting::RollCall(asked)) => {
+                    if let Reply::Sandboxes { sandboxes } = reply {
+                        let running: BTreeSet<_> =
+                            sandboxes.into_iter().map(|sandbox| sandbox.id).collect();
+                        // A sender that is dropped tells its receiver that the end was missed.
+                        self.lives
+                            .retain(|id, _| !asked.contains(id) || running.contains(id));
+                    }
+                }
+                Some(Waiting::Caller { created, answer }) => {
+                    self.answer(reply, fds, created, answer, talk)
+                }
+            },
+        }
+    }
+
+    fn answer(
+        &mut self,
+        reply: Reply,
+        fds: Vec<OwnedFd>,
+        created: Option<SandboxId>,
+        answer: oneshot::Sender<Result<Answer, LauncherError>>,
+        talk: &mut Talk,
+    ) {
+        let result = match (reply, created) {
+            (Reply::Refused(refusal), _) => Err(LauncherError::Refused(refusal)),
+            (reply @ Reply::Created { .. }, Some(id)) => match <[OwnedFd; 2]>::try_from(fds) {
+                Ok([stdin, stdout]) => {
+                    let (ending, ended) = oneshot::channel();
+                    self.lives.insert(id.clone(), ending);
+                    let made = Made {
+                        stdin,
+                        stdout,
+                        ended,
+                    };
+                    if answer
+                        .send(Ok(Answer {
+                            reply,
+                            made: Some(made),
+                        }))
+                        .is_err()
+                    {
+                        self.lives.remove(&id);
+                        talk.kill(id);
+                    }
+                    return;
+                }
+                Err(_) => {
+                    talk.kill(id);
+                    Err(LauncherError::Confused {
+                        asked: "create",
+                        answer: "a sandbox without its two descriptors",
+                    })
+                }
+            },
+            (reply, _) => Ok(Answer { reply, made: None }),
+        };
+        // Who does not wait any more does not need it.
+        let _ = answer.send(result);
+    }
+}
+
+/// What was said on one connection and is not settled yet.
+struct Talk {
+    seq: u64,
+    waiting: BTreeMap<u64, Waiting>,
+    /// Bounded: asks are taken only when it is empty, and kills are at most as many as sandboxes.
+    outgoing: VecDeque<Numbered>,
+}
+
+impl Talk {
+    fn say(&mut self, request: Request, waiting: Waiting) {
+        self.seq += 1;
+        self.waiting.insert(self.seq, waiting);
+        self.outgoing.push_back(Numbered {
+            seq: self.seq,
+            request,
+        });
+    }
+
+    fn kill(&mut self, id: SandboxId) {
+        self.say(Request::Kill { id: id.clone() }, Waiting::Kill(id));
+    }
+}
+
+/// The socket. Tokio has no type for SEQPACKET; of the datagram type only the readiness is used, never its reads or writes.
+struct Link {
+    socket: UnixDatagram,
+}
+
+impl Link {
+    fn connect(path: &Path) -> io::Result<Self> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        // A Unix socket connects at once or not at all; EAGAIN says that the launcher's queue is full.
+        rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+        Ok(Self {
+            socket: UnixDatagram::from_std(socket.into())?,
+        })
+    }
+
+    /// Takes one message; nothing is lost when the future is dropped.
+    async fn receive(&self) -> Result<Received<Message>, PacketError> {
+        self.when(Interest::READABLE, || packet::receive(self.socket.as_fd()))
+            .await
+    }
+
+    /// Sends one message, all of it or nothing; nothing is sent twice when the future is dropped.
+    async fn send(&self, message: &Numbered) -> Result<(), PacketError> {
+        self.when(Interest::WRITABLE, || {
+            packet::send(self.socket.as_fd(), message, &[])
+        })
+        .await
+    }
+
+    async fn when<T>(
+        &self,
+        interest: Interest,
+        mut try_it: impl FnMut() -> Result<T, PacketError>,
+    ) -> Result<T, PacketError> {
+        let tried = self.socket.async_io(interest, || match try_it() {
+            Err(PacketError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+            settled => Ok(settled),
+        });
+        tried.await.map_err(|source| PacketError::Socket {
+            step: "wait",
+            source,
+        })?
+    }
+
+    async fn send_front(&self, outgoing: &VecDeque<Numbered>) -> Result<(), PacketError> {
+        match outgoing.front() {
+            Some(message) => self.send(message).await,
+            None => Ok(()),
+        }
+    }
+}
+
+fn confused(asked: &'static str, answer: &Reply) -> LauncherError {
+    let answer = match answer {
+        Reply::Hello { .. } => "hello",
+        Reply::Created { .. } => "created",
+        Reply::Killing => "killing",
+        Reply::Sandboxes { .. } => "sandboxes",
+        Reply::Stats(_) => "stats",
+        Reply::Runtimes { .. } => "runtimes",
+        Reply::Status { .. } => "status",
+        Reply::Refused(_) => "refused",
+    };
+    LauncherError::Confused { asked, answer }
+}
+
+/// An error with every cause, on one line, for a state that people read.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}

@@ -1,0 +1,593 @@
+//! One call of one tool of one skill, in a sandbox that lives for this call only.
+//!
+//! MCP itself is rmcp's. In front of it stands [`Strict`], because rmcp drops a line that is too long and goes on, and answers
+//! every message in a task of its own: a skill that says too much at once, or too often, is cut off instead.
+
+use std::{
+    convert::Infallible,
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use paw_launch::{
+    frame::Exited,
+    request::{Attestation, End, Mount, MountSource, Runtime, SandboxId, SandboxPlan, Usage},
+};
+use paw_policy::{Name, ToolClass};
+use rmcp::{
+    RoleClient,
+    model::{
+        CallToolRequestParams, CallToolResult, ClientCapabilities, ClientConfig, ContentBlock,
+        Implementation, PaginatedRequestParams, ResourceContents,
+    },
+    service::{ClientInitializeError, RunningService, ServiceError, ServiceExt as _},
+    transport::async_rw::AsyncRwTransport,
+};
+use serde_json::{Map, Value};
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    time::{Instant, timeout, timeout_at},
+};
+
+use super::{
+    frames::{Child, Output, SandboxError, Stdin},
+    launcher::Launcher,
+    manifest::Skill,
+};
+
+/// The longest line that a skill may say, in bytes.
+const MAX_LINE: usize = 1024 * 1024;
+/// The most lines of one call: the handshake, pages of tools, notifications, the answer.
+const MAX_LINES: usize = 256;
+/// The most bytes of one call, over both streams.
+const MAX_OUTPUT: u64 = 8 * 1024 * 1024;
+/// The most pages of tools that are asked for.
+const MAX_PAGES: usize = 8;
+/// How much of what a skill complains of is kept, in bytes.
+const MAX_COMPLAINT: usize = 4096;
+/// How long a sandbox may take to end after its answer, before it is killed.
+const END_LIMIT: Duration = Duration::from_secs(2);
+
+/// What to call.
+#[derive(Debug, Clone)]
+pub struct ToolCall<'a> {
+    /// The skill, as it is installed.
+    pub skill: &'a Skill,
+    /// Which of its tools.
+    pub tool: &'a str,
+    /// What is passed to it.
+    pub arguments: Map<String, Value>,
+    /// Whose workspace it works on.
+    pub agent: &'a Name,
+    /// What makes its sandbox.
+    pub runtime: Runtime,
+    /// The name of its sandbox.
+    pub id: SandboxId,
+    /// How long it may take, the making of the sandbox not counted; the skill's own limit counts if it is shorter.
+    pub limit: Duration,
+}
+
+/// What a tool answered. It comes from inside a sandbox: taint it as `tool`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ToolOutcome {
+    /// Its text; whatever else it answered is named in brackets.
+    pub text: String,
+    /// Whether the tool says that it did not do what it was asked. A failure of the tool, not of the call.
+    pub is_error: bool,
+    /// What it answered beside the text, for programs.
+    pub structured: Option<Value>,
+    /// Where it ran.
+    pub sandbox: SandboxId,
+    /// What the kernel says that was.
+    pub attestation: Box<Attestation>,
+    /// How the sandbox ended.
+    pub end: End,
+    /// What it used.
+    pub usage: Usage,
+}
+
+/// Why a call has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum McpError {
+    /// The manifest has no such tool; nothing was started.
+    #[error("skill {skill} has no tool {tool:?}; it has {known}")]
+    NoTool {
+        /// The skill.
+        skill: Name,
+        /// The tool that was asked for.
+        tool: String,
+        /// The tools it has.
+        known: String,
+    },
+    /// The sandbox was not made, or the skill's program was not started in it.
+    #[error("run skill {skill}")]
+    Sandbox {
+        /// The skill.
+        skill: Name,
+        /// What failed.
+        source: SandboxError,
+    },
+    /// The skill does not speak MCP as it must.
+    #[error("skill {skill}: {step}: {why}{}", complaint_of(.complaint))]
+    Protocol {
+        /// The skill.
+        skill: Name,
+        /// At what.
+        step: &'static str,
+        /// What went wrong.
+        why: String,
+        /// The beginning of what it wrote to stderr, safe to show.
+        complaint: String,
+    },
+    /// The skill's program or its sandbox ended before the answer.
+    #[error("skill {skill} ended before it answered: {}{}", fate(.exited, .end), complaint_of(.complaint))]
+    Ended {
+        /// The skill.
+        skill: Name,
+        /// How its program ended, if that was seen.
+        exited: Option<Exited>,
+        /// How its sandbox ended.
+        end: End,
+        /// What it used.
+        usage: Usage,
+        /// The beginning of what it wrote to stderr, safe to show.
+        complaint: String,
+    },
+    /// There was no answer in time; the sandbox was killed.
+    #[error("skill {skill} did not answer within {} ms", .limit.as_millis())]
+    Slow {
+        /// The skill.
+        skill: Name,
+        /// The time it had.
+        limit: Duration,
+    },
+}
+
+/// The sandbox that a call of this tool gets, with the least that the tool's class needs: the workspace can be written to only
+/// for a tool that is declared to write, so that a skill cannot write in a call that was allowed as a read.
+#[must_use]
+pub fn plan(
+    skill: &Skill,
+    class: ToolClass,
+    agent: &Name,
+    runtime: Runtime,
+    id: SandboxId,
+) -> SandboxPlan {
+    let mut mounts = vec![Mount {
+        source: MountSource::Skill(skill.name.clone()),
+        target: "/skill".into(),
+        writable: false,
+    }];
+    if skill.workspace {
+        mounts.push(Mount {
+            source: MountSource::Workspace(agent.clone()),
+            target: "/workspace".into(),
+            writable: writes(class),
+        });
+    }
+    SandboxPlan {
+        id,
+        runtime,
+        image: skill.image.clone(),
+        mounts,
+        limits: skill.limits,
+    }
+}
+
+const fn writes(class: ToolClass) -> bool {
+    match class {
+        ToolClass::ReadPublic | ToolClass::ReadPrivate | ToolClass::Egress | ToolClass::Money => {
+            false
+        }
+        ToolClass::WriteLocalReversible
+        | ToolClass::WriteDestructive
+        | ToolClass::Exec
+        | ToolClass::Admin => true,
+    }
+}
+
+/// Calls a tool and ends its sandbox. Dropping the future kills it.
+///
+/// # Errors
+/// When there is no answer; see [`McpError`]. An answer that says the tool failed is an answer.
+pub async fn call(launcher: &Launcher, call: ToolCall<'_>) -> Result<ToolOutcome, McpError> {
+    let ToolCall {
+        skill,
+        tool,
+        arguments,
+        agent,
+        runtime,
+        id,
+        limit,
+    } = call;
+    let Some(declared) = skill.tools.get(tool) else {
+        let known = skill
+            .tools
+            .keys()
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join(", ");
+        return Err(McpError::NoTool {
+            skill: skill.name.clone(),
+            tool: tool.chars().take(64).collect(),
+            known,
+        });
+    };
+    let failed = |source| McpError::Sandbox {
+        skill: skill.name.clone(),
+        source,
+    };
+    let mut sandbox = launcher
+        .create(plan(skill, declared.class, agent, runtime, id))
+        .await
+        .map_err(failed)?;
+    let limit = limit.min(Duration::from_millis(skill.limits.wall_ms));
+    let deadline = Instant::now() + limit;
+
+    let environment = [
+        "PATH=/usr/local/bin:/usr/bin:/bin",
+        "HOME=/tmp",
+        "LANG=C.UTF-8",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    let directory = if skill.workspace { "/workspace" } else { "/" };
+    let started = sandbox
+        .start(
+            skill.command.clone(),
+            environment,
+            directory.to_owned(),
+            MAX_OUTPUT,
+        )
+        .await;
+    let Child {
+        stdin,
+        stdout,
+        mut stderr,
+        mut process,
+    } = started.map_err(failed)?;
+    let (stdout, breach) = Strict::new(stdout);
+    let transport = AsyncRwTransport::new_client(stdout, stdin).with_max_line_length(MAX_LINE);
+
+    let mut complaint = Vec::new();
+    let talked = tokio::select! {
+        talked = timeout_at(deadline, converse(transport, tool, arguments)) => talked,
+        never = async { keep_beginning(&mut stderr, &mut complaint).await; std::future::pending::<Infallible>().await } => match never {},
+    };
+    let protocol = |step, why, complaint: &[u8]| McpError::Protocol {
+        skill: skill.name.clone(),
+        step,
+        why,
+        complaint: showable(complaint),
+    };
+    let answer = match talked {
+        Err(_) => {
+            return Err(McpError::Slow {
+                skill: skill.name.clone(),
+                limit,
+            });
+        }
+        Ok(Ok(answer)) => answer,
+        Ok(Err(_)) if breach.load(Ordering::Relaxed) => {
+            let why = format!(
+                "it said more than {MAX_LINES} lines, or a line of more than {MAX_LINE} bytes"
+            );
+            return Err(protocol("bound its output", why, &complaint));
+        }
+        Ok(Err(Trouble {
+            step,
+            why: Some(why),
+        })) => return Err(protocol(step, why, &complaint)),
+        Ok(Err(Trouble { why: None, .. })) => {
+            let exited = match timeout(END_LIMIT, process.wait()).await {
+                Ok(Ok(exit)) => Some(exit.exited),
+                Ok(Err(SandboxError::Gone)) | Err(_) => None,
+                Ok(Err(source)) => return Err(failed(source)),
+            };
+            if exited.is_some() {
+                // Its last words came before its end, so they are here and nothing is waited for.
+                keep_beginning(&mut stderr, &mut complaint).await;
+            }
+            let (end, usage) = sandbox.end(END_LIMIT).await.map_err(failed)?;
+            return Err(McpError::Ended {
+                skill: skill.name.clone(),
+                exited,
+                end,
+                usage,
+                complaint: showable(&complaint),
+            });
+        }
+    };
+    let (sandbox_id, attestation) = (
+        sandbox.id().clone(),
+        Box::new(sandbox.attestation().clone()),
+    );
+    let (end, usage) = sandbox.end(END_LIMIT).await.map_err(failed)?;
+    let is_error = answer.is_error == Some(true);
+    let text = text_of(&answer.content);
+    Ok(ToolOutcome {
+        text,
+        is_error,
+        structured: answer.structured_content,
+        sandbox: sandbox_id,
+        attestation,
+        end,
+        usage,
+    })
+}
+
+/// Where a conversation went wrong.
+struct Trouble {
+    step: &'static str,
+    /// What the skill did; nothing when it only went away.
+    why: Option<String>,
+}
+
+type Transport = AsyncRwTransport<RoleClient, Strict<Output>, Stdin>;
+
+async fn converse(
+    transport: Transport,
+    tool: &str,
+    arguments: Map<String, Value>,
+) -> Result<CallToolResult, Trouble> {
+    let us = ClientConfig::new(
+        ClientCapabilities::default(),
+        Implementation::new("pawd", env!("CARGO_PKG_VERSION")),
+    );
+    let client = us.serve(transport).await.map_err(|fault| Trouble {
+        step: "initialize",
+        why: match fault {
+            ClientInitializeError::ConnectionClosed(_)
+            | ClientInitializeError::TransportError { .. } => None,
+            other => Some(bounded(&other.to_string())),
+        },
+    })?;
+    find(&client, tool).await?;
+    match client
+        .peer()
+        .call_tool(CallToolRequestParams::new(tool.to_owned()).with_arguments(arguments))
+        .await
+    {
+        Ok(answer) => Ok(answer),
+        // The skill refuses this call, for instance its arguments: the model should read why and do better.
+        Err(ServiceError::McpError(fault)) => Ok(CallToolResult::error(vec![ContentBlock::text(
+            format!("error {}: {}", fault.code.0, fault.message),
+        )])),
+        Err(fault) => Err(trouble("tools/call", fault)),
+    }
+}
+
+/// The manifest says what the skill may be asked; the skill must say the same of itself.
+async fn find(
+    client: &RunningService<RoleClient, ClientConfig>,
+    tool: &str,
+) -> Result<(), Trouble> {
+    let mut cursor = None;
+    for _ in 0..MAX_PAGES {
+        let page = client
+            .list_tools(Some(PaginatedRequestParams::default().with_cursor(cursor)))
+            .await;
+        let page = page.map_err(|fault| trouble("tools/list", fault))?;
+        if page.tools.iter().any(|listed| listed.name == tool) {
+            return Ok(());
+        }
+        cursor = page.next_cursor;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    Err(Trouble {
+        step: "tools/list",
+        why: Some(format!(
+            "its program does not offer {tool:?}, which its manifest declares"
+        )),
+    })
+}
+
+fn trouble(step: &'static str, fault: ServiceError) -> Trouble {
+    let why = match fault {
+        ServiceError::TransportClosed | ServiceError::TransportSend(_) => None,
+        other => Some(bounded(&other.to_string())),
+    };
+    Trouble { step, why }
+}
+
+/// A text that may carry what the skill said, for people.
+fn bounded(text: &str) -> String {
+    text.chars()
+        .take(500)
+        .flat_map(char::escape_debug)
+        .collect()
+}
+
+fn complaint_of(complaint: &str) -> String {
+    if complaint.is_empty() {
+        String::new()
+    } else {
+        format!("; it wrote: {complaint}")
+    }
+}
+
+fn fate(exited: &Option<Exited>, end: &End) -> String {
+    match (exited, end) {
+        (
+            _,
+            End {
+                oom_killed: true, ..
+            },
+        ) => "out of memory; raise `memory` in its limits".to_owned(),
+        (
+            _,
+            End {
+                timed_out: true, ..
+            },
+        ) => "its time was over; raise `wall_ms` in its limits".to_owned(),
+        (_, End { killed: true, .. }) => "its sandbox was killed".to_owned(),
+        (
+            Some(Exited {
+                code: Some(code), ..
+            }),
+            _,
+        ) => format!("its program exited with {code}"),
+        (
+            Some(Exited {
+                signal: Some(signal),
+                ..
+            }),
+            _,
+        ) => format!("its program was ended by signal {signal}"),
+        (
+            _,
+            End {
+                exit_code, signal, ..
+            },
+        ) => format!("its sandbox ended (exit code {exit_code:?}, signal {signal:?})"),
+    }
+}
+
+fn text_of(content: &[ContentBlock]) -> String {
+    let parts = content.iter().map(|block| match block {
+        ContentBlock::Text(text) => text.text.clone(),
+        ContentBlock::Image(image) => format!(
+            "[image, {}, {} bytes of base64]",
+            bounded(&image.mime_type),
+            image.data.len()
+        ),
+        ContentBlock::Audio(audio) => format!(
+            "[audio, {}, {} bytes of base64]",
+            bounded(&audio.mime_type),
+            audio.data.len()
+        ),
+        ContentBlock::Resource(embedded) => match &embedded.resource {
+            ResourceContents::TextResourceContents { text, .. } => text.clone(),
+            ResourceContents::BlobResourceContents { uri, blob, .. } => {
+                format!(
+                    "[resource {}, {} bytes of base64]",
+                    bounded(uri),
+                    blob.len()
+                )
+            }
+            _ => "[resource]".to_owned(),
+        },
+        ContentBlock::ResourceLink(link) => format!("[link {}]", bounded(&link.uri)),
+        _ => "[content of an unknown kind]".to_owned(),
+    });
+    parts.collect::<Vec<_>>().join("\n")
+}
+
+/// Keeps the beginning of a stream and throws the rest away, up to its end.
+async fn keep_beginning(from: &mut Output, into: &mut Vec<u8>) {
+    while let Some(bytes) = from.next().await {
+        let room = MAX_COMPLAINT - into.len();
+        into.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+}
+
+/// What a skill wrote, safe for a terminal.
+fn showable(complaint: &[u8]) -> String {
+    String::from_utf8_lossy(complaint)
+        .trim()
+        .escape_debug()
+        .to_string()
+}
+
+/// A reader that ends with an error at a line that is too long, or at a line too many.
+struct Strict<R> {
+    inner: R,
+    line: usize,
+    lines: usize,
+    breach: Arc<AtomicBool>,
+}
+
+impl<R> Strict<R> {
+    fn new(inner: R) -> (Self, Arc<AtomicBool>) {
+        let breach = Arc::new(AtomicBool::new(false));
+        (
+            Self {
+                inner,
+                line: 0,
+                lines: 0,
+                breach: breach.clone(),
+            },
+            breach,
+        )
+    }
+
+    fn accepts(&mut self, bytes: &[u8]) -> bool {
+        bytes.split_inclusive(|b| *b == b'\n').all(|piece| {
+            self.line += piece.len();
+            let long = self.line > MAX_LINE;
+            if piece.ends_with(b"\n") {
+                self.line = 0;
+                self.lines += 1;
+            }
+            !long && self.lines <= MAX_LINES
+        })
+    }
+}
+
+impl<R: AsyncRead + Unpin> AsyncRead for Strict<R> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = into.filled().len();
+        ready!(Pin::new(&mut this.inner).poll_read(context, into))?;
+        if this.accepts(&into.filled()[before..]) {
+            return Poll::Ready(Ok(()));
+        }
+        this.breach.store(true, Ordering::Relaxed);
+        Poll::Ready(Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the skill says too much",
+        )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(said: &[u8], accepted: bool) {
+        assert_eq!(Strict::new(()).0.accepts(said), accepted);
+    }
+
+    #[test]
+    fn lines_are_bounded_in_length_and_number() {
+        check(&[b'x'; MAX_LINE], true);
+        check(&[b'x'; MAX_LINE + 1], false);
+        check(&b"x\n".repeat(MAX_LINES), true);
+        check(&b"x\n".repeat(MAX_LINES + 1), false);
+        check(
+            &[
+                vec![b'x'; MAX_LINE - 1],
+                b"\n".to_vec(),
+                vec![b'x'; MAX_LINE],
+            ]
+            .concat(),
+            true,
+        );
+    }
+
+    #[test]
+    fn only_tools_that_write_get_a_writable_workspace() {
+        let check = |class, writable| assert_eq!(writes(class), writable, "{class}");
+        check(ToolClass::ReadPublic, false);
+        check(ToolClass::ReadPrivate, false);
+        check(ToolClass::Egress, false);
+        check(ToolClass::Money, false);
+        check(ToolClass::WriteLocalReversible, true);
+        check(ToolClass::WriteDestructive, true);
+        check(ToolClass::Exec, true);
+        check(ToolClass::Admin, true);
+    }
+}

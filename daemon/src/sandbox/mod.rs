@@ -1,0 +1,47 @@
+//! The async client of the launcher: sandboxes as values that end when they are dropped.
+//!
+//! ```text
+//!  driver ── run / call ──► Sandbox ── frames (two pipes) ──► paw-init ─► command
+//!                │             │
+//!                └── Launcher ─┴── packets (launcher.sock) ──► paw-launcher
+//! ```
+//!
+//! - [`launcher`]: the one connection to the launcher, its requests, and the ends of sandboxes.
+//! - [`frames`]: commands inside one sandbox: start, streams with back-pressure, ends.
+//! - [`manifest`]: what skills are installed and what they say they do.
+//! - [`run()`]: one command in one sandbox, for `sandbox run`.
+//! - [`mcp`]: one tool call of one skill in one sandbox.
+//!
+//! It decides nothing: what may run, with which limits and mounts, is in the plan it is given. And it believes nothing that
+//! comes out of a sandbox: sizes, totals, counts and times are bounded here again.
+
+mod away;
+pub mod frames;
+pub mod launcher;
+pub mod manifest;
+pub mod mcp;
+mod run;
+mod stream;
+mod wire;
+
+#[cfg(test)]
+mod outside;
+#[cfg(test)]
+mod tests;
+
+pub use away::{LauncherError, LauncherState};
+pub use frames::{Child, Exit, Output, Process, Sandbox, SandboxError, Stdin};
+pub use launcher::{Connection, Launcher, connect};
+pub use manifest::{ManifestError, Skill, Skills, Tool};
+pub use mcp::{McpError, ToolCall, ToolOutcome, call};
+pub use run::{RunEnd, RunError, RunEvent, RunSpec, run};
+
+use paw_launch::request::SandboxId;
+
+/// The sandbox id that these random bytes spell.
+#[must_use]
+pub fn sandbox_id(random: [u8; 8]) -> SandboxId {
+    format!("{:016x}", u64::from_le_bytes(random))
+        .parse()
+        .expect("16 hexadecimal digits are an id")
+}
