@@ -1,0 +1,555 @@
+//! The words on the command line, and nothing else. Man pages and completions are made from [`command`].
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::values::{duration, milli, size};
+
+/// The whole command line, for man pages and completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// Administers pawd: status, chat, actions, approvals, sandboxes, audit.
+///
+/// Exit codes: 0 done, 1 failed, 2 usage, 3 pawd not reachable, 4 denied, 5 waiting for approval (with --no-wait), 6 not
+/// found, 124 deadline passed. `sandbox run` gives the exit code of the command itself, 125 when there was no sandbox.
+#[derive(Debug, Parser)]
+#[command(name = "pawctl", version = crate::VERSION, subcommand_required = true, arg_required_else_help = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Default, Clone, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// What stdout shall hold
+    #[arg(
+        short = 'o',
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT"
+    )]
+    pub(crate) output: Format,
+    /// Give up after this long: 500ms, 30s, 5m, 2h (a plain number is seconds)
+    #[arg(long, global = true, value_name = "TIME", value_parser = duration)]
+    pub(crate) timeout: Option<Duration>,
+    /// No colours, whatever the terminal can do
+    #[arg(long, global = true)]
+    pub(crate) no_color: bool,
+    /// Never start a pager
+    #[arg(long, global = true)]
+    pub(crate) no_pager: bool,
+    /// Directory that pawd was started with as --root
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
+    /// Control socket of pawd (also: PAWD_SOCKET) [default: /run/pawd/control.sock]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+}
+
+/// What stdout shall hold.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Text for people
+    #[default]
+    Table,
+    /// The result of the method, unchanged
+    Json,
+    /// One line of JSON for each item
+    Jsonl,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show how pawd and its processes are, and what confines them
+    Status,
+    /// Say what is wrong and what to do; works when pawd is down, too
+    Doctor {
+        /// Try hostile things from outside and report what was seen
+        #[arg(long)]
+        prove: bool,
+    },
+    /// Show news: the kept ones, or with -f those that come
+    Events {
+        /// Go on with news as they happen
+        #[arg(short, long)]
+        follow: bool,
+        /// Begin after this number
+        #[arg(long, value_name = "SEQ")]
+        after: Option<u64>,
+    },
+    /// Print the completion script for a shell
+    Completion {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Call any method; `rpc rpc.discover` lists them
+    Rpc {
+        /// Name of the method
+        method: String,
+        /// Parameters as JSON; `-` reads them from stdin
+        params: Option<String>,
+    },
+    /// Talk with an agent
+    Chat(Chat),
+    /// Ask for actions and see what became of them
+    #[command(subcommand)]
+    Action(Action),
+    /// Answer what waits for a person
+    #[command(subcommand)]
+    Approval(Approval),
+    /// Show agents
+    #[command(subcommand)]
+    Agent(Named),
+    /// Show, export or delete conversations
+    #[command(subcommand)]
+    Session(Session),
+    /// Run commands in sandboxes of their own
+    #[command(subcommand)]
+    Sandbox(Sandbox),
+    /// Show skills and call their tools
+    #[command(subcommand)]
+    Skill(Skill),
+    /// Show and test providers
+    #[command(subcommand)]
+    Provider(Provider),
+    /// Show models
+    #[command(subcommand)]
+    Model(Model),
+    /// Show, check and explain the rules
+    #[command(subcommand)]
+    Policy(Policy),
+    /// Show, check and reload the configuration
+    #[command(subcommand)]
+    Config(Config),
+    /// Read and verify the audit log
+    #[command(subcommand)]
+    Audit(Audit),
+    /// Write a copy of the store
+    Backup {
+        /// File on pawd's host, in its backup directory; it must not exist
+        file: String,
+    },
+    /// Measure
+    #[command(subcommand)]
+    Bench(Bench),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Chat {
+    /// What to say; `-` reads stdin; without it a conversation begins
+    pub(crate) text: Option<String>,
+    /// Which agent
+    #[arg(long, value_name = "NAME")]
+    pub(crate) agent: Option<String>,
+    /// Go on with this conversation
+    #[arg(long, value_name = "ID")]
+    pub(crate) session: Option<String>,
+    /// Which provider
+    #[arg(long, value_name = "NAME")]
+    pub(crate) provider: Option<String>,
+    /// Which model
+    #[arg(long, value_name = "NAME")]
+    pub(crate) model: Option<String>,
+    /// Only a provider on this host may answer
+    #[arg(long, conflicts_with = "background")]
+    pub(crate) local_only: bool,
+    /// Print the action's id and do not wait for the answer
+    #[arg(long, requires = "text")]
+    pub(crate) background: bool,
+    /// Print the answer when it is complete
+    #[arg(long)]
+    pub(crate) no_stream: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Wait {
+    /// Do not wait for the end; exit code 5 when a person has to answer first
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Action {
+    /// Ask for something and wait until it is done
+    Submit {
+        /// chat, tool_call, …
+        kind: String,
+        /// Arguments as a JSON object; `-` reads them from stdin
+        arguments: String,
+        /// On behalf of which agent
+        #[arg(long, value_name = "NAME")]
+        agent: Option<String>,
+        /// In which conversation
+        #[arg(long, value_name = "ID")]
+        session: Option<String>,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// List actions, newest first
+    List {
+        /// Only those in this state
+        #[arg(long, value_name = "STATE")]
+        state: Option<String>,
+        /// At most this many [default: 50]
+        #[arg(short = 'n', long, value_name = "N")]
+        limit: Option<u32>,
+        /// Go on after the page that ended here
+        #[arg(long, value_name = "ID")]
+        before: Option<String>,
+    },
+    /// Show one action with its plan
+    Show {
+        /// Its id, or a unique beginning of it
+        id: String,
+    },
+    /// Wait until an action is final
+    Wait {
+        /// Its id, or a unique beginning of it
+        id: String,
+    },
+    /// Take an action back
+    Cancel {
+        /// Its id, or a unique beginning of it
+        id: String,
+    },
+    /// Say which rules decided, and how they read
+    Explain {
+        /// Its id, or a unique beginning of it
+        id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Approval {
+    /// List questions that wait for a person
+    List,
+    /// Show one question with the exact plan
+    Show {
+        /// Its id
+        id: String,
+    },
+    /// Say yes to exactly the plan that is shown, once
+    Approve {
+        /// Its id
+        id: String,
+        #[command(flatten)]
+        answer: Answer,
+        /// Do not ask again
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Say no
+    Deny {
+        /// Its id
+        id: String,
+        #[command(flatten)]
+        answer: Answer,
+    },
+    /// Show questions as they come
+    Watch,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Answer {
+    /// Why, for the audit log
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) note: Option<String>,
+    /// Only if the plan has this digest
+    #[arg(long, value_name = "SHA256")]
+    pub(crate) digest: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Named {
+    /// List all
+    List,
+    /// Show one
+    Show {
+        /// Its name
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Session {
+    /// List conversations, newest first
+    List {
+        /// At most this many [default: 50]
+        #[arg(short = 'n', long, value_name = "N")]
+        limit: Option<u32>,
+        /// Go on after the page that ended here
+        #[arg(long, value_name = "ID")]
+        before: Option<String>,
+    },
+    /// Show what was said
+    Show {
+        /// Its id
+        id: String,
+    },
+    /// Write a whole conversation as JSON
+    Export {
+        /// Its id
+        id: String,
+        /// File to make; stdout if not given
+        file: Option<PathBuf>,
+    },
+    /// Remove a conversation; its actions and the audit log stay
+    Delete {
+        /// Its id
+        id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Sandbox {
+    /// Show which runtimes there are and what was proven of them here
+    Runtimes,
+    /// Run a command in a sandbox of its own; --timeout is the life of the sandbox
+    Run(Box<Run>),
+    /// List running sandboxes
+    List,
+    /// Kill every process of a sandbox
+    Kill {
+        /// Its id
+        id: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// What makes the sandbox
+    #[arg(long, value_parser = ["auto", "native", "gvisor", "kata"])]
+    pub(crate) runtime: Option<String>,
+    /// The weakest isolation that will do
+    #[arg(long, value_parser = ["process", "kernel", "vm"])]
+    pub(crate) isolation_floor: Option<String>,
+    /// Installed image, absolute directory, or `host` [default: base]
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) image: Option<String>,
+    /// How many CPUs, for example 0.5
+    #[arg(long, value_name = "N", value_parser = milli)]
+    pub(crate) cpus: Option<u32>,
+    /// Memory, for example 256M
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) memory: Option<u64>,
+    /// Temporary disk, for example 100M
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) disk: Option<u64>,
+    /// Processes and threads
+    #[arg(long, value_name = "N")]
+    pub(crate) pids: Option<u32>,
+    /// Network: there is none in a sandbox
+    #[arg(long, value_parser = ["none"])]
+    pub(crate) net: Option<String>,
+    /// A variable of the environment
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) env: Vec<String>,
+    /// A mount
+    #[arg(long, value_name = "SRC:DST[:ro]")]
+    pub(crate) mount: Vec<String>,
+    /// Working directory inside [default: /]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) workdir: Option<String>,
+    /// Pass stdin on to the command
+    #[arg(long)]
+    pub(crate) stdin: bool,
+    /// Print how it ended as one line of JSON; what the command writes goes to stderr
+    #[arg(long)]
+    pub(crate) json_result: bool,
+    #[command(flatten)]
+    pub(crate) wait: Wait,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) argv: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Skill {
+    /// List skills
+    List,
+    /// Show one skill and its tools
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// Call a tool and wait for its result
+    Call {
+        /// Name of the skill
+        skill: String,
+        /// Name of the tool
+        tool: String,
+        /// Arguments as a JSON object; `-` reads them from stdin
+        #[arg(default_value = "{}")]
+        arguments: String,
+        /// On behalf of which agent
+        #[arg(long, value_name = "NAME")]
+        agent: Option<String>,
+        /// In which conversation
+        #[arg(long, value_name = "ID")]
+        session: Option<String>,
+        #[command(flatten)]
+        wait: Wait,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Provider {
+    /// List providers
+    List,
+    /// Show one provider
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// Ask a provider whether it is there
+    Test {
+        /// Its name; the default one if not given
+        name: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Model {
+    /// List models
+    List {
+        /// Only those of this provider
+        #[arg(long, value_name = "NAME")]
+        provider: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Policy {
+    /// Show the rules in force
+    Show,
+    /// Check rule files without pawd; those of this host if none is named
+    Check {
+        /// Cedar files
+        files: Vec<PathBuf>,
+    },
+    /// Say which rules decided about an action
+    Explain {
+        /// The action's id, or a unique beginning of it
+        id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Config {
+    /// Show what pawd runs on, defaults included
+    Show,
+    /// Check the files without touching the running pawd
+    Check,
+    /// Read the files again; a fault leaves everything as it is
+    Reload,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Audit {
+    /// List records, newest first
+    List(AuditFilter),
+    /// Show one record
+    Show {
+        /// Its number
+        seq: u64,
+    },
+    /// Show the newest records, oldest of them first
+    Tail {
+        /// How many
+        #[arg(short = 'n', long, value_name = "N", default_value_t = 10)]
+        lines: u32,
+        /// Go on with records as they come
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Check chain and signatures: exit 0 whole, 1 tampered with, 2 cannot be verified, 3 torn tail
+    Verify {
+        /// Log directory, or a file in it, to check without pawd
+        path: Option<PathBuf>,
+        /// Public key that was kept elsewhere; without it the one beside the log
+        #[arg(long, value_name = "FILE", requires = "path")]
+        key: Option<PathBuf>,
+    },
+    /// Write records as JSON lines, oldest first
+    Export {
+        /// File to make; stdout if not given
+        file: Option<PathBuf>,
+        /// From this record on
+        #[arg(long, value_name = "SEQ", default_value_t = 1)]
+        from: u64,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AuditFilter {
+    /// Only those about this action
+    #[arg(long, value_name = "ID")]
+    pub(crate) action: Option<String>,
+    /// Only those of this event
+    #[arg(long, value_name = "EVENT")]
+    pub(crate) event: Option<String>,
+    /// Only those with a smaller number
+    #[arg(long, value_name = "SEQ")]
+    pub(crate) before: Option<u64>,
+    /// At most this many [default: 50]
+    #[arg(short = 'n', long, value_name = "N")]
+    pub(crate) limit: Option<u32>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bench {
+    /// Round trips of a trivial method over the control socket
+    Rpc {
+        /// How many requests in all
+        #[arg(long, value_name = "N", conflicts_with = "duration")]
+        requests: Option<u64>,
+        /// How many connections, each with one request at a time
+        #[arg(long, value_name = "C", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+        concurrency: u16,
+        /// For how long [default: 5s]
+        #[arg(long, value_name = "TIME", value_parser = duration)]
+        duration: Option<Duration>,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_says_what_it_is_for() {
+        fn check(command: &clap::Command) {
+            assert!(
+                command.get_about().is_some(),
+                "{} has no description",
+                command.get_name()
+            );
+            for argument in command.get_arguments() {
+                assert!(
+                    argument.get_help().is_some(),
+                    "{} {} has no help",
+                    command.get_name(),
+                    argument.get_id()
+                );
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&command());
+    }
+}

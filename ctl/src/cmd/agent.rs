@@ -1,0 +1,240 @@
+//! `pawctl agent` and `pawctl session`: who there is to talk with, and what was said.
+
+use std::{fs::File, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path};
+
+use paw_api::{
+    action::Page,
+    agent::{Agent, Session, Transcript},
+};
+use serde_json::{Value, json};
+
+use super::{block, more, taint};
+use crate::{
+    cli::{self, Global, Named},
+    connect::{Answer, Connection, Params},
+    fail::{Failure, exit},
+    render::{Look, Out, Tone, table, text},
+};
+
+pub(super) async fn agents(global: &Global, out: &mut Out, command: Named) -> Result<u8, Failure> {
+    let pawd = Connection::open(global).await?;
+    match command {
+        Named::List => {
+            let answer = pawd
+                .call("list agents", "agent.list", Params::none())
+                .await?;
+            out.answer(&answer, |agents: &Vec<Agent>, look| {
+                let rows = agents
+                    .iter()
+                    .map(|agent| {
+                        let skills = if agent.skills.is_empty() {
+                            "-".to_owned()
+                        } else {
+                            agent.skills.join(", ")
+                        };
+                        vec![
+                            table::text(&agent.name),
+                            table::text(&agent.provider),
+                            table::text(&agent.model),
+                            table::text(&skills),
+                        ]
+                    })
+                    .collect();
+                table::table(
+                    &["NAME", "PROVIDER", "MODEL", "SKILLS"],
+                    rows,
+                    look,
+                    "no agents are configured",
+                )
+            })?;
+        }
+        Named::Show { name } => {
+            let answer = pawd
+                .call(
+                    "show the agent",
+                    "agent.show",
+                    Params::named(json!({"name": name})),
+                )
+                .await?;
+            out.answer(&answer, |agent: &Agent, _| {
+                block(vec![
+                    ("Name", Some(text::line(&agent.name).into_owned())),
+                    ("Provider", Some(text::line(&agent.provider).into_owned())),
+                    ("Model", Some(text::line(&agent.model).into_owned())),
+                    (
+                        "Skills",
+                        Some(text::line(&agent.skills.join(", ")).into_owned()),
+                    ),
+                    (
+                        "Instructions",
+                        Some(text::plain(&agent.instructions).into_owned()),
+                    ),
+                ])
+            })?;
+        }
+    }
+    Ok(exit::DONE)
+}
+
+pub(super) async fn sessions(
+    global: &Global,
+    out: &mut Out,
+    command: cli::Session,
+) -> Result<u8, Failure> {
+    let pawd = Connection::open(global).await?;
+    match command {
+        cli::Session::List { limit, before } => {
+            let params = Params::named(json!({"limit": limit, "before": before}));
+            let answer = pawd
+                .call("list conversations", "session.list", params)
+                .await?;
+            out.answer(&answer, list)?;
+        }
+        cli::Session::Show { id } => {
+            let answer = part(&pawd, &id, 0).await?;
+            out.answer(&answer, show)?;
+        }
+        cli::Session::Export { id, file } => export(&pawd, &id, file.as_deref()).await?,
+        cli::Session::Delete { id } => {
+            let answer = pawd
+                .call(
+                    "delete the conversation",
+                    "session.delete",
+                    Params::named(json!({"id": id})),
+                )
+                .await?;
+            out.answer(&answer, |_: &bool, _| {
+                format!("deleted {}\n", text::line(&id))
+            })?;
+        }
+    }
+    Ok(exit::DONE)
+}
+
+async fn part(pawd: &Connection, id: &str, from: u64) -> Result<Answer, Failure> {
+    pawd.call(
+        "show the conversation",
+        "session.show",
+        Params::named(json!({"id": id, "from": from})),
+    )
+    .await
+}
+
+fn list(page: &Page<Session>, look: &Look) -> String {
+    let rows = page
+        .items
+        .iter()
+        .map(|session| {
+            vec![
+                table::text(&session.id),
+                table::text(&session.agent),
+                table::number(session.turns),
+                table::text(&taint(&session.taint)),
+                table::text(&text::time(session.updated, look)),
+                table::text(&text::short(&session.title, 50)),
+            ]
+        })
+        .collect();
+    let head = ["ID", "AGENT", "TURNS", "TAINT", "LAST SPOKEN", "TITLE"];
+    table::table(&head, rows, look, "no conversations") + &more(page.next.as_deref())
+}
+
+fn show(transcript: &Transcript, look: &Look) -> String {
+    let session = &transcript.session;
+    let mut shown = block(vec![
+        ("Session", Some(text::line(&session.id).into_owned())),
+        ("Agent", Some(text::line(&session.agent).into_owned())),
+        ("Owner", Some(format!("uid {}", session.owner))),
+        ("Taint", Some(taint(&session.taint))),
+        ("Began", Some(text::time(session.created, look))),
+        ("Turns", Some(session.turns.to_string())),
+    ]);
+    for turn in &transcript.turns {
+        let said_by = match (&turn.provider, &turn.model) {
+            (Some(provider), Some(model)) => format!("{} ({provider}, {model})", turn.role),
+            _ => turn.role.clone(),
+        };
+        let head = format!(
+            "#{} {}, {}",
+            turn.seq,
+            text::line(&said_by),
+            text::time(turn.at, look)
+        );
+        shown.push_str(&format!(
+            "\n{}\n{}\n",
+            look.paint(Tone::Bold, &head),
+            text::plain(&turn.text).trim_end()
+        ));
+    }
+    if let Some(next) = transcript.next {
+        shown.push_str(&format!(
+            "\nthe conversation goes on at #{next}: pawctl session export {}\n",
+            text::line(&session.id)
+        ));
+    }
+    shown
+}
+
+/// The whole conversation as one JSON document, `{session, turns}`, read page by page and written as it comes.
+async fn export(pawd: &Connection, id: &str, file: Option<&Path>) -> Result<(), Failure> {
+    let mut sink = Sink::open(file)?;
+    let mut from = Some(0);
+    let mut first = true;
+    while let Some(start) = from {
+        let answer = part(pawd, id, start).await?;
+        let page: Value = answer.read()?;
+        let mut text = String::new();
+        if first {
+            text.push_str(&format!("{{\"session\":{},\"turns\":[", page["session"]));
+        }
+        for turn in page["turns"].as_array().into_iter().flatten() {
+            text.push_str(if first { "\n" } else { ",\n" });
+            text.push_str(&turn.to_string());
+            first = false;
+        }
+        // The next page begins later than this one, or pawd sends us in a circle.
+        from = page["next"].as_u64().filter(|next| *next > start);
+        if from.is_none() {
+            text.push_str("\n]}\n");
+        }
+        sink.write(text.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Where an export goes.
+pub(super) enum Sink {
+    /// Stdout.
+    Stdout,
+    /// A new file that nobody else may read.
+    File { file: File, doing: String },
+}
+
+impl Sink {
+    /// Stdout, or this file, which must not exist.
+    pub(super) fn open(path: Option<&Path>) -> Result<Self, Failure> {
+        let Some(path) = path else {
+            return Ok(Self::Stdout);
+        };
+        let doing = format!("write {}", path.display());
+        match File::options()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+        {
+            Ok(file) => Ok(Self::File { file, doing }),
+            Err(error) => Err(Failure::io(doing, &error)),
+        }
+    }
+
+    /// Writes all of it.
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        match self {
+            Self::Stdout => Out::write(bytes),
+            Self::File { file, doing } => file
+                .write_all(bytes)
+                .map_err(|error| Failure::io(doing.clone(), &error)),
+        }
+    }
+}

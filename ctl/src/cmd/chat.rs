@@ -1,0 +1,240 @@
+//! `pawctl chat`: one turn or a conversation, piece by piece.
+//!
+//! The next item is read when the one before was written, so that a slow reader of our output slows pawd down: nothing is
+//! buffered without bound and nothing is lost. A stream that ends without its last item is an error, never a short answer.
+
+use std::io::{self, BufRead as _, IsTerminal as _};
+
+use paw_api::{
+    action::Action,
+    provider::{ChatEvent, ChatResult},
+};
+use serde_json::{Map, Value, json};
+
+use super::{action, or_stdin};
+use crate::{
+    cli::{Chat, Format, Global},
+    connect::{Answer, Connection, Items, Params},
+    fail::{Failure, exit},
+    render::{Out, Tone, text},
+};
+
+/// What is being done, for errors.
+const DOING: &str = "chat";
+
+pub(super) async fn run(global: &Global, out: &mut Out, chat: Chat) -> Result<u8, Failure> {
+    let text = match &chat.text {
+        Some(text) => or_stdin(text.clone())?,
+        None if io::stdin().is_terminal() => return converse(global, out, &chat).await,
+        None => or_stdin("-".to_owned())?,
+    };
+    let pawd = Connection::open(global).await?;
+    if chat.background {
+        return background(&pawd, out, &chat, text).await;
+    }
+    match turn(&pawd, out, &chat, chat.session.as_deref(), &text).await? {
+        Turn::Done(_) => Ok(exit::DONE),
+        Turn::Interrupted => Err(Failure::Interrupted {
+            why: "the turn was cancelled".to_owned(),
+        }),
+    }
+}
+
+async fn background(
+    pawd: &Connection,
+    out: &mut Out,
+    chat: &Chat,
+    text: String,
+) -> Result<u8, Failure> {
+    let said = json!({"text": text, "provider": chat.provider, "model": chat.model});
+    let arguments: Map<String, Value> = match said {
+        Value::Object(members) => members
+            .into_iter()
+            .filter(|(_, value)| !value.is_null())
+            .collect(),
+        _ => unreachable!("an object was written"),
+    };
+    let asked = action::Asked {
+        kind: "chat",
+        arguments,
+        agent: chat.agent.clone(),
+        session: chat.session.clone(),
+    };
+    let (answer, action) = action::submit(pawd, out, asked, true).await?;
+    out.answer(&answer, |action: &Action, _| {
+        format!("{}\n", text::line(&action.id))
+    })?;
+    action::code(&action, true)
+}
+
+/// How a turn ended, when it did not fail.
+enum Turn {
+    /// Answered, in this conversation.
+    Done(String),
+    /// Ctrl-C; it was cancelled at pawd.
+    Interrupted,
+}
+
+/// One turn: says `text`, shows the answer.
+async fn turn(
+    pawd: &Connection,
+    out: &mut Out,
+    chat: &Chat,
+    session: Option<&str>,
+    text: &str,
+) -> Result<Turn, Failure> {
+    let params = Params::named(json!({
+        "text": text,
+        "agent": chat.agent,
+        "session": session,
+        "provider": chat.provider,
+        "model": chat.model,
+        "local_only": chat.local_only.then_some(true),
+    }));
+    let mut items = pawd.subscribe(DOING, "chat.send", params).await?;
+    let ended = tokio::select! {
+        ended = follow(out, &mut items, !chat.no_stream) => Some(ended),
+        _ = tokio::signal::ctrl_c() => None,
+    };
+    match ended {
+        Some(Ok(done)) => Ok(Turn::Done(done.session)),
+        Some(Err(failure)) => {
+            items.end().await;
+            Err(failure)
+        }
+        None => {
+            items.end().await;
+            Ok(Turn::Interrupted)
+        }
+    }
+}
+
+/// Shows a stream to its end.
+async fn follow(out: &mut Out, items: &mut Items, stream: bool) -> Result<ChatResult, Failure> {
+    let mut expected = 0;
+    let mut ends_line = true;
+    while let Some(item) = items.next().await? {
+        let event: ChatEvent = item.read()?;
+        if out.format == Format::Jsonl {
+            out.json(item.raw.get());
+            out.flush()?;
+        }
+        match event {
+            ChatEvent::Accepted { .. } => {}
+            ChatEvent::Delta { seq, text } => {
+                if seq != expected {
+                    return Err(cut(&format!(
+                        "piece {expected} is missing, piece {seq} came"
+                    )));
+                }
+                expected += 1;
+                if stream && out.format == Format::Table && !text.is_empty() {
+                    let text = text::plain(&text);
+                    ends_line = if text.is_empty() {
+                        ends_line
+                    } else {
+                        text.ends_with('\n')
+                    };
+                    Out::write(text.as_bytes())?;
+                }
+            }
+            ChatEvent::Done(done) => {
+                match out.format {
+                    Format::Table if stream => {
+                        if !ends_line {
+                            Out::write(b"\n")?;
+                        }
+                    }
+                    Format::Table => {
+                        Out::write(format!("{}\n", text::plain(done.text.trim_end())).as_bytes())?
+                    }
+                    Format::Json => out.json(&without_type(&item)?),
+                    Format::Jsonl => {}
+                }
+                return Ok(done);
+            }
+            ChatEvent::Failed { message, error } => {
+                if stream && !ends_line {
+                    Out::write(b"\n")?;
+                }
+                return Err(Failure::Refused {
+                    doing: DOING.to_owned(),
+                    code: error.kind.code(),
+                    message,
+                    data: Some(error),
+                });
+            }
+        }
+    }
+    if stream && !ends_line {
+        Out::write(b"\n")?;
+    }
+    Err(cut("the stream ended before the answer was complete"))
+}
+
+fn cut(why: &str) -> Failure {
+    Failure::Cut {
+        doing: DOING.to_owned(),
+        why: why.to_owned(),
+        remedy: "see what became of it: pawctl action list -n 1; pawctl session list -n 1"
+            .to_owned(),
+    }
+}
+
+/// The last item without the member that told it apart in the stream: the result of the contract.
+fn without_type(item: &Answer) -> Result<String, Failure> {
+    let mut members: Map<String, Value> = item.read()?;
+    members.remove("type");
+    Ok(Value::Object(members).to_string())
+}
+
+/// A conversation, line by line, until end of file.
+async fn converse(global: &Global, out: &mut Out, chat: &Chat) -> Result<u8, Failure> {
+    // `--timeout` is for each turn: the time that a person takes to think is not pawd's.
+    let mut pawd = Connection::open(global).await?;
+    out.say("One line is one turn; Ctrl-C ends an answer, Ctrl-D the conversation.");
+    let mut session = chat.session.clone();
+    loop {
+        Out::write_err(out.look.paint(Tone::Bold, "> ").as_bytes())?;
+        let Some(line) = read_line().await? else {
+            break;
+        };
+        if line.trim().is_empty() {
+            continue;
+        }
+        pawd.restart_clock();
+        match turn(&pawd, out, chat, session.as_deref(), &line).await {
+            Ok(Turn::Done(spoken_in)) => session = Some(spoken_in),
+            Ok(Turn::Interrupted) => out.say("\n(cancelled)"),
+            // The conversation goes on after a turn that failed, unless pawd itself is gone.
+            Err(failure @ (Failure::Lost { .. } | Failure::Cut { .. } | Failure::PipeClosed)) => {
+                return Err(failure);
+            }
+            Err(failure) => out.fail(&failure),
+        }
+        out.flush()?;
+    }
+    Out::write_err(b"\n")?;
+    if let Some(session) = session {
+        out.say(&format!(
+            "go on with: pawctl chat --session {}",
+            text::line(&session)
+        ));
+    }
+    Ok(exit::DONE)
+}
+
+/// One line from the terminal, read on a thread of its own so that the connection stays alive; none at the end.
+async fn read_line() -> Result<Option<String>, Failure> {
+    let read = tokio::task::spawn_blocking(|| {
+        let mut line = String::new();
+        io::stdin()
+            .lock()
+            .read_line(&mut line)
+            .map(|bytes| (bytes > 0).then_some(line))
+    });
+    match read.await {
+        Ok(line) => line.map_err(|error| Failure::io("read the terminal", &error)),
+        Err(error) => Err(Failure::io("read the terminal", &error.into())),
+    }
+}

@@ -1,0 +1,155 @@
+//! `pawctl provider` and `pawctl model`: where answers come from.
+
+use paw_api::provider::{Model, Provider, ProviderTest};
+use serde_json::json;
+
+use super::{block, status::provider_tone};
+use crate::{
+    cli::{self, Global},
+    connect::{Connection, Params},
+    fail::{Failure, exit},
+    render::{Out, Tone, table, text},
+};
+
+pub(super) async fn providers(
+    global: &Global,
+    out: &mut Out,
+    command: cli::Provider,
+) -> Result<u8, Failure> {
+    let pawd = Connection::open(global).await?;
+    match command {
+        cli::Provider::List => {
+            let answer = pawd
+                .call("list providers", "provider.list", Params::none())
+                .await?;
+            out.answer(&answer, |providers: &Vec<Provider>, look| {
+                let rows = providers
+                    .iter()
+                    .map(|provider| {
+                        let tone = provider_tone(&provider.state);
+                        vec![
+                            table::toned(tone, &format!("{} {}", tone.dot(), provider.name)),
+                            table::text(&provider.kind),
+                            table::toned(tone, &provider.state),
+                            table::text(place(provider)),
+                            table::text(&provider.model),
+                            table::text(&provider.base_url),
+                        ]
+                    })
+                    .collect();
+                let head = ["  NAME", "KIND", "STATE", "WHERE", "MODEL", "URL"];
+                table::table(
+                    &head,
+                    rows,
+                    look,
+                    "no provider is configured; see pawd.toml(5), [[providers]]",
+                )
+            })?;
+            Ok(exit::DONE)
+        }
+        cli::Provider::Show { name } => {
+            let answer = pawd
+                .call(
+                    "show the provider",
+                    "provider.show",
+                    Params::named(json!({"name": name})),
+                )
+                .await?;
+            out.answer(&answer, |provider: &Provider, look| {
+                let tone = provider_tone(&provider.state);
+                let head = format!("{} {}\n", look.dot(tone), text::line(&provider.name));
+                head + &block(vec![
+                    ("      Kind", Some(text::line(&provider.kind).into_owned())),
+                    (
+                        "State",
+                        Some(look.paint(tone, &text::line(&provider.state))),
+                    ),
+                    ("Where", Some(place(provider).to_owned())),
+                    ("URL", Some(text::line(&provider.base_url).into_owned())),
+                    ("Model", Some(text::line(&provider.model).into_owned())),
+                    (
+                        "Last error",
+                        provider
+                            .last_error
+                            .as_deref()
+                            .map(|error| text::line(error).into_owned()),
+                    ),
+                ])
+            })?;
+            Ok(exit::DONE)
+        }
+        cli::Provider::Test { name } => {
+            let answer = pawd
+                .call_patiently(
+                    "test the provider",
+                    "provider.test",
+                    Params::named(json!({"name": name})),
+                )
+                .await?;
+            let seen: ProviderTest = answer.read()?;
+            out.answer(&answer, |test: &ProviderTest, look| {
+                let tone = if test.ok { Tone::Good } else { Tone::Bad };
+                let mut shown = format!(
+                    "{} {}: {} ({})\n",
+                    look.dot(tone),
+                    text::line(&test.name),
+                    text::line(&test.message),
+                    text::span(test.ms)
+                );
+                for model in &test.models {
+                    shown.push_str(&format!("  {}\n", text::line(model)));
+                }
+                shown
+            })?;
+            Ok(if seen.ok { exit::DONE } else { exit::FAILED })
+        }
+    }
+}
+
+const fn place(provider: &Provider) -> &'static str {
+    if provider.local {
+        "this host"
+    } else {
+        "elsewhere"
+    }
+}
+
+pub(super) async fn models(
+    global: &Global,
+    out: &mut Out,
+    command: cli::Model,
+) -> Result<u8, Failure> {
+    let cli::Model::List { provider } = command;
+    let pawd = Connection::open(global).await?;
+    let answer = pawd
+        .call_patiently(
+            "list models",
+            "model.list",
+            Params::named(json!({"provider": provider})),
+        )
+        .await?;
+    out.answer(&answer, |models: &Vec<Model>, look| {
+        let rows = models
+            .iter()
+            .map(|model| {
+                vec![
+                    table::text(&model.provider),
+                    table::text(&model.name),
+                    table::number(model.size.map_or_else(|| "-".to_owned(), text::size)),
+                    if model.default {
+                        table::toned(Tone::Good, "default")
+                    } else {
+                        table::text("")
+                    },
+                ]
+            })
+            .collect();
+        table::table(
+            &["PROVIDER", "MODEL", "SIZE", ""],
+            rows,
+            look,
+            "no models: no provider answers, see pawctl provider list",
+        )
+    })?;
+    Ok(exit::DONE)
+}

@@ -1,0 +1,993 @@
+//! pawctl from the outside: a scripted pawd, real arguments, what stands on stdout and stderr, and the exit code.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on says so by panicking"
+)]
+
+mod fake;
+mod fixtures;
+
+use std::{
+    os::unix::net::UnixListener,
+    sync::{Mutex, mpsc},
+};
+
+use fake::{Fake, Reply, finish, pawctl};
+use fixtures::{ID, action, approval, approval_digest, status};
+use paw_api::ErrorKind;
+use serde_json::{Value, json};
+
+/// The table and the JSON of one command, with a pawd that gives `result` to every call.
+fn check(name: &str, args: &[&str], result: Value) {
+    let fake = Fake::always(result.clone());
+    let table = fake.run(args);
+    assert_eq!(table.code, 0, "{name}: {}", table.stderr);
+    insta::assert_snapshot!(name, table.stdout);
+    let unchanged = fake.run(&[args, &["-o", "json"]].concat());
+    assert_eq!(unchanged.stdout, format!("{result}\n"), "{name} as JSON");
+}
+
+#[test]
+fn every_result_has_its_table_and_its_json_unchanged() {
+    check("status", &["status"], status());
+    check("doctor", &["doctor", "--prove"], fixtures::doctor());
+    check(
+        "action_list",
+        &["action", "list"],
+        json!({"items": [action("completed"), action("waiting_approval")], "next": ID}),
+    );
+    check(
+        "action_list_empty",
+        &["action", "list"],
+        json!({"items": [], "next": null}),
+    );
+    check("action_show", &["action", "show", ID], action("completed"));
+    check(
+        "action_show_failed",
+        &["action", "show", ID],
+        action("failed"),
+    );
+    check("approval_list", &["approval", "list"], json!([approval()]));
+    check("approval_show", &["approval", "show", ID], approval());
+    check("agent_list", &["agent", "list"], json!([fixtures::agent()]));
+    check(
+        "agent_show",
+        &["agent", "show", "default"],
+        fixtures::agent(),
+    );
+    check(
+        "session_list",
+        &["session", "list"],
+        json!({"items": [fixtures::session()], "next": null}),
+    );
+    check(
+        "session_show",
+        &["session", "show", ID],
+        fixtures::transcript(None),
+    );
+    check(
+        "sandbox_runtimes",
+        &["sandbox", "runtimes"],
+        fixtures::runtimes(),
+    );
+    check("sandbox_list", &["sandbox", "list"], fixtures::sandboxes());
+    check("skill_list", &["skill", "list"], json!([fixtures::skill()]));
+    check("skill_show", &["skill", "show", "files"], fixtures::skill());
+    check(
+        "provider_list",
+        &["provider", "list"],
+        json!([fixtures::provider()]),
+    );
+    check(
+        "provider_show",
+        &["provider", "show", "local"],
+        fixtures::provider(),
+    );
+    check(
+        "provider_test",
+        &["provider", "test"],
+        fixtures::provider_test(true),
+    );
+    check("model_list", &["model", "list"], fixtures::models());
+    check("policy_show", &["policy", "show"], fixtures::rules());
+    check(
+        "config_show",
+        &["config", "show"],
+        json!({"chat": {"default": "local", "limit": null}, "paths": {"state": "/var/lib/pawd"}}),
+    );
+    check(
+        "config_reload",
+        &["config", "reload"],
+        json!({"changed": ["policy"], "needs_restart": ["paths.state"]}),
+    );
+    check("audit_list", &["audit", "list"], fixtures::records(3, 2));
+    check(
+        "audit_verify",
+        &["audit", "verify"],
+        json!({"ok": true, "state": "ok", "records": 1234, "checkpoints": 5, "first_bad_seq": null, "fault": null}),
+    );
+    check(
+        "backup",
+        &["backup", "/b/x"],
+        json!({"path": "/b/x", "bytes": 1_536_000}),
+    );
+}
+
+#[test]
+fn colours_are_written_when_they_are_asked_for_and_only_then() {
+    let fake = Fake::always(status());
+    let colourful = fake.run_with(&["status"], &[("CLICOLOR_FORCE", "1")], b"");
+    insta::assert_snapshot!(
+        "status_in_colour",
+        colourful.stdout.replace('\u{1b}', "ESC")
+    );
+    for (args, env) in [
+        (vec!["status"], ("NO_COLOR", "1")),
+        (vec!["status", "--no-color"], ("CLICOLOR_FORCE", "1")),
+    ] {
+        assert!(
+            !fake.run_with(&args, &[env], b"").stdout.contains('\u{1b}'),
+            "{args:?} {env:?}"
+        );
+    }
+}
+
+#[test]
+fn json_lines_have_one_item_on_each_line() {
+    let fake = Fake::always(json!({"items": [{"a": 1}, {"a": 2}], "next": null}));
+    assert_eq!(
+        fake.run(&["action", "list", "-o", "jsonl"]).stdout,
+        "{\"a\":1}\n{\"a\":2}\n"
+    );
+}
+
+#[test]
+fn every_error_has_its_exit_code_and_three_lines() {
+    let check = |kind, code| {
+        let fake = Fake::new(move |_, _| Reply::Error(kind, "because \u{1b}[2Jof this", "do that"));
+        let ran = fake.run(&["agent", "show", "x"]);
+        assert_eq!(ran.code, code, "{kind:?}");
+        assert_eq!(ran.stdout, "");
+        assert_eq!(
+            ran.stderr,
+            "pawctl: failed: show the agent\n  why: because [2Jof this\n  do:  do that\n",
+            "{kind:?}"
+        );
+    };
+    check(ErrorKind::Denied, 4);
+    check(ErrorKind::NotFound, 6);
+    check(ErrorKind::Invalid, 2);
+    check(ErrorKind::Conflict, 1);
+    check(ErrorKind::Busy, 1);
+    check(ErrorKind::Unavailable, 1);
+    check(ErrorKind::Failed, 1);
+    check(ErrorKind::TimedOut, 124);
+    check(ErrorKind::Internal, 1);
+    check(ErrorKind::Cut, 1);
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2_and_asks_nothing() {
+    let fake = Fake::always(json!(null));
+    for args in [
+        &["nonsense"][..],
+        &["status", "--nonsense"],
+        &["sandbox", "run"],
+        &["action", "submit", "chat", "not json"],
+        &["action", "list", "--timeout", "soon"],
+        &["sandbox", "run", "--memory", "lots", "--", "true"],
+        &["chat", "hello", "--background", "--local-only"],
+    ] {
+        assert_eq!(fake.run(args).code, 2, "{args:?}");
+    }
+    assert_eq!(fake.seen(), []);
+}
+
+#[test]
+fn a_socket_that_is_not_there_is_exit_code_3_with_a_remedy() {
+    let ran = finish(
+        pawctl(&["status", "--socket", "/nonexistent/control.sock"]),
+        b"",
+    );
+    assert_eq!(ran.code, 3);
+    insta::assert_snapshot!("unreachable", ran.stderr);
+}
+
+#[test]
+fn a_socket_without_a_listener_is_told_apart_from_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control.sock");
+    drop(UnixListener::bind(&path).unwrap());
+    let ran = finish(pawctl(&["status", "--socket", path.to_str().unwrap()]), b"");
+    assert_eq!(ran.code, 3);
+    assert!(ran.stderr.contains("nobody listens"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_connection_that_ends_before_the_answer_is_not_an_answer() {
+    let fake = Fake::new(|_, _| Reply::Cut(Vec::new()));
+    let ran = fake.run(&["chat", "hello"]);
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    assert!(ran.stderr.contains("stream cut"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_deadline_that_passes_is_exit_code_124() {
+    let fake = Fake::new(|_, _| Reply::Stream(Vec::new()));
+    let ran = fake.run(&["chat", "hello", "--timeout", "50ms"]);
+    assert_eq!(ran.code, 124, "{}", ran.stderr);
+}
+
+#[test]
+fn doctor_says_what_to_do_when_pawd_is_down() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().to_str().unwrap();
+    let ran = finish(
+        pawctl(&["doctor", "--prove", "--root", root, "-o", "json"]),
+        b"",
+    );
+    assert_eq!(ran.code, 3);
+    let seen: Value = serde_json::from_str(&ran.stdout).unwrap();
+    let ids: Vec<&str> = seen["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|finding| finding["id"].as_str().unwrap())
+        .collect();
+    for id in [
+        "pawd.unreachable",
+        "socket.absent",
+        "directory.absent",
+        "probes.not-run",
+    ] {
+        assert!(ids.contains(&id), "{id} in {ids:?}");
+    }
+    assert!(
+        seen["findings"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|finding| finding["severity"] == "info" || finding["remedy"] != "")
+    );
+}
+
+// Chat
+
+fn accepted() -> Value {
+    json!({"type": "accepted", "action_id": ID, "session": "s"})
+}
+
+fn delta(seq: u64, text: &str) -> Value {
+    json!({"type": "delta", "seq": seq, "text": text})
+}
+
+#[test]
+fn a_chat_is_shown_piece_by_piece_without_control_characters() {
+    let fake = Fake::new(|_, _| {
+        let mut done = fixtures::chat_result("Hello there");
+        done["type"] = json!("done");
+        Reply::Stream(vec![
+            accepted(),
+            delta(0, "Hel\u{1b}"),
+            delta(1, "[31mlo \u{202e}"),
+            delta(2, "\u{9b}2Jthere\r\u{7}"),
+            done,
+        ])
+    });
+    let ran = fake.run(&["chat", "hi", "--agent", "a", "--local-only"]);
+    assert_eq!(
+        (ran.code, ran.stdout.as_str()),
+        (0, "Hel[31mlo 2Jthere\n"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(
+        fake.params_of("chat.send"),
+        json!({"text": "hi", "agent": "a", "local_only": true})
+    );
+}
+
+#[test]
+fn a_chat_as_json_is_the_result_of_the_contract() {
+    let fake = Fake::new(|_, _| {
+        let mut done = fixtures::chat_result("Hello");
+        done["type"] = json!("done");
+        Reply::Stream(vec![accepted(), delta(0, "Hello"), done])
+    });
+    let ran = fake.run(&["chat", "hi", "-o", "json"]);
+    assert_eq!(
+        serde_json::from_str::<Value>(&ran.stdout).unwrap(),
+        fixtures::chat_result("Hello")
+    );
+    assert_eq!(fake.run(&["chat", "hi", "--no-stream"]).stdout, "Hello\n");
+}
+
+#[test]
+fn a_chat_reads_what_to_say_from_stdin() {
+    let fake = Fake::new(|_, _| Reply::Error(ErrorKind::Denied, "no", "no"));
+    assert_eq!(fake.run_with(&["chat", "-"], &[], b"from stdin").code, 4);
+    assert_eq!(fake.params_of("chat.send"), json!({"text": "from stdin"}));
+}
+
+#[test]
+fn a_chat_that_ends_without_its_last_item_is_an_error() {
+    let fake = Fake::new(|_, _| Reply::Cut(vec![accepted(), delta(0, "Half an ans")]));
+    let ran = fake.run(&["chat", "hi"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (1, "Half an ans\n"));
+    insta::assert_snapshot!("stream_cut", ran.stderr);
+}
+
+#[test]
+fn an_answer_that_is_longer_than_any_buffer_is_complete() {
+    const PIECES: u64 = 80_000;
+    let fake = Fake::new(|_, _| {
+        let mut done = fixtures::chat_result("");
+        done["type"] = json!("done");
+        Reply::Stream(
+            (0..PIECES)
+                .map(|seq| delta(seq, "x\n"))
+                .chain([done])
+                .collect(),
+        )
+    });
+    let ran = fake.run(&["chat", "hi"]);
+    assert_eq!(
+        (ran.code, ran.stdout.lines().count() as u64),
+        (0, PIECES),
+        "{}",
+        ran.stderr
+    );
+}
+
+#[test]
+fn a_chat_that_misses_a_piece_is_an_error() {
+    let fake = Fake::new(|_, _| Reply::Stream(vec![accepted(), delta(0, "a"), delta(2, "c")]));
+    let ran = fake.run(&["chat", "hi"]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("piece 1 is missing"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_chat_that_fails_says_why() {
+    let error = json!({"kind": "unavailable", "hint": "start ollama"});
+    let failed = json!({"type": "failed", "message": "no provider answers", "error": error});
+    let fake = Fake::new(move |_, _| Reply::Stream(vec![accepted(), failed.clone()]));
+    let ran = fake.run(&["chat", "hi"]);
+    assert_eq!(ran.code, 1);
+    assert_eq!(
+        ran.stderr,
+        "pawctl: failed: chat\n  why: no provider answers\n  do:  start ollama\n"
+    );
+}
+
+#[test]
+fn a_chat_in_the_background_gives_the_id_at_once() {
+    let fake = Fake::always(action("executing"));
+    let ran = fake.run(&["chat", "hi", "--background", "--provider", "p"]);
+    assert_eq!((ran.code, ran.stdout), (0, format!("{ID}\n")));
+    let params = fake.params_of("action.submit");
+    assert_eq!(
+        params,
+        json!({"kind": "chat", "arguments": {"text": "hi", "provider": "p"}, "wait": false})
+    );
+}
+
+// Actions
+
+#[test]
+fn the_end_of_an_action_decides_the_exit_code() {
+    let check = |state: &'static str, code| {
+        let fake = Fake::always(action(state));
+        assert_eq!(
+            fake.run(&["action", "submit", "tool_call", "{}"]).code,
+            code,
+            "{state}"
+        );
+    };
+    check("completed", 0);
+    check("failed", 1);
+    check("cancelled", 1);
+    check("rejected", 4);
+    check("expired", 124);
+    check("timed_out", 124);
+}
+
+#[test]
+fn submitting_waits_through_an_approval_and_says_so() {
+    let fake = Fake::new(|method, _| match method {
+        "action.submit" => Reply::Result(action("waiting_approval")),
+        _ => Reply::Result(action("completed")),
+    });
+    let ran = fake.run(&["skill", "call", "files", "read", r#"{"path":"a"}"#]);
+    assert_eq!(
+        (ran.code, ran.stdout.as_str()),
+        (0, "one\ntwo\n"),
+        "{}",
+        ran.stderr
+    );
+    assert!(
+        ran.stderr.starts_with(&format!(
+            "waiting for approval: pawctl approval show {ID}\n"
+        )),
+        "{}",
+        ran.stderr
+    );
+    let arguments = json!({"skill": "files", "tool": "read", "arguments": {"path": "a"}});
+    assert_eq!(
+        fake.params_of("action.submit"),
+        json!({"kind": "tool_call", "arguments": arguments, "wait": true})
+    );
+}
+
+#[test]
+fn without_waiting_an_approval_is_exit_code_5() {
+    let fake = Fake::always(action("waiting_approval"));
+    assert_eq!(
+        fake.run(&["skill", "call", "files", "write", "--no-wait"])
+            .code,
+        5
+    );
+    assert_eq!(
+        fake.run(&["action", "submit", "tool_call", "{}", "--no-wait"])
+            .code,
+        5
+    );
+    assert!(
+        fake.seen()
+            .iter()
+            .all(|(method, _)| method == "action.submit")
+    );
+}
+
+#[test]
+fn waiting_ends_at_the_deadline_with_a_way_on() {
+    let fake = Fake::new(|_, params| {
+        // As pawd does: the answer comes when the time that was asked for is over.
+        std::thread::sleep(std::time::Duration::from_millis(
+            params["timeout_ms"].as_u64().unwrap(),
+        ));
+        Reply::Error(ErrorKind::TimedOut, "not final yet", "wait longer")
+    });
+    let ran = fake.run(&["action", "wait", ID, "--timeout", "50ms"]);
+    assert_eq!(ran.code, 124);
+    assert!(
+        ran.stderr.contains(&format!("pawctl action wait {ID}")),
+        "{}",
+        ran.stderr
+    );
+}
+
+#[test]
+fn explaining_shows_the_rules_that_decided() {
+    let fake = Fake::new(|method, _| {
+        Reply::Result(if method == "policy.show" {
+            fixtures::rules()
+        } else {
+            action("waiting_approval")
+        })
+    });
+    let ran = fake.run(&["action", "explain", ID]);
+    insta::assert_snapshot!("action_explain", ran.stdout);
+    assert_eq!(ran.stdout, fake.run(&["policy", "explain", ID]).stdout);
+}
+
+// Approvals
+
+fn approver() -> Fake {
+    Fake::new(|method, _| {
+        Reply::Result(if method == "approval.answer" {
+            action("completed")
+        } else {
+            approval()
+        })
+    })
+}
+
+#[test]
+fn an_approval_sends_the_digest_that_it_showed() {
+    let fake = approver();
+    let ran = fake.run(&["approval", "approve", ID, "--yes", "--note", "fine"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(ran.stderr.contains(&approval_digest()), "{}", ran.stderr);
+    let expected =
+        json!({"id": ID, "digest": approval_digest(), "answer": "approve", "note": "fine"});
+    assert_eq!(fake.params_of("approval.answer"), expected);
+}
+
+#[test]
+fn an_approval_of_another_plan_than_shown_is_never_sent() {
+    let fake = Fake::new(|_, _| {
+        let mut changed = approval();
+        changed["plan"]["operation"]["tool_call"]["arguments"]["path"] = json!("/etc/shadow");
+        Reply::Result(changed)
+    });
+    for args in [
+        &["approval", "show", ID][..],
+        &["approval", "approve", ID, "--yes"],
+    ] {
+        let ran = fake.run(args);
+        assert_eq!(ran.code, 1, "{args:?}");
+        assert!(
+            ran.stderr.contains("not the one that its digest names"),
+            "{}",
+            ran.stderr
+        );
+    }
+    assert!(
+        fake.seen()
+            .iter()
+            .all(|(method, _)| method == "approval.show")
+    );
+}
+
+#[test]
+fn an_approval_with_another_digest_is_never_sent() {
+    let fake = approver();
+    let other = "0".repeat(64);
+    for (args, why) in [
+        (
+            &["approval", "approve", ID, "--digest", &other][..],
+            "another plan",
+        ),
+        (
+            &["approval", "deny", ID, "--digest", &other],
+            "another plan",
+        ),
+        (
+            &["approval", "approve", ID, "--yes", "--digest", "abc"],
+            "not a digest",
+        ),
+    ] {
+        let ran = fake.run(args);
+        assert_eq!(ran.code, 2, "{args:?}");
+        assert!(ran.stderr.contains(why), "{}", ran.stderr);
+    }
+    assert!(
+        fake.seen()
+            .iter()
+            .all(|(method, _)| method == "approval.show")
+    );
+}
+
+#[test]
+fn an_approval_that_nobody_confirms_is_never_sent() {
+    let fake = approver();
+    let ran = fake.run_with(&["approval", "approve", ID], &[], b"y\n");
+    assert_eq!(ran.code, 2);
+    assert!(ran.stderr.contains("--digest"), "{}", ran.stderr);
+    assert!(
+        fake.seen()
+            .iter()
+            .all(|(method, _)| method == "approval.show")
+    );
+}
+
+#[test]
+fn a_digest_on_the_command_line_confirms_without_a_terminal() {
+    let fake = approver();
+    assert_eq!(
+        fake.run(&["approval", "approve", ID, "--digest", &approval_digest()])
+            .code,
+        0
+    );
+    assert_eq!(
+        fake.params_of("approval.answer")["digest"],
+        json!(approval_digest())
+    );
+}
+
+#[test]
+fn a_plan_is_shown_with_what_could_mislead_written_out() {
+    let ran = approver().run(&["approval", "show", ID]);
+    assert!(
+        ran.stdout.contains(r"notes\u{202e}txt.exe"),
+        "{}",
+        ran.stdout
+    );
+    assert!(ran.stdout.contains(r"\u001b[2J"), "{}", ran.stdout);
+    assert!(!ran.stdout.contains(['\u{1b}', '\u{202e}']));
+}
+
+#[test]
+fn watching_shows_what_waits_and_what_comes() {
+    let fake = Fake::new(|method, _| match method {
+        "approval.list" => Reply::Result(json!([approval()])),
+        _ => Reply::Stream(vec![
+            json!({"type": "cut", "resume_after": 3, "error": {"kind": "cut", "hint": "too slow"}}),
+        ]),
+    });
+    let ran = fake.run(&["approval", "watch"]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.stdout.contains(&approval_digest()));
+    assert!(ran.stderr.contains("stream cut"), "{}", ran.stderr);
+}
+
+// Sandboxes
+
+fn sandbox(items: impl Fn() -> Vec<Value> + Send + Sync + 'static) -> Fake {
+    Fake::new(move |method, _| {
+        if method == "sandbox.run" {
+            Reply::Stream(items())
+        } else {
+            Reply::Result(json!(true))
+        }
+    })
+}
+
+fn started() -> Value {
+    json!({"type": "started", "action_id": ID, "id": "sb-1"})
+}
+
+#[test]
+fn a_command_gives_its_bytes_and_its_exit_code() {
+    let check = |change: fn(&mut Value), code| {
+        let fake = sandbox(move || {
+            let mut ended = fixtures::run_result();
+            ended["type"] = json!("ended");
+            change(&mut ended);
+            let out = json!({"type": "stdout", "data": "AGE=" /* NUL a */});
+            vec![
+                started(),
+                out,
+                json!({"type": "stderr", "data": "ZXJyCg=="}),
+                ended,
+            ]
+        });
+        let ran = fake.run(&["sandbox", "run", "--", "true"]);
+        assert_eq!(
+            (ran.code, ran.stdout.as_str()),
+            (code, "\0a"),
+            "{}",
+            ran.stderr
+        );
+        assert!(ran.stderr.starts_with("err\n"));
+    };
+    check(|_| {}, 0);
+    check(|ended| ended["exit_code"] = json!(42), 42);
+    check(
+        |ended| (ended["exit_code"], ended["signal"]) = (json!(null), json!(9)),
+        137,
+    );
+    check(
+        |ended| (ended["exit_code"], ended["timed_out"]) = (json!(null), json!(true)),
+        124,
+    );
+}
+
+#[test]
+fn a_json_result_stands_alone_on_stdout() {
+    let fake = sandbox(|| {
+        let mut ended = fixtures::run_result();
+        ended["type"] = json!("ended");
+        vec![started(), json!({"type": "stdout", "data": "aGkK"}), ended]
+    });
+    let ran = fake.run(&["sandbox", "run", "--json-result", "--", "true"]);
+    assert_eq!(
+        serde_json::from_str::<Value>(&ran.stdout).unwrap(),
+        fixtures::run_result()
+    );
+    assert_eq!(ran.stderr, "hi\n");
+}
+
+#[test]
+fn a_sandbox_that_could_not_be_made_is_exit_code_125() {
+    let check = |kind: ErrorKind, code| {
+        let fake = sandbox(move || {
+            vec![
+                json!({"type": "failed", "message": "no launcher", "error": {"kind": kind, "hint": "start it"}}),
+            ]
+        });
+        assert_eq!(
+            fake.run(&["sandbox", "run", "--", "true"]).code,
+            code,
+            "{kind:?}"
+        );
+    };
+    check(ErrorKind::Unavailable, 125);
+    check(ErrorKind::Failed, 125);
+    check(ErrorKind::NotFound, 125);
+    check(ErrorKind::Denied, 4);
+}
+
+#[test]
+fn options_of_a_run_reach_its_plan() {
+    let fake = sandbox(|| vec![json!({"type": "waiting", "action_id": ID})]);
+    let options = "--runtime native --isolation-floor kernel --image host --cpus 0.5 --memory 256M --disk 100M --pids 64 --timeout 30s \
+        --net none --env K=V --mount /a:/b:ro --workdir /w --no-wait -- sh -c";
+    let args: Vec<&str> = ["sandbox", "run"]
+        .into_iter()
+        .chain(options.split_whitespace())
+        .chain(["exit 3"])
+        .collect();
+    let ran = fake.run(&args);
+    assert_eq!(ran.code, 5, "{}", ran.stderr);
+    let expected = json!({
+        "argv": ["sh", "-c", "exit 3"], "runtime": "native", "isolation_floor": "kernel", "image": "host", "env": ["K=V"],
+        "workdir": "/w", "mounts": ["/a:/b:ro"], "cpu_milli": 500, "memory": 256 << 20, "disk": 100 << 20, "pids": 64,
+        "timeout_ms": 30_000, "stdin": false,
+    });
+    assert_eq!(fake.params_of("sandbox.run"), json!({"spec": expected}));
+}
+
+#[test]
+fn stdin_reaches_the_command_in_order_and_ends() {
+    let (all_read, wait) = mpsc::channel();
+    let wait = Mutex::new(Some(wait));
+    let fake = Fake::new(move |method, params| match method {
+        "sandbox.run" => {
+            let mut ended = fixtures::run_result();
+            ended["type"] = json!("ended");
+            // The command ends when it has read everything, as `cat` does.
+            Reply::Later(
+                vec![started()],
+                wait.lock().unwrap().take().unwrap(),
+                vec![ended],
+            )
+        }
+        _ => {
+            if params["end"] == json!(true) {
+                all_read.send(()).unwrap();
+            }
+            Reply::Result(json!(true))
+        }
+    });
+    let ran = fake.run_with(
+        &["sandbox", "run", "--stdin", "--", "cat"],
+        &[],
+        b"some\0bytes",
+    );
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let seen = fake.seen();
+    let sent: Vec<&Value> = seen
+        .iter()
+        .filter(|(method, _)| method == "sandbox.input")
+        .map(|(_, params)| params)
+        .collect();
+    assert_eq!(
+        sent,
+        [
+            &json!({"id": "sb-1", "data": "c29tZQBieXRlcw=="}),
+            &json!({"id": "sb-1", "end": true})
+        ]
+    );
+}
+
+// Conversations, audit, policy
+
+#[test]
+fn an_export_holds_every_page_once() {
+    let fake = Fake::new(|_, params| match params["from"].as_u64() {
+        Some(0) => Reply::Result(fixtures::transcript(Some(2))),
+        _ => Reply::Result(fixtures::transcript(None)),
+    });
+    let ran = fake.run(&["session", "export", ID]);
+    let document: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(document["turns"].as_array().map(Vec::len), Some(4));
+    assert_eq!(document["session"], fixtures::session());
+}
+
+#[test]
+fn an_export_overwrites_nothing() {
+    let fake = Fake::always(fixtures::transcript(None));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    assert_eq!(
+        fake.run(&["session", "export", ID, file.path().to_str().unwrap()])
+            .code,
+        1
+    );
+    assert_eq!(std::fs::read(file.path()).unwrap(), b"");
+}
+
+#[test]
+fn an_audit_export_is_in_order_and_complete() {
+    let fake = Fake::new(|_, params| {
+        let before = params["before"].as_u64().unwrap_or(2501);
+        Reply::Result(fixtures::records(
+            before - 1,
+            params["limit"].as_u64().unwrap(),
+        ))
+    });
+    let ran = fake.run(&["audit", "export", "--from", "400"]);
+    let seqs: Vec<u64> = ran
+        .stdout
+        .lines()
+        .map(|line| {
+            serde_json::from_str::<Value>(line).unwrap()["seq"]
+                .as_u64()
+                .unwrap()
+        })
+        .collect();
+    assert_eq!(seqs, (400..=2500).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_log_that_does_not_verify_has_the_exit_code_of_its_state() {
+    let check = |state: &str, ok: bool, fault: Option<&str>, code: i32| {
+        let fake = Fake::always(
+            json!({"ok": ok, "state": state, "records": 7, "checkpoints": 1, "first_bad_seq": fault.map(|_| 8), "fault": fault}),
+        );
+        let ran = fake.run(&["audit", "verify"]);
+        assert_eq!(ran.code, code, "{state}: {}", ran.stdout);
+        ran.stdout
+    };
+    check("ok", true, None, 0);
+    assert!(check("tampered", false, Some("modified"), 1).contains("modified at record 8"));
+    check("unverifiable", false, None, 2);
+    check("torn_tail", true, None, 3);
+    check("unheard_of", true, None, 1);
+}
+
+#[test]
+fn a_log_that_is_not_there_cannot_be_verified() {
+    let directory = tempfile::tempdir().unwrap();
+    let ran = finish(
+        pawctl(&[
+            "audit",
+            "verify",
+            directory.path().to_str().unwrap(),
+            "-o",
+            "json",
+        ]),
+        b"",
+    );
+    assert_eq!(ran.code, 2, "{}", ran.stderr);
+    assert_eq!(
+        serde_json::from_str::<Value>(&ran.stdout).unwrap()["ok"],
+        json!(false)
+    );
+}
+
+#[test]
+fn faults_in_rules_have_their_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let check = |text: &str, code, said: &str| {
+        let path = directory.path().join("rules.cedar");
+        std::fs::write(&path, text).unwrap();
+        let ran = finish(pawctl(&["policy", "check", path.to_str().unwrap()]), b"");
+        assert_eq!(ran.code, code, "{}{}", ran.stdout, ran.stderr);
+        let shown = ran
+            .stdout
+            .replace(directory.path().to_str().unwrap(), "DIR");
+        assert!(shown.contains(said), "{said:?} in {shown}");
+    };
+    check(paw_policy::rules::DEFAULT, 0, "are valid");
+    check(
+        "permit (principal,\n  action resource);\n",
+        1,
+        "DIR/rules.cedar:2:",
+    );
+    check("permit (principal, action, resource);\n", 1, "without @id");
+}
+
+#[test]
+fn any_method_can_be_called() {
+    let fake = Fake::always(json!({"x": [1, 2]}));
+    let ran = fake.run_with(&["rpc", "action.list", "-"], &[], br#"{"limit": 1}"#);
+    assert_eq!(ran.stdout, "{\"x\":[1,2]}\n");
+    assert_eq!(fake.params_of("action.list"), json!({"limit": 1}));
+}
+
+#[test]
+fn events_are_lines_and_a_cut_says_where_to_resume() {
+    let fake = Fake::new(|_, _| {
+        Reply::Stream(vec![
+            json!({"type": "event", "seq": 7, "at": 1_700_000_000_000_u64, "event": "action.ended", "action": ID, "text": "done\u{1b}[2J"}),
+            json!({"type": "cut", "resume_after": 7, "error": {"kind": "cut", "hint": "too slow"}}),
+        ])
+    });
+    let ran = fake.run(&["events", "-f", "--after", "6"]);
+    assert_eq!(ran.code, 1);
+    assert_eq!(
+        ran.stdout,
+        format!("2023-11-14T22:13:20Z     7 action.ended [{ID}] done[2J\n")
+    );
+    assert!(ran.stderr.contains("--after 7"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_bench_reports_the_fields_of_the_contract() {
+    let fake = Fake::new(|method, _| {
+        Reply::Result(if method == "system.ping" {
+            json!("pong")
+        } else {
+            status()
+        })
+    });
+    let ran = fake.run(&[
+        "bench",
+        "rpc",
+        "--requests",
+        "300",
+        "--concurrency",
+        "3",
+        "-o",
+        "json",
+    ]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let seen: Value = serde_json::from_str(&ran.stdout).unwrap();
+    for field in [
+        "requests",
+        "errors",
+        "rps",
+        "p50_us",
+        "p95_us",
+        "p99_us",
+        "max_us",
+        "cpu_us_per_request",
+        "rss_peak",
+    ] {
+        assert!(seen.get(field).is_some(), "{field}");
+    }
+    assert_eq!(
+        (&seen["requests"], &seen["errors"]),
+        (&json!(300), &json!(0))
+    );
+}
+
+#[test]
+fn a_bench_counts_wrong_answers_as_errors() {
+    let fake = Fake::new(|method, _| {
+        Reply::Result(if method == "system.ping" {
+            json!("pang")
+        } else {
+            status()
+        })
+    });
+    let ran = fake.run(&["bench", "rpc", "--requests", "5", "-o", "json"]);
+    assert_eq!(ran.code, 1);
+    assert_eq!(
+        serde_json::from_str::<Value>(&ran.stdout).unwrap()["errors"],
+        json!(5)
+    );
+}
+
+#[test]
+fn completions_and_man_pages_come_out_of_the_command_line() {
+    for shell in ["bash", "zsh", "fish"] {
+        let ran = finish(pawctl(&["completion", shell]), b"");
+        assert_eq!(ran.code, 0);
+        assert!(ran.stdout.contains("approval"), "{shell}");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    clap_mangen::generate_to(pawctl::cli::command(), directory.path()).unwrap();
+    let pages: Vec<_> = std::fs::read_dir(directory.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    for page in [
+        "pawctl.1",
+        "pawctl-sandbox-run.1",
+        "pawctl-approval-approve.1",
+    ] {
+        assert!(pages.iter().any(|name| name == page), "{page} in {pages:?}");
+    }
+}
+
+#[test]
+fn every_method_that_is_called_exists_with_these_parameters() {
+    // Each command once, against a pawd that refuses everything: what it asked for is compared with the table of methods.
+    let commands = "status|doctor|events|action list --state queued|action show x|action wait x|action cancel x|action explain x|\
+        action submit chat {} --agent a --session s --timeout 1s|approval list|approval show x|approval watch|agent list|agent show x|session list -n 1 --before x|session show x|\
+        session delete x|sandbox runtimes|sandbox list|sandbox kill x|sandbox run -- x|skill list|skill show x|skill call x y|\
+        provider list|provider show x|provider test x|model list --provider x|policy show|config show|config reload|audit list --action x --event y --before 3 -n 1|audit verify|\
+        audit tail|audit tail -f|backup x|chat x --agent a --session s --provider p --model m --local-only|bench rpc";
+    let fake = Fake::new(|_, _| Reply::Error(ErrorKind::Denied, "no", "no"));
+    for command in commands.split('|') {
+        let args: Vec<&str> = command.split_whitespace().collect();
+        assert_eq!(fake.run(&args).code, 4, "{command}");
+    }
+    for (method, params) in fake.seen() {
+        let known =
+            paw_api::methods::find(&method).unwrap_or_else(|| panic!("{method} does not exist"));
+        for name in params
+            .as_object()
+            .into_iter()
+            .flat_map(|members| members.keys())
+        {
+            assert!(
+                known.params.contains(&name.as_str()),
+                "{method} has no parameter {name}"
+            );
+        }
+    }
+}
