@@ -1,0 +1,118 @@
+//! Building our binaries with cargo, and running the other programs that packaging is made of.
+
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, ensure};
+
+/// With which profile cargo builds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// For tests.
+    Debug,
+    /// For packages.
+    Release,
+}
+
+impl Profile {
+    /// The profile that `--release` stands for, or not.
+    pub(crate) fn new(release: bool) -> Self {
+        if release { Self::Release } else { Self::Debug }
+    }
+
+    /// The name of its directory below `target`.
+    pub(crate) fn directory(self) -> &'static str {
+        match self {
+            Self::Debug => "debug",
+            Self::Release => "release",
+        }
+    }
+}
+
+/// The crates whose binaries run on the host.
+const HOST: [&str; 5] = ["pawd", "pawctl", "paw-launcher", "paw-create", "paw-audit"];
+
+/// The crates whose binaries run inside a sandbox, where no library of the host can be relied on.
+const INSIDE: [&str; 2] = ["paw-init", "paw-files"];
+
+/// Where the built binaries are.
+pub(crate) struct Built {
+    /// Of [`HOST`].
+    pub(crate) host: PathBuf,
+    /// Of [`INSIDE`], linked statically.
+    pub(crate) inside: PathBuf,
+}
+
+/// Builds all binaries.
+pub(crate) fn build(root: &Path, profile: Profile) -> Result<Built> {
+    let target = target(root);
+    let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    run(cargo(root, profile).args(HOST.iter().flat_map(|name| ["-p", name])))?;
+    run(cargo(root, profile)
+        .args(INSIDE.iter().flat_map(|name| ["-p", name]))
+        .args(["--target", &triple, "--config"])
+        .arg(format!(
+            "target.{triple}.rustflags=[\"-Ctarget-feature=+crt-static\"]"
+        )))?;
+    Ok(Built {
+        host: target.join(profile.directory()),
+        inside: target.join(triple).join(profile.directory()),
+    })
+}
+
+/// Cargo's target directory.
+pub(crate) fn target(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir))
+}
+
+fn cargo(root: &Path, profile: Profile) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command
+        .current_dir(root)
+        .args(["build", "--quiet", "--locked"]);
+    if profile == Profile::Release {
+        command.arg("--release");
+    }
+    command
+}
+
+/// Runs a program to its end; anything but success is an error that names it.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let name = command.get_program().to_owned();
+    let status = command.status().with_context(|| missing(&name))?;
+    ensure!(status.success(), "{} ended with {status}", line(command));
+    Ok(())
+}
+
+/// Runs a program and gives what it printed.
+pub(crate) fn output(command: &mut Command) -> Result<String> {
+    let name = command.get_program().to_owned();
+    let output = command.output().with_context(|| missing(&name))?;
+    ensure!(
+        output.status.success(),
+        "{} ended with {}: {}",
+        line(command),
+        output.status,
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    String::from_utf8(output.stdout)
+        .with_context(|| format!("{} printed something else than text", line(command)))
+}
+
+fn missing(name: &OsStr) -> String {
+    format!(
+        "run {}; packaging/test installs what packaging needs",
+        name.to_string_lossy()
+    )
+}
+
+fn line(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words
+        .map(OsStr::to_string_lossy)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
