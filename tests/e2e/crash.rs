@@ -1,0 +1,227 @@
+//! Killing the processes of a running system, and what is left afterwards.
+
+use harness::{
+    cases,
+    report::Case,
+    standalone::{Standalone, gone, kill9},
+    within,
+    words::{ask_to_write, show},
+};
+use paw_api::{
+    sandbox::{RunEvent, RunSpec, SandboxRpcClient},
+    trail::AuditRpcClient,
+};
+use paw_policy::State;
+use serde_json::{Value, json};
+
+use crate::without_sandboxes;
+
+pub(crate) fn cases() -> Vec<Case> {
+    cases![
+        without_sandboxes;
+        stop_leaves_nothing_behind,
+        stop_is_the_last_record_of_the_audit_log,
+        killed_launcher_ends_the_system_and_leaves_nothing,
+        killed_audit_writer_ends_the_system_and_leaves_nothing,
+        killed_pawd_takes_everything_with_it,
+        question_outlives_the_kill_of_everything,
+        user_that_is_missing_is_refused_with_how_to_make_it,
+        link_in_the_launchers_state_is_not_followed_by_root,
+    ]
+}
+
+/// Starts a command that would run for ten minutes.
+async fn busy(system: &Standalone) -> jsonrpsee::core::client::Subscription<RunEvent> {
+    let client = system.client().await;
+    let spec: RunSpec =
+        serde_json::from_value(json!({"argv": ["sleep", "600"], "timeout_ms": 600_000}))
+            .expect("the rest may be left out");
+    let mut run = within("beginning a run", SandboxRpcClient::run(&client, spec))
+        .await
+        .expect("it is accepted");
+    while !matches!(
+        within("the start", run.next())
+            .await
+            .expect("it goes on")
+            .expect("it can be read"),
+        RunEvent::Started { .. }
+    ) {}
+    // The client lives on in its subscription only while it is kept.
+    std::mem::forget(client);
+    run
+}
+
+/// Waits for the end of every process that was seen, by the kernel's own word, and expects that nothing else is left.
+async fn nothing_is_left(system: &Standalone, seen: &[u32]) {
+    no_process_is_left(seen).await;
+    assert_eq!(system.left_behind(), Vec::<String>::new());
+}
+
+async fn no_process_is_left(seen: &[u32]) {
+    let seen = seen.to_vec();
+    let running = tokio::task::spawn_blocking(move || {
+        seen.into_iter()
+            .filter(|pid| !gone(*pid))
+            .collect::<Vec<_>>()
+    });
+    assert_eq!(
+        running.await.expect("it does not panic"),
+        Vec::<u32>::new(),
+        "these still run"
+    );
+}
+
+fn pids(system: &Standalone) -> Vec<u32> {
+    system.seen().iter().map(|process| process.pid).collect()
+}
+
+fn named(system: &Standalone, name: &str) -> u32 {
+    let suffix = format!("/{name}");
+    let seen = system.seen();
+    let found = seen.iter().find(|process| {
+        process
+            .command
+            .split(' ')
+            .next()
+            .is_some_and(|program| program.ends_with(&suffix))
+    });
+    found
+        .unwrap_or_else(|| panic!("{name} is not among {seen:#?}"))
+        .pid
+}
+
+async fn stop_leaves_nothing_behind() {
+    let mut system = Standalone::start("\n[actions]\ndrain = \"1s\"\n").await;
+    let _run = busy(&system).await;
+    let seen = pids(&system);
+    assert!(seen.len() >= 4, "{:#?}", system.seen());
+    assert_eq!(system.stop().await, 0);
+    nothing_is_left(&system, &seen).await;
+}
+
+async fn stop_is_the_last_record_of_the_audit_log() {
+    let mut system = Standalone::start("").await;
+    assert_eq!(system.stop().await, 0);
+    system.start_again().await;
+    let client = system.client().await;
+    let records = AuditRpcClient::list(&client, None, Some("daemon_stopping".into()), None, None)
+        .await
+        .expect("root may read the log");
+    assert_eq!(records.len(), 1, "{}", Value::Array(records));
+    let verified = within("verifying", client.verify())
+        .await
+        .expect("root may verify");
+    assert!(verified.ok, "{verified:?}");
+}
+
+async fn check_kill(name: &str) {
+    let mut system = Standalone::start("\n[actions]\ndrain = \"1s\"\n").await;
+    let _run = busy(&system).await;
+    let seen = pids(&system);
+    kill9(named(&system, name));
+    let (code, said) = system.daemon.refused().await;
+    assert_eq!(code, 70, "{said}");
+    assert!(said.contains(name), "{said}");
+    no_process_is_left(&seen).await;
+    // Groups and directories of a launcher that was killed are found and removed by the next one.
+    system.start_again().await;
+    let of_sandboxes = |line: &String| line.starts_with("cgroup") || line.starts_with("directory");
+    assert_eq!(
+        system
+            .left_behind()
+            .into_iter()
+            .filter(of_sandboxes)
+            .collect::<Vec<_>>(),
+        Vec::<String>::new()
+    );
+}
+
+async fn killed_launcher_ends_the_system_and_leaves_nothing() {
+    check_kill("paw-launcher").await;
+}
+
+async fn killed_audit_writer_ends_the_system_and_leaves_nothing() {
+    check_kill("paw-audit").await;
+}
+
+async fn killed_pawd_takes_everything_with_it() {
+    let mut system = Standalone::start("").await;
+    let _run = busy(&system).await;
+    let seen = pids(&system);
+    system.daemon.kill9().await;
+    nothing_is_left(&system, &seen).await;
+}
+
+async fn question_outlives_the_kill_of_everything() {
+    let mut system = Standalone::start("").await;
+    let asked = ask_to_write(&system.client().await, "note.txt", "text").await;
+    let seen = pids(&system);
+    for pid in &seen {
+        kill9(*pid);
+    }
+    system.daemon.end().await;
+    no_process_is_left(&seen).await;
+    system.start_again().await;
+    let again = show(&system.client().await, &asked.id).await;
+    assert_eq!(
+        (again.state, again.digest),
+        (State::WaitingApproval, asked.digest)
+    );
+}
+
+async fn user_that_is_missing_is_refused_with_how_to_make_it() {
+    let root = tempfile::tempdir().expect("a directory of our own");
+    let etc = root.path().join("etc");
+    std::fs::create_dir(&etc).expect("it is empty");
+    std::fs::write(
+        etc.join("pawd.toml"),
+        "[confinement]\nuser = \"paw-nosuch\"\n",
+    )
+    .expect("there is room");
+    let mut command = std::process::Command::new(harness::stage::program("pawd"));
+    command.arg("--standalone").arg("--root").arg(root.path());
+    let (code, text) = within(
+        "the refusal",
+        harness::Running::start("pawd", command).refused(),
+    )
+    .await;
+    assert_eq!(code, 77, "{text}");
+    assert!(
+        text.contains("there is no user paw-nosuch") && text.contains("useradd"),
+        "{text}"
+    );
+    assert!(!root.path().join("run").exists(), "nothing was made");
+}
+
+async fn link_in_the_launchers_state_is_not_followed_by_root() {
+    use std::os::unix::fs::MetadataExt;
+    let mut system = Standalone::start("").await;
+    assert_eq!(system.stop().await, 0);
+    let victim = tempfile::tempdir().expect("a directory of root's");
+    let before = std::fs::metadata(victim.path()).expect("it is there");
+    std::fs::write(victim.path().join("kept"), "kept").expect("there is room");
+    let bundles = system.root.path().join("launcher/bundles");
+    std::fs::remove_dir_all(&bundles).expect("the launcher made it");
+    std::os::unix::fs::symlink(victim.path(), &bundles).expect("its name is free");
+    let mut command = std::process::Command::new(harness::stage::program("pawd"));
+    command
+        .arg("--standalone")
+        .arg("--root")
+        .arg(system.root.path());
+    let (code, text) = within(
+        "the refusal",
+        harness::Running::start("pawd", command).refused(),
+    )
+    .await;
+    assert_ne!(code, 0, "{text}");
+    assert!(text.contains("bundles"), "{text}");
+    let after = std::fs::metadata(victim.path()).expect("it is still there");
+    assert_eq!(
+        (after.uid(), after.gid(), after.mode()),
+        (before.uid(), before.gid(), before.mode())
+    );
+    assert!(
+        victim.path().join("kept").exists(),
+        "nothing in it was swept"
+    );
+}

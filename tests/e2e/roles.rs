@@ -1,0 +1,178 @@
+//! Roles come from the groups that the kernel reports, and from nothing else.
+//!
+//! Being somebody else needs root, which is why these tests are here; the launcher is a fake one.
+
+use std::path::Path;
+
+use harness::{Pawd, Setup, cases, report::Case, somebody::Somebody};
+use jsonrpsee::async_client::Client;
+use paw_api::{
+    ErrorKind,
+    action::{Action, ActionRpcClient, Answer, ApprovalRpcClient},
+    agent::SessionRpcClient,
+    system::{ConfigRpcClient, SystemRpcClient},
+    trail::AuditRpcClient,
+};
+use paw_policy::Role;
+
+use crate::without_root;
+
+use harness::words::{answer, ask_to_write, refused};
+
+pub(crate) fn cases() -> Vec<Case> {
+    cases![
+        without_root;
+        role_follows_from_uid_and_groups,
+        somebody_in_no_group_may_do_nothing,
+        user_can_neither_answer_nor_administer,
+        approver_answers_others_but_not_themselves,
+        users_see_only_what_is_theirs,
+        denied_call_is_in_the_audit_log,
+    ]
+}
+
+/// Groups that every Debian has, used here for the three roles.
+const CONFIG: &str = "[roles]\nadmin = \"adm\"\napprover = \"staff\"\nuser = \"users\"\n\n[agent.default]\nskills = [\"files\"]\n";
+const ADM: u32 = 4;
+const STAFF: u32 = 50;
+const USERS: u32 = 100;
+
+const ALICE: u32 = 48_001;
+const BOB: u32 = 48_002;
+
+struct House {
+    pawd: Pawd,
+    guests: Vec<Somebody>,
+}
+
+impl House {
+    async fn open() -> Self {
+        let pawd = Pawd::start(Setup::only(CONFIG)).await;
+        // Where the group that may connect does not exist, the mode of the socket stands in for it.
+        pawd.root.mode("run/control.sock", 0o666);
+        Self {
+            pawd,
+            guests: Vec::new(),
+        }
+    }
+
+    fn guest(&mut self, uid: u32, groups: &[u32]) -> &Client {
+        let program = Path::new(env!("CARGO_BIN_EXE_be-somebody"));
+        self.guests.push(Somebody::connect(
+            program,
+            &self.pawd.root.control(),
+            uid,
+            uid,
+            groups,
+        ));
+        &self.guests.last().expect("it was just pushed").client
+    }
+}
+
+async fn role_follows_from_uid_and_groups() {
+    let mut house = House::open().await;
+    for (uid, groups, role) in [
+        (0, &[][..], Role::Admin),
+        (ALICE, &[ADM], Role::Admin),
+        (ALICE, &[STAFF], Role::Approver),
+        (BOB, &[USERS], Role::User),
+        (BOB, &[USERS, STAFF], Role::Approver),
+    ] {
+        let caller = house
+            .guest(uid, groups)
+            .whoami()
+            .await
+            .expect("it is allowed");
+        assert_eq!((caller.uid, caller.role), (uid, role), "{groups:?}");
+    }
+}
+
+async fn somebody_in_no_group_may_do_nothing() {
+    let mut house = House::open().await;
+    let nobody = house.guest(ALICE, &[]);
+    refused(nobody.whoami().await, ErrorKind::Denied);
+    refused(nobody.status().await, ErrorKind::Denied);
+    refused(
+        ActionRpcClient::list(nobody, None, None, None).await,
+        ErrorKind::Denied,
+    );
+}
+
+async fn user_can_neither_answer_nor_administer() {
+    let mut house = House::open().await;
+    let alice = house.guest(ALICE, &[USERS]);
+    let action = ask_to_write(alice, "out.txt", "hello").await;
+    refused(
+        answer(alice, &action.id, action.digest, Answer::Approve).await,
+        ErrorKind::Denied,
+    );
+    refused(ApprovalRpcClient::list(alice).await, ErrorKind::Denied);
+    refused(alice.reload().await, ErrorKind::Denied);
+    refused(alice.verify().await, ErrorKind::Denied);
+}
+
+async fn approver_answers_others_but_not_themselves() {
+    let mut house = House::open().await;
+    let asked = ask_to_write(house.guest(ALICE, &[USERS]), "out.txt", "hello").await;
+    let bob = house.guest(BOB, &[STAFF]);
+    let own = ask_to_write(bob, "own.txt", "hello").await;
+    refused(
+        answer(bob, &own.id, own.digest, Answer::Approve).await,
+        ErrorKind::Denied,
+    );
+    let approved: Action = answer(bob, &asked.id, asked.digest, Answer::Approve)
+        .await
+        .expect("it is allowed");
+    assert_eq!(approved.approved_by.map(|by| by.uid), Some(BOB));
+}
+
+async fn users_see_only_what_is_theirs() {
+    let mut house = House::open().await;
+    let asked = ask_to_write(house.guest(ALICE, &[USERS]), "out.txt", "hello").await;
+    let bob = house.guest(BOB, &[USERS]);
+    assert!(
+        ActionRpcClient::list(bob, None, None, None)
+            .await
+            .expect("it is allowed")
+            .items
+            .is_empty()
+    );
+    refused(
+        ActionRpcClient::show(bob, asked.id.clone()).await,
+        ErrorKind::NotFound,
+    );
+    refused(bob.cancel(asked.id.clone()).await, ErrorKind::NotFound);
+    assert!(
+        SessionRpcClient::list(bob, None, None)
+            .await
+            .expect("it is allowed")
+            .items
+            .is_empty()
+    );
+    let admin = house.guest(BOB, &[ADM]);
+    assert_eq!(
+        ActionRpcClient::show(admin, asked.id.clone())
+            .await
+            .expect("it is allowed")
+            .requested_by
+            .uid,
+        ALICE
+    );
+}
+
+async fn denied_call_is_in_the_audit_log() {
+    let mut house = House::open().await;
+    refused(
+        house.guest(ALICE, &[USERS]).reload().await,
+        ErrorKind::Denied,
+    );
+    let admin = house.guest(BOB, &[ADM]);
+    let records = AuditRpcClient::list(admin, None, Some("rpc_denied".into()), None, None)
+        .await
+        .expect("it is allowed");
+    let text = serde_json::Value::Array(records).to_string();
+    assert!(
+        text.contains("config.reload") && text.contains(&ALICE.to_string()),
+        "{text}"
+    );
+}

@@ -1,0 +1,485 @@
+//! A launcher without walls: it speaks the real packets, and every "sandbox" is the real paw-init as a plain process.
+//!
+//! pawd cannot tell the difference, which is the point: what pawd promises about sandboxes is tested here without root, and
+//! what the kernel promises is tested in `e2e` with the real launcher. Where a real sandbox would mount something, this one
+//! puts the host's path into the command line.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, Read, Write},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::process::{CommandExt, ExitStatusExt},
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Condvar, Mutex},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use paw_launch::{
+    frame::{self, HEADER, Start, Tag},
+    packet::{self, Received},
+    request::{
+        Attestation, End, Event, Facts, Message, MountSource, Numbered, ProofState, Refusal,
+        RefusalReason, Reply, Request, Runtime, RuntimeState, SandboxId, SandboxPlan,
+        SandboxSummary, Usage, VERSION,
+    },
+};
+use paw_policy::Digest;
+use rustix::net::{
+    AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen,
+    shutdown, socket_with,
+};
+
+use crate::{LIMIT, root, stage};
+
+/// The launcher's side of the socket, and everything that it started. It ends with this value.
+pub struct FakeLauncher {
+    shared: Arc<Shared>,
+    listener: Arc<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+    workspaces: PathBuf,
+}
+
+#[derive(Default)]
+struct State {
+    /// The connection, as long as there is one.
+    connection: Option<Arc<OwnedFd>>,
+    running: BTreeMap<SandboxId, Sandbox>,
+    /// Every plan that was ever asked for.
+    plans: Vec<SandboxPlan>,
+    /// What to say to the next plans instead of making them.
+    refusals: Vec<Refusal>,
+    stopping: bool,
+}
+
+struct Sandbox {
+    plan: SandboxPlan,
+    pid: u32,
+    began: Instant,
+    killed: bool,
+    timed_out: bool,
+}
+
+impl FakeLauncher {
+    /// Listens on the root's `run/launcher.sock`.
+    ///
+    /// # Panics
+    /// When the socket cannot be made.
+    #[must_use]
+    pub fn start(root: &root::Root) -> Self {
+        let path = root.path().join("run/launcher.sock");
+        // One that was killed leaves its name behind, as a real one does.
+        let _ = fs::remove_file(&path);
+        let listener = socket_with(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .expect("a socket");
+        bind(
+            &listener,
+            &SocketAddrUnix::new(&path).expect("a short path"),
+        )
+        .expect("the root is ours");
+        listen(&listener, 4).expect("it is bound");
+        root.mode("run/launcher.sock", 0o600);
+        root.give("run/launcher.sock");
+        let workspaces = root.path().join("launcher/workspaces");
+        fs::create_dir_all(&workspaces).expect("the root is ours");
+        root.give("launcher/workspaces");
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            workspaces,
+        });
+        let listener = Arc::new(listener);
+        let (accepting, of) = (Arc::clone(&listener), Arc::clone(&shared));
+        let thread = thread::spawn(move || {
+            // Ends when the listener is shut down.
+            while let Ok(connection) = accept_with(&accepting, SocketFlags::CLOEXEC) {
+                converse(&of, &Arc::new(connection));
+            }
+        });
+        Self {
+            shared,
+            listener,
+            thread: Some(thread),
+        }
+    }
+
+    /// Every plan that was asked for so far.
+    ///
+    /// # Panics
+    /// Never; the lock is a leaf.
+    #[must_use]
+    pub fn plans(&self) -> Vec<SandboxPlan> {
+        self.shared.lock().plans.clone()
+    }
+
+    /// Says this to the next plan instead of making it.
+    pub fn will_refuse(&self, reason: RefusalReason, message: &str, remedy: &str) {
+        self.shared.lock().refusals.push(Refusal {
+            reason,
+            message: message.into(),
+            remedy: remedy.into(),
+        });
+    }
+
+    /// Waits until so many sandboxes run. Blocks the thread; call it where that does not matter.
+    ///
+    /// # Panics
+    /// When it does not become so in time.
+    pub fn wait_for_running(&self, count: usize) {
+        let state = self.shared.lock();
+        let (state, waited) = self
+            .shared
+            .changed
+            .wait_timeout_while(state, LIMIT, |state| state.running.len() != count)
+            .expect("nobody panics with it");
+        assert!(
+            !waited.timed_out(),
+            "{} sandboxes run, not {count}",
+            state.running.len()
+        );
+    }
+
+    /// Where the workspace of an agent is.
+    #[must_use]
+    pub fn workspace(&self, agent: &str) -> PathBuf {
+        self.shared.workspaces.join(agent)
+    }
+}
+
+impl Drop for FakeLauncher {
+    fn drop(&mut self) {
+        {
+            let mut state = self.shared.lock();
+            state.stopping = true;
+            for sandbox in state.running.values() {
+                end(sandbox.pid);
+            }
+            if let Some(connection) = &state.connection {
+                // The other side may have closed it.
+                let _ = shutdown(connection, Shutdown::Both);
+            }
+        }
+        let _ = shutdown(&self.listener, Shutdown::Both);
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().expect("nobody panics with it")
+    }
+
+    fn say(&self, message: &Message, fds: &[&OwnedFd]) {
+        let connection = self.lock().connection.clone();
+        if let Some(connection) = connection {
+            let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
+            // pawd may be gone; the next one asks what runs.
+            let _ = packet::send(connection.as_fd(), message, &fds);
+        }
+    }
+}
+
+fn converse(shared: &Arc<Shared>, connection: &Arc<OwnedFd>) {
+    {
+        let mut state = shared.lock();
+        if state.stopping {
+            return;
+        }
+        state.connection = Some(Arc::clone(connection));
+    }
+    while let Ok(Received {
+        message: Numbered { seq, request },
+        ..
+    }) = packet::receive::<Numbered>(connection.as_fd())
+    {
+        let (reply, fds) = answer(shared, request);
+        shared.say(
+            &Message::Reply { seq, reply },
+            &fds.iter().collect::<Vec<_>>(),
+        );
+    }
+    shared.lock().connection = None;
+}
+
+fn answer(shared: &Arc<Shared>, request: Request) -> (Reply, Vec<OwnedFd>) {
+    let not_found = || Reply::Refused(refusal(RefusalReason::NotFound, "there is no such sandbox"));
+    let reply = match request {
+        Request::Hello { .. } => Reply::Hello {
+            version: VERSION,
+            pid: std::process::id(),
+        },
+        Request::Create(plan) => return create(shared, *plan),
+        Request::Kill { id } => match shared.lock().running.get_mut(&id) {
+            Some(sandbox) => {
+                sandbox.killed = true;
+                end(sandbox.pid);
+                Reply::Killing
+            }
+            None => not_found(),
+        },
+        Request::Attach { .. } => not_found(),
+        Request::List => {
+            let state = shared.lock();
+            let sandboxes = state.running.iter().map(|(id, sandbox)| SandboxSummary {
+                id: id.clone(),
+                runtime: Runtime::Native,
+                pid: sandbox.pid,
+                age_ms: u64::try_from(sandbox.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+                limits: sandbox.plan.limits,
+                attestation: Digest::of(b"fake"),
+            });
+            Reply::Sandboxes {
+                sandboxes: sandboxes.collect(),
+            }
+        }
+        Request::Stats { id } => {
+            if shared.lock().running.contains_key(&id) {
+                Reply::Stats(Usage::default())
+            } else {
+                not_found()
+            }
+        }
+        Request::Runtimes => Reply::Runtimes {
+            runtimes: vec![RuntimeState {
+                name: Runtime::Native,
+                state: ProofState::Unverified,
+                version: None,
+                reason: "a fake for tests".into(),
+            }],
+        },
+        Request::Status => Reply::Status {
+            proc_status: fs::read_to_string("/proc/self/status").unwrap_or_default(),
+            landlock_abi: 0,
+            rss: 0,
+            running: u32::try_from(shared.lock().running.len()).unwrap_or(u32::MAX),
+            doorkeeper: 0,
+        },
+    };
+    (reply, Vec::new())
+}
+
+fn create(shared: &Arc<Shared>, plan: SandboxPlan) -> (Reply, Vec<OwnedFd>) {
+    let refused = {
+        let mut state = shared.lock();
+        state.plans.push(plan.clone());
+        (!state.refusals.is_empty()).then(|| state.refusals.remove(0))
+    };
+    if let Some(refusal) = refused {
+        return (Reply::Refused(refusal), Vec::new());
+    }
+    match spawn(shared, &plan) {
+        Ok(fds) => (
+            Reply::Created {
+                attestation: Box::new(attestation(&plan)),
+            },
+            fds,
+        ),
+        Err(error) => (
+            Reply::Refused(refusal(RefusalReason::Failed, &error.to_string())),
+            Vec::new(),
+        ),
+    }
+}
+
+fn spawn(shared: &Arc<Shared>, plan: &SandboxPlan) -> io::Result<Vec<OwnedFd>> {
+    let places = places(shared, plan)?;
+    let mut command = Command::new(stage::program("paw-init"));
+    command
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .process_group(0);
+    if nix::unistd::geteuid().is_root() {
+        command.uid(root::uid()).gid(root::gid());
+    }
+    let mut child = command.spawn()?;
+    let (mut inside_in, inside_out) = (
+        child.stdin.take().expect("a pipe"),
+        child.stdout.take().expect("a pipe"),
+    );
+    let (mut from_pawd, to_init) = io::pipe()?;
+    thread::spawn(move || {
+        // Ends when either side closes; closing paw-init's stdin ends paw-init.
+        let _ = translate(&mut from_pawd, &mut inside_in, &places);
+    });
+    let mut state = shared.lock();
+    let sandbox = Sandbox {
+        plan: plan.clone(),
+        pid: child.id(),
+        began: Instant::now(),
+        killed: false,
+        timed_out: false,
+    };
+    state.running.insert(plan.id.clone(), sandbox);
+    drop(state);
+    shared.changed.notify_all();
+    let (of, id) = (Arc::clone(shared), plan.id.clone());
+    thread::spawn(move || reap(&of, id, child));
+    let (of, id, wall) = (
+        Arc::clone(shared),
+        plan.id.clone(),
+        Duration::from_millis(plan.limits.wall_ms),
+    );
+    thread::spawn(move || {
+        let state = of.lock();
+        let (mut state, _) = of
+            .changed
+            .wait_timeout_while(state, wall, |state| state.running.contains_key(&id))
+            .expect("nobody panics with it");
+        if let Some(sandbox) = state.running.get_mut(&id) {
+            sandbox.timed_out = true;
+            end(sandbox.pid);
+        }
+    });
+    Ok(vec![to_init.into(), inside_out.into()])
+}
+
+/// Where on the host each mounted path is.
+fn places(shared: &Shared, plan: &SandboxPlan) -> io::Result<Vec<(String, PathBuf)>> {
+    plan.mounts
+        .iter()
+        .map(|mount| {
+            let source = match &mount.source {
+                MountSource::Path(path) => path.clone(),
+                MountSource::Skill(name) => stage::skill(&name.to_string()),
+                MountSource::Workspace(name) => {
+                    let path = shared.workspaces.join(name.to_string());
+                    fs::create_dir_all(&path)?;
+                    std::os::unix::fs::chown(&path, Some(root::uid()), Some(root::gid()))?;
+                    path
+                }
+            };
+            Ok((mount.target.display().to_string(), source))
+        })
+        .collect()
+}
+
+/// Passes frames on, with the host's paths instead of the inside ones in every [`Start`].
+fn translate(
+    from: &mut impl Read,
+    to: &mut impl Write,
+    places: &[(String, PathBuf)],
+) -> io::Result<()> {
+    loop {
+        let mut header = [0; HEADER];
+        from.read_exact(&mut header)?;
+        let (length, tag, child) = frame::parse_header(header).map_err(io::Error::other)?;
+        let mut payload = vec![0; length];
+        from.read_exact(&mut payload)?;
+        if tag == Tag::Start {
+            let mut start: Start = serde_json::from_slice(&payload)?;
+            for word in &mut start.argv {
+                *word = host_path(word, places);
+            }
+            start.cwd = host_path(&start.cwd, places);
+            payload = serde_json::to_vec(&start)?;
+        }
+        to.write_all(&frame::header(payload.len(), tag, child))?;
+        to.write_all(&payload)?;
+        to.flush()?;
+    }
+}
+
+fn host_path(word: &str, places: &[(String, PathBuf)]) -> String {
+    let place = places.iter().find_map(|(target, source)| {
+        Path::new(word)
+            .strip_prefix(target)
+            .ok()
+            .map(|rest| (source, rest))
+    });
+    match place {
+        Some((source, rest)) if rest.as_os_str().is_empty() => source.display().to_string(),
+        Some((source, rest)) => source.join(rest).display().to_string(),
+        None => word.to_owned(),
+    }
+}
+
+fn reap(shared: &Shared, id: SandboxId, mut child: Child) {
+    let status = child.wait().expect("it is our child");
+    let mut state = shared.lock();
+    let Some(sandbox) = state.running.remove(&id) else {
+        return;
+    };
+    drop(state);
+    // What a real launcher kills with the cgroup, this one kills with the process group.
+    end(sandbox.pid);
+    shared.changed.notify_all();
+    let end = End {
+        exit_code: status.code(),
+        signal: status.signal(),
+        oom_killed: false,
+        timed_out: sandbox.timed_out,
+        killed: sandbox.killed,
+    };
+    let wall_ms = u64::try_from(sandbox.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    shared.say(
+        &Message::Event(Event::Ended {
+            id,
+            end,
+            usage: Usage {
+                wall_ms,
+                ..Usage::default()
+            },
+        }),
+        &[],
+    );
+}
+
+/// Kills paw-init with its process group.
+fn end(pid: u32) {
+    let group = nix::unistd::Pid::from_raw(i32::try_from(pid).expect("process ids are small"));
+    // It may have ended by itself.
+    let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
+}
+
+fn refusal(reason: RefusalReason, message: &str) -> Refusal {
+    Refusal {
+        reason,
+        message: message.into(),
+        remedy: "this is a fake launcher; look at the test".into(),
+    }
+}
+
+/// Honest about what this is: no filter, no namespace, no limit.
+fn attestation(plan: &SandboxPlan) -> Attestation {
+    let facts = Facts {
+        id: plan.id.clone(),
+        runtime: plan.runtime,
+        runtime_version: "fake".into(),
+        init_digest: Digest::of(b"fake"),
+        seccomp: 0,
+        no_new_privs: false,
+        capabilities: std::array::from_fn(|_| "0000000000000000".to_owned()),
+        uid: root::uid(),
+        gid: root::gid(),
+        uid_map: Vec::new(),
+        namespaces: BTreeMap::new(),
+        cgroups: BTreeMap::new(),
+        limits: plan.limits,
+        mounts: Vec::new(),
+        interfaces: Vec::new(),
+        landlock_abi: 0,
+    };
+    let canonical = serde_json::to_vec(&facts).expect("facts are plain");
+    Attestation {
+        digest: Digest::of(&canonical),
+        facts,
+    }
+}

@@ -1,0 +1,24 @@
+//! What the tests stand on: real processes in a root of their own, a fake model, a fake launcher, and a deadline on everything.
+//!
+//! Nothing here knows what pawd should do; it starts it as systemd would and looks at it from outside. Every process that is
+//! started sits in a guard that kills it by its own process id and sees it end, also when a test fails.
+
+pub mod deadline;
+pub mod launcher;
+pub mod model;
+pub mod notify;
+pub mod pawd;
+pub mod process;
+pub mod report;
+pub mod root;
+pub mod somebody;
+pub mod stage;
+pub mod standalone;
+pub mod words;
+
+pub use deadline::{LIMIT, within};
+pub use launcher::FakeLauncher;
+pub use model::{Answer, Model, Step};
+pub use pawd::{Pawd, Setup};
+pub use process::Running;
+pub use root::Root;

@@ -1,0 +1,343 @@
+//! A model that says what a test tells it to, over the wires of Ollama and OpenAI, on loopback.
+
+use std::{
+    collections::VecDeque,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
+
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream},
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+
+use crate::within;
+
+/// What the model does with its next question. Without one it says `Hello`, ` world`.
+#[derive(Debug)]
+pub enum Answer {
+    /// Says these pieces and ends as it should.
+    Says(Vec<String>),
+    /// Does as the steps say, one after the other, as they come. When no more come it says nothing more.
+    Steps(mpsc::Receiver<Step>),
+    /// Refuses with this status, these headers and this body.
+    Status(u16, Vec<(&'static str, String)>, String),
+}
+
+/// One thing that a model does.
+#[derive(Debug, Clone)]
+pub enum Step {
+    /// Says a piece.
+    Piece(String),
+    /// Ends as it should.
+    End,
+    /// Closes the connection in the middle.
+    Cut,
+    /// Sends these bytes instead of a piece.
+    Raw(String),
+}
+
+impl Answer {
+    /// Says these pieces and ends.
+    #[must_use]
+    pub fn says(pieces: &[&str]) -> Self {
+        Self::Says(pieces.iter().map(ToString::to_string).collect())
+    }
+
+    /// Says these pieces, then closes the connection.
+    #[must_use]
+    pub fn cut(pieces: &[&str]) -> Self {
+        let (steps, answer) = Self::steps();
+        for piece in pieces {
+            steps
+                .try_send(Step::Piece((*piece).to_owned()))
+                .expect("few steps");
+        }
+        steps.try_send(Step::Cut).expect("few steps");
+        answer
+    }
+
+    /// An answer whose steps come later.
+    #[must_use]
+    pub fn steps() -> (mpsc::Sender<Step>, Self) {
+        let (to, from) = mpsc::channel(64);
+        (to, Self::Steps(from))
+    }
+}
+
+/// A question that was asked.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// `POST /api/chat`.
+    pub line: String,
+    /// Header lines.
+    pub headers: Vec<String>,
+    /// What was sent, where it was JSON.
+    pub body: Value,
+}
+
+/// The model's server; it ends with this value.
+pub struct Model {
+    address: SocketAddr,
+    script: Arc<Mutex<VecDeque<Answer>>>,
+    asked: watch::Receiver<Vec<Question>>,
+    _connections: JoinSet<()>,
+}
+
+impl Model {
+    /// Starts it on a free port. Must be called within a tokio runtime.
+    ///
+    /// # Panics
+    /// When there is no loopback.
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("there is a loopback");
+        let address = listener.local_addr().expect("it is bound");
+        let script = Arc::new(Mutex::new(VecDeque::new()));
+        let (tell, asked) = watch::channel(Vec::new());
+        let mut connections = JoinSet::new();
+        let answers = Arc::clone(&script);
+        connections.spawn(async move {
+            let mut open = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let (answers, tell) = (Arc::clone(&answers), tell.clone());
+                open.spawn(async move {
+                    // Who asks may go away at any time; that is for the test to notice.
+                    let _ = serve(stream, &answers, &tell).await;
+                });
+            }
+        });
+        Self {
+            address,
+            script,
+            asked,
+            _connections: connections,
+        }
+    }
+
+    /// What to do with the next question for a chat.
+    ///
+    /// # Panics
+    /// Never; the lock is a leaf.
+    pub fn will(&self, answer: Answer) {
+        self.script
+            .lock()
+            .expect("nobody panics with it")
+            .push_back(answer);
+    }
+
+    /// `http://127.0.0.1:PORT`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Everything that was asked so far, also for the list of models.
+    #[must_use]
+    pub fn asked(&self) -> Vec<Question> {
+        self.asked.borrow().clone()
+    }
+
+    /// Waits until this many chats were asked for.
+    ///
+    /// # Panics
+    /// When they are not in time.
+    pub async fn was_asked(&self, times: usize) {
+        let mut asked = self.asked.clone();
+        let count = |all: &Vec<Question>| {
+            all.iter()
+                .filter(|one| one.line.starts_with("POST"))
+                .count()
+        };
+        let reached = asked.wait_for(|all| count(all) >= times);
+        within("a question to the model", reached)
+            .await
+            .expect("the model runs");
+    }
+}
+
+async fn serve(
+    stream: TcpStream,
+    script: &Mutex<VecDeque<Answer>>,
+    tell: &watch::Sender<Vec<Question>>,
+) -> io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    while let Some(question) = read(&mut stream).await? {
+        let line = question.line.clone();
+        tell.send_modify(|all| all.push(question));
+        let out = stream.get_mut();
+        let path = line.split(' ').nth(1).unwrap_or_default();
+        let fixed = match path {
+            "/api/version" => Some(json!({"version": "0.9.0"})),
+            "/api/tags" => Some(json!({"models": [{"name": "m", "size": 1}]})),
+            "/v1/models" => {
+                Some(json!({"object": "list", "data": [{"id": "m", "object": "model"}]}))
+            }
+            _ => None,
+        };
+        if let Some(body) = fixed {
+            whole(out, 200, &[], &body.to_string()).await?;
+            continue;
+        }
+        let wire = match path {
+            "/api/chat" => Wire::Ollama,
+            "/v1/chat/completions" => Wire::OpenAi,
+            _ => {
+                whole(out, 404, &[], "{}").await?;
+                continue;
+            }
+        };
+        let answer = script.lock().expect("nobody panics with it").pop_front();
+        match answer.unwrap_or_else(|| Answer::says(&["Hello", " world"])) {
+            Answer::Status(status, headers, body) => whole(out, status, &headers, &body).await?,
+            Answer::Says(pieces) => {
+                begin(out, wire).await?;
+                for piece in pieces {
+                    chunk(out, &wire.piece(&piece)).await?;
+                }
+                finish(out, wire).await?;
+            }
+            Answer::Steps(steps) => {
+                if !walk(out, wire, steps).await? {
+                    return Ok(());
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Does the steps; says whether the connection is still of use.
+async fn walk(
+    out: &mut TcpStream,
+    wire: Wire,
+    mut steps: mpsc::Receiver<Step>,
+) -> io::Result<bool> {
+    begin(out, wire).await?;
+    loop {
+        match steps.recv().await {
+            Some(Step::Piece(text)) => chunk(out, &wire.piece(&text)).await?,
+            Some(Step::Raw(text)) => chunk(out, &text).await?,
+            Some(Step::End) => return finish(out, wire).await.map(|()| true),
+            Some(Step::Cut) => return Ok(false),
+            // Silent, with the connection open, until the other side gives up.
+            None => {
+                let mut byte = [0];
+                return out.read(&mut byte).await.map(|_| false);
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Wire {
+    Ollama,
+    OpenAi,
+}
+
+impl Wire {
+    fn piece(self, text: &str) -> String {
+        match self {
+            Self::Ollama => format!(
+                "{}\n",
+                json!({"model": "m", "message": {"role": "assistant", "content": text}, "done": false})
+            ),
+            Self::OpenAi => format!(
+                "data: {}\n\n",
+                json!({"object": "chat.completion.chunk", "model": "m", "choices": [{"index": 0, "delta": {"content": text}}]})
+            ),
+        }
+    }
+
+    fn end(self) -> String {
+        match self {
+            Self::Ollama => {
+                let counts =
+                    json!({"prompt_eval_count": 3, "eval_count": 2, "done_reason": "stop"});
+                let mut last = json!({"model": "m", "message": {"role": "assistant", "content": ""}, "done": true});
+                if let (Some(last), Value::Object(counts)) = (last.as_object_mut(), counts) {
+                    last.extend(counts);
+                }
+                format!("{last}\n")
+            }
+            Self::OpenAi => {
+                let stop = json!({"object": "chat.completion.chunk", "model": "m", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]});
+                let counts = json!({"object": "chat.completion.chunk", "model": "m", "choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}});
+                format!("data: {stop}\n\ndata: {counts}\n\ndata: [DONE]\n\n")
+            }
+        }
+    }
+}
+
+async fn read(stream: &mut BufReader<TcpStream>) -> io::Result<Option<Question>> {
+    let mut line = String::new();
+    if stream.read_line(&mut line).await? == 0 {
+        return Ok(None);
+    }
+    let (mut headers, mut length) = (Vec::new(), 0);
+    loop {
+        let mut header = String::new();
+        if stream.read_line(&mut header).await? == 0 || header.trim().is_empty() {
+            break;
+        }
+        if let Some((name, value)) = header.split_once(':')
+            && name.eq_ignore_ascii_case("content-length")
+        {
+            length = value.trim().parse().map_err(io::Error::other)?;
+        }
+        headers.push(header.trim().to_owned());
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await?;
+    let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
+    let line = line.split(" HTTP").next().unwrap_or_default().to_owned();
+    Ok(Some(Question {
+        line,
+        headers,
+        body,
+    }))
+}
+
+async fn whole(
+    out: &mut TcpStream,
+    status: u16,
+    headers: &[(&str, String)],
+    body: &str,
+) -> io::Result<()> {
+    let more: String = headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {value}\r\n"))
+        .collect();
+    let head = format!(
+        "HTTP/1.1 {status} Said\r\ncontent-type: application/json\r\ncontent-length: {}\r\n{more}\r\n",
+        body.len()
+    );
+    out.write_all(format!("{head}{body}").as_bytes()).await
+}
+
+async fn begin(out: &mut TcpStream, wire: Wire) -> io::Result<()> {
+    let kind = match wire {
+        Wire::Ollama => "application/x-ndjson",
+        Wire::OpenAi => "text/event-stream",
+    };
+    out.write_all(
+        format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ntransfer-encoding: chunked\r\n\r\n")
+            .as_bytes(),
+    )
+    .await
+}
+
+async fn chunk(out: &mut TcpStream, text: &str) -> io::Result<()> {
+    out.write_all(format!("{:x}\r\n{text}\r\n", text.len()).as_bytes())
+        .await
+}
+
+async fn finish(out: &mut TcpStream, wire: Wire) -> io::Result<()> {
+    chunk(out, &wire.end()).await?;
+    out.write_all(b"0\r\n\r\n").await
+}

@@ -1,0 +1,281 @@
+//! One pawd with its neighbours, started as systemd would start it: the real daemon, the real audit writer, a fake launcher.
+
+use std::{
+    os::{fd::OwnedFd, unix::net::UnixListener},
+    path::PathBuf,
+    process::{Command, Output},
+};
+
+use command_fds::{CommandFdExt, FdMapping};
+use jsonrpsee::async_client::Client;
+use nix::sys::signal::Signal;
+
+use crate::{FakeLauncher, Model, Root, Running, notify::Notify, root, stage, within};
+
+/// What a pawd is started with.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    config: String,
+    launcher: bool,
+    audit: bool,
+    watchdog_us: Option<u64>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Setup {
+    /// No provider, the skill `files` for the agent `default`, an audit writer, a launcher; whoever runs the test is admin.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            config: format!(
+                "[roles]\nadmin = \"{}\"\n\n[agent.default]\nskills = [\"files\"]\n",
+                root::our_group()
+            ),
+            launcher: true,
+            audit: true,
+            watchdog_us: None,
+        }
+    }
+
+    /// With these lines of configuration and no others.
+    #[must_use]
+    pub fn only(config: &str) -> Self {
+        Self {
+            config: config.to_owned(),
+            ..Self::new()
+        }
+    }
+
+    /// With the model as provider `local`, over the wire of Ollama.
+    #[must_use]
+    pub fn ollama(self, model: &Model) -> Self {
+        self.provider("local", "ollama", &model.url(), "")
+    }
+
+    /// With the model as provider `open`, over the wire of OpenAI.
+    #[must_use]
+    pub fn openai(self, model: &Model) -> Self {
+        self.provider("open", "openai", &format!("{}/v1", model.url()), "")
+    }
+
+    /// With a provider; `more` are further lines of its table.
+    #[must_use]
+    pub fn provider(self, name: &str, kind: &str, url: &str, more: &str) -> Self {
+        self.with(&format!(
+            "\n[provider.{name}]\nkind = \"{kind}\"\nbase_url = \"{url}\"\nmodel = \"m\"\n{more}"
+        ))
+    }
+
+    /// With further lines of configuration.
+    #[must_use]
+    pub fn with(mut self, lines: &str) -> Self {
+        self.config.push_str(lines);
+        self
+    }
+
+    /// Without a launcher.
+    #[must_use]
+    pub const fn without_launcher(mut self) -> Self {
+        self.launcher = false;
+        self
+    }
+
+    /// Without an audit writer.
+    #[must_use]
+    pub const fn without_audit(mut self) -> Self {
+        self.audit = false;
+        self
+    }
+
+    /// With a watchdog that wants to hear from it within this time.
+    #[must_use]
+    pub const fn watchdog_us(mut self, us: u64) -> Self {
+        self.watchdog_us = Some(us);
+        self
+    }
+}
+
+/// A pawd that runs.
+pub struct Pawd {
+    /// What it says to systemd.
+    pub notify: Notify,
+    /// The process.
+    pub daemon: Running,
+    /// The audit writer, if there is one.
+    pub audit: Option<Running>,
+    /// The launcher, if there is one.
+    pub launcher: Option<FakeLauncher>,
+    /// Where it has everything.
+    pub root: Root,
+    setup: Setup,
+}
+
+impl Pawd {
+    /// Starts everything and waits until pawd says that it is ready.
+    ///
+    /// # Panics
+    /// When it does not become ready; what it said is shown.
+    pub async fn start(setup: Setup) -> Self {
+        let root = Root::new();
+        root.write("etc/pawd.toml", &setup.config);
+        Self::start_in(root, setup).await
+    }
+
+    /// The same in a root that is laid out already; its configuration stays as it is.
+    ///
+    /// # Panics
+    /// As [`Pawd::start`].
+    pub async fn start_in(root: Root, setup: Setup) -> Self {
+        let audit = setup.audit.then(|| start_audit(&root));
+        let launcher = setup.launcher.then(|| FakeLauncher::start(&root));
+        let (daemon, notify) = start_daemon(&root, &setup);
+        let mut pawd = Self {
+            notify,
+            daemon,
+            audit,
+            launcher,
+            root,
+            setup,
+        };
+        pawd.ready().await;
+        pawd
+    }
+
+    /// Starts it again in the same root, after it has ended.
+    ///
+    /// # Panics
+    /// As [`Pawd::start`].
+    pub async fn start_again(&mut self) {
+        self.daemon.end().await;
+        let (daemon, notify) = start_daemon(&self.root, &self.setup);
+        (self.daemon, self.notify) = (daemon, notify);
+        self.ready().await;
+    }
+
+    /// Starts the audit writer again, after it has ended.
+    pub fn start_audit_again(&mut self) {
+        self.audit = Some(start_audit(&self.root));
+    }
+
+    async fn ready(&mut self) {
+        let ready = tokio::select! {
+            _ = self.notify.hears("READY=1") => true,
+            _ = self.daemon.end() => false,
+        };
+        assert!(
+            ready,
+            "pawd ended instead of becoming ready:\n{}",
+            self.daemon.stderr()
+        );
+    }
+
+    /// A client of its control socket, as whoever runs the test.
+    ///
+    /// # Panics
+    /// When nobody listens.
+    pub async fn client(&self) -> Client {
+        within(
+            "connecting to pawd",
+            paw_api::client::connect(&self.root.control()),
+        )
+        .await
+        .expect("pawd listens")
+    }
+
+    /// `pawctl ARGUMENTS` against it.
+    ///
+    /// # Panics
+    /// When it does not end in time.
+    pub async fn pawctl(&self, arguments: &[&str]) -> Output {
+        let mut command = tokio::process::Command::new(stage::program("pawctl"));
+        command
+            .arg("--root")
+            .arg(self.root.path())
+            .args(arguments)
+            .kill_on_drop(true);
+        within("pawctl", command.output())
+            .await
+            .expect("pawctl starts")
+    }
+
+    /// Tells it to stop, as systemd does, and gives its exit code.
+    ///
+    /// # Panics
+    /// When it does not end in time, or by a signal.
+    pub async fn stop(&mut self) -> i32 {
+        self.daemon.signal(Signal::SIGTERM);
+        self.daemon.refused().await.0
+    }
+}
+
+/// Starts only pawd in a root, expects it to end by itself, and gives its exit code and what it said.
+///
+/// # Panics
+/// When it runs on.
+pub async fn refused(root: &Root) -> (i32, String) {
+    let (mut daemon, _notify) = start_daemon(root, &Setup::new());
+    daemon.refused().await
+}
+
+/// The command that starts pawd in a root; without the helpers it takes neighbours that run already.
+#[must_use]
+pub fn command(root: &Root) -> Command {
+    let mut command = Command::new(stage::program("pawd"));
+    command.arg("--root").arg(root.path());
+    for name in [
+        "JOURNAL_STREAM",
+        "INVOCATION_ID",
+        "PAWD_LOG",
+        "NOTIFY_SOCKET",
+        "LISTEN_FDS",
+        "WATCHDOG_USEC",
+        "CREDENTIALS_DIRECTORY",
+    ] {
+        command.env_remove(name);
+    }
+    command
+}
+
+fn start_daemon(root: &Root, setup: &Setup) -> (Running, Notify) {
+    let path: PathBuf = root.path().join("notify.sock");
+    // A new socket for each start, so that nothing of the last one is heard.
+    let _ = std::fs::remove_file(&path);
+    let notify = Notify::bind(&path);
+    let mut command = command(root);
+    command.env("NOTIFY_SOCKET", &path);
+    if let Some(us) = setup.watchdog_us {
+        command.env("WATCHDOG_USEC", us.to_string());
+    }
+    (Running::unprivileged("pawd", command), notify)
+}
+
+/// Starts the real audit writer on `run/audit.sock`, with the socket passed as systemd passes it.
+///
+/// # Panics
+/// When it cannot be started.
+#[must_use]
+pub fn start_audit(root: &Root) -> Running {
+    let path = root.path().join("run/audit.sock");
+    let _ = std::fs::remove_file(&path);
+    let listener = UnixListener::bind(&path).expect("the root is ours");
+    root.mode("run/audit.sock", 0o600);
+    root.give("run/audit.sock");
+    let mut command = Command::new(stage::program("paw-audit"));
+    command
+        .args(["--listen-fd", "3", "--log-dir"])
+        .arg(root.path().join("log"))
+        .arg("--state")
+        .arg(root.path().join("audit"));
+    command
+        .fd_mappings(vec![FdMapping {
+            parent_fd: OwnedFd::from(listener),
+            child_fd: 3,
+        }])
+        .expect("one descriptor");
+    Running::unprivileged("paw-audit", command)
+}

@@ -1,0 +1,73 @@
+//! Being somebody else on the control socket: the kernel notes who connects, so somebody else has to.
+
+use std::{
+    os::{
+        fd::OwnedFd,
+        unix::{fs::PermissionsExt, net::UnixStream},
+    },
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use jsonrpsee::async_client::Client;
+use tempfile::TempDir;
+
+/// A connection that the kernel reports as another user.
+pub struct Somebody {
+    /// Speaks as that user.
+    pub client: Client,
+    process: std::process::Child,
+    _program: TempDir,
+}
+
+impl Somebody {
+    /// Connects to `socket` as `uid` with the groups `gid` (primary) and `groups`; needs root. `program` is the path of
+    /// `be-somebody`. Must be called within a tokio runtime.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn connect(program: &Path, socket: &Path, uid: u32, gid: u32, groups: &[u32]) -> Self {
+        // The target directory may be private; whoever runs this must be able to read it.
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755))
+            .expect("it is ours");
+        let copy = dir.path().join("be-somebody");
+        std::fs::copy(program, &copy).expect("the program was built with the tests");
+        let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
+        let mut command = Command::new("setpriv");
+        command.args([format!("--reuid={uid}"), format!("--regid={gid}")]);
+        command.arg(if groups.is_empty() {
+            "--clear-groups".to_owned()
+        } else {
+            format!(
+                "--groups={}",
+                groups
+                    .iter()
+                    .map(u32::to_string)
+                    .collect::<Vec<_>>()
+                    .join(",")
+            )
+        });
+        command
+            .arg(&copy)
+            .arg(socket)
+            .stdin(Stdio::from(OwnedFd::from(theirs)));
+        let process = command.spawn().expect("setpriv is part of util-linux");
+        ours.set_nonblocking(true).expect("it is a socket");
+        let stream = tokio::net::UnixStream::from_std(ours).expect("within a runtime");
+        Self {
+            client: paw_api::client::over(stream),
+            process,
+            _program: dir,
+        }
+    }
+}
+
+impl Drop for Somebody {
+    fn drop(&mut self) {
+        // It ends by itself when either side closes; not waiting for that keeps the test short.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

@@ -1,0 +1,168 @@
+//! A person's answer: bound to what was shown, given once, in time, by somebody who may.
+
+use harness::{Pawd, Setup, within};
+use paw_api::{
+    ErrorKind,
+    action::{Answer, ApprovalRpcClient},
+    system::ConfigRpcClient,
+};
+use paw_policy::{Decision, Digest, State};
+
+use harness::words::{answer, ask_to_write, call, finally, in_workspace, refused, show};
+
+#[tokio::test]
+async fn write_waits_for_a_person_and_is_then_done() {
+    let pawd = Pawd::start(Setup::new()).await;
+    let client = pawd.client().await;
+    let action = ask_to_write(&client, "out.txt", "hello").await;
+    assert_eq!(action.verdict.decision, Decision::Ask);
+    assert_eq!(
+        in_workspace(&pawd, "out.txt"),
+        None,
+        "nothing happens before the answer"
+    );
+    let questions = ApprovalRpcClient::list(&client).await.unwrap();
+    assert_eq!((questions.len(), questions[0].digest), (1, action.digest));
+    assert_eq!(
+        questions[0].plan.digest().unwrap(),
+        action.digest,
+        "what is shown is what is bound"
+    );
+    answer(&client, &action.id, action.digest, Answer::Approve)
+        .await
+        .unwrap();
+    let action = finally(&client, &action.id).await;
+    assert_eq!(action.state, State::Completed, "{action:?}");
+    assert_eq!(
+        action.approved_by.unwrap().uid,
+        nix::unistd::geteuid().as_raw()
+    );
+    assert_eq!(in_workspace(&pawd, "out.txt").as_deref(), Some("hello"));
+}
+
+#[tokio::test]
+async fn approval_of_another_digest_is_refused() {
+    let pawd = Pawd::start(Setup::new()).await;
+    let client = pawd.client().await;
+    let action = ask_to_write(&client, "out.txt", "hello").await;
+    let other = ask_to_write(&client, "out.txt", "something else").await;
+    assert_ne!(action.digest, other.digest);
+    for digest in [other.digest, Digest::of(b"anything")] {
+        refused(
+            answer(&client, &action.id, digest, Answer::Approve).await,
+            ErrorKind::Conflict,
+        );
+    }
+    assert_eq!(
+        show(&client, &action.id).await.state,
+        State::WaitingApproval
+    );
+    assert!(pawd.launcher.as_ref().unwrap().plans().is_empty());
+}
+
+#[tokio::test]
+async fn second_answer_is_refused_and_the_write_happens_once() {
+    let pawd = Pawd::start(Setup::new()).await;
+    let client = pawd.client().await;
+    let action = ask_to_write(&client, "out.txt", "hello").await;
+    answer(&client, &action.id, action.digest, Answer::Approve)
+        .await
+        .unwrap();
+    refused(
+        answer(&client, &action.id, action.digest, Answer::Approve).await,
+        ErrorKind::Conflict,
+    );
+    refused(
+        answer(&client, &action.id, action.digest, Answer::Deny).await,
+        ErrorKind::Conflict,
+    );
+    assert_eq!(finally(&client, &action.id).await.state, State::Completed);
+    assert_eq!(pawd.launcher.as_ref().unwrap().plans().len(), 1);
+}
+
+#[tokio::test]
+async fn two_answers_at_once_permit_one_execution() {
+    let pawd = Pawd::start(Setup::new()).await;
+    let (one, two) = (pawd.client().await, pawd.client().await);
+    let action = ask_to_write(&one, "out.txt", "hello").await;
+    let (first, second) = tokio::join!(
+        answer(&one, &action.id, action.digest, Answer::Approve),
+        answer(&two, &action.id, action.digest, Answer::Approve),
+    );
+    assert!(first.is_ok() != second.is_ok(), "{first:?} {second:?}");
+    finally(&one, &action.id).await;
+    assert_eq!(pawd.launcher.as_ref().unwrap().plans().len(), 1);
+}
+
+#[tokio::test]
+async fn denied_action_is_rejected_and_never_done() {
+    let pawd = Pawd::start(Setup::new()).await;
+    let client = pawd.client().await;
+    let action = ask_to_write(&client, "out.txt", "hello").await;
+    answer(&client, &action.id, action.digest, Answer::Deny)
+        .await
+        .unwrap();
+    assert_eq!(finally(&client, &action.id).await.state, State::Rejected);
+    refused(
+        answer(&client, &action.id, action.digest, Answer::Approve).await,
+        ErrorKind::Conflict,
+    );
+    assert_eq!(in_workspace(&pawd, "out.txt"), None);
+}
+
+#[tokio::test]
+async fn expired_question_cannot_be_answered() {
+    let pawd = Pawd::start(Setup::new().with("\n[actions]\napproval_expiry = \"1s\"\n")).await;
+    let client = pawd.client().await;
+    let action = ask_to_write(&client, "out.txt", "hello").await;
+    assert_eq!(finally(&client, &action.id).await.state, State::Expired);
+    refused(
+        answer(&client, &action.id, action.digest, Answer::Approve).await,
+        ErrorKind::Conflict,
+    );
+    assert!(
+        within("listing", ApprovalRpcClient::list(&client))
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    assert_eq!(in_workspace(&pawd, "out.txt"), None);
+}
+
+#[tokio::test]
+async fn question_that_is_not_there_cannot_be_answered() {
+    let pawd = Pawd::start(Setup::new()).await;
+    let client = pawd.client().await;
+    let nobody = "018f0000-0000-7000-8000-000000000000";
+    refused(
+        answer(&client, nobody, Digest::of(b"x"), Answer::Approve).await,
+        ErrorKind::NotFound,
+    );
+}
+
+#[tokio::test]
+async fn rule_that_came_after_the_question_counts() {
+    let pawd = Pawd::start(Setup::new().with("[actions]\nconcurrency = 1\n")).await;
+    let client = pawd.client().await;
+    let action = ask_to_write(&client, "out.txt", "hello").await;
+    let forbid = "@id(\"stop\") forbid (principal, action == Action::\"tool_call\", resource);\n";
+    pawd.root
+        .write("etc/policy/10-default.cedar", paw_policy::rules::DEFAULT);
+    pawd.root.write("etc/policy/20-stop.cedar", forbid);
+    ConfigRpcClient::reload(&client).await.unwrap();
+    answer(&client, &action.id, action.digest, Answer::Approve)
+        .await
+        .unwrap();
+    let ended = finally(&client, &action.id).await;
+    assert_eq!(
+        (ended.state, ended.error.unwrap().kind),
+        (State::Failed, "denied".into())
+    );
+    assert_eq!(in_workspace(&pawd, "out.txt"), None);
+
+    // The only place was given back: the next one is done.
+    pawd.root.write("etc/policy/20-stop.cedar", "");
+    ConfigRpcClient::reload(&client).await.unwrap();
+    let next = call(&client, "list", serde_json::json!({"path": "."})).await;
+    assert_eq!(next.state, State::Completed, "{next:?}");
+}

@@ -1,0 +1,13 @@
+//! What pawd promises, through its real sockets, without root: the real pawd and the real audit writer, a fake launcher that runs
+//! the real paw-init without walls, and a model that says what a test tells it to.
+//!
+//! When the tests run as root, everything that they start runs as nobody. What the kernel promises is tested in `e2e`.
+
+mod actions;
+mod approvals;
+mod chat;
+mod control;
+mod crash;
+mod sandbox;
+mod service;
+mod start;

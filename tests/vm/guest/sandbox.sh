@@ -1,0 +1,43 @@
+# A sandbox runs, and cgroup v2 enforces its limits. Sourced by main.sh.
+# shellcheck shell=sh
+
+SANDBOXES=/sys/fs/cgroup/paw.slice/paw-launcher.service
+
+# What is left of sandboxes: cgroups below the launcher's unit beside its own leaf.
+leftovers() {
+    find "$SANDBOXES" -mindepth 1 -type d ! -name supervisor
+}
+
+sandboxes_are_limited() {
+    same a_command_runs_in_a_sandbox hello "$(pawctl sandbox run -- echo hello 2>&1)"
+    ends its_exit_code_is_ours 7 pawctl sandbox run -- sh -c 'exit 7'
+    same it_sees_no_process_of_the_host 1 "$(pawctl sandbox run -- sh -c 'ls -d /proc/[0-9]* | grep -c "^/proc/1$"' 2>&1)"
+    same it_has_only_a_loopback_interface lo "$(pawctl sandbox run -- sed -n 's/^ *\([^:]*\):.*/\1/p' /proc/net/dev 2>&1)"
+    ends it_sees_no_socket_of_pawd 1 pawctl sandbox run -- test -e /run/pawd
+
+    text=$(pawctl sandbox run --memory 64M --json-result -- dd if=/dev/zero of=/dev/null bs=256M count=1 2>&1)
+    has memory_beyond_the_limit_kills_it '"oom_killed":true' "$(echo "$text" | tr -d ' \n')"
+    text=$(pawctl sandbox run --pids 12 -- sh -c 'for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do sleep 20 & done; wait' 2>&1)
+    has processes_beyond_the_limit_do_not_start fork "$text"
+    text=$(pawctl sandbox run --timeout 3s --json-result -- sleep 600 2>&1)
+    has a_sandbox_ends_at_its_deadline '"timed_out":true' "$(echo "$text" | tr -d ' \n')"
+
+    # While it runs, the kernel shows the limits in its cgroup.
+    pawctl sandbox run --memory 64M --pids 20 --timeout 300s -- sleep 120 >/vm/out/sandbox.txt 2>&1 &
+    client=$!
+    if within 60 sh -c "test -n \"\$(find $SANDBOXES -name memory.max -exec grep -l -x 67108864 {} +)\""; then
+        pass memory_limit_is_in_the_cgroup
+    else
+        fail memory_limit_is_in_the_cgroup "$(find "$SANDBOXES" -name memory.max -exec grep -H . {} +) $(cat /vm/out/sandbox.txt)"
+    fi
+    has process_limit_is_in_the_cgroup 20 "$(find "$SANDBOXES" -name pids.max -exec cat {} +)"
+    kill "$client" 2>/dev/null
+    wait "$client"
+    holds a_sandbox_whose_caller_left_ends within 60 sh -c "test -z \"\$(find $SANDBOXES -mindepth 1 -type d ! -name supervisor)\""
+    same nothing_is_left_of_the_sandboxes '' "$(leftovers)"
+}
+
+skill_asks_before_it_writes() {
+    holds the_skill_files_lists_without_asking pawctl skill call files list '{"path":"."}'
+    ends a_write_waits_for_approval 5 pawctl skill call files write '{"path":"note.txt","text":"hello"}' --no-wait
+}
