@@ -151,7 +151,12 @@ async fn damaged_store_is_refused_with_what_to_do_and_not_touched() {
     fs::write(root.path().join("state/pawd.redb"), &junk).unwrap();
     root.mode("state/pawd.redb", 0o600);
     root.give("state/pawd.redb");
-    check(&root, SOFTWARE, &["pawd.redb", "damaged", "copy the newest backup"]).await;
+    check(
+        &root,
+        SOFTWARE,
+        &["pawd.redb", "damaged", "copy the newest backup"],
+    )
+    .await;
     assert!(
         fs::read(root.path().join("state/pawd.redb")).unwrap() == junk,
         "the file was changed"

@@ -8,6 +8,7 @@
 )]
 
 mod children;
+mod log;
 
 use std::{
     io::Write,
@@ -87,31 +88,57 @@ fn main() -> ExitCode {
     // A child that confined itself cannot always remove what it made, so all of it is made in here.
     let dir = tempfile::tempdir().unwrap();
     let root = nix::unistd::geteuid().is_root();
-    let (mut out, mut failed) = (std::io::stdout(), Vec::new());
+    let (mut out, mut failed, mut passed, mut skipped) = (std::io::stdout(), Vec::new(), 0, 0);
     for (name, ends, needs_root) in CASES
         .iter()
         .filter(|(name, ..)| filter.is_none_or(|filter| name.contains(filter.as_str())))
     {
         let said = if *needs_root && !root {
+            skipped += 1;
             "skipped: it gives up root, which takes being root".to_owned()
         } else {
-            let status = Command::new("/proc/self/exe")
+            let mut child = Command::new("/proc/self/exe")
                 .args(["--child", name])
                 .env("TMPDIR", dir.path())
                 .stdin(Stdio::null())
-                .status()
+                .spawn()
                 .unwrap();
-            if ended(status) == Some(ends) {
-                "ok".to_owned()
+            let (pid, status) = (child.id(), child.wait().unwrap());
+            let logged = if *name == "unlisted_call_kills" {
+                log::tells(pid)
             } else {
-                failed.push(*name);
-                format!("FAILED: {status}, expected {ends:?}")
+                log::Told::Yes
+            };
+            match (ended(status) == Some(ends), logged) {
+                (true, log::Told::Yes) => {
+                    passed += 1;
+                    "ok".to_owned()
+                }
+                (true, log::Told::CannotLook(why)) => {
+                    skipped += 1;
+                    format!(
+                        "skipped: it was killed, but whether that was logged cannot be seen: {why}"
+                    )
+                }
+                (true, log::Told::No) => {
+                    failed.push(*name);
+                    "FAILED: it was killed, and the kernel's log does not say so".to_owned()
+                }
+                (false, _) => {
+                    failed.push(*name);
+                    format!("FAILED: {status}, expected {ends:?}")
+                }
             }
         };
         // A report that nobody reads is no reason to fail: the exit code says it too.
         let _ = writeln!(out, "test {name} ... {said}");
     }
-    let _ = writeln!(out, "{} failed {failed:?}", failed.len());
+    let verdict = if failed.is_empty() { "ok" } else { "FAILED" };
+    let _ = writeln!(
+        out,
+        "test result: {verdict}. {passed} passed; {} failed; {skipped} skipped",
+        failed.len()
+    );
     if failed.is_empty() {
         ExitCode::SUCCESS
     } else {

@@ -25,14 +25,20 @@ fn main() -> ExitCode {
             .as_ref()
             .is_none_or(|filter| name.contains(filter.as_str()))
     });
-    let mut failed = Vec::new();
+    let (mut failed, mut passed, mut skipped) = (Vec::new(), 0, 0);
     let obstacle = rig::obstacle();
     for (name, test) in chosen {
         let begun = Instant::now();
         let said = match &obstacle {
-            Some(reason) => format!("skipped: {reason}"),
+            Some(reason) => {
+                skipped += 1;
+                format!("skipped: {reason}")
+            }
             None => match catch_unwind(AssertUnwindSafe(test)) {
-                Ok(()) => format!("ok ({} ms)", begun.elapsed().as_millis()),
+                Ok(()) => {
+                    passed += 1;
+                    format!("ok ({} ms)", begun.elapsed().as_millis())
+                }
                 Err(_) => {
                     failed.push(*name);
                     "FAILED".to_owned()
@@ -41,7 +47,11 @@ fn main() -> ExitCode {
         };
         say(&format!("test {name} ... {said}"));
     }
-    say(&format!("{} failed {failed:?}", failed.len()));
+    let verdict = if failed.is_empty() { "ok" } else { "FAILED" };
+    say(&format!(
+        "test result: {verdict}. {passed} passed; {} failed; {skipped} skipped",
+        failed.len()
+    ));
     if failed.is_empty() {
         ExitCode::SUCCESS
     } else {
