@@ -51,11 +51,8 @@ use crate::{
 /// How long the audit writer may take to answer at the start; it opens its log meanwhile.
 const AUDIT_LIMIT: Duration = Duration::from_secs(20);
 
-/// How long the launcher may take to answer at the start where we started it; it sweeps up after its earlier life meanwhile.
+/// How long a launcher that took our connection may take to answer at the start; it sweeps up after its earlier life meanwhile.
 const LAUNCHER_LIMIT: Duration = Duration::from_secs(20);
-
-/// How long a launcher that somebody else starts is waited for.
-const LAUNCHER_GRACE: Duration = Duration::from_millis(500);
 
 /// How long the tasks have to end once the driver has.
 const GOODBYE: Duration = Duration::from_secs(3);
@@ -286,18 +283,28 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
 /// later, it has to be there now; its end is noticed by who waits beside us.
 async fn settle(launcher: &Launcher, ours: bool) -> Result<(), Fatal> {
     let mut state = launcher.state();
-    let there = state.wait_for(|state| matches!(state, LauncherState::Connected { .. }));
-    let limit = if ours { LAUNCHER_LIMIT } else { LAUNCHER_GRACE };
-    match tokio::time::timeout(limit, there).await {
-        Ok(Ok(_)) => {}
+    let settled = |state: &LauncherState| match state {
+        LauncherState::Connecting => false,
+        LauncherState::Connected { .. } => true,
+        // One that starts later sweeps up after its own earlier life.
+        LauncherState::Away { .. } => !ours,
+    };
+    let seen = tokio::time::timeout(LAUNCHER_LIMIT, state.wait_for(settled)).await;
+    match seen {
+        Ok(Ok(state)) if matches!(*state, LauncherState::Connected { .. }) => {}
+        Ok(Ok(_)) => return Ok(()),
         Ok(Err(_)) | Err(_) if ours => {
+            let limit = LAUNCHER_LIMIT.as_secs();
             return Err(Fatal::Software(anyhow!(
-                "paw-launcher did not answer within {} s",
-                limit.as_secs()
+                "paw-launcher did not answer within {limit} s"
             )));
         }
-        // A launcher that starts later sweeps up after its own earlier life.
-        Ok(Err(_)) | Err(_) => return Ok(()),
+        Ok(Err(_)) | Err(_) => {
+            warn!(
+                "the launcher takes connections and does not answer; what needs a sandbox is refused until it does"
+            );
+            return Ok(());
+        }
     }
     match launcher.list().await {
         Ok(left) => {
