@@ -67,6 +67,13 @@ pub(crate) fn serve(stdin: impl AsFd, stdout: impl AsFd) -> Result<(), Fault> {
     served
 }
 
+/// Whether the outside still wants something.
+#[derive(Debug, PartialEq, Eq)]
+enum Outside {
+    Open,
+    Done,
+}
+
 /// Something that became ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Source {
@@ -111,12 +118,8 @@ impl Init {
             for (source, events) in self.wait(stdin, stdout, child_ends.as_fd())? {
                 match source {
                     Source::Outside => {
-                        if self.take(stdin)? == Filled::End {
-                            return if self.inbox.has_half_a_frame() {
-                                Err(Fault::HalfFrame)
-                            } else {
-                                Ok(())
-                            };
+                        if self.take(stdin)? == Outside::Done {
+                            return Ok(());
                         }
                     }
                     // Room is used at the top of the loop; here only the news that there will never be any counts.
@@ -245,7 +248,7 @@ impl Init {
     }
 
     /// Reads from the outside once and does what the whole frames say.
-    fn take(&mut self, stdin: BorrowedFd<'_>) -> Result<Filled, Fault> {
+    fn take(&mut self, stdin: BorrowedFd<'_>) -> Result<Outside, Fault> {
         let filled = self
             .inbox
             .fill(stdin, &mut self.scratch)
@@ -261,11 +264,16 @@ impl Init {
         } = self;
         while let Some((tag, number, payload)) = inbox.next().map_err(Fault::Unreadable)? {
             if tag == Tag::End {
-                return Ok(Filled::End);
+                // What was still on its way behind it, such as the end of a command's input, concerns nobody any more.
+                return Ok(Outside::Done);
             }
             obey(tag, number, payload, children, outbox)?;
         }
-        Ok(filled)
+        match filled {
+            Filled::Some => Ok(Outside::Open),
+            Filled::End if inbox.has_half_a_frame() => Err(Fault::HalfFrame),
+            Filled::End => Ok(Outside::Done),
+        }
     }
 
     /// Reaps every process that has ended, also those that lost their parent.

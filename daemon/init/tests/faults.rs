@@ -48,6 +48,18 @@ fn the_end_of_stdin_is_the_end() {
 }
 
 #[test]
+fn what_comes_behind_the_end_is_not_read() {
+    // Written at once, so that it is read at once: the end of a command's input, and half a frame.
+    let written = [
+        frame::header(0, Tag::End, 0).to_vec(),
+        frame::header(0, Tag::StdinEnd, 1).to_vec(),
+        frame::header(10, Tag::Credit, 1)[..5].to_vec(),
+    ]
+    .concat();
+    ends(|o| o.raw(&written), 0, "");
+}
+
+#[test]
 fn what_is_no_frame_ends_it() {
     ends(
         |o| o.raw(b"GET / HTTP/1.1\r\n"),
