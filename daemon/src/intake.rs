@@ -23,7 +23,7 @@ use crate::{
     orchestrator::{handle::Submission, work::Progress},
     providers::Providers,
     records::shorten,
-    sandbox::Skills,
+    sandbox::{self, Skills},
     storage::Storage,
 };
 
@@ -465,13 +465,15 @@ fn agent<'a>(config: &'a Config, name: Option<&str>) -> Result<(Name, &'a AgentS
 
 /// The exact command, with every default written out, so that what is approved does not change with the configuration.
 fn run(config: &Config, mut spec: RunSpec) -> Result<Operation, Error> {
-    tool::check(&spec)?;
+    let checked = tool::check(&spec)?;
+    let floor = checked.floor.max(config.sandbox.isolation_floor);
+    if let Some(runtime) = checked.runtime {
+        sandbox::allow(runtime, floor)
+            .map_err(|error| Error::new(ErrorKind::Denied, error.to_string(), tool::TOO_WEAK))?;
+    }
     let (limits, image) = (config.sandbox.limits, config.sandbox.image.to_string());
-    spec.runtime = Some(
-        spec.runtime
-            .filter(|name| name != "auto")
-            .unwrap_or_else(|| "native".into()),
-    );
+    spec.runtime.get_or_insert_with(|| "auto".into());
+    spec.isolation_floor = Some(floor.to_string());
     spec.image.get_or_insert(image);
     spec.cpu_milli.get_or_insert(limits.cpu_milli);
     spec.memory.get_or_insert(limits.memory);

@@ -256,12 +256,20 @@ fn answer(shared: &Arc<Shared>, request: Request) -> (Reply, Vec<OwnedFd>) {
             }
         }
         Request::Runtimes => Reply::Runtimes {
-            runtimes: vec![RuntimeState {
-                name: Runtime::Native,
-                state: ProofState::Unverified,
-                version: None,
-                reason: "a fake for tests".into(),
-            }],
+            runtimes: vec![
+                RuntimeState {
+                    name: Runtime::Native,
+                    state: ProofState::Unverified,
+                    version: None,
+                    reason: "a fake for tests".into(),
+                },
+                RuntimeState {
+                    name: Runtime::Gvisor,
+                    state: ProofState::Absent,
+                    version: None,
+                    reason: "not in this fake".into(),
+                },
+            ],
         },
         Request::Status => Reply::Status {
             proc_status: fs::read_to_string("/proc/self/status").unwrap_or_default(),
@@ -463,6 +471,7 @@ fn attestation(plan: &SandboxPlan) -> Attestation {
         id: plan.id.clone(),
         runtime: plan.runtime,
         runtime_version: "fake".into(),
+        runtime_digest: Digest::of(b"fake"),
         init_digest: Digest::of(b"fake"),
         seccomp: 0,
         no_new_privs: false,
@@ -475,7 +484,9 @@ fn attestation(plan: &SandboxPlan) -> Attestation {
         limits: plan.limits,
         mounts: Vec::new(),
         interfaces: Vec::new(),
+        routes: Vec::new(),
         landlock_abi: 0,
+        unseen: Vec::new(),
     };
     let canonical = serde_json::to_vec(&facts).expect("facts are plain");
     Attestation {

@@ -115,6 +115,9 @@ pub struct Pawd {
     setup: Setup,
 }
 
+/// Most tests are of something else than isolation, and the fake launcher has only native sandboxes.
+pub const PROCESS_WILL_DO: &str = "[sandbox]\nisolation_floor = \"process\"\n";
+
 impl Pawd {
     /// Starts everything and waits until pawd says that it is ready.
     ///
@@ -123,6 +126,7 @@ impl Pawd {
     pub async fn start(setup: Setup) -> Self {
         let root = Root::new();
         root.write("etc/pawd.toml", &setup.config);
+        root.write("etc/pawd.d/00-isolation.toml", PROCESS_WILL_DO);
         Self::start_in(root, setup).await
     }
 

@@ -12,7 +12,7 @@ use jsonrpsee::async_client::Client;
 use nix::sys::signal::{Signal, kill};
 use paw_api::system::SystemRpcClient;
 
-use crate::{LIMIT, Root, Running, notify::Notify, pawd, stage, within};
+use crate::{LIMIT, PROCESS_WILL_DO, Root, Running, notify::Notify, pawd, stage, within};
 
 /// First host id of the sandboxes of these tests, far from what an installed launcher uses.
 const IDS: u32 = 1_610_612_736;
@@ -88,7 +88,8 @@ impl Standalone {
                 accounts.config()
             ),
         );
-        root.write("etc/launcher.toml", &format!("runtimes = [\"native\"]\nimage_dirs = []\nmount_prefixes = []\nmax_sandboxes = 8\n\n[ids]\nbase = {IDS}\nslots = 16\n"));
+        root.write("etc/pawd.d/00-isolation.toml", PROCESS_WILL_DO);
+        root.write("etc/launcher.toml", &format!("runtimes = [\"native\", \"gvisor\"]\nimage_dirs = []\nmount_prefixes = []\nmax_sandboxes = 8\n\n[ids]\nbase = {IDS}\nslots = 16\n"));
         let (daemon, notify) = launch(&root);
         let mut system = Self {
             notify,

@@ -216,18 +216,50 @@ async fn check_refused(change: fn(&mut RunSpec), kind: ErrorKind) {
     );
 }
 
+/// Asks for a run for which there is no runtime, and expects that no sandbox is made.
+async fn check_no_runtime(pawd: &Pawd, change: fn(&mut RunSpec), why: &str) {
+    let client = pawd.client().await;
+    let mut asked = spec(&["true"]);
+    change(&mut asked);
+    let mut running = run(&client, asked).await;
+    match rest(&mut running).await.2 {
+        RunEvent::Failed { message, error } => assert!(
+            message.contains(why) && error.hint.contains("isolation_floor"),
+            "{message} {error:?}"
+        ),
+        other => panic!("{other:?}"),
+    }
+    let launcher = pawd.launcher.as_ref().expect("these tests have one");
+    assert!(launcher.plans().is_empty());
+}
+
 #[tokio::test]
 async fn runtime_that_is_not_here_is_refused_and_not_replaced() {
-    check_refused(
-        |spec| spec.runtime = Some("gvisor".into()),
-        ErrorKind::Unavailable,
-    )
-    .await;
-    check_refused(
-        |spec| spec.isolation_floor = Some("vm".into()),
-        ErrorKind::Unavailable,
-    )
-    .await;
+    let pawd = Pawd::start(Setup::new()).await;
+    let gvisor = |spec: &mut RunSpec| spec.runtime = Some("gvisor".into());
+    check_no_runtime(&pawd, gvisor, "the runtime gvisor is not here").await;
+    let vm = |spec: &mut RunSpec| spec.isolation_floor = Some("vm".into());
+    check_no_runtime(&pawd, vm, "isolates by vm or more").await;
+}
+
+#[tokio::test]
+async fn nothing_weaker_than_the_configured_floor_is_used() {
+    let pawd = Pawd::start(Setup::new()).await;
+    let client = pawd.client().await;
+    pawd.root.write(
+        "etc/pawd.d/50-kernel.toml",
+        "[sandbox]\nisolation_floor = \"kernel\"\n",
+    );
+    ConfigRpcClient::reload(&client).await.unwrap();
+    let mut asked = spec(&["true"]);
+    asked.runtime = Some("native".into());
+    refused(
+        SandboxRpcClient::run(&client, asked).await.map(drop),
+        ErrorKind::Denied,
+    );
+    check_no_runtime(&pawd, |_| {}, "isolates by kernel or more").await;
+    let process = |spec: &mut RunSpec| spec.isolation_floor = Some("process".into());
+    check_no_runtime(&pawd, process, "isolates by kernel or more").await;
 }
 
 #[tokio::test]

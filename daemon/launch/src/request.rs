@@ -83,6 +83,54 @@ impl Runtime {
     }
 }
 
+impl Runtime {
+    /// All, the strongest last.
+    pub const ALL: [Self; 3] = [Self::Native, Self::Gvisor, Self::Kata];
+
+    /// What stands between a sandbox of it and the host.
+    #[must_use]
+    pub const fn isolation(self) -> Isolation {
+        match self {
+            Self::Native => Isolation::Process,
+            Self::Gvisor => Isolation::Kernel,
+            Self::Kata => Isolation::Vm,
+        }
+    }
+}
+
+/// What stands between a sandbox and the host; each is stronger than the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Isolation {
+    /// The host's kernel answers every system call, behind namespaces, landlock and a filter.
+    Process,
+    /// A kernel of its own in user space answers them.
+    Kernel,
+    /// A virtual machine.
+    Vm,
+}
+
+impl Isolation {
+    /// All, the weakest first.
+    pub const ALL: [Self; 3] = [Self::Process, Self::Kernel, Self::Vm];
+
+    /// The word that stands for it on every wire and in the configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Kernel => "kernel",
+            Self::Vm => "vm",
+        }
+    }
+}
+
+impl fmt::Display for Isolation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
 impl fmt::Display for Runtime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
@@ -388,9 +436,11 @@ pub struct Facts {
     pub runtime: Runtime,
     /// Its version.
     pub runtime_version: String,
+    /// Digest of the program that made it.
+    pub runtime_digest: Digest,
     /// Digest of the paw-init binary that runs in it.
     pub init_digest: Digest,
-    /// `Seccomp:` of paw-init; 2 is a filter.
+    /// `Seccomp:` of paw-init, or of the kernel that it runs on; 2 is a filter. So are the next five.
     pub seccomp: u32,
     /// `NoNewPrivs:` of paw-init.
     pub no_new_privs: bool,
@@ -412,8 +462,12 @@ pub struct Facts {
     pub mounts: Vec<String>,
     /// Network interfaces inside.
     pub interfaces: Vec<String>,
+    /// Routes inside beside those of the loopback.
+    pub routes: Vec<String>,
     /// Landlock ABI whose rules bind paw-init; 0 where the kernel has none.
     pub landlock_abi: u32,
+    /// What the host cannot see of a sandbox of this runtime, in words; empty for native.
+    pub unseen: Vec<String>,
 }
 
 /// A request with its number.

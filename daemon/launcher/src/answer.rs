@@ -4,15 +4,11 @@ use std::time::Instant;
 
 use paw_launch::{
     packet::PacketError,
-    request::{
-        Numbered, ProofState, Refusal, RefusalReason, Reply, Request, Runtime, RuntimeState,
-        SandboxId, SandboxPlan, VERSION,
-    },
+    request::{Numbered, Refusal, RefusalReason, Reply, Request, SandboxId, SandboxPlan, VERSION},
 };
 
 use crate::{
-    attest::NATIVE_VERSION,
-    ceilings::refusal,
+    ceilings::{ceiling, refusal},
     connection::{ConnectionError, ConnectionId},
     sandbox::Sandbox,
     serve::{Launcher, tell},
@@ -98,7 +94,7 @@ impl Launcher {
                 None => not_found(&id),
             },
             (Request::Runtimes, _) => Reply::Runtimes {
-                runtimes: self.runtimes(),
+                runtimes: self.host.runtimes.states(),
             },
             (Request::Status, _) => self.status(now),
         };
@@ -138,6 +134,10 @@ impl Launcher {
             .host
             .ceilings
             .approve(plan, &self.host.data, &self.host.state)?;
+        let runtime = self.host.runtimes.get(plan.runtime)?;
+        if let Some(objection) = runtime.objection(&plan.limits) {
+            return Err(ceiling(&objection, "ask for a limit that it can keep"));
+        }
         let owner = match plan.workspace() {
             Some(name) => Some(self.slots.workspace(name).map_err(|error| {
                 refusal(
@@ -156,7 +156,7 @@ impl Launcher {
             ));
         };
         let id = plan.id.clone();
-        match Sandbox::begin(&mut self.host, plan, asked, (slot, owner), now) {
+        match Sandbox::begin(&self.host, runtime, plan, asked, (slot, owner), now) {
             Ok(sandbox) => {
                 self.sandboxes.insert(id, sandbox);
                 Ok(())
@@ -201,47 +201,6 @@ impl Launcher {
                 )
             }
         }
-    }
-
-    fn runtimes(&self) -> Vec<RuntimeState> {
-        let native = if !self.host.ceilings.runtimes.contains(&Runtime::Native) {
-            (
-                ProofState::Absent,
-                "runtimes in launcher.toml does not allow it",
-            )
-        } else if self.proven {
-            (
-                ProofState::Proven,
-                "a sandbox of it was made and attested since the launcher started",
-            )
-        } else {
-            (
-                ProofState::Unverified,
-                "no sandbox of it was made since the launcher started",
-            )
-        };
-        let absent = |name, reason: &str| RuntimeState {
-            name,
-            state: ProofState::Absent,
-            version: None,
-            reason: reason.to_owned(),
-        };
-        vec![
-            RuntimeState {
-                name: Runtime::Native,
-                state: native.0,
-                version: Some(NATIVE_VERSION.to_owned()),
-                reason: native.1.to_owned(),
-            },
-            absent(
-                Runtime::Gvisor,
-                "this version of paw-launcher cannot use runsc, whether it is installed or not",
-            ),
-            absent(
-                Runtime::Kata,
-                "this version of paw-launcher cannot use a containerd shim, whether one is installed or not",
-            ),
-        ]
     }
 
     fn status(&self, now: Instant) -> Reply {

@@ -17,11 +17,13 @@ use std::{
 };
 
 use nix::sys::stat::fstat;
+use paw_launch::request::Limits;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use serde_json::{Value, json};
 
 use crate::{
     ceilings::{Approved, ApprovedImage},
+    runtime::Maker,
     slots::INSIDE,
 };
 
@@ -48,6 +50,15 @@ pub(crate) struct Bound {
     pub(crate) writable: bool,
     /// Device and inode of what was checked; what is mounted must be the same.
     pub(crate) inode: (u64, u64),
+}
+
+impl Bound {
+    /// It as a mount of the OCI specification, with these options beside its access.
+    pub(crate) fn mount(&self, options: &[&'static str], read_only: &[&'static str]) -> Value {
+        let access = if self.writable { &[] } else { read_only };
+        let options = [options, access].concat();
+        json!({ "destination": self.target, "type": "bind", "source": self.source, "options": options })
+    }
 }
 
 /// Why there is no bundle.
@@ -122,10 +133,15 @@ pub(crate) struct Bundle {
 
 impl Bundles {
     /// Makes the bundle of a plan.
-    pub(crate) fn make(&self, plan: &Approved, cgroup: &str) -> Result<Bundle, BundleError> {
+    pub(crate) fn make(
+        &self,
+        plan: &Approved,
+        cgroup: &str,
+        runtime: &dyn Maker,
+    ) -> Result<Bundle, BundleError> {
         let dir = self.dir.join(plan.id.as_str());
         fs::create_dir(&dir).map_err(files("make", &dir))?;
-        match self.fill(&dir, plan, cgroup) {
+        match self.fill(&dir, plan, cgroup, runtime) {
             Ok(bound) => Ok(Bundle { dir, bound }),
             Err(error) => {
                 // The first error is the one to tell; a directory that stays is swept at the next start.
@@ -135,7 +151,13 @@ impl Bundles {
         }
     }
 
-    fn fill(&self, dir: &Path, plan: &Approved, cgroup: &str) -> Result<Vec<Bound>, BundleError> {
+    fn fill(
+        &self,
+        dir: &Path,
+        plan: &Approved,
+        cgroup: &str,
+        runtime: &dyn Maker,
+    ) -> Result<Vec<Bound>, BundleError> {
         let root = dir.join("rootfs");
         make_dir(dir, 0o711)?;
         make_dir(&root, 0o755)?;
@@ -157,9 +179,13 @@ impl Bundles {
         }
         skeleton.mount(&self.init, Path::new(INIT), false, &plan.image)?;
 
-        let text = specification(plan, cgroup, &skeleton.bound).to_string();
+        let text = runtime
+            .specification(plan, cgroup, &skeleton.bound)
+            .to_string();
         let path = dir.join("config.json");
         fs::write(&path, text).map_err(files("write", &path))?;
+        // A runtime that runs with the sandbox's own ids reads it, too; there is nothing secret in it.
+        set_mode(&path, 0o644)?;
         Ok(skeleton.bound)
     }
 
@@ -370,34 +396,24 @@ fn set_mode(path: &Path, mode: u32) -> Result<(), BundleError> {
         .map_err(files("set the mode of", path))
 }
 
-/// The OCI specification. It has no `linux.resources`: writing the device rules that libcontainer adds then takes rights on the
-/// host; limits are written by [`crate::cgroup`]. It has no id maps: the user namespace is made before, as descriptor 6.
-fn specification(plan: &Approved, cgroup: &str, bound: &[Bound]) -> Value {
-    let disk = format!("size={}", plan.limits.disk);
+/// The temporary file systems that every sandbox has, with the plan's size.
+pub(crate) fn tmpfs_mounts(limits: &Limits) -> impl Iterator<Item = Value> {
+    let disk = format!("size={}", limits.disk);
     // An inode costs kernel memory too; one for each 4 KiB is more than files need.
-    let inodes = format!("nr_inodes={}", (plan.limits.disk / 4096).clamp(64, 1 << 20));
-    let tmpfs = |target: &str, options: &[&str]| json!({ "destination": target, "type": "tmpfs", "source": "tmpfs", "options": options });
-    let writable = ["nosuid", "nodev", "mode=1777", &disk, &inodes];
-    let mut mounts = vec![
-        json!({ "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"] }),
-        tmpfs(
-            "/dev",
-            &["nosuid", "noexec", "strictatime", "mode=755", "size=64k"],
-        ),
-        tmpfs(
-            "/dev/shm",
-            &["nosuid", "noexec", "nodev", "mode=1777", &disk, &inodes],
-        ),
-        tmpfs("/tmp", &writable),
-        tmpfs("/run", &writable),
-    ];
-    mounts.extend(bound.iter().map(|bound| {
-        // The recursive forms also bind what is mounted below the source, which would otherwise be refused: a less privileged
-        // namespace may not look beneath a mount of the host.
-        let access: &[&str] = if bound.writable { &[] } else { &["ro", "rro"] };
-        let options: Vec<&str> = ["rbind", "nosuid", "rnosuid", "nodev", "rnodev"].into_iter().chain(access.iter().copied()).collect();
-        json!({ "destination": bound.target, "type": "bind", "source": bound.source, "options": options })
-    }));
+    let inodes = format!("nr_inodes={}", (limits.disk / 4096).clamp(64, 1 << 20));
+    [("/dev/shm", Some("noexec")), ("/tmp", None), ("/run", None)]
+        .into_iter()
+        .map(move |(target, noexec)| {
+            let options: Vec<&str> = ["nosuid", "nodev", "mode=1777", &disk, &inodes]
+                .into_iter()
+                .chain(noexec)
+                .collect();
+            json!({ "destination": target, "type": "tmpfs", "source": "tmpfs", "options": options })
+        })
+}
+
+/// What the OCI specification says in every runtime; each adds its `linux` part.
+pub(crate) fn specification(plan: &Approved, mounts: Vec<Value>) -> Value {
     let rlimit = |name: &str, value: u64| json!({ "type": name, "soft": value, "hard": value });
     let none: [&str; 0] = [];
     json!({
@@ -414,16 +430,6 @@ fn specification(plan: &Approved, cgroup: &str, bound: &[Bound]) -> Value {
             "rlimits": [rlimit("RLIMIT_NOFILE", plan.limits.open_files.into()), rlimit("RLIMIT_CORE", 0)],
             "noNewPrivileges": true
         },
-        "mounts": mounts,
-        "linux": {
-            "cgroupsPath": cgroup,
-            "namespaces": [
-                { "type": "user", "path": "/proc/self/fd/6" },
-                { "type": "pid" }, { "type": "mount" }, { "type": "network" }, { "type": "uts" }, { "type": "ipc" }, { "type": "cgroup" }
-            ],
-            "maskedPaths": ["/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/key-users", "/proc/latency_stats",
-                "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/proc/kallsyms", "/proc/config.gz"],
-            "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
-        }
+        "mounts": mounts
     })
 }

@@ -38,7 +38,7 @@ const RESERVED: [&str; 4] = ["/proc", "/dev", "/sys", "/.paw"];
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Ceilings {
-    #[serde(default = "native_only")]
+    #[serde(default = "strongest_first")]
     pub(crate) runtimes: Vec<Runtime>,
     pub(crate) image_dirs: Vec<PathBuf>,
     pub(crate) mount_prefixes: Vec<PathBuf>,
@@ -47,11 +47,42 @@ pub(crate) struct Ceilings {
     #[serde(default = "default_sandboxes")]
     pub(crate) max_sandboxes: u32,
     #[serde(default)]
+    pub(crate) gvisor: GvisorSettings,
+    #[serde(default)]
     pub(crate) ids: Ids,
     #[serde(default = "default_limits")]
     pub(crate) limits: Limits,
     #[serde(default)]
     pub(crate) total: Total,
+}
+
+/// Where gVisor is, and how it intercepts system calls.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct GvisorSettings {
+    pub(crate) runsc: PathBuf,
+    pub(crate) platform: Platform,
+}
+
+/// How gVisor intercepts the system calls of a program. Its third way, kvm, needs a device of the host and is not used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Platform {
+    /// systrap where this version has it, else ptrace.
+    Auto,
+    /// By seccomp and signals.
+    Systrap,
+    /// By ptrace.
+    Ptrace,
+}
+
+impl Default for GvisorSettings {
+    fn default() -> Self {
+        Self {
+            runsc: "/usr/bin/runsc".into(),
+            platform: Platform::Auto,
+        }
+    }
 }
 
 /// Host ids that sandboxes use.
@@ -88,8 +119,8 @@ impl Default for Total {
     }
 }
 
-fn native_only() -> Vec<Runtime> {
-    vec![Runtime::Native]
+fn strongest_first() -> Vec<Runtime> {
+    vec![Runtime::Gvisor, Runtime::Native]
 }
 
 fn yes() -> bool {
@@ -268,6 +299,7 @@ impl Ceilings {
         }
         Ok(Approved {
             id: plan.id,
+            runtime: plan.runtime,
             image,
             mounts,
             limits: plan.limits,
@@ -281,14 +313,7 @@ impl Ceilings {
                 "add it to runtimes in launcher.toml",
             ));
         }
-        match runtime {
-            Runtime::Native => Ok(()),
-            Runtime::Gvisor | Runtime::Kata => Err(refusal(
-                RefusalReason::Runtime,
-                format!("this version of paw-launcher cannot use {runtime}"),
-                "use the runtime native, or a version that has it",
-            )),
-        }
+        Ok(())
     }
 
     fn check_limits(&self, asked: &Limits) -> Result<(), Refusal> {
@@ -333,6 +358,7 @@ impl Ceilings {
 #[derive(Debug, Clone)]
 pub(crate) struct Approved {
     pub(crate) id: SandboxId,
+    pub(crate) runtime: Runtime,
     pub(crate) image: ApprovedImage,
     pub(crate) mounts: Vec<ApprovedMount>,
     pub(crate) limits: Limits,
@@ -408,7 +434,7 @@ fn check_target(target: &Path) -> Result<PathBuf, Refusal> {
     }
 }
 
-fn ceiling(message: &str, remedy: &str) -> Refusal {
+pub(crate) fn ceiling(message: &str, remedy: &str) -> Refusal {
     refusal(RefusalReason::Ceiling, message.to_owned(), remedy)
 }
 

@@ -1,6 +1,7 @@
 //! What every sandbox of this launcher shares: where things are, and what was found out at the start.
 
 use std::{
+    cell::Cell,
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -9,7 +10,7 @@ use std::{
 use paw_confine::userns::Extent;
 use paw_policy::Digest;
 
-use crate::{bundle::Bundles, ceilings::Ceilings, cgroup::Parent};
+use crate::{bundle::Bundles, ceilings::Ceilings, cgroup::Parent, runtime::Runtimes};
 
 /// Everything that does not change while the launcher lives.
 #[derive(Debug)]
@@ -21,8 +22,8 @@ pub(crate) struct Host {
     pub(crate) state: PathBuf,
     pub(crate) parent: Parent,
     pub(crate) bundles: Bundles,
-    /// The paw-create program.
-    pub(crate) create: PathBuf,
+    /// What makes sandboxes.
+    pub(crate) runtimes: Runtimes,
     /// The paw-init program.
     pub(crate) init: Program,
     /// Our own map, in terms of the host.
@@ -37,10 +38,10 @@ pub(crate) struct Host {
 #[derive(Debug)]
 pub(crate) struct Program {
     path: PathBuf,
-    seen: Option<(Version, Digest)>,
+    seen: Cell<Option<(Version, Digest)>>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Version {
     inode: (u64, u64),
     size: u64,
@@ -51,23 +52,28 @@ impl Program {
     pub(crate) fn new(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
-            seen: None,
+            seen: Cell::new(None),
         }
     }
 
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The digest of the file as it is now.
-    pub(crate) fn digest(&mut self) -> io::Result<Digest> {
+    pub(crate) fn digest(&self) -> io::Result<Digest> {
         let found = fs::metadata(&self.path)?;
         let version = Version {
             inode: (found.dev(), found.ino()),
             size: found.size(),
             changed: (found.ctime(), found.ctime_nsec()),
         };
-        match &self.seen {
-            Some((seen, digest)) if *seen == version => Ok(*digest),
+        match self.seen.get() {
+            Some((seen, digest)) if seen == version => Ok(digest),
             _ => {
                 let digest = Digest::of(&fs::read(&self.path)?);
-                self.seen = Some((version, digest));
+                self.seen.set(Some((version, digest)));
                 Ok(digest)
             }
         }

@@ -7,6 +7,7 @@
 //! - `door`: the process that stays outside and lets only pawd in.
 //! - `serve`, `answer`, `connection`: the loop, what it is asked, and the wire.
 //! - `sandbox`, `spawn`: one sandbox's life; `ceilings`, `slots`, `bundle`, `cgroup`, `attest` are what it is made of.
+//! - `runtime`: what makes sandboxes, one trait for all.
 //! - `sweep`: what an earlier life left behind.
 
 mod answer;
@@ -17,6 +18,7 @@ mod cgroup;
 mod connection;
 mod door;
 mod host;
+mod runtime;
 mod sandbox;
 mod serve;
 mod slots;

@@ -24,6 +24,7 @@ use std::{
         fd::{AsRawFd, OwnedFd},
         unix::net::UnixStream,
     },
+    rc::Rc,
     time::{Duration, Instant},
 };
 
@@ -33,21 +34,24 @@ use nix::{
     unistd::Pid,
 };
 use paw_confine::userns::UsernsError;
-use paw_launch::request::{Attestation, End, Refusal, RefusalReason, SandboxSummary, Usage};
+use paw_launch::request::{
+    Attestation, End, Limits, Refusal, RefusalReason, SandboxSummary, Usage,
+};
 use paw_policy::Digest;
 use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
 use tracing::warn;
 
 use crate::{
-    attest::{AttestError, Expected, attest},
+    attest::{AttestError, Expected},
     bundle::{Bundle, BundleError},
     ceilings::{Approved, refusal},
     cgroup::{CgroupError, Leaf},
     connection::ConnectionId,
     host::Host,
+    runtime::Maker,
     slots::sandbox_map,
-    spawn::{Spawned, hear_hello, read_some, spawn},
+    spawn::{Order, Spawned, Streams, hear_hello, read_some},
     sweep,
 };
 
@@ -133,18 +137,19 @@ enum Phase {
 #[derive(Debug)]
 pub(crate) struct Sandbox {
     pub(crate) plan: Approved,
+    runtime: Rc<dyn Maker>,
     /// Who asked, and the number of the request.
     pub(crate) asked: (ConnectionId, u64),
     pub(crate) slot: u32,
     workspace_owner: Option<u32>,
     phase: Phase,
     leaf: Leaf,
+    /// What the leaf is limited to.
+    limits: Limits,
     bundle: Bundle,
     init_digest: Digest,
-    stdin: OwnedFd,
-    stdout: OwnedFd,
-    stderr: OwnedFd,
-    /// paw-init, from when it is known until it is reaped.
+    streams: Streams,
+    /// paw-init, or what lives and ends with it, from when it is known until it is reaped.
     init: Option<Pid>,
     exit: Option<(Option<i32>, Option<i32>)>,
     usage: Usage,
@@ -172,7 +177,8 @@ struct Report {
 impl Sandbox {
     /// Makes everything that paw-create needs, and starts it.
     pub(crate) fn begin(
-        host: &mut Host,
+        host: &Host,
+        runtime: Rc<dyn Maker>,
         plan: Approved,
         asked: (ConnectionId, u64),
         (slot, workspace_owner): (u32, Option<u32>),
@@ -180,46 +186,51 @@ impl Sandbox {
     ) -> Result<Self, CreateError> {
         let leaf = host.parent.leaf(&plan.id);
         let init_digest = host.init.digest().map_err(CreateError::Init)?;
-        let bundle = host.bundles.make(&plan, leaf.path())?;
+        let bundle = host.bundles.make(&plan, leaf.path(), &*runtime)?;
+        let limits = runtime.leaf_limits(&plan.limits);
         let started = leaf
             .make()
-            .and_then(|()| leaf.limit(&plan.limits))
+            .and_then(|()| leaf.limit(&limits))
             .map_err(CreateError::from)
             .and_then(|()| {
-                spawn(
-                    host,
-                    &bundle.dir,
-                    &plan,
-                    &sandbox_map(slot, workspace_owner),
-                )
+                runtime.spawn(&Order {
+                    id: plan.id.as_str(),
+                    dir: &bundle.dir,
+                    leaf: &leaf,
+                    map: &sandbox_map(slot, workspace_owner),
+                })
             });
         match started {
             Ok(Spawned {
                 child,
                 report,
-                stdin,
-                stdout,
-                stderr,
-            }) => Ok(Self {
-                plan,
-                asked,
-                slot,
-                workspace_owner,
-                phase: Phase::Creating { child, report },
-                leaf,
-                bundle,
-                init_digest,
-                stdin,
-                stdout,
-                stderr,
-                init: None,
-                exit: None,
-                usage: Usage::default(),
-                oom_killed: false,
-                killed: false,
-                timed_out: false,
-                deadline: now + CREATE_LIMIT,
-            }),
+                ours,
+            }) => {
+                let (phase, init) = match report {
+                    Some(report) => (Phase::Creating { child, report }, None),
+                    None => (Phase::Greeting { said: Vec::new() }, Some(child)),
+                };
+                Ok(Self {
+                    plan,
+                    runtime,
+                    asked,
+                    slot,
+                    workspace_owner,
+                    phase,
+                    leaf,
+                    limits,
+                    bundle,
+                    init_digest,
+                    streams: ours,
+                    init,
+                    exit: None,
+                    usage: Usage::default(),
+                    oom_killed: false,
+                    killed: false,
+                    timed_out: false,
+                    deadline: now + CREATE_LIMIT,
+                })
+            }
             Err(error) => {
                 remove(host, &plan, &leaf);
                 Err(error)
@@ -293,7 +304,7 @@ impl Sandbox {
     /// Lets paw-init go, once its limits are seen to bind it. Until then it has executed nothing.
     fn start(&self, pid: i32) -> Result<(), CreateError> {
         self.leaf.holds(pid)?;
-        self.leaf.read_back(&self.plan.limits)?;
+        self.leaf.read_back(&self.limits)?;
         let run = self.bundle.dir.join("run").join(self.plan.id.as_str());
         // A socket's path may have 108 bytes; through the descriptor of its directory it is short wherever the state is.
         let dir = rustix::fs::open(&run, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
@@ -310,7 +321,7 @@ impl Sandbox {
 
     /// The descriptor to wait for, while a hello is awaited.
     pub(crate) fn awaits_hello(&self) -> Option<&OwnedFd> {
-        matches!(self.phase, Phase::Greeting { .. }).then_some(&self.stdout)
+        matches!(self.phase, Phase::Greeting { .. }).then_some(&self.streams.stdout)
     }
 
     /// paw-init said something. `true`: the sandbox runs now, and is attested.
@@ -318,7 +329,7 @@ impl Sandbox {
         let Phase::Greeting { said } = &mut self.phase else {
             return false;
         };
-        match hear_hello(&self.stdout, said) {
+        match hear_hello(&self.streams.stdout, said) {
             Ok(false) => return false,
             Ok(true) => {}
             Err(CreateError::NoHello(_)) => {
@@ -334,6 +345,7 @@ impl Sandbox {
         let Some(pid) = self.init else { return false };
         let expected = Expected {
             plan: &self.plan,
+            limits: &self.limits,
             slot: self.slot,
             workspace_owner: self.workspace_owner,
             leaf: &self.leaf,
@@ -342,7 +354,7 @@ impl Sandbox {
             launcher_map: &host.map,
             landlock_abi: host.landlock_abi,
         };
-        match attest(pid.as_raw(), &expected) {
+        match self.runtime.attest(pid.as_raw(), &expected) {
             Ok(attestation) => {
                 self.deadline = now + Duration::from_millis(self.plan.limits.wall_ms);
                 self.phase = Phase::Running {
@@ -368,7 +380,10 @@ impl Sandbox {
 
     /// Copies of the two descriptors that pawd gets.
     pub(crate) fn descriptors(&self) -> io::Result<Vec<OwnedFd>> {
-        Ok(vec![self.stdin.try_clone()?, self.stdout.try_clone()?])
+        Ok(vec![
+            self.streams.stdin.try_clone()?,
+            self.streams.stdout.try_clone()?,
+        ])
     }
 
     /// One line of the list, while it runs.
@@ -501,7 +516,7 @@ impl Sandbox {
 
     /// What paw-init, or the last step before it, said on its stderr.
     fn last_words(&self) -> String {
-        let said = read_some(&self.stderr);
+        let said = read_some(&self.streams.stderr);
         let (code, signal) = self.exit.unwrap_or_default();
         if said.trim().is_empty() {
             format!("exit code {code:?}, signal {signal:?}")

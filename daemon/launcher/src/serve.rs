@@ -70,8 +70,6 @@ pub(crate) struct Launcher {
     next_connection: ConnectionId,
     /// Children that were reaped before anybody knew whose they are: a paw-init can end before paw-create has told its number.
     unclaimed: BTreeMap<i32, (Option<i32>, Option<i32>)>,
-    /// Whether a sandbox of this life was attested.
-    pub(crate) proven: bool,
     pub(crate) stopping: bool,
 }
 
@@ -93,7 +91,6 @@ impl Launcher {
             connections: Vec::new(),
             next_connection: 0,
             unclaimed: BTreeMap::new(),
-            proven: false,
             stopping: false,
         }
     }
@@ -339,8 +336,8 @@ impl Launcher {
         if !sandbox.hear(&self.host, now) {
             return;
         }
-        self.proven = true;
         let (connection, seq) = sandbox.asked;
+        self.host.runtimes.prove(sandbox.plan.runtime);
         if let Some(attestation) = sandbox.attestation() {
             info!(paw_sandbox = %id, uid = attestation.facts.uid, attestation = %attestation.digest, "sandbox started");
         }

@@ -6,8 +6,8 @@
 use std::{
     fs, io,
     os::fd::{AsFd, OwnedFd},
-    path::Path,
-    process::{Command, Stdio},
+    path::{Path, PathBuf},
+    process::Command,
 };
 
 use command_fds::{CommandFdExt, FdMapping};
@@ -16,10 +16,10 @@ use nix::{
     fcntl::OFlag,
     unistd::{Pid, pipe2, read},
 };
-use paw_confine::userns;
+use paw_confine::userns::{self, Extent};
 use paw_launch::frame::{self, HEADER, Hello, Tag};
 
-use crate::{ceilings::Approved, host::Host, sandbox::CreateError};
+use crate::{cgroup::Leaf, sandbox::CreateError};
 
 /// How much of what paw-create or paw-init said is kept for a refusal, in bytes.
 const MAX_SAID: usize = 4096;
@@ -27,67 +27,111 @@ const MAX_SAID: usize = 4096;
 /// A hello is a few bytes of JSON.
 const MAX_HELLO: usize = 256;
 
-/// paw-create at work, and our ends of the pipes.
+/// What was started, and our ends of the pipes.
 #[derive(Debug)]
 pub(crate) struct Spawned {
+    /// paw-create, which ends once it has told who paw-init is; or, without a report, what paw-init lives and ends with.
     pub(crate) child: Pid,
     /// What paw-create says itself.
-    pub(crate) report: OwnedFd,
+    pub(crate) report: Option<OwnedFd>,
+    pub(crate) ours: Streams,
+}
+
+/// One end of each of paw-init's streams.
+#[derive(Debug)]
+pub(crate) struct Streams {
     pub(crate) stdin: OwnedFd,
     pub(crate) stdout: OwnedFd,
     pub(crate) stderr: OwnedFd,
 }
 
-/// Starts paw-create with exactly the descriptors of this sandbox.
-pub(crate) fn spawn(
-    host: &Host,
-    dir: &Path,
-    plan: &Approved,
-    map: &[userns::Extent],
-) -> Result<Spawned, CreateError> {
-    let pipe = |flags| pipe2(OFlag::O_CLOEXEC | flags).map_err(CreateError::Pipe);
-    let (inside_stdin, stdin) = pipe(OFlag::empty())?;
-    let (stdout, inside_stdout) = pipe(OFlag::empty())?;
-    let (stderr, inside_stderr) = pipe(OFlag::empty())?;
-    let (report, said) = pipe(OFlag::empty())?;
-    // Our ends only: whether a descriptor blocks is a property of the end, and programs inside expect theirs to.
-    for ours in [&stdout, &stderr, &report] {
-        rustix::io::ioctl_fionbio(ours, true)
-            .map_err(|errno| CreateError::Pipe(Errno::from_raw(errno.raw_os_error())))?;
+/// Both ends of paw-init's streams.
+pub(crate) struct Pipes {
+    pub(crate) ours: Streams,
+    pub(crate) theirs: Streams,
+}
+
+impl Pipes {
+    pub(crate) fn new() -> Result<Self, CreateError> {
+        let (inside_stdin, stdin) = pipe()?;
+        let (stdout, inside_stdout) = pipe()?;
+        let (stderr, inside_stderr) = pipe()?;
+        // Our ends only: whether a descriptor blocks is a property of the end, and programs inside expect theirs to.
+        for ours in [&stdout, &stderr] {
+            unblock(ours)?;
+        }
+        Ok(Self {
+            ours: Streams {
+                stdin,
+                stdout,
+                stderr,
+            },
+            theirs: Streams {
+                stdin: inside_stdin,
+                stdout: inside_stdout,
+                stderr: inside_stderr,
+            },
+        })
     }
-    let namespace = userns::make(map, map)?;
-    let run = dir.join("run");
-    fs::create_dir(&run).map_err(CreateError::Spawn)?;
-    let mapping = |parent_fd, child_fd| FdMapping {
-        parent_fd,
-        child_fd,
-    };
-    let mut command = Command::new(&host.create);
+
+    /// A pipe for what paw-create says itself: our end, and its end.
+    pub(crate) fn report() -> Result<(OwnedFd, OwnedFd), CreateError> {
+        let (report, said) = pipe()?;
+        unblock(&report)?;
+        Ok((report, said))
+    }
+}
+
+fn pipe() -> Result<(OwnedFd, OwnedFd), CreateError> {
+    pipe2(OFlag::O_CLOEXEC).map_err(CreateError::Pipe)
+}
+
+fn unblock(pipe: &OwnedFd) -> Result<(), CreateError> {
+    rustix::io::ioctl_fionbio(pipe, true)
+        .map_err(|errno| CreateError::Pipe(Errno::from_raw(errno.raw_os_error())))
+}
+
+/// What a runtime needs to start a sandbox.
+pub(crate) struct Order<'a> {
+    pub(crate) id: &'a str,
+    /// Its bundle.
+    pub(crate) dir: &'a Path,
+    /// Its leaf.
+    pub(crate) leaf: &'a Leaf,
+    /// Its ids, in terms of the launcher's namespace.
+    pub(crate) map: &'a [Extent],
+}
+
+impl Order<'_> {
+    /// The user namespace of this sandbox alone.
+    pub(crate) fn namespace(&self) -> Result<OwnedFd, CreateError> {
+        Ok(userns::make(self.map, self.map)?)
+    }
+
+    /// A directory for the runtime's own files, made here.
+    pub(crate) fn run(&self) -> Result<PathBuf, CreateError> {
+        let run = self.dir.join("run");
+        fs::create_dir(&run).map_err(CreateError::Spawn)?;
+        Ok(run)
+    }
+}
+
+/// Starts paw-create with nothing of ours but what is given.
+pub(crate) fn start(
+    create: &Path,
+    with: impl FnOnce(&mut Command) -> io::Result<()>,
+    descriptors: Vec<FdMapping>,
+) -> Result<Pid, CreateError> {
+    let mut command = Command::new(create);
+    command.env_clear().current_dir("/");
+    with(&mut command).map_err(CreateError::Spawn)?;
     command
-        .args([dir.as_os_str(), plan.id.as_str().as_ref(), run.as_os_str()])
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(said.try_clone().map_err(CreateError::Spawn)?)
-        .stderr(said)
-        .fd_mappings(vec![
-            mapping(inside_stdin, 3),
-            mapping(inside_stdout, 4),
-            mapping(inside_stderr, 5),
-            mapping(namespace, 6),
-        ])
+        .fd_mappings(descriptors)
         .map_err(|collision| CreateError::Spawn(io::Error::other(collision)))?;
     let child = command.spawn().map_err(CreateError::Spawn)?;
-    let child = Pid::from_raw(
-        i32::try_from(child.id()).map_err(|error| CreateError::Spawn(io::Error::other(error)))?,
-    );
-    Ok(Spawned {
-        child,
-        report,
-        stdin,
-        stdout,
-        stderr,
-    })
+    i32::try_from(child.id())
+        .map(Pid::from_raw)
+        .map_err(|error| CreateError::Spawn(io::Error::other(error)))
 }
 
 /// Reads towards a hello, and not a byte further: what comes after it is pawd's. `true` when it is complete.

@@ -50,6 +50,7 @@ use crate::{
     cgroup::{CgroupError, Parent},
     door::{self, DoorError},
     host::{Host, Program},
+    runtime::Runtimes,
     serve::{Launcher, ServeError, Sources, notify},
     slots::{Slots, WorkspaceError, launcher_map},
     sweep::{self, SweepError},
@@ -133,6 +134,7 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
     };
     let places = Places::find(options)?;
     let parent = Parent::find(options.cgroup.as_deref())?;
+    let runtimes = Runtimes::find(&ceilings, &places.create);
 
     let (uid, gid) = become_launcher(options, &ceilings, &parent, &places)?;
     // Signals are blocked before the first child exists, so that no end of one is missed.
@@ -152,7 +154,7 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
         init: places.init.clone(),
     };
     sweep::sweep(&parent, &[&bundles.dir])?;
-    let enforced = confine()?;
+    let enforced = confine(runtimes.has_gvisor())?;
 
     let slots = Slots::read(ceilings.ids, places.state.join("workspaces"))?;
     let host = Host {
@@ -161,7 +163,7 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
         state: places.state,
         parent,
         bundles,
-        create: places.create,
+        runtimes,
         init: Program::new(&places.init),
         map,
         landlock_abi: enforced.abi,
@@ -323,7 +325,7 @@ fn block_signals() -> Result<SignalFd, Errno> {
 }
 
 /// What the launcher can forbid itself and still make sandboxes. All of it is inherited by them.
-fn confine() -> Result<Enforced, StartError> {
+fn confine(gvisor: bool) -> Result<Enforced, StartError> {
     let rules = Rules {
         paths: None,
         connect: Ports::None,
@@ -335,6 +337,10 @@ fn confine() -> Result<Enforced, StartError> {
     for part in &enforced.missing {
         warn!(part, "this kernel's landlock cannot do what was asked");
     }
-    seccomp::launcher().apply()?;
+    if gvisor {
+        seccomp::launcher_with_gvisor().apply()?;
+    } else {
+        seccomp::launcher().apply()?;
+    }
     Ok(enforced)
 }

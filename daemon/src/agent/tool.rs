@@ -8,7 +8,7 @@ use paw_api::{
     sandbox::{RunEvent as Shown, RunResult, RunSpec as Asked},
 };
 use paw_launch::request::{
-    Attestation, Image, Limits, Mount, MountSource, Runtime, SandboxId, SandboxPlan,
+    Attestation, Image, Isolation, Limits, Mount, MountSource, Runtime, SandboxId, SandboxPlan,
 };
 use paw_policy::{Name, ToolArguments};
 use serde_json::{Map, Value, json};
@@ -20,8 +20,8 @@ use super::Agents;
 use crate::{
     orchestrator::work::{Ending, Outcome, Progress, failure},
     sandbox::{
-        self, LauncherError, McpError, RunEnd, RunError, RunEvent, RunSpec, SandboxError, ToolCall,
-        sandbox_id,
+        self, ChoiceError, LauncherError, McpError, RunEnd, RunError, RunEvent, RunSpec,
+        SandboxError, ToolCall, sandbox_id,
     },
 };
 
@@ -57,6 +57,16 @@ fn fresh_id() -> Result<SandboxId, Box<Outcome>> {
     }
 }
 
+/// What to do when a runtime isolates less than it must.
+pub const TOO_WEAK: &str =
+    "ask for a stronger runtime, or have the administrator set isolation_floor in pawd.toml";
+
+/// What to do when no runtime isolates enough.
+const NONE_HERE: &str = "install runsc (Debian: apt-get install runsc), or set isolation_floor = \"process\" in pawd.toml if that will do";
+
+/// What to do when the launcher does not answer.
+const LAUNCHER_AWAY: &str = "see `systemctl status paw-launcher` and `pawctl doctor`";
+
 /// Calls a tool, if its skill is still the one that was judged.
 pub(super) async fn call(
     agents: &Agents,
@@ -80,6 +90,17 @@ pub(super) async fn call(
             "submit it again: it is judged anew",
         );
     }
+    let floor = {
+        let config = agents.config.borrow();
+        let settings = config.agents.get(agent);
+        settings.map_or(config.sandbox.isolation_floor, |settings| {
+            settings.isolation_floor
+        })
+    };
+    let runtime = match sandbox::choose(&agents.launcher, None, floor).await {
+        Ok(runtime) => runtime,
+        Err(error) => return not_chosen(&error),
+    };
     let id = match fresh_id() {
         Ok(id) => id,
         Err(outcome) => return *outcome,
@@ -90,7 +111,7 @@ pub(super) async fn call(
         tool: &call.tool,
         arguments: call.arguments,
         agent,
-        runtime: Runtime::Native,
+        runtime,
         id,
         limit,
     };
@@ -154,6 +175,17 @@ fn not_called(error: &McpError) -> Outcome {
     }
 }
 
+fn not_chosen(error: &ChoiceError) -> Outcome {
+    let message = paw_log::Chain(error).to_string();
+    match error {
+        ChoiceError::TooWeak { .. } => Outcome::failed("isolation", message, TOO_WEAK),
+        ChoiceError::Absent { .. } | ChoiceError::None { .. } => {
+            Outcome::failed("isolation", message, NONE_HERE)
+        }
+        ChoiceError::Launcher(_) => Outcome::failed("unavailable", message, LAUNCHER_AWAY),
+    }
+}
+
 fn timed_out(message: String) -> Outcome {
     Outcome::plain(Ending::TimedOut(failure(
         "timed_out",
@@ -166,11 +198,7 @@ fn not_made(error: &SandboxError, message: String) -> Outcome {
     match error {
         SandboxError::Launcher(
             LauncherError::Away { .. } | LauncherError::Lost | LauncherError::Slow(_),
-        ) => Outcome::failed(
-            "unavailable",
-            message,
-            "see `systemctl status paw-launcher` and `pawctl doctor`",
-        ),
+        ) => Outcome::failed("unavailable", message, LAUNCHER_AWAY),
         SandboxError::Launcher(LauncherError::Refused(refusal)) => {
             Outcome::failed("sandbox", message, refusal.remedy.clone())
         }
@@ -194,7 +222,7 @@ pub(super) async fn run(
     progress: Progress,
     cancel: &CancellationToken,
 ) -> Outcome {
-    let (asked, plan) = match plan_of(agents, spec) {
+    let (asked, plan) = match plan_of(agents, spec).await {
         Ok(found) => found,
         Err(outcome) => return *outcome,
     };
@@ -349,7 +377,7 @@ fn sandbox_facts(id: &SandboxId, attestation: &Attestation) -> Value {
 }
 
 /// The plan of a sandbox from what was asked and the defaults. The launcher checks it against its ceilings.
-fn plan_of(
+async fn plan_of(
     agents: &Agents,
     spec: Map<String, Value>,
 ) -> Result<(Asked, SandboxPlan), Box<Outcome>> {
@@ -375,9 +403,15 @@ fn plan_of(
         .map_err(|error| Box::new(Outcome::failed("invalid", error.message, error.data.hint)))?;
     let Checked {
         runtime,
+        floor,
         image,
         mounts,
     } = checked;
+    // The configuration may have become stricter since this was judged.
+    let floor = floor.max(defaults.isolation_floor);
+    let runtime = sandbox::choose(&agents.launcher, runtime, floor)
+        .await
+        .map_err(|error| Box::new(not_chosen(&error)))?;
     let plan = SandboxPlan {
         id: fresh_id()?,
         runtime,
@@ -390,7 +424,10 @@ fn plan_of(
 
 /// What of a request can be checked before it is judged.
 pub struct Checked {
-    runtime: Runtime,
+    /// The runtime that was asked for; none for any that will do.
+    pub runtime: Option<Runtime>,
+    /// The weakest isolation that was asked for.
+    pub floor: Isolation,
     image: Option<Image>,
     mounts: Vec<Mount>,
 }
@@ -398,7 +435,7 @@ pub struct Checked {
 /// Checks a request to run a command.
 ///
 /// # Errors
-/// When it cannot be meant: kind `invalid`, or `unavailable` where only a runtime that is not here would do.
+/// When it cannot be meant: kind `invalid`.
 pub fn check(asked: &Asked) -> Result<Checked, paw_api::Error> {
     let invalid =
         |message: String, hint: &str| paw_api::Error::new(ErrorKind::Invalid, message, hint);
@@ -436,37 +473,34 @@ pub fn check(asked: &Asked) -> Result<Checked, paw_api::Error> {
             "begin it with /",
         ));
     }
-    let absent = |what: &str| {
-        let hint = "`pawctl sandbox runtimes` shows what there is";
-        paw_api::Error::new(
-            ErrorKind::Unavailable,
-            format!("{what} is not available in this version"),
-            hint,
-        )
-    };
     let runtime = match asked.runtime.as_deref() {
-        None | Some("auto" | "native") => Runtime::Native,
-        Some(name @ ("gvisor" | "kata")) => return Err(absent(&format!("runtime {name}"))),
-        Some(other) => {
-            return Err(invalid(
-                format!("there is no runtime {other:?}"),
-                "use auto, native, gvisor or kata",
-            ));
+        None | Some("auto") => None,
+        Some(name) => {
+            let known = Runtime::ALL
+                .into_iter()
+                .find(|runtime| runtime.as_str() == name);
+            Some(known.ok_or_else(|| {
+                invalid(
+                    format!("there is no runtime {name:?}"),
+                    "use auto, native, gvisor or kata",
+                )
+            })?)
         }
     };
-    match asked.isolation_floor.as_deref() {
-        None | Some("process") => {}
-        // Never a silent fall to something weaker: native shares the host's kernel.
-        Some(floor @ ("kernel" | "vm")) => {
-            return Err(absent(&format!("a runtime with isolation {floor}")));
+    let floor = match asked.isolation_floor.as_deref() {
+        None => Isolation::Process,
+        Some(name) => {
+            let known = Isolation::ALL
+                .into_iter()
+                .find(|isolation| isolation.as_str() == name);
+            known.ok_or_else(|| {
+                invalid(
+                    format!("there is no isolation {name:?}"),
+                    "use process, kernel or vm",
+                )
+            })?
         }
-        Some(other) => {
-            return Err(invalid(
-                format!("there is no isolation {other:?}"),
-                "use process, kernel or vm",
-            ));
-        }
-    }
+    };
     let image = match asked.image.as_deref() {
         None => None,
         Some("host") => Some(Image::Host),
@@ -485,6 +519,7 @@ pub fn check(asked: &Asked) -> Result<Checked, paw_api::Error> {
         .collect::<Result<_, _>>()?;
     Ok(Checked {
         runtime,
+        floor,
         image,
         mounts,
     })

@@ -1,12 +1,9 @@
 //! From what the files say to what pawd runs on: defaults, bounds, units, names and references.
 
-use std::{
-    collections::BTreeMap, fmt::Display, ops::RangeInclusive, path::Path, str::FromStr,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt::Display, ops::RangeInclusive, path::Path, time::Duration};
 
-use paw_launch::request::Limits;
-use paw_llm::{ProviderKind, Timeouts};
+use paw_launch::request::{Isolation, Limits};
+use paw_llm::Timeouts;
 use paw_policy::{Name, Rules};
 use toml::Spanned;
 
@@ -16,10 +13,8 @@ use super::{
     fault::{Fault, Faults},
     file::{self, File},
     source::{self, Source, SourceError},
+    value::{account, duration, isolation, name, provider_kind, size, url},
 };
-
-/// The longest time that can be configured: a week.
-const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
@@ -61,14 +56,22 @@ pub fn check(sources: Vec<Source>, policies: Option<Vec<Source>>) -> Result<Conf
     let rules = rules(policies, &mut faults);
     let providers = providers(&layers, &mut faults);
     let default_provider = default_provider(&layers, &providers, &mut faults);
+    let sandbox = sandbox(&layers, &mut faults);
+    let floor = sandbox.isolation_floor;
     let config = Config {
         log_level: log_level(&layers, &mut faults),
         rpc: rpc(&layers, &mut faults),
         roles: roles(&layers, &mut faults),
         actions: actions(&layers, &mut faults),
         confinement: confinement(&layers, &mut faults),
-        sandbox: sandbox(&layers, &mut faults),
-        agents: agents(&layers, &providers, default_provider.as_ref(), &mut faults),
+        sandbox,
+        agents: agents(
+            &layers,
+            &providers,
+            default_provider.as_ref(),
+            floor,
+            &mut faults,
+        ),
         providers,
         rules: match rules {
             Some(rules) => rules,
@@ -334,6 +337,12 @@ fn sandbox(layers: &Layers, faults: &mut Faults) -> SandboxDefaults {
         faults,
     );
     SandboxDefaults {
+        isolation_floor: layers.text(
+            |f| f.sandbox.as_ref()?.isolation_floor.as_ref(),
+            Isolation::Kernel,
+            isolation,
+            faults,
+        ),
         image: layers.text(|f| f.sandbox.as_ref()?.image.as_ref(), base, name, faults),
         limits: Limits {
             // Bounded above by 1024 CPUs, so the product is far below 2^32.
@@ -429,6 +438,7 @@ fn agents(
     layers: &Layers,
     known: &BTreeMap<Name, ProviderSettings>,
     default: Option<&Name>,
+    floor: Isolation,
     faults: &mut Faults,
 ) -> BTreeMap<Name, AgentSettings> {
     let shipped = AgentSettings {
@@ -436,6 +446,7 @@ fn agents(
             .into(),
         provider: default.cloned(),
         model: None,
+        isolation_floor: floor,
         skills: vec!["files".parse().expect("`files` is a name")],
         max_tokens: None,
         may_leave_host: false,
@@ -475,6 +486,11 @@ fn agents(
                     .unwrap_or_else(|| shipped.instructions.clone()),
                 provider,
                 model: agent.model.clone(),
+                isolation_floor: agent
+                    .isolation_floor
+                    .as_ref()
+                    .and_then(|value| read_value(source, value, &isolation, faults))
+                    .unwrap_or(floor),
                 skills: skills.unwrap_or_default(),
                 max_tokens: agent.max_tokens.as_ref().map(|value| *value.get_ref()),
                 may_leave_host: agent.may_leave_host.unwrap_or(false),
@@ -507,71 +523,6 @@ fn reference<T>(
         );
     }
     found.cloned()
-}
-
-fn name(text: &str) -> Result<Name, String> {
-    Name::from_str(text).map_err(|error| error.to_string())
-}
-
-/// A user or group name as useradd(8) allows it.
-fn account(text: &str) -> Result<String, String> {
-    let good = text
-        .bytes()
-        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
-    if good && !text.is_empty() && text.len() <= 32 {
-        Ok(text.to_owned())
-    } else {
-        Err("use the name of a user or group".into())
-    }
-}
-
-fn provider_kind(text: &str) -> Result<ProviderKind, String> {
-    match text {
-        "ollama" => Ok(ProviderKind::Ollama),
-        "openai" => Ok(ProviderKind::OpenAi),
-        _ => Err("use \"ollama\", or \"openai\" for every OpenAI-compatible endpoint".into()),
-    }
-}
-
-fn url(text: &str) -> Result<url::Url, String> {
-    match url::Url::parse(text) {
-        Ok(url)
-            if matches!(url.scheme(), "http" | "https")
-                && url.host().is_some()
-                && url.password().is_none()
-                && url.username().is_empty() =>
-        {
-            Ok(url)
-        }
-        Ok(_) => Err("use http:// or https:// and a host, without user or password".into()),
-        Err(error) => Err(format!("{error}; an example: http://127.0.0.1:11434")),
-    }
-}
-
-/// A time such as `250ms`, `30s`, `5m` or `1h 30m`; at most a week, at least a millisecond.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    let hint = "use a time such as \"250ms\", \"30s\", \"5m\" or \"1h\", at most \"168h\"";
-    let parsed: jiff::SignedDuration = text.parse().map_err(|_| hint.to_owned())?;
-    match Duration::try_from(parsed) {
-        Ok(time) if time >= Duration::from_millis(1) && time <= WEEK => Ok(time),
-        Ok(_) | Err(_) => Err(hint.to_owned()),
-    }
-}
-
-/// A size such as `4096`, `64K`, `256M` or `2G`, in powers of 1024.
-pub fn size(text: &str) -> Result<u64, String> {
-    let (digits, shift) = match text.as_bytes().last() {
-        Some(b'K' | b'k') => (&text[..text.len() - 1], 10),
-        Some(b'M' | b'm') => (&text[..text.len() - 1], 20),
-        Some(b'G' | b'g') => (&text[..text.len() - 1], 30),
-        _ => (text, 0),
-    };
-    let hint = "use a size such as \"64K\", \"256M\" or \"2G\"";
-    let number: u64 = digits.parse().map_err(|_| hint.to_owned())?;
-    number
-        .checked_mul(1 << shift)
-        .filter(|size| *size <= 1 << 50)
-        .ok_or_else(|| hint.to_owned())
 }
 
 fn millis(time: Duration) -> u64 {

@@ -103,6 +103,8 @@ pub struct Confinement {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sandbox {
+    /// `process`, `kernel` or `vm`: the weakest isolation that will do.
+    pub isolation_floor: Option<Spanned<String>>,
     /// Image used when none is named.
     pub image: Option<Spanned<String>>,
     /// CPU, for example `0.5`.
@@ -151,6 +153,8 @@ pub struct Agent {
     pub provider: Option<Spanned<String>>,
     /// With which model, if not the provider's.
     pub model: Option<String>,
+    /// The weakest isolation that will do for its tools, in place of `[sandbox] isolation_floor`.
+    pub isolation_floor: Option<Spanned<String>>,
     /// Skills it may use.
     pub skills: Option<Spanned<Vec<String>>>,
     /// Tokens of an answer at most.

@@ -6,10 +6,11 @@ pub mod check;
 pub mod fault;
 pub mod file;
 pub mod source;
+mod value;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use paw_launch::request::Limits;
+use paw_launch::request::{Isolation, Limits};
 use paw_llm::{ProviderKind, Timeouts};
 use paw_policy::{Name, Rules};
 use serde::Serialize;
@@ -101,6 +102,8 @@ pub struct Confinement {
 /// Sandboxes that nobody says more about.
 #[derive(Debug, Clone, Serialize)]
 pub struct SandboxDefaults {
+    /// The weakest isolation that will do. What is asked for may be stronger.
+    pub isolation_floor: Isolation,
     /// Image.
     pub image: Name,
     /// Limits.
@@ -148,6 +151,8 @@ pub struct AgentSettings {
     pub provider: Option<Name>,
     /// With which model, if not the provider's.
     pub model: Option<String>,
+    /// The weakest isolation that will do for its tools.
+    pub isolation_floor: Isolation,
     /// Skills it may use; none means none.
     pub skills: Vec<Name>,
     /// Tokens of an answer at most.

@@ -10,12 +10,14 @@
 //! - [`frames`]: commands inside one sandbox: start, streams with back-pressure, ends.
 //! - [`manifest`]: what skills are installed and what they say they do.
 //! - [`run()`]: one command in one sandbox, for `sandbox run`.
+//! - [`choose()`]: which runtime makes it.
 //! - [`mcp`]: one tool call of one skill in one sandbox.
 //!
 //! It decides nothing: what may run, with which limits and mounts, is in the plan it is given. And it believes nothing that
 //! comes out of a sandbox: sizes, totals, counts and times are bounded here again.
 
 mod away;
+mod choose;
 pub mod frames;
 pub mod launcher;
 pub mod manifest;
@@ -30,6 +32,7 @@ mod outside;
 mod tests;
 
 pub use away::{LauncherError, LauncherState};
+pub use choose::{ChoiceError, allow, choose};
 pub use frames::{Child, Exit, Output, Process, Sandbox, SandboxError, Stdin};
 pub use launcher::{Connection, Launcher, connect};
 pub use manifest::{ManifestError, Skill, Skills, Tool};

@@ -268,6 +268,7 @@ fn attestation(plan: &SandboxPlan) -> Attestation {
             id: plan.id.clone(),
             runtime: plan.runtime,
             runtime_version: "fake".to_owned(),
+            runtime_digest: Digest::of(b""),
             init_digest: Digest::of(b""),
             seccomp: 0,
             no_new_privs: false,
@@ -280,7 +281,9 @@ fn attestation(plan: &SandboxPlan) -> Attestation {
             limits: plan.limits,
             mounts: Vec::new(),
             interfaces: Vec::new(),
+            routes: Vec::new(),
             landlock_abi: 0,
+            unseen: Vec::new(),
         },
     }
 }

@@ -15,6 +15,17 @@ sandboxes_are_limited() {
     same it_has_only_a_loopback_interface lo "$(pawctl sandbox run -- sed -n 's/^ *\([^:]*\):.*/\1/p' /proc/net/dev 2>&1)"
     ends it_sees_no_socket_of_pawd 1 pawctl sandbox run -- test -e /run/pawd
 
+    text=$(pawctl sandbox run --runtime gvisor --timeout 120s -- sh -c 'id -u; dmesg | head -n 1; ls -d /proc/[0-9]* | wc -l; exit 9' 2>&1)
+    same gvisor_gives_its_exit_code 9 $?
+    has gvisor_is_a_kernel_of_its_own 'Starting gVisor' "$text"
+    text=$(pawctl sandbox run --runtime gvisor --timeout 120s -- cat /proc/net/dev 2>&1)
+    has gvisor_has_a_loopback_interface 'lo:' "$text"
+    same gvisor_has_no_other_interface '' "$(echo "$text" | grep : | grep -v lo:)"
+    text=$(pawctl sandbox run --runtime gvisor --memory 128M --timeout 120s --json-result -- dd if=/dev/zero of=/dev/null bs=512M count=1 2>&1)
+    has memory_beyond_the_limit_kills_gvisor '"oom_killed":true' "$(echo "$text" | tr -d ' \n')"
+    ends more_isolation_than_there_is_is_refused 125 pawctl sandbox run --isolation-floor vm -- true
+    has gvisor_is_proven_here proven "$(pawctl sandbox runtimes 2>&1 | grep gvisor)"
+
     text=$(pawctl sandbox run --memory 64M --json-result -- dd if=/dev/zero of=/dev/null bs=256M count=1 2>&1)
     has memory_beyond_the_limit_kills_it '"oom_killed":true' "$(echo "$text" | tr -d ' \n')"
     text=$(pawctl sandbox run --pids 12 -- sh -c 'for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do sleep 20 & done; wait' 2>&1)

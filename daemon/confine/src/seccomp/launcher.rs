@@ -34,6 +34,21 @@ pub fn launcher() -> Profile {
     }
 }
 
+/// The lists of paw-launcher where it starts runsc. gVisor's kernel is a program like any other for the host's, and watches
+/// over its sandbox with these; a sandbox of libcontainer loses them again to its own filter.
+#[must_use]
+pub fn launcher_with_gvisor() -> Profile {
+    let mut profile = launcher();
+    profile.allowed.extend(calls! {
+        "gVisor intercepts the system calls of its sandbox and reads and writes its memory": SYS_ptrace SYS_process_vm_readv
+            SYS_process_vm_writev;
+    });
+    profile
+        .refused
+        .retain(|call| !profile.allowed.iter().any(|other| other.nr == call.nr));
+    profile
+}
+
 /// The lists of the launcher's doorkeeper, which accepts connections and hands them over. It is killed for anything else.
 #[must_use]
 pub fn doorkeeper() -> Profile {

@@ -24,7 +24,7 @@ use seccompiler::{
 
 pub use self::{
     audit::audit,
-    launcher::{doorkeeper, launcher},
+    launcher::{doorkeeper, launcher, launcher_with_gvisor},
     pawd::pawd,
     sandbox::sandbox,
 };

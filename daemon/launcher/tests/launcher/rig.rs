@@ -43,7 +43,7 @@ pub(crate) const BASE: u32 = 600_000_000;
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-const CONFIG: &str = "runtimes = [\"native\"]\nimage_dirs = [\"@DIR@/images\"]\nmount_prefixes = [\"@DIR@/shared\"]\n\
+const CONFIG: &str = "runtimes = [\"native\", \"gvisor\"]\nimage_dirs = [\"@DIR@/images\"]\nmount_prefixes = [\"@DIR@/shared\"]\n\
     max_sandboxes = 4\n[ids]\nbase = 600000000\nslots = 8\n[limits]\ncpu_milli = 2000\nmemory = 268435456\ndisk = 67108864\n\
     pids = 64\nopen_files = 1024\nwall_ms = 60000\n[total]\nmemory = 1073741824\npids = 512\n";
 
@@ -56,6 +56,12 @@ pub(crate) fn obstacle() -> Option<String> {
         return Some("/bin/busybox is missing: apt-get install busybox-static".to_owned());
     }
     None
+}
+
+/// Why the tests of gVisor cannot run here.
+pub(crate) fn gvisor_obstacle() -> Option<String> {
+    (!Path::new("/usr/bin/runsc").exists())
+        .then(|| "/usr/bin/runsc is missing: apt-get install runsc".to_owned())
 }
 
 /// Builds what the launcher starts, and gives where it is: paw-create, and paw-init linked statically, as packages have it.

@@ -13,7 +13,7 @@ use paw_api::{
     error::ErrorData,
     sandbox::{RunEvent, RunSpec, RuntimeInfo, SandboxInfo, SandboxRpcServer},
 };
-use paw_launch::request::{ProofState, Runtime};
+use paw_launch::request::ProofState;
 use paw_policy::State;
 use paw_store::{ActionRecord, Caller};
 use tokio::sync::mpsc;
@@ -48,11 +48,7 @@ impl SandboxRpcServer for Family {
                     ProofState::Absent => "absent".into(),
                 },
                 version: runtime.version,
-                isolation: match runtime.name {
-                    Runtime::Native => "process".into(),
-                    Runtime::Gvisor => "kernel".into(),
-                    Runtime::Kata => "vm".into(),
-                },
+                isolation: runtime.name.isolation().to_string(),
                 reason: runtime.reason,
             })
             .collect())

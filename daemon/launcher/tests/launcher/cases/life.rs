@@ -5,6 +5,7 @@ use std::{fs, time::Instant};
 use paw_confine::report::Confinement;
 use paw_launch::request::{ProofState, RefusalReason, Reply, Request};
 
+use super::gvisor::gvisor;
 use crate::rig::{
     As, BASE, Client, Rig, Running, UID, await_end, directory_of, elapsed_ms, lives, plan,
     sandbox_processes,
@@ -191,7 +192,7 @@ pub(crate) fn ceilings_that_others_may_write_are_refused() {
     );
 }
 
-pub(crate) fn runtimes_are_proven_by_use() {
+pub(crate) fn runtimes_are_proven_by_use_and_gvisor_too() {
     let rig = Rig::new();
     let mut client = rig.client();
     let state = |client: &mut Client| {
@@ -207,14 +208,23 @@ pub(crate) fn runtimes_are_proven_by_use() {
         state(&mut client),
         [
             ProofState::Unverified,
-            ProofState::Absent,
+            ProofState::Unverified,
             ProofState::Absent
         ]
     );
     client.run(plan(1), &["true"]);
     assert_eq!(
         state(&mut client),
-        [ProofState::Proven, ProofState::Absent, ProofState::Absent]
+        [
+            ProofState::Proven,
+            ProofState::Unverified,
+            ProofState::Absent
+        ]
+    );
+    client.run(gvisor(2), &["true"]);
+    assert_eq!(
+        state(&mut client),
+        [ProofState::Proven, ProofState::Proven, ProofState::Absent]
     );
 }
 

@@ -1,5 +1,6 @@
 //! What the launcher promises, one claim for each test.
 
+mod gvisor;
 mod inside;
 mod life;
 mod wire;
@@ -24,6 +25,14 @@ pub(crate) const ALL: &[(&str, fn())] = cases! {
         workspace_outlives_its_sandboxes_and_has_one_owner
         read_only_mount_cannot_be_written
         sandboxes_do_not_share_ids;
+    gvisor:
+        gvisor_runs_a_command_on_a_kernel_of_its_own
+        gvisor_attestation_says_what_the_kernel_says
+        gvisor_has_no_network_and_sees_nothing_of_the_host
+        gvisor_memory_over_the_limit_is_killed_and_told
+        gvisor_deadline_and_kill_leave_nothing_behind
+        gvisor_workspace_belongs_to_its_agent
+        gvisor_with_too_little_memory_is_refused;
     wire:
         connection_of_another_user_is_closed
         request_before_hello_is_refused
@@ -41,7 +50,7 @@ pub(crate) const ALL: &[(&str, fn())] = cases! {
         nothing_is_left_behind_after_many_runs
         launcher_is_nobody_on_the_host
         ceilings_that_others_may_write_are_refused
-        runtimes_are_proven_by_use
+        runtimes_are_proven_by_use_and_gvisor_too
         sandbox_outlives_the_connection_and_can_be_attached_to
         program_that_says_no_hello_is_killed_and_refused;
 };

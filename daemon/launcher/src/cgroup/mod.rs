@@ -7,6 +7,8 @@
 //! Two layouts are known. v2: one tree at `/sys/fs/cgroup`; the launcher itself sits in `PARENT/supervisor`, because a group
 //! with members cannot hand out controllers. v1 (also the hybrid of it): a tree for each controller, `PARENT` in all of them.
 
+mod mounted;
+
 use std::{
     collections::BTreeMap,
     fs, io,
@@ -20,6 +22,7 @@ use cgroups_rs::fs::{
 };
 use paw_launch::request::{Limits, SandboxId, Usage};
 
+use self::mounted::{inherit_cpuset, read_text, swap_is_in_use, v1_mounts, write};
 use crate::ceilings::Total;
 
 /// Name prefix of every leaf, by which leftovers are found.
@@ -294,11 +297,20 @@ impl Leaf {
         &self.path
     }
 
+    /// Its directory in every hierarchy.
+    pub(crate) fn dirs(&self) -> impl Iterator<Item = &Path> {
+        self.dirs.values().map(PathBuf::as_path)
+    }
+
     /// Makes it in every hierarchy, empty.
     pub(crate) fn make(&self) -> Result<(), CgroupError> {
-        self.dirs
-            .values()
-            .try_for_each(|dir| fs::create_dir(dir).map_err(files("make", dir)))
+        for (controllers, dir) in &self.dirs {
+            fs::create_dir(dir).map_err(files("make", dir))?;
+            if controllers.split(',').any(|name| name == "cpuset") {
+                inherit_cpuset(dir)?;
+            }
+        }
+        Ok(())
     }
 
     /// Sets the limits.
@@ -541,56 +553,4 @@ fn field(text: &str, name: &str) -> u64 {
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
         .and_then(|value| value.trim().parse().ok())
         .unwrap_or(0)
-}
-
-/// Mount points of the v1 hierarchies that have controllers, by those controllers as `/proc/PID/cgroup` names them.
-fn v1_mounts() -> Result<BTreeMap<String, PathBuf>, CgroupError> {
-    let own = read_text(Path::new("/proc/self/cgroup"))?;
-    let mounts = read_text(Path::new("/proc/self/mountinfo"))?;
-    let mut found = BTreeMap::new();
-    for controllers in own.lines().filter_map(|line| line.split(':').nth(1)) {
-        if controllers.is_empty() || controllers.starts_with("name=") {
-            continue;
-        }
-        let mount = mounts.lines().find_map(|line| {
-            let (place, kind) = line.split_once(" - ")?;
-            let mut kind = kind.split(' ');
-            let is_cgroup = kind.next() == Some("cgroup");
-            let options: Vec<&str> = kind.nth(1)?.split(',').collect();
-            (is_cgroup && controllers.split(',').all(|name| options.contains(&name)))
-                .then(|| place.split(' ').nth(4).map(PathBuf::from))
-                .flatten()
-        });
-        found.extend(mount.map(|mount| (controllers.to_owned(), mount)));
-    }
-    Ok(found)
-}
-
-/// A new cpuset is empty and takes no process; it starts as its parent's copy.
-fn inherit_cpuset(dir: &Path) -> Result<(), CgroupError> {
-    for file in ["cpuset.cpus", "cpuset.mems"] {
-        let mut chain: Vec<&Path> = dir
-            .ancestors()
-            .take_while(|dir| dir.join(file).exists())
-            .collect();
-        chain.reverse();
-        for pair in chain.windows(2) {
-            if read_text(&pair[1].join(file))?.trim().is_empty() {
-                write(&pair[1].join(file), read_text(&pair[0].join(file))?.trim())?;
-            }
-        }
-    }
-    Ok(())
-}
-
-fn swap_is_in_use() -> Result<bool, CgroupError> {
-    Ok(read_text(Path::new("/proc/swaps"))?.lines().count() > 1)
-}
-
-fn read_text(path: &Path) -> Result<String, CgroupError> {
-    fs::read_to_string(path).map_err(files("read", path))
-}
-
-fn write(path: &Path, text: &str) -> Result<(), CgroupError> {
-    fs::write(path, text).map_err(files("write", path))
 }

@@ -1,9 +1,13 @@
 //! What the kernel says a sandbox is, read from outside, and whether that is what was asked.
 //!
-//! Every fact comes from `/proc/PID` of paw-init or from its cgroup; none from a configuration, and none from inside. The check
-//! is in terms of rules that hold for every sandbox and of the plan. One mismatch, and the sandbox is killed before a command
-//! runs in it. Landlock alone cannot be read from outside: paw-init runs only if it was enforced (see paw-create), so its
-//! being there, by device and inode, is the evidence.
+//! Every fact comes from `/proc/PID` of a process of the sandbox or from its cgroup; none from a configuration, and none from
+//! inside. The check is in terms of rules that hold for every sandbox and of the plan. One mismatch, and the sandbox is killed
+//! before a command runs in it. What cannot be seen from outside is named in the record.
+//!
+//! Of a native sandbox, landlock alone cannot be read: paw-init runs only if it was enforced (see paw-create), so its being
+//! there, by device and inode, is the evidence. Of gVisor, see [`gvisor`].
+
+mod gvisor;
 
 use std::{
     collections::BTreeMap,
@@ -16,18 +20,18 @@ use paw_confine::{
     report::Confinement,
     userns::{Extent, outside, parse_map},
 };
-use paw_launch::request::{Attestation, Facts, Limits, Runtime};
+use paw_launch::request::{Attestation, Facts, Limits};
 use paw_policy::Digest;
 
 use crate::{
     bundle::{Bound, INIT},
     ceilings::Approved,
     cgroup::{CgroupError, Leaf},
+    runtime::Maker,
     slots::{INSIDE, sandbox_map},
 };
 
-/// The library that makes native sandboxes, as Cargo.toml pins it.
-pub(crate) const NATIVE_VERSION: &str = "libcontainer 0.7.0";
+pub(crate) use self::gvisor::gvisor;
 
 /// Namespaces of a sandbox; each is its own.
 const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
@@ -57,11 +61,19 @@ pub(crate) enum AttestError {
     /// The cgroup is not what it should be.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    /// The program that makes the sandbox cannot be read.
+    #[error("read the program of the runtime")]
+    Program(#[source] io::Error),
+    /// The facts cannot be written down.
+    #[error("write the facts as JSON")]
+    Canonical(#[source] serde_json::Error),
 }
 
 /// What a sandbox is compared with.
 pub(crate) struct Expected<'a> {
     pub(crate) plan: &'a Approved,
+    /// What the leaf was limited to.
+    pub(crate) limits: &'a Limits,
     pub(crate) slot: u32,
     pub(crate) workspace_owner: Option<u32>,
     pub(crate) leaf: &'a Leaf,
@@ -73,9 +85,13 @@ pub(crate) struct Expected<'a> {
     pub(crate) landlock_abi: u32,
 }
 
-/// Reads every fact of the process and compares it. The process must be paw-init, and must be our child, so that its number
+/// Reads every fact of paw-init and compares it. The process must be paw-init, and must be our child, so that its number
 /// cannot become somebody else's meanwhile.
-pub(crate) fn attest(pid: i32, expected: &Expected<'_>) -> Result<Attestation, AttestError> {
+pub(crate) fn native(
+    pid: i32,
+    expected: &Expected<'_>,
+    maker: &dyn Maker,
+) -> Result<Attestation, AttestError> {
     let proc = PathBuf::from(format!("/proc/{pid}"));
     let plan = expected.plan;
 
@@ -113,9 +129,9 @@ pub(crate) fn attest(pid: i32, expected: &Expected<'_>) -> Result<Attestation, A
     same("uid", status.uid, wanted_id)?;
     same("gid", status.gid, wanted_id)?;
 
-    let namespaces = namespaces(&proc)?;
+    let namespaces = namespaces(&proc, &NAMESPACES)?;
     let cgroups = expected.leaf.holds(pid)?;
-    let mut limits = expected.leaf.read_back(&plan.limits)?;
+    let mut limits = expected.leaf.read_back(expected.limits)?;
     limits.open_files = open_files(&proc)?;
     same(
         "the limit of open files",
@@ -128,14 +144,14 @@ pub(crate) fn attest(pid: i32, expected: &Expected<'_>) -> Result<Attestation, A
     check_bound(&proc, expected.bound)?;
     check_program(&proc, expected.bound)?;
 
-    let interfaces = interfaces(&proc)?;
-    same("network interfaces", interfaces.join(" "), "lo".to_owned())?;
+    let (interfaces, routes) = network(&proc)?;
 
     let host_id = |id| outside(expected.launcher_map, id).unwrap_or(u32::MAX);
     let facts = Facts {
         id: plan.id.clone(),
-        runtime: Runtime::Native,
-        runtime_version: NATIVE_VERSION.to_owned(),
+        runtime: maker.name(),
+        runtime_version: maker.version(),
+        runtime_digest: digest_of(maker)?,
         init_digest: expected.init_digest,
         seccomp: status.seccomp,
         no_new_privs: status.no_new_privs,
@@ -154,17 +170,25 @@ pub(crate) fn attest(pid: i32, expected: &Expected<'_>) -> Result<Attestation, A
             .map(|mount| format!("{} {} {}", mount.target, mount.kind, mount.options))
             .collect(),
         interfaces,
+        routes,
         landlock_abi: expected.landlock_abi,
+        unseen: Vec::new(),
     };
+    sealed(facts)
+}
+
+/// The facts with their digest.
+fn sealed(facts: Facts) -> Result<Attestation, AttestError> {
     // Field order and the order of the maps are fixed by the types, so the text is canonical.
-    let text = serde_json::to_vec(&facts).map_err(|error| AttestError::Read {
-        path: proc,
-        source: error.into(),
-    })?;
+    let text = serde_json::to_vec(&facts).map_err(AttestError::Canonical)?;
     Ok(Attestation {
         digest: Digest::of(&text),
         facts,
     })
+}
+
+fn digest_of(maker: &dyn Maker) -> Result<Digest, AttestError> {
+    maker.digest().map_err(AttestError::Program)
 }
 
 fn same<T: PartialEq + std::fmt::Display>(what: &str, is: T, wanted: T) -> Result<(), AttestError> {
@@ -202,7 +226,7 @@ fn shown(map: &[Extent]) -> String {
 }
 
 /// Inodes of the process's namespaces, each of which differs from ours.
-fn namespaces(proc: &Path) -> Result<BTreeMap<String, u64>, AttestError> {
+fn namespaces(proc: &Path, wanted: &[&str]) -> Result<BTreeMap<String, u64>, AttestError> {
     let inode = |proc: &Path, name: &str| {
         let path = proc.join("ns").join(name);
         let link = fs::read_link(&path).map_err(|source| AttestError::Read {
@@ -217,9 +241,9 @@ fn namespaces(proc: &Path) -> Result<BTreeMap<String, u64>, AttestError> {
                 what: "inode",
             })
     };
-    NAMESPACES
-        .into_iter()
-        .map(|name| {
+    wanted
+        .iter()
+        .map(|&name| {
             let is = inode(proc, name)?;
             if is == inode(Path::new("/proc/self"), name)? {
                 return Err(mismatch(
@@ -372,13 +396,28 @@ fn check_program(proc: &Path, bound: &[Bound]) -> Result<(), AttestError> {
     }
 }
 
-fn interfaces(proc: &Path) -> Result<Vec<String>, AttestError> {
+/// Interfaces and routes, of which there are only those of the loopback.
+fn network(proc: &Path) -> Result<(Vec<String>, Vec<String>), AttestError> {
     let text = read(&proc.join("net/dev"))?;
-    Ok(text
+    let interfaces: Vec<String> = text
         .lines()
         .skip(2)
         .filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned()))
-        .collect())
+        .collect();
+    same("network interfaces", interfaces.join(" "), "lo".to_owned())?;
+    // `/proc/PID/net/route` begins with a heading and then with the interface; it does not list routes of the loopback.
+    let routes: Vec<String> = read(&proc.join("net/route"))?
+        .lines()
+        .skip(1)
+        .map(|line| {
+            line.split_whitespace()
+                .take(3)
+                .collect::<Vec<_>>()
+                .join(" ")
+        })
+        .collect();
+    same("routes", routes.join(", "), String::new())?;
+    Ok((interfaces, routes))
 }
 
 #[cfg(test)]

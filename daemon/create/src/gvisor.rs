@@ -1,0 +1,91 @@
+//! Becoming runsc: into the sandbox's leaf, ids and namespaces first, so that not even runsc itself is anywhere else.
+
+use std::{
+    fs, io,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use nix::{
+    errno::Errno,
+    sched::{CloneFlags, unshare},
+    sys::{prctl, signal::Signal},
+};
+use paw_confine::{
+    sys,
+    userns::{self, UsernsError},
+};
+
+/// Why this process did not become runsc.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum GvisorError {
+    #[error("take over descriptor 6")]
+    Descriptor(#[source] io::Error),
+    #[error("enter the cgroup {path}")]
+    Cgroup { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Userns(#[from] UsernsError),
+    #[error("make namespaces")]
+    Namespaces(#[source] Errno),
+    #[error("ask to end with the launcher")]
+    Lifeline(#[source] Errno),
+    #[error("execute {path}")]
+    Exec { path: PathBuf, source: io::Error },
+}
+
+/// What to become.
+pub(crate) struct Order<'a> {
+    pub(crate) bundle: &'a Path,
+    pub(crate) id: &'a Path,
+    pub(crate) state: &'a Path,
+    pub(crate) runsc: &'a Path,
+    pub(crate) platform: &'a Path,
+    /// The leaf in each hierarchy.
+    pub(crate) cgroups: &'a [PathBuf],
+}
+
+/// Becomes `runsc run`; returns only with the reason why not.
+pub(crate) fn become_runsc(order: &Order<'_>) -> GvisorError {
+    match prepare(order) {
+        Ok(()) => {}
+        Err(error) => return error,
+    }
+    let flag = |name: &str, value: &Path| format!("--{name}={}", value.display());
+    let source = Command::new(order.runsc)
+        .env_clear()
+        .arg(flag("root", order.state))
+        .arg(flag("platform", order.platform))
+        // Its loopback is its own; there is no way out of it.
+        .arg("--network=none")
+        // The leaf is made, entered and limited; runsc would want the rights of the host's root to make one.
+        .arg("--ignore-cgroups")
+        .arg("run")
+        .arg(flag("bundle", order.bundle))
+        .arg(order.id)
+        .exec();
+    GvisorError::Exec {
+        path: order.runsc.to_owned(),
+        source,
+    }
+}
+
+fn prepare(order: &Order<'_>) -> Result<(), GvisorError> {
+    let namespace = sys::inherited(6).map_err(GvisorError::Descriptor)?;
+    for dir in order.cgroups {
+        let path = dir.join("cgroup.procs");
+        fs::write(&path, "0").map_err(|source| GvisorError::Cgroup { path, source })?;
+    }
+    userns::enter(&namespace)?;
+    drop(namespace);
+    unshare(
+        CloneFlags::CLONE_NEWNS
+            | CloneFlags::CLONE_NEWNET
+            | CloneFlags::CLONE_NEWIPC
+            | CloneFlags::CLONE_NEWUTS
+            | CloneFlags::CLONE_NEWCGROUP,
+    )
+    .map_err(GvisorError::Namespaces)?;
+    // Last, because a change of ids makes the kernel forget it.
+    prctl::set_pdeathsig(Signal::SIGKILL).map_err(GvisorError::Lifeline)
+}

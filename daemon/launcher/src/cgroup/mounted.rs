@@ -1,0 +1,64 @@
+//! Where the kernel keeps its cgroup hierarchies, and their files.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use super::{CgroupError, files};
+
+/// Mount points of the v1 hierarchies that have controllers, by those controllers as `/proc/PID/cgroup` names them.
+pub(super) fn v1_mounts() -> Result<BTreeMap<String, PathBuf>, CgroupError> {
+    let own = read_text(Path::new("/proc/self/cgroup"))?;
+    let mounts = read_text(Path::new("/proc/self/mountinfo"))?;
+    let mut found = BTreeMap::new();
+    for controllers in own.lines().filter_map(|line| line.split(':').nth(1)) {
+        if controllers.is_empty() || controllers.starts_with("name=") {
+            continue;
+        }
+        let mount = mounts.lines().find_map(|line| {
+            let (place, kind) = line.split_once(" - ")?;
+            let mut kind = kind.split(' ');
+            let is_cgroup = kind.next() == Some("cgroup");
+            let options: Vec<&str> = kind.nth(1)?.split(',').collect();
+            (is_cgroup && controllers.split(',').all(|name| options.contains(&name)))
+                .then(|| place.split(' ').nth(4).map(PathBuf::from))
+                .flatten()
+        });
+        found.extend(mount.map(|mount| (controllers.to_owned(), mount)));
+    }
+    Ok(found)
+}
+
+/// A new cpuset is empty and takes no process; it starts as its parent's copy.
+pub(super) fn inherit_cpuset(dir: &Path) -> Result<(), CgroupError> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        let mut chain: Vec<&Path> = dir
+            .ancestors()
+            .take_while(|dir| dir.join(file).exists())
+            .collect();
+        chain.reverse();
+        for pair in chain.windows(2) {
+            if read_text(&pair[1].join(file))?.trim().is_empty() {
+                write(&pair[1].join(file), read_text(&pair[0].join(file))?.trim())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether this host has swap at all.
+pub(super) fn swap_is_in_use() -> Result<bool, CgroupError> {
+    Ok(read_text(Path::new("/proc/swaps"))?.lines().count() > 1)
+}
+
+/// A file of a hierarchy or of `/proc`.
+pub(super) fn read_text(path: &Path) -> Result<String, CgroupError> {
+    fs::read_to_string(path).map_err(files("read", path))
+}
+
+/// Writes a file of a hierarchy.
+pub(super) fn write(path: &Path, text: &str) -> Result<(), CgroupError> {
+    fs::write(path, text).map_err(files("write", path))
+}

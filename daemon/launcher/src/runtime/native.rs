@@ -1,0 +1,125 @@
+//! Sandboxes of libcontainer, which paw-create makes: namespaces, landlock, seccomp.
+
+use std::{io, os::fd::OwnedFd, path::Path, process::Stdio};
+
+use command_fds::FdMapping;
+use paw_launch::request::{Attestation, Limits, Runtime};
+use paw_policy::Digest;
+use serde_json::{Value, json};
+
+use super::Maker;
+use crate::{
+    attest::{self, AttestError, Expected},
+    bundle::{Bound, specification, tmpfs_mounts},
+    ceilings::Approved,
+    host::Program,
+    sandbox::CreateError,
+    spawn::{Order, Pipes, Spawned, start},
+};
+
+/// The library that makes native sandboxes, as Cargo.toml pins it.
+const VERSION: &str = "libcontainer 0.7.0";
+
+/// libcontainer, in paw-create.
+#[derive(Debug)]
+pub(crate) struct Native {
+    create: Program,
+}
+
+impl Native {
+    pub(crate) fn new(create: &Path) -> Self {
+        Self {
+            create: Program::new(create),
+        }
+    }
+}
+
+impl Maker for Native {
+    fn name(&self) -> Runtime {
+        Runtime::Native
+    }
+
+    fn version(&self) -> String {
+        VERSION.to_owned()
+    }
+
+    fn digest(&self) -> io::Result<Digest> {
+        self.create.digest()
+    }
+
+    fn objection(&self, _: &Limits) -> Option<String> {
+        None
+    }
+
+    fn leaf_limits(&self, limits: &Limits) -> Limits {
+        *limits
+    }
+
+    /// It has no `linux.resources`: writing the device rules that libcontainer adds then takes rights on the host; limits are
+    /// written by [`crate::cgroup`]. It has no id maps: the user namespace is made before, as descriptor 6.
+    fn specification(&self, plan: &Approved, cgroup: &str, bound: &[Bound]) -> Value {
+        let mut mounts = vec![
+            json!({ "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"] }),
+            json!({ "destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+                "options": ["nosuid", "noexec", "strictatime", "mode=755", "size=64k"] }),
+        ];
+        mounts.extend(tmpfs_mounts(&plan.limits));
+        // The recursive forms also bind what is mounted below the source, which would otherwise be refused: a less privileged
+        // namespace may not look beneath a mount of the host.
+        let options = ["rbind", "nosuid", "rnosuid", "nodev", "rnodev"];
+        mounts.extend(
+            bound
+                .iter()
+                .map(|bound| bound.mount(&options, &["ro", "rro"])),
+        );
+        let mut specification = specification(plan, mounts);
+        specification["linux"] = json!({
+            "cgroupsPath": cgroup,
+            "namespaces": [
+                { "type": "user", "path": "/proc/self/fd/6" },
+                { "type": "pid" }, { "type": "mount" }, { "type": "network" }, { "type": "uts" }, { "type": "ipc" }, { "type": "cgroup" }
+            ],
+            "maskedPaths": ["/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/key-users", "/proc/latency_stats",
+                "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/proc/kallsyms", "/proc/config.gz"],
+            "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
+        });
+        specification
+    }
+
+    fn spawn(&self, order: &Order<'_>) -> Result<Spawned, CreateError> {
+        let Pipes { ours, theirs } = Pipes::new()?;
+        let (report, said) = Pipes::report()?;
+        let run = order.run()?;
+        let mapping = |parent_fd: OwnedFd, child_fd| FdMapping {
+            parent_fd,
+            child_fd,
+        };
+        let child = start(
+            self.create.path(),
+            |command| {
+                command
+                    .arg("native")
+                    .args([order.dir.as_os_str(), order.id.as_ref(), run.as_os_str()])
+                    .stdin(Stdio::null())
+                    .stdout(said.try_clone()?)
+                    .stderr(said);
+                Ok(())
+            },
+            vec![
+                mapping(theirs.stdin, 3),
+                mapping(theirs.stdout, 4),
+                mapping(theirs.stderr, 5),
+                mapping(order.namespace()?, 6),
+            ],
+        )?;
+        Ok(Spawned {
+            child,
+            report: Some(report),
+            ours,
+        })
+    }
+
+    fn attest(&self, pid: i32, expected: &Expected<'_>) -> Result<Attestation, AttestError> {
+        attest::native(pid, expected, self)
+    }
+}

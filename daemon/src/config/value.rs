@@ -1,0 +1,86 @@
+//! Values as people write them: names, times, sizes, addresses. Each either is one, or says how to write one.
+
+use std::{str::FromStr, time::Duration};
+
+use paw_launch::request::Isolation;
+use paw_llm::ProviderKind;
+use paw_policy::Name;
+
+/// The longest time that can be configured: a week.
+const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// The name of something that is configured.
+pub(super) fn name(text: &str) -> Result<Name, String> {
+    Name::from_str(text).map_err(|error| error.to_string())
+}
+
+/// What stands between a sandbox and the host.
+pub(super) fn isolation(text: &str) -> Result<Isolation, String> {
+    Isolation::ALL
+        .into_iter()
+        .find(|isolation| isolation.as_str() == text)
+        .ok_or_else(|| "use process, kernel or vm".to_owned())
+}
+
+/// A user or group name as useradd(8) allows it.
+pub(super) fn account(text: &str) -> Result<String, String> {
+    let good = text
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+    if good && !text.is_empty() && text.len() <= 32 {
+        Ok(text.to_owned())
+    } else {
+        Err("use the name of a user or group".into())
+    }
+}
+
+/// Which wire a provider speaks.
+pub(super) fn provider_kind(text: &str) -> Result<ProviderKind, String> {
+    match text {
+        "ollama" => Ok(ProviderKind::Ollama),
+        "openai" => Ok(ProviderKind::OpenAi),
+        _ => Err("use \"ollama\", or \"openai\" for every OpenAI-compatible endpoint".into()),
+    }
+}
+
+/// Where a provider is.
+pub(super) fn url(text: &str) -> Result<url::Url, String> {
+    match url::Url::parse(text) {
+        Ok(url)
+            if matches!(url.scheme(), "http" | "https")
+                && url.host().is_some()
+                && url.password().is_none()
+                && url.username().is_empty() =>
+        {
+            Ok(url)
+        }
+        Ok(_) => Err("use http:// or https:// and a host, without user or password".into()),
+        Err(error) => Err(format!("{error}; an example: http://127.0.0.1:11434")),
+    }
+}
+
+/// A time such as `250ms`, `30s`, `5m` or `1h 30m`; at most a week, at least a millisecond.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let hint = "use a time such as \"250ms\", \"30s\", \"5m\" or \"1h\", at most \"168h\"";
+    let parsed: jiff::SignedDuration = text.parse().map_err(|_| hint.to_owned())?;
+    match Duration::try_from(parsed) {
+        Ok(time) if time >= Duration::from_millis(1) && time <= WEEK => Ok(time),
+        Ok(_) | Err(_) => Err(hint.to_owned()),
+    }
+}
+
+/// A size such as `4096`, `64K`, `256M` or `2G`, in powers of 1024.
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.as_bytes().last() {
+        Some(b'K' | b'k') => (&text[..text.len() - 1], 10),
+        Some(b'M' | b'm') => (&text[..text.len() - 1], 20),
+        Some(b'G' | b'g') => (&text[..text.len() - 1], 30),
+        _ => (text, 0),
+    };
+    let hint = "use a size such as \"64K\", \"256M\" or \"2G\"";
+    let number: u64 = digits.parse().map_err(|_| hint.to_owned())?;
+    number
+        .checked_mul(1 << shift)
+        .filter(|size| *size <= 1 << 50)
+        .ok_or_else(|| hint.to_owned())
+}

@@ -1,0 +1,86 @@
+//! Which runtime makes a sandbox: the first that is here and isolates enough, and never anything weaker.
+
+use paw_launch::request::{Isolation, ProofState, Runtime};
+
+use super::{Launcher, LauncherError};
+
+/// Why no runtime makes this sandbox.
+#[derive(Debug, thiserror::Error)]
+pub enum ChoiceError {
+    /// The one that was asked for isolates less than it must.
+    #[error("the runtime {runtime} isolates by {}, and {floor} is the least here", runtime.isolation())]
+    TooWeak {
+        /// Which one.
+        runtime: Runtime,
+        /// What is demanded.
+        floor: Isolation,
+    },
+    /// The one that was asked for is not here, and nothing takes its place.
+    #[error("the runtime {runtime} is not here: {why}")]
+    Absent {
+        /// Which one.
+        runtime: Runtime,
+        /// Why not.
+        why: String,
+    },
+    /// None that isolates enough is here.
+    #[error("no runtime here isolates by {floor} or more: {why}")]
+    None {
+        /// What is demanded.
+        floor: Isolation,
+        /// Each that would do, and why it is not here.
+        why: String,
+    },
+    /// The launcher, which knows, is away.
+    #[error(transparent)]
+    Launcher(#[from] LauncherError),
+}
+
+/// Checks a runtime that was asked for by name.
+///
+/// # Errors
+/// When it isolates less than `floor`.
+pub fn allow(runtime: Runtime, floor: Isolation) -> Result<Runtime, ChoiceError> {
+    if runtime.isolation() >= floor {
+        Ok(runtime)
+    } else {
+        Err(ChoiceError::TooWeak { runtime, floor })
+    }
+}
+
+/// The runtime that was asked for, or else the lightest one here that isolates by `floor` or more.
+///
+/// # Errors
+/// When there is none, or the launcher cannot be asked.
+pub async fn choose(
+    launcher: &Launcher,
+    asked: Option<Runtime>,
+    floor: Isolation,
+) -> Result<Runtime, ChoiceError> {
+    let states = launcher.runtimes().await?;
+    if let Some(runtime) = asked {
+        allow(runtime, floor)?;
+        return match states.into_iter().find(|state| state.name == runtime) {
+            Some(state) if state.state == ProofState::Absent => Err(ChoiceError::Absent {
+                runtime,
+                why: state.reason,
+            }),
+            _ => Ok(runtime),
+        };
+    }
+    let mut missing = Vec::new();
+    for runtime in Runtime::ALL {
+        if runtime.isolation() < floor {
+            continue;
+        }
+        match states.iter().find(|state| state.name == runtime) {
+            Some(state) if state.state != ProofState::Absent => return Ok(runtime),
+            Some(state) => missing.push(format!("{runtime}: {}", state.reason)),
+            None => missing.push(format!("{runtime}: the launcher does not know it")),
+        }
+    }
+    Err(ChoiceError::None {
+        floor,
+        why: missing.join("; "),
+    })
+}
