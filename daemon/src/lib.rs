@@ -12,6 +12,7 @@ pub mod events;
 pub mod exit;
 pub mod intake;
 pub mod orchestrator;
+pub mod prove;
 pub mod providers;
 pub mod records;
 pub mod reload;

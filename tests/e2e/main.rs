@@ -5,6 +5,7 @@
 mod confinement;
 mod crash;
 mod journal;
+mod probes;
 mod roles;
 mod sandbox;
 mod secrets;
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
     cases.extend(confinement::cases());
     cases.extend(sandbox::cases());
     cases.extend(secrets::cases());
+    cases.extend(probes::cases());
     cases.extend(crash::cases());
     run(cases)
 }

@@ -31,6 +31,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("paw-create", &["paw-confine", "paw-launch", "paw-log"]),
     ("paw-init", &["paw-launch"]),
+    ("paw-probe", &["paw-confine"]),
     (
         "pawd",
         &[

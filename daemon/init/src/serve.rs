@@ -94,6 +94,11 @@ struct Init {
 
 impl Init {
     fn run(&mut self, stdin: BorrowedFd<'_>, stdout: BorrowedFd<'_>) -> Result<(), Fault> {
+        // The commands have our user. Without this they could read our memory and descriptors, and trace us where nothing forbids it.
+        prctl::set_dumpable(false).map_err(|errno| Fault::Kernel {
+            step: "become undumpable",
+            errno,
+        })?;
         let child_ends = child_ends().map_err(|errno| Fault::Kernel {
             step: "receive SIGCHLD",
             errno,

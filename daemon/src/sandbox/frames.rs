@@ -9,7 +9,10 @@
 use std::{
     fmt, io,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -145,6 +148,7 @@ pub struct Process {
     frames: mpsc::Sender<Bytes>,
     inside: Arc<Inside>,
     exit: oneshot::Receiver<Outcome>,
+    truncated: Arc<AtomicBool>,
 }
 
 impl Sandbox {
@@ -223,11 +227,12 @@ impl Sandbox {
         let (stderr_in, stderr) = stream(self.inside.tell_writer.clone());
         let window = Arc::new(Semaphore::new(WINDOW));
         let (outcome, exit) = oneshot::channel();
+        let truncated = Arc::new(AtomicBool::new(false));
         let entry = Entry {
             stdout: stdout_in,
             stderr: stderr_in,
             room: most_output,
-            truncated: false,
+            truncated: truncated.clone(),
             window: window.clone(),
             stdin: StdinState::Open,
             outcome: Some(outcome),
@@ -266,6 +271,7 @@ impl Sandbox {
                 frames,
                 inside,
                 exit,
+                truncated,
             },
         })
     }
@@ -310,6 +316,12 @@ impl Drop for Sandbox {
 }
 
 impl Process {
+    /// Whether some of its output was thrown away so far.
+    #[must_use]
+    pub fn output_is_truncated(&self) -> bool {
+        self.truncated.load(Ordering::Relaxed)
+    }
+
     /// Waits for its end, which comes after the last byte of its output was delivered.
     ///
     /// # Errors

@@ -145,7 +145,7 @@ pub async fn run(
             output_truncated,
         }) => (Some(exited), output_truncated),
         // The sandbox ended under it: its deadline, its memory, a kill. That is an end like others, told by `end`.
-        Err(SandboxError::Gone) => (None, false),
+        Err(SandboxError::Gone) => (None, child.process.output_is_truncated()),
         Err(fault) => return Err(fault.into()),
     };
     let (end, usage) = sandbox.end(GRACE).await?;

@@ -8,7 +8,10 @@
 use std::{
     collections::BTreeMap,
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::{Bytes, BytesMut};
@@ -51,7 +54,7 @@ pub(super) struct Entry {
     pub(super) stderr: Arc<Stream>,
     /// Bytes of output that are still wanted.
     pub(super) room: u64,
-    pub(super) truncated: bool,
+    pub(super) truncated: Arc<AtomicBool>,
     /// Bytes of input that paw-init still takes; closed when the command takes none.
     pub(super) window: Arc<Semaphore>,
     pub(super) stdin: StdinState,
@@ -138,7 +141,9 @@ impl Inside {
                     .len()
                     .min(usize::try_from(entry.room).unwrap_or(usize::MAX));
                 entry.room -= kept as u64;
-                entry.truncated |= kept < payload.len();
+                if kept < payload.len() {
+                    entry.truncated.store(true, Ordering::Relaxed);
+                }
                 let stream = if tag == Tag::Stdout {
                     &entry.stdout
                 } else {
@@ -172,7 +177,7 @@ impl Inside {
                 };
                 let exit = Exit {
                     exited,
-                    output_truncated: entry.truncated,
+                    output_truncated: entry.truncated.load(Ordering::Relaxed),
                 };
                 if let Some(outcome) = entry.outcome.take() {
                     // Who dropped the child does not wait for its end.

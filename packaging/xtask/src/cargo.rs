@@ -36,7 +36,7 @@ impl Profile {
 const HOST: [&str; 5] = ["pawd", "pawctl", "paw-launcher", "paw-create", "paw-audit"];
 
 /// The crates whose binaries run inside a sandbox, where no library of the host can be relied on.
-const INSIDE: [&str; 2] = ["paw-init", "paw-files"];
+const INSIDE: [&str; 3] = ["paw-init", "paw-files", "paw-probe"];
 
 /// Where the built binaries are.
 pub(crate) struct Built {

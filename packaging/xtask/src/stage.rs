@@ -34,6 +34,11 @@ pub(crate) fn stage(root: &Path, profile: Profile) -> Result<PathBuf> {
         "usr/lib/pawd/skills/files/bin/paw-files",
         &built.inside.join("paw-files"),
     )?;
+    inside(
+        &mut tree,
+        "usr/lib/pawd/images/probe/bin/paw-probe",
+        &built.inside.join("paw-probe"),
+    )?;
     system(&mut tree, root)?;
     manuals(&mut tree, root, &generated)?;
     tree.finish()

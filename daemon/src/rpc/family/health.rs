@@ -10,7 +10,7 @@ use paw_confine::{landlock::Enforced, report};
 use paw_launch::request::{ProofState, Reply};
 
 use super::Context;
-use crate::sandbox::LauncherState;
+use crate::{prove, sandbox::LauncherState};
 
 /// What was seen when pawd started, and cannot be seen again from inside.
 #[derive(Debug, Clone)]
@@ -207,11 +207,11 @@ pub async fn doctor(context: &Context, prove: bool) -> Doctor {
         }
         Err(error) => tracing::debug!(error = %paw_log::Chain(&error), "runtimes not listed"),
     }
-    let probes: Vec<Probe> = if prove {
-        context.born.probes.iter().map(probe).collect()
-    } else {
-        Vec::new()
-    };
+    let mut probes: Vec<Probe> = Vec::new();
+    if prove {
+        probes.extend(context.born.probes.iter().map(probe));
+        probes.extend(prove::prove(&context.launcher).await);
+    }
     let ok = findings
         .iter()
         .all(|finding| finding.severity != Severity::Error)
