@@ -521,6 +521,30 @@ pub(crate) enum Bench {
         #[arg(long, value_name = "TIME", value_parser = duration)]
         duration: Option<Duration>,
     },
+    /// A command in a sandbox of its own, from the request to its end
+    Sandbox(SandboxLoad),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SandboxLoad {
+    /// How many sandboxes in all
+    #[arg(long, value_name = "N", conflicts_with = "duration")]
+    pub(crate) requests: Option<u64>,
+    /// How many connections, each with one sandbox at a time
+    #[arg(long, value_name = "C", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) concurrency: u16,
+    /// For how long [default: 10s]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) duration: Option<Duration>,
+    /// What makes the sandboxes
+    #[arg(long, value_parser = ["auto", "native", "gvisor", "kata"])]
+    pub(crate) runtime: Option<String>,
+    /// Installed image, absolute directory, or `host` [default: base]
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) image: Option<String>,
+    /// The command
+    #[arg(last = true, default_value = "true", value_name = "COMMAND")]
+    pub(crate) argv: Vec<String>,
 }
 
 #[cfg(test)]

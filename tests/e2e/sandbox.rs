@@ -32,6 +32,7 @@ pub(crate) fn cases() -> Vec<Case> {
         disk_beyond_the_limit_is_not_given,
         inside_is_nobody_on_the_host,
         nothing_of_a_sandbox_is_left_after_its_end,
+        measurement_counts_every_sandbox,
     ]
 }
 
@@ -123,6 +124,37 @@ async fn short_command_is_over_at_once() {
         began.elapsed() < Duration::from_millis(1_500),
         "{:?} for `true`",
         began.elapsed()
+    );
+}
+
+async fn measurement_counts_every_sandbox() {
+    let system = Standalone::start("").await;
+    let measure = [
+        "-o",
+        "json",
+        "bench",
+        "sandbox",
+        "--requests",
+        "6",
+        "--concurrency",
+        "2",
+    ];
+    let output = system.pawctl(&measure).await;
+    assert!(output.status.success(), "{output:?}");
+    let seen: Value = serde_json::from_slice(&output.stdout).expect("one document");
+    assert_eq!((&seen["requests"], &seen["errors"]), (&json!(6), &json!(0)));
+    assert!(
+        seen["p50_us"].as_f64().is_some_and(|us| us > 500.0),
+        "{seen}"
+    );
+    // A command that fails is an error of the measurement, and its exit code says so.
+    let output = system
+        .pawctl(&[&measure[..], &["--", "false"]].concat())
+        .await;
+    let seen: Value = serde_json::from_slice(&output.stdout).expect("one document");
+    assert_eq!(
+        (output.status.code(), &seen["errors"]),
+        (Some(1), &json!(6))
     );
 }
 

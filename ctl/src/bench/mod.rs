@@ -1,6 +1,8 @@
-//! The load loop: raw lines on raw sockets, so that what is measured is pawd and not a client library.
+//! Load loops, and the numbers that come of them.
 
+mod numbers;
 mod rpc;
+mod sandbox;
 
 use crate::{
     cli::{self, Global},
@@ -20,5 +22,6 @@ pub(crate) async fn run(
             concurrency,
             duration,
         } => rpc::run(global, out, requests, concurrency, duration).await,
+        cli::Bench::Sandbox(load) => sandbox::run(global, out, load).await,
     }
 }

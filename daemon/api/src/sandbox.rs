@@ -26,7 +26,7 @@ pub struct RuntimeInfo {
 }
 
 /// A command and the sandbox it shall run in.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RunSpec {
     /// Program and arguments.
