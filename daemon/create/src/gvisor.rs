@@ -1,14 +1,19 @@
 //! Becoming runsc: into the sandbox's leaf, ids and namespaces first, so that not even runsc itself is anywhere else.
+//!
+//! The skeleton of the root is copied into a temporary file system that is mounted here. runsc makes its root read-only by
+//! mounting it again, which the kernel refuses to a user namespace where the mount below is nosuid or nodev, as everything of a
+//! systemd unit without new privileges is. A mount that was made in this namespace may be mounted again at will.
 
 use std::{
     fs, io,
-    os::unix::process::CommandExt,
+    os::unix::{fs::symlink, process::CommandExt},
     path::{Path, PathBuf},
     process::Command,
 };
 
 use nix::{
     errno::Errno,
+    mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
     sys::{prctl, signal::Signal},
 };
@@ -28,6 +33,12 @@ pub(crate) enum GvisorError {
     Userns(#[from] UsernsError),
     #[error("make namespaces")]
     Namespaces(#[source] Errno),
+    #[error("{step} {path}")]
+    Root {
+        step: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
     #[error("ask to end with the launcher")]
     Lifeline(#[source] Errno),
     #[error("execute {path}")]
@@ -86,6 +97,45 @@ fn prepare(order: &Order<'_>) -> Result<(), GvisorError> {
             | CloneFlags::CLONE_NEWCGROUP,
     )
     .map_err(GvisorError::Namespaces)?;
+    let root = order.bundle.join("root");
+    mount(
+        Some("tmpfs"),
+        &root,
+        Some("tmpfs"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+        Some("mode=755,size=1m,nr_inodes=4096"),
+    )
+    .map_err(|errno| fault("mount", &root)(errno.into()))?;
+    copy(&order.bundle.join("rootfs"), &root)?;
     // Last, because a change of ids makes the kernel forget it.
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(GvisorError::Lifeline)
+}
+
+/// Copies the skeleton: directories, symlinks, and small files. The launcher made it, so there is nothing else in it.
+fn copy(from: &Path, to: &Path) -> Result<(), GvisorError> {
+    for entry in fs::read_dir(from).map_err(fault("list", from))? {
+        let entry = entry.map_err(fault("list", from))?;
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        let kind = entry.file_type().map_err(fault("look at", &source))?;
+        if kind.is_symlink() {
+            let link = fs::read_link(&source).map_err(fault("read", &source))?;
+            symlink(link, &target).map_err(fault("make", &target))?;
+        } else if kind.is_dir() {
+            fs::create_dir(&target).map_err(fault("make", &target))?;
+            let mode = entry
+                .metadata()
+                .map_err(fault("look at", &source))?
+                .permissions();
+            fs::set_permissions(&target, mode).map_err(fault("set the mode of", &target))?;
+            copy(&source, &target)?;
+        } else {
+            fs::copy(&source, &target).map_err(fault("copy", &source))?;
+        }
+    }
+    Ok(())
+}
+
+fn fault(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> GvisorError {
+    let path = path.to_owned();
+    move |source| GvisorError::Root { step, path, source }
 }
