@@ -319,11 +319,56 @@ pub(crate) enum Sandbox {
     Run(Box<Run>),
     /// List running sandboxes
     List,
+    /// Show a sandbox, running or ended not long ago
+    Show {
+        /// Its id
+        id: String,
+    },
+    /// Run a further command in a sandbox that runs
+    Exec(Box<Exec>),
+    /// Print the last of what a sandbox's command said
+    Logs {
+        /// Its id
+        id: String,
+        /// Go on until the sandbox has ended
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Show what running sandboxes have used
+    Stats {
+        /// Only this one
+        id: Option<String>,
+    },
+    /// Forget sandboxes that have ended, and what they said
+    Gc,
     /// Kill every process of a sandbox
     Kill {
         /// Its id
         id: String,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Exec {
+    /// Id of the sandbox
+    pub(crate) id: String,
+    /// A variable of the environment
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) env: Vec<String>,
+    /// Working directory inside [default: /]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) workdir: Option<String>,
+    /// Pass stdin on to the command
+    #[arg(long)]
+    pub(crate) stdin: bool,
+    /// Print how it ended as one line of JSON; what the command writes goes to stderr
+    #[arg(long)]
+    pub(crate) json_result: bool,
+    #[command(flatten)]
+    pub(crate) wait: Wait,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) argv: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -17,13 +17,13 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{
-    agent::tool,
+    agent::{run, tool},
     clock::now_ms,
     config::{AgentSettings, Config},
     orchestrator::{handle::Submission, work::Progress},
     providers::Providers,
     records::shorten,
-    sandbox::{self, Skills},
+    sandbox::{self, Register, Skills},
     storage::Storage,
 };
 
@@ -45,6 +45,8 @@ pub struct Intake {
     pub skills: Arc<Skills>,
     /// Sessions.
     pub storage: Storage,
+    /// Sandboxes of people's commands.
+    pub register: Register,
 }
 
 /// What a caller asks, before anything of it is believed.
@@ -140,7 +142,10 @@ impl Intake {
         progress: Progress,
     ) -> Result<Submission, Error> {
         let config = Arc::clone(&self.config.borrow());
-        let operation = run(&config, spec)?;
+        let operation = match &spec.sandbox {
+            Some(id) => self.further_run(id.clone(), spec, &caller)?,
+            None => own_run(&config, spec)?,
+        };
         let (agent, _) = agent(&config, None)?;
         let taint = origin(&caller);
         self.submission(
@@ -154,6 +159,30 @@ impl Intake {
             None,
             progress,
         )
+    }
+
+    /// A further command in a sandbox that runs: it may choose nothing of that sandbox, and must be of the same user.
+    fn further_run(&self, id: String, spec: RunSpec, caller: &Caller) -> Result<Operation, Error> {
+        run::check(&spec)?;
+        let known = id.parse().ok().and_then(|id| self.register.known(&id));
+        if !known.is_some_and(|known| !known.ended && may_see(caller, known.owner)) {
+            let hint = "see `pawctl sandbox list`";
+            return Err(Error::new(ErrorKind::NotFound, "no such sandbox runs", hint).about(id));
+        }
+        let chosen = spec.runtime.is_some()
+            || spec.isolation_floor.is_some()
+            || spec.image.is_some()
+            || !spec.mounts.is_empty()
+            || spec.cpu_milli.is_some()
+            || spec.memory.is_some()
+            || spec.disk.is_some()
+            || spec.pids.is_some();
+        if chosen {
+            let message = "a command in a sandbox that runs can choose nothing of that sandbox";
+            let hint = "leave out runtime, image, mounts and limits";
+            return Err(Error::new(ErrorKind::Invalid, message, hint));
+        }
+        written(&spec)
     }
 
     fn submission(
@@ -464,8 +493,8 @@ fn agent<'a>(config: &'a Config, name: Option<&str>) -> Result<(Name, &'a AgentS
 }
 
 /// The exact command, with every default written out, so that what is approved does not change with the configuration.
-fn run(config: &Config, mut spec: RunSpec) -> Result<Operation, Error> {
-    let checked = tool::check(&spec)?;
+fn own_run(config: &Config, mut spec: RunSpec) -> Result<Operation, Error> {
+    let checked = run::check(&spec)?;
     let floor = checked.floor.max(config.sandbox.isolation_floor);
     if let Some(runtime) = checked.runtime {
         sandbox::allow(runtime, floor)
@@ -481,7 +510,11 @@ fn run(config: &Config, mut spec: RunSpec) -> Result<Operation, Error> {
     spec.pids.get_or_insert(limits.pids);
     spec.timeout_ms.get_or_insert(limits.wall_ms);
     spec.workdir.get_or_insert_with(|| "/".into());
-    match serde_json::to_value(&spec) {
+    written(&spec)
+}
+
+fn written(spec: &RunSpec) -> Result<Operation, Error> {
+    match serde_json::to_value(spec) {
         Ok(Value::Object(spec)) => Ok(Operation::SandboxRun(spec)),
         Ok(_) | Err(_) => Err(Error::new(
             ErrorKind::Internal,

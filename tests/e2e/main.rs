@@ -5,6 +5,7 @@
 mod confinement;
 mod crash;
 mod journal;
+mod lifecycle;
 mod probes;
 mod roles;
 mod sandbox;
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
     cases.extend(journal::cases());
     cases.extend(confinement::cases());
     cases.extend(sandbox::cases());
+    cases.extend(lifecycle::cases());
     cases.extend(secrets::cases());
     cases.extend(probes::cases());
     cases.extend(crash::cases());

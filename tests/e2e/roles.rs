@@ -4,12 +4,13 @@
 
 use std::path::Path;
 
-use harness::{Pawd, Setup, cases, report::Case, somebody::Somebody};
+use harness::{Pawd, Setup, cases, report::Case, somebody::Somebody, within};
 use jsonrpsee::async_client::Client;
 use paw_api::{
     ErrorKind,
     action::{Action, ActionRpcClient, Answer, ApprovalRpcClient},
     agent::SessionRpcClient,
+    sandbox::{RunEvent, RunSpec, SandboxRpcClient},
     system::{ConfigRpcClient, SystemRpcClient},
     trail::AuditRpcClient,
 };
@@ -27,6 +28,7 @@ pub(crate) fn cases() -> Vec<Case> {
         user_can_neither_answer_nor_administer,
         approver_answers_others_but_not_themselves,
         users_see_only_what_is_theirs,
+        sandboxes_of_others_are_as_if_they_were_not_there,
         denied_call_is_in_the_audit_log,
     ]
 }
@@ -124,6 +126,52 @@ async fn approver_answers_others_but_not_themselves() {
         .await
         .expect("it is allowed");
     assert_eq!(approved.approved_by.map(|by| by.uid), Some(BOB));
+}
+
+async fn sandboxes_of_others_are_as_if_they_were_not_there() {
+    let mut house = House::open().await;
+    let spec = |sandbox: Option<String>| RunSpec {
+        argv: vec!["sleep".into(), "1000".into()],
+        sandbox,
+        ..RunSpec::default()
+    };
+    let mut running = within("the run", house.guest(0, &[]).run(spec(None)))
+        .await
+        .expect("root may");
+    let id = loop {
+        let event = within("its start", running.next()).await;
+        if let Some(Ok(RunEvent::Started { id, .. })) = event {
+            break id;
+        }
+    };
+    let bob = house.guest(BOB, &[USERS]);
+    refused(
+        SandboxRpcClient::show(bob, id.clone()).await,
+        ErrorKind::NotFound,
+    );
+    refused(
+        SandboxRpcClient::stats(bob, Some(id.clone())).await,
+        ErrorKind::NotFound,
+    );
+    refused(
+        bob.logs(id.clone(), None).await.map(drop),
+        ErrorKind::NotFound,
+    );
+    refused(
+        SandboxRpcClient::run(bob, spec(Some(id.clone())))
+            .await
+            .map(drop),
+        ErrorKind::NotFound,
+    );
+    let all = SandboxRpcClient::stats(bob, None)
+        .await
+        .expect("it is allowed");
+    assert!(all.is_empty(), "{all:?}");
+    let admin = house.guest(ALICE, &[ADM]);
+    let shown = SandboxRpcClient::show(admin, id)
+        .await
+        .expect("an administrator may");
+    assert_eq!((shown.owner, shown.state.as_str()), (0, "running"));
 }
 
 async fn users_see_only_what_is_theirs() {

@@ -10,7 +10,7 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::action::say_waiting;
+use super::{action::say_waiting, inspect};
 use crate::{
     cli::{self, Global, Run},
     connect::{Answer, Connection, Items, Params},
@@ -62,7 +62,27 @@ pub(super) async fn run(
             })?;
             Ok(exit::DONE)
         }
-        cli::Sandbox::Run(run) => command_in_sandbox(global, out, *run).await,
+        cli::Sandbox::Run(run) => {
+            let spec = spec(global, &run);
+            let show = Shown {
+                stdin: run.stdin,
+                json_result: run.json_result,
+                no_wait: run.wait.no_wait,
+            };
+            command_in_sandbox(global, out, spec, show).await
+        }
+        cli::Sandbox::Exec(exec) => {
+            let show = Shown {
+                stdin: exec.stdin,
+                json_result: exec.json_result,
+                no_wait: exec.wait.no_wait,
+            };
+            command_in_sandbox(global, out, further(global, *exec), show).await
+        }
+        cli::Sandbox::Show { id } => inspect::show(global, out, &id).await,
+        cli::Sandbox::Logs { id, follow } => inspect::logs(global, out, &id, follow).await,
+        cli::Sandbox::Stats { id } => inspect::stats(global, out, id).await,
+        cli::Sandbox::Gc => inspect::gc(global, out).await,
         cli::Sandbox::List => {
             let pawd = Connection::open(global).await?;
             let answer = pawd
@@ -131,17 +151,47 @@ fn spec(global: &Global, run: &Run) -> RunSpec {
         memory: run.memory,
         disk: run.disk,
         pids: run.pids,
-        timeout_ms: global
-            .timeout
-            .map(|life| u64::try_from(life.as_millis()).unwrap_or(u64::MAX)),
+        timeout_ms: life(global),
+        sandbox: None,
         stdin: run.stdin,
     }
 }
 
-async fn command_in_sandbox(global: &Global, out: &mut Out, run: Run) -> Result<u8, Failure> {
+/// A command for a sandbox that runs: it chooses nothing of that sandbox.
+fn further(global: &Global, exec: cli::Exec) -> RunSpec {
+    RunSpec {
+        argv: exec.argv,
+        env: exec.env,
+        workdir: exec.workdir,
+        sandbox: Some(exec.id),
+        stdin: exec.stdin,
+        timeout_ms: life(global),
+        ..RunSpec::default()
+    }
+}
+
+fn life(global: &Global) -> Option<u64> {
+    let millis = |life: std::time::Duration| u64::try_from(life.as_millis()).unwrap_or(u64::MAX);
+    global.timeout.map(millis)
+}
+
+/// What goes in and out beside the command's own bytes.
+#[derive(Debug, Clone, Copy)]
+struct Shown {
+    stdin: bool,
+    json_result: bool,
+    no_wait: bool,
+}
+
+async fn command_in_sandbox(
+    global: &Global,
+    out: &mut Out,
+    spec: RunSpec,
+    run: Shown,
+) -> Result<u8, Failure> {
     // Here `--timeout` is the life of the sandbox, and pawd holds it: we wait for what it reports.
     let pawd = Connection::at(&crate::connect::socket_path(global), None).await?;
-    let params = Params::named(json!({"spec": spec(global, &run)}));
+    let params = Params::named(json!({"spec": spec}));
     let mut items = pawd.subscribe(DOING, "sandbox.run", params).await?;
     let (mut interrupt, mut terminate) = match (
         signal(SignalKind::interrupt()),
@@ -151,7 +201,7 @@ async fn command_in_sandbox(global: &Global, out: &mut Out, run: Run) -> Result<
         (Err(error), _) | (_, Err(error)) => return Err(Failure::io("listen for signals", &error)),
     };
     let ended = tokio::select! {
-        ended = follow(&pawd, out, &mut items, &run) => ended,
+        ended = follow(&pawd, out, &mut items, run) => ended,
         _ = interrupt.recv() => Err(Failure::Interrupted { why: "the sandbox was killed".to_owned() }),
         _ = terminate.recv() => Err(Failure::Interrupted { why: "the sandbox was killed".to_owned() }),
     };
@@ -166,7 +216,7 @@ async fn follow(
     pawd: &Connection,
     out: &mut Out,
     items: &mut Items,
-    run: &Run,
+    run: Shown,
 ) -> Result<u8, Failure> {
     // One future from the first chunk to the last: a call that is under way is never put aside and sent again.
     let mut feeding: Pin<Box<dyn Future<Output = Result<(), Failure>> + '_>> = Box::pin(pending());
@@ -188,7 +238,7 @@ async fn follow(
             });
         };
         match item.read()? {
-            RunEvent::Waiting { action_id } if run.wait.no_wait => {
+            RunEvent::Waiting { action_id } if run.no_wait => {
                 say_waiting(out, &action_id);
                 return Ok(exit::WAITING);
             }

@@ -53,6 +53,7 @@ fn end_of(method: &str) -> Option<&'static str> {
         "chat.send" => Some("chat.cancel"),
         "events.subscribe" => Some("events.unsubscribe"),
         "sandbox.run" => Some("sandbox.abort"),
+        "sandbox.logs" => Some("sandbox.leave"),
         _ => None,
     }
 }

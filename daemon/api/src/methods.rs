@@ -197,13 +197,32 @@ pub const TABLE: &[Method] = &[
         "Ends a sandbox subscription and kills its sandbox.",
     ),
     call(
+        "sandbox.gc",
+        Role::Admin,
+        &[],
+        "Forgets sandboxes that have ended.",
+    ),
+    call(
         "sandbox.input",
         Role::User,
         &["id", "data", "end"],
         "Sends bytes to a command's stdin.",
     ),
     call("sandbox.kill", Role::Admin, &["id"], "Kills a sandbox."),
+    call(
+        "sandbox.leave",
+        Role::User,
+        &["subscription"],
+        "Ends the reading of a sandbox's log.",
+    ),
     call("sandbox.list", Role::Admin, &[], "Lists running sandboxes."),
+    subscription(
+        "sandbox.logs",
+        "sandbox.said",
+        Role::User,
+        &["id", "follow"],
+        "Shows what a sandbox's command said lately.",
+    ),
     subscription(
         "sandbox.run",
         "sandbox.output",
@@ -216,6 +235,13 @@ pub const TABLE: &[Method] = &[
         Role::User,
         &[],
         "Lists runtimes and what was proven of them.",
+    ),
+    call("sandbox.show", Role::User, &["id"], "Shows a sandbox."),
+    call(
+        "sandbox.stats",
+        Role::User,
+        &["id"],
+        "Tells what running sandboxes have used.",
     ),
     call(
         "session.delete",
@@ -272,6 +298,7 @@ pub fn only_reads(name: &str) -> bool {
                 | "ping"
                 | "runtimes"
                 | "show"
+                | "stats"
                 | "status"
                 | "verify"
                 | "wait"

@@ -64,6 +64,9 @@ pub struct RunSpec {
     /// Life of the sandbox, in milliseconds.
     #[serde(default)]
     pub timeout_ms: Option<u64>,
+    /// Id of a running sandbox of the same user in which to run it, in place of one of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<String>,
     /// Whether `sandbox.input` will follow; without it the command's stdin is empty.
     #[serde(default)]
     pub stdin: bool,
@@ -152,6 +155,76 @@ pub struct SandboxInfo {
     pub attestation: String,
 }
 
+/// A sandbox of somebody's command, running or ended not long ago.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SandboxDetail {
+    /// Its id.
+    pub id: String,
+    /// `running` or `ended`.
+    pub state: String,
+    /// The action it belongs to.
+    pub action_id: String,
+    /// Host uid of who asked for it.
+    pub owner: u32,
+    /// What makes it.
+    pub runtime: String,
+    /// What was asked of the launcher: image, mounts, limits.
+    pub plan: Value,
+    /// What it has used.
+    pub usage: Option<SandboxUsage>,
+    /// How it ended: `{exit_code, signal, oom_killed, timed_out, killed}`; none while it runs.
+    pub end: Option<Value>,
+    /// What the kernel said it was: `{digest, facts}`.
+    pub attestation: Value,
+}
+
+/// What a sandbox has used, as its cgroup counts it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SandboxUsage {
+    /// Which one.
+    pub id: String,
+    /// CPU time, in milliseconds.
+    pub cpu_ms: u64,
+    /// Most memory at any time, in bytes.
+    pub memory_peak: u64,
+    /// How often the process limit stopped a fork.
+    pub pids_denied: u64,
+    /// How many periods the CPU limit cut short.
+    pub cpu_throttled: u64,
+    /// Its age, in milliseconds.
+    pub wall_ms: u64,
+}
+
+/// What was forgotten.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SandboxesForgotten {
+    /// Sandboxes that had ended.
+    pub sandboxes: u64,
+    /// Bytes of what they had said.
+    pub bytes: u64,
+}
+
+/// What a `sandbox.logs` subscription sends. It ends with `end`; a stream without it was cut.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum LogEvent {
+    /// Bytes of its stdout, base64.
+    Stdout {
+        /// The bytes.
+        data: String,
+    },
+    /// Bytes of its stderr, base64.
+    Stderr {
+        /// The bytes.
+        data: String,
+    },
+    /// That is all: the sandbox has ended, or following was not asked for.
+    End {
+        /// Whether the sandbox still runs.
+        running: bool,
+    },
+}
+
 /// Sandboxes.
 #[rpc(server, client, namespace = "sandbox", namespace_separator = ".")]
 pub trait SandboxRpc {
@@ -170,6 +243,22 @@ pub trait SandboxRpc {
     /// Running sandboxes.
     #[method(name = "list", param_kind = map, with_extensions)]
     async fn list(&self) -> RpcResult<Vec<SandboxInfo>>;
+
+    /// One sandbox of the caller's, running or ended not long ago.
+    #[method(name = "show", param_kind = map, with_extensions)]
+    async fn show(&self, id: String) -> RpcResult<SandboxDetail>;
+
+    /// What running sandboxes have used so far: one of the caller's, or, for an administrator, all.
+    #[method(name = "stats", param_kind = map, with_extensions)]
+    async fn stats(&self, id: Option<String>) -> RpcResult<Vec<SandboxUsage>>;
+
+    /// The last of what a sandbox's command said, and with `follow` what it goes on to say.
+    #[subscription(name = "logs" => "said", unsubscribe = "leave", item = LogEvent, param_kind = map, with_extensions)]
+    async fn logs(&self, id: String, follow: Option<bool>) -> SubscriptionResult;
+
+    /// Forgets sandboxes that have ended, and what they said.
+    #[method(name = "gc", param_kind = map, with_extensions)]
+    async fn gc(&self) -> RpcResult<SandboxesForgotten>;
 
     /// Kills every process of a sandbox.
     #[method(name = "kill", param_kind = map, with_extensions)]

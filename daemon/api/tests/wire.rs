@@ -59,6 +59,9 @@ fn messages_are_what_their_golden_files_say() {
     check::<sandbox::RunSpec>("run-spec");
     check::<sandbox::RuntimeInfo>("runtime");
     check::<sandbox::SandboxInfo>("sandbox");
+    check::<sandbox::SandboxDetail>("sandbox-detail");
+    check::<sandbox::SandboxUsage>("sandbox-usage");
+    check::<sandbox::SandboxesForgotten>("sandboxes-forgotten");
     check::<system::Status>("status");
     check::<system::Doctor>("doctor");
     check::<system::Reloaded>("reloaded");
@@ -82,6 +85,11 @@ fn items_of_subscriptions_are_what_their_golden_files_say() {
         ["ended", "failed", "started", "stderr", "stdout", "waiting"]
             .map(String::from)
             .into()
+    );
+    check::<Vec<sandbox::LogEvent>>("log-events");
+    assert_eq!(
+        types("log-events"),
+        ["end", "stderr", "stdout"].map(String::from).into()
     );
     check::<Vec<events::EventItem>>("event-items");
     assert_eq!(

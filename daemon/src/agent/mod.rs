@@ -3,6 +3,7 @@
 //! This module holds no state of any action and decides nothing: it spends the permit that it is given.
 
 mod chat;
+pub mod run;
 pub mod tool;
 
 use std::{future::Future, pin::Pin, sync::Arc};
@@ -14,7 +15,7 @@ use crate::{
     config::Config,
     orchestrator::work::{Execute, Outcome, Task},
     providers::Providers,
-    sandbox::{Launcher, Skills},
+    sandbox::{Launcher, Register, Skills},
     storage::Storage,
 };
 
@@ -30,6 +31,8 @@ pub struct Agents {
     pub launcher: Launcher,
     /// Skills that are installed.
     pub skills: Arc<Skills>,
+    /// Sandboxes of people's commands.
+    pub register: Register,
 }
 
 impl Execute for Agents {
@@ -38,7 +41,7 @@ impl Execute for Agents {
             let Task {
                 id,
                 permit,
-                caller: _,
+                caller,
                 taint: _,
                 progress,
                 cancel,
@@ -58,7 +61,9 @@ impl Execute for Agents {
                     .await
                 }
                 Operation::ToolCall(call) => tool::call(&self, &plan.agent, call, &cancel).await,
-                Operation::SandboxRun(spec) => tool::run(&self, spec, progress, &cancel).await,
+                Operation::SandboxRun(spec) => {
+                    run::run(&self, (id, caller.uid), spec, progress, &cancel).await
+                }
             }
         })
     }

@@ -44,7 +44,7 @@ use crate::{
         denials::Denials,
         family::{self, health::Born},
     },
-    sandbox::{self, Launcher, LauncherState, Skills},
+    sandbox::{self, Launcher, LauncherState, Register, Skills},
     storage::Storage,
 };
 
@@ -139,12 +139,14 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
     let (providers, providers_now) = watch::channel(Arc::new(providers));
     let (config, config_now) = watch::channel(Arc::new(config));
     let news = Arc::new(News::default());
+    let register = Register::default();
     let executor = Arc::new(Agents {
         config: config_now.clone(),
         providers: providers_now.clone(),
         storage: storage.clone(),
         launcher: launcher.clone(),
         skills: Arc::clone(&skills),
+        register: register.clone(),
     });
     let driver_ports = Ports {
         storage: storage.clone(),
@@ -197,6 +199,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
     watch_signals(&mut parts, stop.clone(), reload.clone())?;
 
     let intake = Intake {
+        register: register.clone(),
         config: config_now.clone(),
         providers: providers_now.clone(),
         rules: rules_now.clone(),
@@ -211,6 +214,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         audit: audit.clone(),
         news,
         launcher,
+        register,
         skills,
         config: config_now,
         providers: providers_now,

@@ -63,6 +63,10 @@ fn result_of(method: &str) -> Option<SchemaOf> {
         "provider.show" => of::<provider::Provider>,
         "provider.test" => of::<provider::ProviderTest>,
         "sandbox.list" => of::<Vec<sandbox::SandboxInfo>>,
+        "sandbox.gc" => of::<sandbox::SandboxesForgotten>,
+        "sandbox.logs" => of::<sandbox::LogEvent>,
+        "sandbox.show" => of::<sandbox::SandboxDetail>,
+        "sandbox.stats" => of::<Vec<sandbox::SandboxUsage>>,
         "sandbox.run" => of::<sandbox::RunEvent>,
         "sandbox.runtimes" => of::<Vec<sandbox::RuntimeInfo>>,
         "session.list" => of::<action::Page<agent::Session>>,
@@ -75,7 +79,7 @@ fn result_of(method: &str) -> Option<SchemaOf> {
         "system.status" => of::<system::Status>,
         "system.whoami" => of::<action::Caller>,
         "chat.cancel" | "events.unsubscribe" | "sandbox.abort" | "sandbox.input"
-        | "sandbox.kill" | "session.delete" => of::<bool>,
+        | "sandbox.kill" | "sandbox.leave" | "session.delete" => of::<bool>,
         _ => return None,
     })
 }

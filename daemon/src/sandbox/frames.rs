@@ -11,7 +11,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -114,11 +114,27 @@ pub struct Sandbox {
     attestation: Box<Attestation>,
     launcher: Launcher,
     frames: mpsc::Sender<Bytes>,
-    inside: Arc<Inside>,
     tasks: JoinSet<()>,
     ended: oneshot::Receiver<Ending>,
-    next: u32,
+    starter: Starter,
     is_over: bool,
+}
+
+/// Starts commands in a sandbox, as long as that runs. Cheap to clone; it does not keep the sandbox.
+#[derive(Clone)]
+pub struct Starter {
+    id: SandboxId,
+    frames: mpsc::Sender<Bytes>,
+    inside: Arc<Inside>,
+    next: Arc<AtomicU32>,
+}
+
+impl fmt::Debug for Starter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Starter")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
 }
 
 impl fmt::Debug for Sandbox {
@@ -181,15 +197,20 @@ impl Sandbox {
             move || launcher.doom(id)
         };
         tasks.spawn(read(reader, inside.clone(), doom));
+        let starter = Starter {
+            id: id.clone(),
+            frames: frames.clone(),
+            inside: inside.clone(),
+            next: Arc::default(),
+        };
         Ok(Self {
             id,
             attestation,
             launcher,
             frames,
-            inside,
             tasks,
             ended,
-            next: 0,
+            starter,
             is_over: false,
         })
     }
@@ -206,21 +227,57 @@ impl Sandbox {
         &self.attestation
     }
 
+    /// Starts commands in it, also from elsewhere.
+    #[must_use]
+    pub const fn starter(&self) -> &Starter {
+        &self.starter
+    }
+
+    /// Ends it: whatever still runs in it is killed, and how it ended is waited for, at most `limit` before it is killed
+    /// from outside.
+    ///
+    /// # Errors
+    /// When the launcher cannot say how it ended.
+    pub async fn end(mut self, limit: Duration) -> Result<(End, Usage), SandboxError> {
+        // The reading task goes on, so that what it still says has a reader. A sandbox that takes no frame any more is killed
+        // at the limit, like one that does not obey.
+        let farewell = async {
+            let _ = self.frames.send(data(Tag::End, 0, &[])).await;
+            (&mut self.ended).await
+        };
+        let ended = match timeout(limit, farewell).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                self.launcher.kill(self.id.clone()).await?;
+                timeout(KILL_LIMIT, &mut self.ended).await.map_err(|_| {
+                    SandboxError::Unkillable {
+                        id: self.id.clone(),
+                    }
+                })?
+            }
+        };
+        self.is_over = true;
+        ended.map_err(|_| SandboxError::Unknown {
+            id: self.id.clone(),
+        })
+    }
+}
+
+impl Starter {
     /// Starts a command. `argv[0]` is looked up in the `PATH` of `env` (`NAME=value`) when it has no slash; `cwd` is absolute;
     /// of all it writes to stdout and stderr together, what goes beyond `most_output` bytes is thrown away.
     ///
     /// # Errors
     /// When the sandbox is gone or full. That a command cannot be started is told by [`Process::wait`].
     pub async fn start(
-        &mut self,
+        &self,
         argv: Vec<String>,
         env: Vec<String>,
         cwd: String,
         most_output: u64,
     ) -> Result<Child, SandboxError> {
         let program = argv.first().cloned().unwrap_or_default();
-        self.next += 1;
-        let number = self.next;
+        let number = self.next.fetch_add(1, Ordering::Relaxed) + 1;
         let start =
             control(Tag::Start, number, &Start { argv, env, cwd }).ok_or(SandboxError::TooLong)?;
         let (stdout_in, stdout) = stream(self.inside.tell_writer.clone());
@@ -273,35 +330,6 @@ impl Sandbox {
                 exit,
                 truncated,
             },
-        })
-    }
-
-    /// Ends it: whatever still runs in it is killed, and how it ended is waited for, at most `limit` before it is killed
-    /// from outside.
-    ///
-    /// # Errors
-    /// When the launcher cannot say how it ended.
-    pub async fn end(mut self, limit: Duration) -> Result<(End, Usage), SandboxError> {
-        // The reading task goes on, so that what it still says has a reader. A sandbox that takes no frame any more is killed
-        // at the limit, like one that does not obey.
-        let farewell = async {
-            let _ = self.frames.send(data(Tag::End, 0, &[])).await;
-            (&mut self.ended).await
-        };
-        let ended = match timeout(limit, farewell).await {
-            Ok(ended) => ended,
-            Err(_) => {
-                self.launcher.kill(self.id.clone()).await?;
-                timeout(KILL_LIMIT, &mut self.ended).await.map_err(|_| {
-                    SandboxError::Unkillable {
-                        id: self.id.clone(),
-                    }
-                })?
-            }
-        };
-        self.is_over = true;
-        ended.map_err(|_| SandboxError::Unknown {
-            id: self.id.clone(),
         })
     }
 }

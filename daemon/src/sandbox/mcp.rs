@@ -223,7 +223,7 @@ pub async fn call(launcher: &Launcher, call: ToolCall<'_>) -> Result<ToolOutcome
         skill: skill.name.clone(),
         source,
     };
-    let mut sandbox = launcher
+    let sandbox = launcher
         .create(plan(skill, declared.class, agent, runtime, id))
         .await
         .map_err(failed)?;
@@ -239,6 +239,7 @@ pub async fn call(launcher: &Launcher, call: ToolCall<'_>) -> Result<ToolOutcome
     .to_vec();
     let directory = if skill.workspace { "/workspace" } else { "/" };
     let started = sandbox
+        .starter()
         .start(
             skill.command.clone(),
             environment,

@@ -11,6 +11,7 @@
 //! - [`manifest`]: what skills are installed and what they say they do.
 //! - [`run()`]: one command in one sandbox, for `sandbox run`.
 //! - [`choose()`]: which runtime makes it.
+//! - [`register`]: which of them run, whose they are, what they said.
 //! - [`mcp`]: one tool call of one skill in one sandbox.
 //!
 //! It decides nothing: what may run, with which limits and mounts, is in the plan it is given. And it believes nothing that
@@ -22,6 +23,7 @@ pub mod frames;
 pub mod launcher;
 pub mod manifest;
 pub mod mcp;
+pub mod register;
 mod run;
 mod stream;
 mod wire;
@@ -33,11 +35,12 @@ mod tests;
 
 pub use away::{LauncherError, LauncherState};
 pub use choose::{ChoiceError, allow, choose};
-pub use frames::{Child, Exit, Output, Process, Sandbox, SandboxError, Stdin};
+pub use frames::{Child, Exit, Output, Process, Sandbox, SandboxError, Starter, Stdin};
 pub use launcher::{Connection, Launcher, connect};
 pub use manifest::{ManifestError, Skill, Skills, Tool};
 pub use mcp::{McpError, ToolCall, ToolOutcome, call};
-pub use run::{RunEnd, RunError, RunEvent, RunSpec, run};
+pub use register::{Known, Log, Register, Stream};
+pub use run::{ExecSpec, RunEnd, RunError, RunEvent, RunSpec, exec, run};
 
 use paw_launch::request::SandboxId;
 

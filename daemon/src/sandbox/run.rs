@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use nix::sys::signal::Signal;
 use paw_launch::{
     frame::Exited,
     request::{Attestation, End, SandboxId, SandboxPlan, Usage},
@@ -14,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    frames::{Exit, Output, SandboxError},
+    frames::{Child, Exit, Output, SandboxError, Starter},
     launcher::Launcher,
 };
 
@@ -37,8 +38,24 @@ pub struct RunSpec {
     pub most_output: u64,
 }
 
+/// A further command for a sandbox that runs.
+pub struct ExecSpec {
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// The whole environment, `NAME=value`.
+    pub env: Vec<String>,
+    /// Absolute working directory inside.
+    pub cwd: String,
+    /// Its input; without one its stdin is at its end from the start.
+    pub stdin: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    /// The most bytes of output that are passed on.
+    pub most_output: u64,
+    /// How long it may take; the sandbox may end before.
+    pub limit: Duration,
+}
+
 /// What happens while it runs, in this order.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub enum RunEvent {
     /// The sandbox is there and attested; the command is about to start.
     Started {
@@ -46,6 +63,8 @@ pub enum RunEvent {
         id: SandboxId,
         /// What the kernel says it is.
         attestation: Box<Attestation>,
+        /// Starts further commands in it.
+        starter: Starter,
     },
     /// It wrote this to stdout.
     Stdout(Bytes),
@@ -96,18 +115,71 @@ pub async fn run(
         most_output,
     } = spec;
     let wall = Duration::from_millis(plan.limits.wall_ms);
-    let mut sandbox = launcher.create(plan).await?;
+    let sandbox = launcher.create(plan).await?;
     let deadline = Instant::now() + wall + GRACE;
     let started = RunEvent::Started {
         id: sandbox.id().clone(),
         attestation: Box::new(sandbox.attestation().clone()),
+        starter: sandbox.starter().clone(),
     };
     events
         .send(started)
         .await
         .map_err(|_| RunError::Abandoned)?;
 
-    let mut child = sandbox.start(argv, env, cwd, most_output).await?;
+    let mut child = sandbox.starter().start(argv, env, cwd, most_output).await?;
+    let exit = attend(&mut child, stdin, events, deadline).await?;
+    let output_truncated = child.process.output_is_truncated();
+    let (end, usage) = sandbox.end(GRACE).await?;
+    Ok(RunEnd {
+        exit,
+        end,
+        usage,
+        output_truncated,
+    })
+}
+
+/// Runs a further command in a sandbox that runs already, and passes on what it says, as [`run()`] does. When the sandbox ends
+/// first, there is no exit.
+///
+/// # Errors
+/// When the command could not be started, or nobody takes `events` any more; then it is killed.
+pub async fn exec(
+    starter: &Starter,
+    spec: ExecSpec,
+    events: &mpsc::Sender<RunEvent>,
+) -> Result<Option<Exit>, RunError> {
+    let ExecSpec {
+        argv,
+        env,
+        cwd,
+        stdin,
+        most_output,
+        limit,
+    } = spec;
+    let deadline = Instant::now() + limit;
+    let mut child = starter.start(argv, env, cwd, most_output).await?;
+    let attended = attend(&mut child, stdin, events, deadline).await;
+    if !matches!(attended, Ok(Some(_))) {
+        // Whoever asked is gone, or it does not end; the sandbox and its other commands go on.
+        drop(child.process.signal(Signal::SIGKILL).await);
+    }
+    let output_truncated = child.process.output_is_truncated();
+    attended.map(|exited| {
+        exited.map(|exited| Exit {
+            exited,
+            output_truncated,
+        })
+    })
+}
+
+/// Feeds a command and passes on what it says, until it ends or the deadline is there.
+async fn attend(
+    child: &mut Child,
+    stdin: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    events: &mpsc::Sender<RunEvent>,
+    deadline: Instant,
+) -> Result<Option<Exited>, RunError> {
     let feed = feed(stdin, &mut child.stdin);
     let work = async {
         let passed = tokio::try_join!(
@@ -139,22 +211,12 @@ pub async fn run(
         }
         Err(_) => Err(SandboxError::Gone),
     };
-    let (exit, output_truncated) = match exit {
-        Ok(Exit {
-            exited,
-            output_truncated,
-        }) => (Some(exited), output_truncated),
-        // The sandbox ended under it: its deadline, its memory, a kill. That is an end like others, told by `end`.
-        Err(SandboxError::Gone) => (None, child.process.output_is_truncated()),
-        Err(fault) => return Err(fault.into()),
-    };
-    let (end, usage) = sandbox.end(GRACE).await?;
-    Ok(RunEnd {
-        exit,
-        end,
-        usage,
-        output_truncated,
-    })
+    match exit {
+        Ok(exit) => Ok(Some(exit.exited)),
+        // The sandbox ended under it: its deadline, its memory, a kill. That is an end like others.
+        Err(SandboxError::Gone) => Ok(None),
+        Err(fault) => Err(fault.into()),
+    }
 }
 
 async fn pass_on(

@@ -30,9 +30,10 @@ async fn started(outside: &Outside, argv: &[&str]) -> (Sandbox, Child) {
 async fn started_with(outside: &Outside, argv: &[&str], most_output: u64) -> (Sandbox, Child) {
     let launcher = outside.client();
     connected(&launcher).await;
-    let mut sandbox = launcher.create(plan()).await.unwrap();
+    let sandbox = launcher.create(plan()).await.unwrap();
     let argv = argv.iter().map(|&part| part.to_owned()).collect();
     let child = sandbox
+        .starter()
         .start(
             argv,
             vec!["PATH=/usr/bin:/bin".to_owned()],
@@ -158,8 +159,9 @@ async fn input_that_nobody_reads_waits_and_input_that_nobody_will_read_fails() {
 #[tokio::test]
 async fn a_command_whose_output_nobody_takes_is_held_back_and_others_are_not() {
     let outside = Outside::new();
-    let (mut sandbox, mut bomb) = started(&outside, &["cat", "/dev/zero"]).await;
+    let (sandbox, mut bomb) = started(&outside, &["cat", "/dev/zero"]).await;
     let mut other = sandbox
+        .starter()
         .start(
             vec!["/bin/echo".into(), "alive".into()],
             vec![],
@@ -228,8 +230,9 @@ async fn a_command_that_cannot_start_says_why() {
 #[tokio::test]
 async fn a_command_that_is_too_long_is_refused_before_it_is_sent() {
     let outside = Outside::new();
-    let (mut sandbox, _child) = started(&outside, &["true"]).await;
+    let (sandbox, _child) = started(&outside, &["true"]).await;
     let started = sandbox
+        .starter()
         .start(vec!["x".repeat(70_000)], vec![], "/".into(), ENOUGH)
         .await;
     assert!(matches!(started.err(), Some(SandboxError::TooLong)));
@@ -377,7 +380,7 @@ async fn after_a_broken_connection_it_connects_again_and_sandboxes_are_still_the
     let outside = Outside::new();
     let launcher = outside.client();
     connected(&launcher).await;
-    let mut sandbox = launcher.create(plan()).await.unwrap();
+    let sandbox = launcher.create(plan()).await.unwrap();
     let mut state = launcher.state();
     state.mark_unchanged();
     outside.hang_up();
@@ -390,6 +393,7 @@ async fn after_a_broken_connection_it_connects_again_and_sandboxes_are_still_the
     .unwrap();
     connected(&launcher).await;
     let mut child = sandbox
+        .starter()
         .start(
             vec!["/bin/echo".into(), "still here".into()],
             vec![],

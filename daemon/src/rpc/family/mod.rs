@@ -8,6 +8,7 @@ mod events;
 pub mod health;
 mod provider;
 mod sandbox;
+mod shown;
 mod system;
 mod trail;
 
@@ -44,7 +45,7 @@ use crate::{
     orchestrator::handle::Actions,
     providers::Providers,
     reload::Reload,
-    sandbox::{Launcher, Skills},
+    sandbox::{Launcher, Register, Skills},
     storage::Storage,
 };
 
@@ -62,6 +63,8 @@ pub struct Context {
     pub news: Arc<News>,
     /// The way to sandboxes.
     pub launcher: Launcher,
+    /// Sandboxes of people's commands.
+    pub register: Register,
     /// Skills that are installed.
     pub skills: Arc<Skills>,
     /// What is configured now.

@@ -11,15 +11,27 @@ use paw_api::{
     Error, ErrorKind,
     audit::{Entry, Event},
     error::ErrorData,
-    sandbox::{RunEvent, RunSpec, RuntimeInfo, SandboxInfo, SandboxRpcServer},
+    sandbox::{
+        RunEvent, RunSpec, RuntimeInfo, SandboxDetail, SandboxInfo, SandboxRpcServer, SandboxUsage,
+        SandboxesForgotten,
+    },
 };
-use paw_launch::request::ProofState;
-use paw_policy::State;
+use paw_launch::request::{ProofState, SandboxId};
+use paw_policy::{Role, State};
 use paw_store::{ActionRecord, Caller};
 use tokio::sync::mpsc;
 
 use super::{Family, Input, fail, send};
-use crate::{orchestrator::work::Progress, records, rpc::caller, sandbox::LauncherError};
+use crate::{
+    intake::may_see,
+    orchestrator::work::Progress,
+    records,
+    rpc::{
+        caller,
+        family::shown::{detail, tell_log, unknown, usage_of},
+    },
+    sandbox::{Known, LauncherError},
+};
 
 /// Events of a command that may wait for a slow reader before the command is held back.
 const EVENTS: usize = 16;
@@ -155,6 +167,84 @@ impl SandboxRpcServer for Family {
             .collect())
     }
 
+    async fn show(&self, extensions: &Extensions, id: String) -> RpcResult<SandboxDetail> {
+        let caller = caller(extensions).map_err(fail)?;
+        let (id, known) = self.known(&id, &caller).map_err(fail)?;
+        let usage = match known.end {
+            Some(end) => Some(usage_of(&id, end.usage)),
+            // It may end between the look and the question; then its end is there in a moment.
+            None => self
+                .launcher
+                .stats(id.clone())
+                .await
+                .ok()
+                .map(|usage| usage_of(&id, usage)),
+        };
+        Ok(detail(&id, known, usage))
+    }
+
+    async fn stats(
+        &self,
+        extensions: &Extensions,
+        id: Option<String>,
+    ) -> RpcResult<Vec<SandboxUsage>> {
+        let caller = caller(extensions).map_err(fail)?;
+        let ids = match id {
+            Some(id) => vec![self.known(&id, &caller).map_err(fail)?.0],
+            None => {
+                let all = self.launcher.list().await.map_err(|error| away(&error))?;
+                let own = |id: &SandboxId| {
+                    self.register
+                        .known(id)
+                        .is_some_and(|known| known.owner == caller.uid)
+                };
+                all.into_iter()
+                    .map(|sandbox| sandbox.id)
+                    .filter(|id| caller.role == Role::Admin || own(id))
+                    .collect()
+            }
+        };
+        let mut used = Vec::with_capacity(ids.len());
+        for id in ids {
+            match self.launcher.stats(id.clone()).await {
+                Ok(usage) => used.push(usage_of(&id, usage)),
+                // One that has ended meanwhile uses nothing any more.
+                Err(LauncherError::Refused(_)) => {}
+                Err(error) => return Err(away(&error)),
+            }
+        }
+        Ok(used)
+    }
+
+    async fn logs(
+        &self,
+        pending: PendingSubscriptionSink,
+        extensions: &Extensions,
+        id: String,
+        follow: Option<bool>,
+    ) -> SubscriptionResult {
+        let found = caller(extensions).and_then(|caller| {
+            let (id, _) = self.known(&id, &caller)?;
+            self.register.log(&id).ok_or_else(|| unknown(id.as_str()))
+        });
+        match found {
+            Ok(log) => {
+                let sink = pending.accept().await?;
+                tell_log(&log, &sink, follow == Some(true)).await;
+            }
+            Err(error) => pending.reject(fail(error)).await,
+        }
+        Ok(())
+    }
+
+    async fn gc(&self, _: &Extensions) -> RpcResult<SandboxesForgotten> {
+        let (sandboxes, bytes) = self.register.forget_ended();
+        Ok(SandboxesForgotten {
+            sandboxes: sandboxes as u64,
+            bytes: bytes as u64,
+        })
+    }
+
     async fn kill(&self, extensions: &Extensions, id: String) -> RpcResult<bool> {
         let caller = caller(extensions).map_err(fail)?;
         let known = id.parse().map_err(|_| {
@@ -187,6 +277,17 @@ impl SandboxRpcServer for Family {
 }
 
 impl Family {
+    /// A sandbox of a person's command that this caller may see.
+    fn known(&self, id: &str, caller: &Caller) -> Result<(SandboxId, Known), Error> {
+        let parsed: SandboxId = id.parse().map_err(|_| unknown(id))?;
+        let known = self
+            .register
+            .known(&parsed)
+            .filter(|known| may_see(caller, known.owner))
+            .ok_or_else(|| unknown(id))?;
+        Ok((parsed, known))
+    }
+
     async fn begin_run(
         &self,
         spec: RunSpec,
