@@ -1,0 +1,104 @@
+//! Makes, attests, reaps and kills sandboxes; root of its own user namespace, nobody on the host.
+//!
+//! One thread, no network, no secret. It believes nothing pawd says: each request is checked against `launcher.toml`, which is
+//! root's, and what was made is read back from the kernel before pawd may use it.
+//!
+//! - `start`: from root, or from a unit's user with two capabilities, to the inside of the user namespace.
+//! - `door`: the process that stays outside and lets only pawd in.
+//! - `serve`, `answer`, `connection`: the loop, what it is asked, and the wire.
+//! - `sandbox`, `spawn`: one sandbox's life; `ceilings`, `slots`, `bundle`, `cgroup`, `attest` are what it is made of.
+//! - `runtime`: what makes sandboxes, one trait for all.
+//! - `sweep`: what an earlier life left behind.
+//!
+//! A library and a program: a launcher for virtual machines, which needs real root, shares all of this but the start.
+
+mod answer;
+mod attest;
+mod bundle;
+mod ceilings;
+mod cgroup;
+mod connection;
+mod door;
+mod host;
+mod runtime;
+mod sandbox;
+mod serve;
+mod slots;
+mod spawn;
+mod start;
+mod sweep;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Parser;
+use tracing::error;
+
+/// Makes, attests, reaps and kills sandboxes for pawd.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Options {
+    /// Descriptor of the listening SEQPACKET socket; without it, the one that systemd passes.
+    #[arg(long)]
+    listen_fd: Option<i32>,
+    /// What may be asked for at most; must be root's.
+    #[arg(long, default_value = "/etc/pawd/launcher.toml")]
+    config: PathBuf,
+    /// Bundles and workspaces.
+    #[arg(long)]
+    state: PathBuf,
+    /// Where paw-create and paw-init are.
+    #[arg(long)]
+    libexec: PathBuf,
+    /// Images and skills.
+    #[arg(long)]
+    data: PathBuf,
+    /// The group under which sandboxes are; without it, the group of the unit, or /pawd.
+    #[arg(long)]
+    cgroup: Option<String>,
+    /// When the other side of this descriptor closes, every sandbox is killed and the launcher ends.
+    #[arg(long)]
+    lifeline_fd: Option<i32>,
+    /// User to become when started as root.
+    #[arg(long)]
+    uid: Option<u32>,
+    /// Group to become when started as root.
+    #[arg(long)]
+    gid: Option<u32>,
+    /// The only user that may connect; without it, the owner of the socket.
+    #[arg(long)]
+    peer_uid: Option<u32>,
+}
+
+/// The whole program, from the command line to the exit code.
+#[must_use]
+pub fn program() -> ExitCode {
+    let options = match Options::try_parse() {
+        Ok(options) => options,
+        Err(error) => {
+            let wrong = error.use_stderr();
+            // The usage text is all there is to say; when it cannot be written, the exit code says it.
+            let _ = error.print();
+            return if wrong {
+                ExitCode::from(64)
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    if let Err(error) = paw_log::init("paw-launcher", None) {
+        use std::io::Write;
+        let _ = writeln!(
+            std::io::stderr(),
+            "paw-launcher: {}",
+            paw_log::Chain(&error)
+        );
+        return ExitCode::from(70);
+    }
+    match start::run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            error!(error = %paw_log::Chain(&failure), "paw-launcher ends");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
