@@ -56,7 +56,7 @@ pub(crate) fn files() -> &'static [File] {
     &FILES
 }
 
-/// Directories that are not of the project.
+/// What is not of the project; `.git` is a file in a further working tree.
 const FOREIGN: &[&str] = &[".git", "target", "__pycache__", "node_modules"];
 
 /// Files beyond this size are data, not text that a person wrote.
@@ -76,7 +76,10 @@ fn walk(dir: &Path, prefix: &str, files: &mut Vec<File>) {
         let Ok(kind) = entry.file_type() else {
             continue;
         };
-        if kind.is_dir() && !FOREIGN.contains(&name.as_str()) {
+        if FOREIGN.contains(&name.as_str()) {
+            continue;
+        }
+        if kind.is_dir() {
             walk(&entry.path(), &path, files);
         } else if kind.is_file()
             && entry
