@@ -6,7 +6,7 @@ use std::{
 };
 
 use paw_api::{provider::Provider as Shown, system::ProviderState};
-use paw_llm::{Health, LlmError, Provider, ProviderConfig, ProviderKind};
+use paw_llm::{Health, LlmError, Provider, ProviderConfig};
 use paw_policy::Name;
 use secrecy::SecretString;
 
@@ -156,7 +156,7 @@ impl Known {
             .clone();
         Shown {
             name: name.to_string(),
-            kind: kind(self.settings.kind).into(),
+            kind: self.settings.kind.as_str().into(),
             base_url: self.settings.base_url.to_string(),
             model: self.settings.model.clone(),
             local: self.settings.is_local(),
@@ -172,13 +172,5 @@ impl Known {
             name, kind, state, ..
         } = self.shown(name);
         ProviderState { name, kind, state }
-    }
-}
-
-/// The word for a kind of provider.
-const fn kind(kind: ProviderKind) -> &'static str {
-    match kind {
-        ProviderKind::Ollama => "ollama",
-        ProviderKind::OpenAi => "openai",
     }
 }

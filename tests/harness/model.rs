@@ -169,8 +169,14 @@ async fn serve(
     let mut stream = BufReader::new(stream);
     while let Some(question) = read(&mut stream).await? {
         let line = question.line.clone();
-        tell.send_modify(|all| all.push(question));
         let out = stream.get_mut();
+        // Asked by the way, before the first question to a model of Ollama.
+        if line.starts_with("POST /api/show ") {
+            let shown = json!({"model_info": {"m.context_length": 4096}});
+            whole(out, 200, &[], &shown.to_string()).await?;
+            continue;
+        }
+        tell.send_modify(|all| all.push(question));
         let path = line.split(' ').nth(1).unwrap_or_default();
         let fixed = match path {
             "/api/version" => Some(json!({"version": "0.9.0"})),

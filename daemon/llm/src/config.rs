@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use reqwest::header::HeaderValue;
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 use url::{Host, Url};
 
@@ -14,9 +14,9 @@ use crate::said::Mask;
 pub struct ProviderConfig {
     /// Which dialect it speaks.
     pub kind: ProviderKind,
-    /// Where it is. An OpenAI-compatible URL without a path means `/v1`; any other path is taken as it stands.
+    /// Where it is. Without a path the dialect's own is meant: `/v1`, for Gemini `/v1beta`; any other path is taken as it stands.
     pub base_url: Url,
-    /// The key, sent as `Authorization: Bearer`.
+    /// The key, sent in the one header that the dialect has for it.
     pub api_key: Option<SecretString>,
     /// How long it may take; every limit is longer than zero and at most a day.
     pub timeouts: Timeouts,
@@ -42,8 +42,41 @@ impl fmt::Debug for ProviderConfig {
 pub enum ProviderKind {
     /// Ollama's own API: `/api/chat`, NDJSON.
     Ollama,
-    /// OpenAI and everything that calls itself compatible: `/v1/chat/completions`, server-sent events.
+    /// OpenAI, and compatible endpoints under its name: `/v1/chat/completions`, server-sent events.
     OpenAi,
+    /// Whatever calls itself compatible with OpenAI: the same, with the older names.
+    Compatible,
+    /// Anthropic: `/v1/messages`, server-sent events.
+    Anthropic,
+    /// Google Gemini: `:streamGenerateContent`, server-sent events.
+    Gemini,
+    /// Mistral: `/v1/chat/completions` with manners of its own.
+    Mistral,
+}
+
+impl ProviderKind {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Ollama,
+        Self::OpenAi,
+        Self::Compatible,
+        Self::Anthropic,
+        Self::Gemini,
+        Self::Mistral,
+    ];
+
+    /// The word for it in the configuration and on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ollama => "ollama",
+            Self::OpenAi => "openai",
+            Self::Compatible => "openai-compatible",
+            Self::Anthropic => "anthropic",
+            Self::Gemini => "gemini",
+            Self::Mistral => "mistral",
+        }
+    }
 }
 
 /// How long a provider may take. Each limit ends the request with [`LlmError::TimedOut`](crate::LlmError::TimedOut).
@@ -101,16 +134,57 @@ pub enum ConfigError {
 /// A provider's address and manners after the check.
 pub(crate) struct Endpoint {
     pub(crate) kind: ProviderKind,
-    pub(crate) chat: Url,
+    chat: Chat,
     pub(crate) models: Url,
     pub(crate) health: Url,
-    pub(crate) authorization: Option<HeaderValue>,
+    /// Of Ollama only: where it tells about a model.
+    pub(crate) show: Option<Url>,
+    /// What goes with every request: the key, and the version of the protocol.
+    pub(crate) headers: HeaderMap,
     pub(crate) mask: Mask,
     pub(crate) timeouts: Timeouts,
     /// Whether TLS is spoken at all; without it no certificate authority is loaded.
     pub(crate) tls: bool,
     /// OpenAI itself refuses the older `max_tokens` for its newer models; compatible servers often know only that.
     pub(crate) new_token_limit: bool,
+}
+
+/// Where questions go.
+enum Chat {
+    /// To one place, which reads the model's name in the question.
+    One(Url),
+    /// To a place for each model, below this one.
+    PerModel(Url),
+}
+
+impl Endpoint {
+    /// Where questions to this model go.
+    pub(crate) fn chat(&self, model: &str, stream: bool) -> Url {
+        match &self.chat {
+            Chat::One(url) => url.clone(),
+            Chat::PerModel(models) => {
+                let mut url = models.clone();
+                let verb = if stream {
+                    url.set_query(Some("alt=sse"));
+                    "streamGenerateContent"
+                } else {
+                    "generateContent"
+                };
+                // A name is one segment of the path, whatever is in it; the scheme has a path, so this cannot fail.
+                if let Ok(mut path) = url.path_segments_mut() {
+                    path.push(&format!("{model}:{verb}"));
+                }
+                url
+            }
+        }
+    }
+
+    /// Where it is, for people.
+    pub(crate) fn place(&self) -> &Url {
+        match &self.chat {
+            Chat::One(url) | Chat::PerModel(url) => url,
+        }
+    }
 }
 
 impl TryFrom<ProviderConfig> for Endpoint {
@@ -143,19 +217,41 @@ impl TryFrom<ProviderConfig> for Endpoint {
             return Err(ConfigError::Query);
         }
         config.timeouts.check()?;
+        let version = match config.kind {
+            _ if base.path() != "/" => "",
+            ProviderKind::Ollama => "",
+            ProviderKind::Gemini => "v1beta/",
+            ProviderKind::OpenAi
+            | ProviderKind::Compatible
+            | ProviderKind::Anthropic
+            | ProviderKind::Mistral => "v1/",
+        };
+        let at = |path: &str| below(&base, &format!("{version}{path}"));
         let (chat, models, health) = match config.kind {
-            ProviderKind::Ollama => ("api/chat", "api/tags", "api/version"),
-            ProviderKind::OpenAi if base.path() == "/" => {
-                ("v1/chat/completions", "v1/models", "v1/models")
+            ProviderKind::Ollama => (Chat::One(at("api/chat")), at("api/tags"), at("api/version")),
+            ProviderKind::OpenAi | ProviderKind::Compatible | ProviderKind::Mistral => (
+                Chat::One(at("chat/completions")),
+                at("models"),
+                at("models"),
+            ),
+            ProviderKind::Anthropic => {
+                let mut models = at("models");
+                models.set_query(Some("limit=1000"));
+                (Chat::One(at("messages")), models.clone(), models)
             }
-            ProviderKind::OpenAi => ("chat/completions", "models", "models"),
+            ProviderKind::Gemini => {
+                let mut models = at("models");
+                models.set_query(Some("pageSize=1000"));
+                (Chat::PerModel(at("models")), models.clone(), models)
+            }
         };
         Ok(Self {
             kind: config.kind,
-            chat: below(&base, chat),
-            models: below(&base, models),
-            health: below(&base, health),
-            authorization: config.api_key.as_ref().map(bearer).transpose()?,
+            chat,
+            models,
+            health,
+            show: (config.kind == ProviderKind::Ollama).then(|| at("api/show")),
+            headers: headers(config.kind, config.api_key.as_ref())?,
             new_token_limit: base.host_str() == Some("api.openai.com"),
             mask: Mask::new(config.api_key),
             timeouts: config.timeouts,
@@ -201,13 +297,33 @@ fn below(base: &Url, path: &str) -> Url {
     url
 }
 
-fn bearer(key: &SecretString) -> Result<HeaderValue, ConfigError> {
+/// The headers that a dialect wants with every request.
+fn headers(kind: ProviderKind, key: Option<&SecretString>) -> Result<HeaderMap, ConfigError> {
+    let mut headers = HeaderMap::new();
+    if kind == ProviderKind::Anthropic {
+        headers.insert("anthropic-version", HeaderValue::from_static("2023-06-01"));
+    }
+    if let Some(key) = key {
+        let (name, scheme) = match kind {
+            ProviderKind::Ollama
+            | ProviderKind::OpenAi
+            | ProviderKind::Compatible
+            | ProviderKind::Mistral => (AUTHORIZATION, "Bearer "),
+            ProviderKind::Anthropic => (HeaderName::from_static("x-api-key"), ""),
+            ProviderKind::Gemini => (HeaderName::from_static("x-goog-api-key"), ""),
+        };
+        headers.insert(name, credential(scheme, key)?);
+    }
+    Ok(headers)
+}
+
+fn credential(scheme: &str, key: &SecretString) -> Result<HeaderValue, ConfigError> {
     let key = key.expose_secret();
     if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(ConfigError::Key);
     }
     let mut value =
-        HeaderValue::from_str(&format!("Bearer {key}")).map_err(|_| ConfigError::Key)?;
+        HeaderValue::from_str(&format!("{scheme}{key}")).map_err(|_| ConfigError::Key)?;
     value.set_sensitive(true);
     Ok(value)
 }
@@ -305,11 +421,11 @@ mod tests {
     }
 
     #[test]
-    fn bare_host_means_v1_and_any_other_path_stays() {
+    fn bare_host_means_the_dialects_path_and_any_other_path_stays() {
         let chat = |kind, url| {
             Endpoint::try_from(config(kind, url))
                 .expect("a good configuration")
-                .chat
+                .chat("m/1?x", true)
                 .to_string()
         };
         let open = ProviderKind::OpenAi;
@@ -332,6 +448,17 @@ mod tests {
         assert_eq!(
             chat(ProviderKind::Ollama, "https://h/ollama/"),
             "https://h/ollama/api/chat"
+        );
+        for kind in [ProviderKind::Compatible, ProviderKind::Mistral] {
+            assert_eq!(chat(kind, "https://h"), "https://h/v1/chat/completions");
+        }
+        assert_eq!(
+            chat(ProviderKind::Anthropic, "https://h"),
+            "https://h/v1/messages"
+        );
+        assert_eq!(
+            chat(ProviderKind::Gemini, "https://h"),
+            "https://h/v1beta/models/m%2F1%3Fx:streamGenerateContent?alt=sse"
         );
     }
 

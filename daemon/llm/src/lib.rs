@@ -20,7 +20,10 @@ mod said;
 mod stream;
 pub mod wire;
 
-pub use chat::{ChatEvent, ChatRequest, Done, Finish, Health, Message, Model, Role, Usage};
+pub use chat::{
+    ChatEvent, ChatRequest, Done, Finish, Health, Image, ImageFormat, Message, Model, Part, Schema,
+    Tool, ToolCall, ToolChoice, ToolResult, Usage,
+};
 pub use config::{ConfigError, ProviderConfig, ProviderKind, Timeouts};
 pub use error::{Cause, Level, LlmError, Step};
 pub use provider::Provider;

@@ -1,26 +1,34 @@
 //! One provider: its connections, its requests, and what HTTP says before an answer begins.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, LOCATION, RETRY_AFTER};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, LOCATION, RETRY_AFTER};
 use reqwest::{Client, Method, Request, Response, StatusCode, redirect};
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 use crate::chat::{ChatRequest, Health, Model};
-use crate::config::{ConfigError, Endpoint, ProviderConfig};
+use crate::config::{ConfigError, Endpoint, ProviderConfig, ProviderKind};
 use crate::error::{Level, LlmError, Step};
 use crate::stream::{ChatStream, Deadline};
-use crate::wire::{self, Decoder, TokenLimit};
+use crate::wire::{self, Decoder, Habits, Hints, TokenLimit};
 
 /// Error bodies are read up to here; what they say stands at their beginning.
 const ERROR_LIMIT: usize = 64 * 1024;
 
 /// The largest list of models that is read. The longest public one has about 1 MB.
 const LIST_LIMIT: usize = 8 * 1024 * 1024;
+
+/// The most tokens that an Ollama is told to keep room for where nobody set it; the memory for more is the operator's to give.
+const MAX_CONTEXT: u64 = 16 * 1024;
+
+/// Models of one provider whose context length is remembered.
+const MAX_MODELS: usize = 256;
 
 /// Idle connections kept for the next question.
 const IDLE_CONNECTIONS: usize = 8;
@@ -30,13 +38,18 @@ const IDLE_CONNECTIONS: usize = 8;
 pub struct Provider {
     endpoint: Endpoint,
     client: OnceCell<Client>,
+    /// Of Ollama: how many tokens each model was told to keep room for.
+    contexts: Mutex<Contexts>,
 }
+
+/// Context lengths by model; none where the server does not tell.
+type Contexts = BTreeMap<String, Option<u64>>;
 
 impl fmt::Debug for Provider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Provider")
             .field("kind", &self.endpoint.kind)
-            .field("chat", &self.endpoint.chat.as_str())
+            .field("chat", &self.endpoint.place().as_str())
             .finish_non_exhaustive()
     }
 }
@@ -50,6 +63,7 @@ impl Provider {
         Ok(Self {
             endpoint: Endpoint::try_from(config)?,
             client: OnceCell::new(),
+            contexts: Mutex::default(),
         })
     }
 
@@ -60,29 +74,58 @@ impl Provider {
     /// Any [`LlmError`] but those that only a stream can have.
     pub async fn chat(&self, request: ChatRequest) -> Result<ChatStream, LlmError> {
         let endpoint = &self.endpoint;
-        let limit = if endpoint.new_token_limit {
-            TokenLimit::OpenAi
-        } else {
-            TokenLimit::Compatible
+        let started = Instant::now();
+        let deadline = self.deadline(started);
+        let habits = Habits {
+            limit: if endpoint.new_token_limit {
+                TokenLimit::OpenAi
+            } else {
+                TokenLimit::Compatible
+            },
+            context: self.context(&request.model, deadline).await?,
         };
-        let body = wire::question(endpoint.kind, &request, limit).map_err(|error| {
+        let body = wire::question(endpoint.kind, &request, habits).map_err(|error| {
             LlmError::Malformed {
                 what: format!("our own request: {error}"),
             }
         })?;
-        let started = Instant::now();
-        let deadline = self.deadline(started);
-        let response = self
-            .send(Method::POST, &endpoint.chat, Some(body), deadline)
-            .await?;
-        let response = self.streaming(response, deadline).await?;
-        let decoder = Decoder::new(endpoint.kind, endpoint.mask.clone());
+        let url = endpoint.chat(&request.model, request.stream);
+        let response = self.send(Method::POST, &url, Some(body), deadline).await?;
+        let decoder = self.decoder(&response)?;
         Ok(ChatStream::new(
             response,
             decoder,
             started,
             endpoint.timeouts,
         ))
+    }
+
+    /// How many tokens an Ollama shall keep room for: what the maker of the model set, else what it was trained for, within
+    /// [`MAX_CONTEXT`]. Asked once for each model; other providers need not be told.
+    async fn context(&self, model: &str, deadline: Deadline) -> Result<Option<u64>, LlmError> {
+        let Some(show) = &self.endpoint.show else {
+            return Ok(None);
+        };
+        let known = |contexts: &Contexts| contexts.get(model).copied();
+        if let Some(context) = known(&self.contexts()) {
+            return Ok(context);
+        }
+        let body = serde_json::json!({ "model": model })
+            .to_string()
+            .into_bytes();
+        let response = self.send(Method::POST, show, Some(body), deadline).await?;
+        let (set, trained) = wire::context(&self::body(response, LIST_LIMIT, deadline).await?)?;
+        let context = set.or_else(|| trained.map(|trained| trained.min(MAX_CONTEXT)));
+        let mut contexts = self.contexts();
+        if contexts.len() >= MAX_MODELS {
+            contexts.clear();
+        }
+        contexts.insert(model.to_owned(), context);
+        Ok(context)
+    }
+
+    fn contexts(&self) -> MutexGuard<'_, Contexts> {
+        self.contexts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The models the provider offers, in its order.
@@ -163,7 +206,18 @@ impl Provider {
                 .get(name)
                 .and_then(|value| value.to_str().ok())
         };
-        let retry_after = wire::wait(text("retry-after-ms"), text(RETRY_AFTER.as_str()));
+        let reset = |what: &str| {
+            (
+                text(&format!("x-ratelimit-remaining-{what}")),
+                text(&format!("x-ratelimit-reset-{what}")),
+            )
+        };
+        let hints = Hints {
+            retry_after_ms: text("retry-after-ms"),
+            retry_after: text(RETRY_AFTER.as_str()),
+            resets: [reset("requests"), reset("tokens")],
+        };
+        let retry_after = hints.wait();
         // The status is the fact; a body that breaks off only explains less of it.
         let body = read(response, ERROR_LIMIT, deadline).await.0;
         wire::judge(
@@ -179,7 +233,7 @@ impl Provider {
         let target = headers
             .get(LOCATION)
             .and_then(|value| value.to_str().ok())
-            .and_then(|text| self.endpoint.chat.join(text).ok());
+            .and_then(|text| self.endpoint.place().join(text).ok());
         let origin = target.map_or_else(
             || "nowhere".to_owned(),
             |url| url.origin().ascii_serialization(),
@@ -193,41 +247,26 @@ impl Provider {
         }
     }
 
-    /// Servers exist that say success and send an error, a whole answer, or a web page. Read as a stream these would only
-    /// look cut off.
-    async fn streaming(
-        &self,
-        response: Response,
-        deadline: Deadline,
-    ) -> Result<Response, LlmError> {
-        let kind = response
+    /// Servers exist that say success and send an error or a whole answer where a stream was asked for, and the type of the
+    /// content tells; others send a web page.
+    fn decoder(&self, response: &Response) -> Result<Decoder, LlmError> {
+        let (kind, mask) = (self.endpoint.kind, self.endpoint.mask.clone());
+        let content = response
             .headers()
             .get(CONTENT_TYPE)
             .and_then(|value| value.to_str().ok())
-            .unwrap_or_default();
-        let kind = kind
-            .split(';')
-            .next()
+            .and_then(|value| value.split(';').next())
             .unwrap_or_default()
             .trim()
             .to_ascii_lowercase();
-        match (kind.as_str(), self.endpoint.kind) {
+        match (content.as_str(), kind) {
             ("text/html", _) => Err(LlmError::Malformed {
-                what: "a web page instead of a stream".to_owned(),
+                what: "a web page instead of an answer".to_owned(),
             }),
-            ("application/json", crate::ProviderKind::OpenAi) => {
-                let body = body(response, ERROR_LIMIT, deadline).await?;
-                let is_error = serde_json::from_slice::<serde_json::Value>(&body)
-                    .is_ok_and(|body| body.get("error").is_some());
-                Err(if is_error {
-                    wire::judge(None, &body, None, &self.endpoint.mask)
-                } else {
-                    LlmError::Malformed {
-                        what: "one JSON text instead of a stream".to_owned(),
-                    }
-                })
-            }
-            _ => Ok(response),
+            // A whole answer is one line of its stream there.
+            (_, ProviderKind::Ollama) => Ok(Decoder::new(kind, mask)),
+            ("application/json", _) => Ok(Decoder::whole(kind, mask)),
+            _ => Ok(Decoder::new(kind, mask)),
         }
     }
 }
@@ -241,12 +280,7 @@ async fn client(endpoint: &Endpoint) -> Result<Client, LlmError> {
             "application/json, text/event-stream, application/x-ndjson",
         ),
     );
-    headers.extend(
-        endpoint
-            .authorization
-            .clone()
-            .map(|value| (AUTHORIZATION, value)),
-    );
+    headers.extend(endpoint.headers.clone());
     let (connect, tls) = (endpoint.timeouts.connect, endpoint.tls);
     let build = move || {
         // reqwest asks for a process-wide provider of cryptography; whoever installed one before has the same purpose.

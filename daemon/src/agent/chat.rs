@@ -6,7 +6,7 @@ use std::{
 };
 
 use paw_api::provider::{Attempt, ChatEvent, ChatResult, Usage};
-use paw_llm::{ChatRequest, Done, Finish, LlmError, Message, Role};
+use paw_llm::{ChatRequest, Done, Finish, LlmError, Message};
 use paw_policy::{ChatArguments, Name};
 use paw_store::{Speaker, StoreError};
 use tokio::{sync::mpsc, time::timeout};
@@ -90,10 +90,8 @@ pub(super) async fn turn(
         }
     };
     let request = ChatRequest {
-        model: chat.model.clone(),
-        messages,
         max_tokens: settings.max_tokens,
-        temperature: None,
+        ..ChatRequest::new(chat.model.clone(), messages)
     };
     let began = Instant::now();
     let said = tokio::select! {
@@ -186,7 +184,8 @@ async fn speak(
                 text.push_str(&piece);
                 listener.hear(piece).await;
             }
-            paw_llm::ChatEvent::Text(_) => {}
+            // It was told of no tool, and what was cut says nothing any more.
+            paw_llm::ChatEvent::Text(_) | paw_llm::ChatEvent::ToolCall(_) => {}
             paw_llm::ChatEvent::Done(done) => end = Some(done),
         }
     }
@@ -263,24 +262,14 @@ fn messages(
             break;
         };
         room = left;
-        let role = match turn.role {
-            Speaker::User => Role::User,
-            Speaker::Assistant => Role::Assistant,
-        };
-        shown.push(Message {
-            role,
-            text: turn.text,
+        shown.push(match turn.role {
+            Speaker::User => Message::user(turn.text),
+            Speaker::Assistant => Message::assistant(turn.text),
         });
     }
-    shown.push(Message {
-        role: Role::System,
-        text: instructions.to_owned(),
-    });
+    shown.push(Message::System(instructions.to_owned()));
     shown.reverse();
-    shown.push(Message {
-        role: Role::User,
-        text: text.to_owned(),
-    });
+    shown.push(Message::user(text));
     Ok(Some(shown))
 }
 
@@ -304,6 +293,7 @@ fn failed(error: &LlmError, chat: &ChatArguments) -> Outcome {
 fn finish(finish: &Finish) -> String {
     match finish {
         Finish::Stop => "stop".into(),
+        Finish::ToolCalls => "tool_calls".into(),
         Finish::Length => "length".into(),
         Finish::ContentFilter => "content_filter".into(),
         Finish::Other(word) => word.clone(),

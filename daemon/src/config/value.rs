@@ -36,11 +36,16 @@ pub(super) fn account(text: &str) -> Result<String, String> {
 
 /// Which wire a provider speaks.
 pub(super) fn provider_kind(text: &str) -> Result<ProviderKind, String> {
-    match text {
-        "ollama" => Ok(ProviderKind::Ollama),
-        "openai" => Ok(ProviderKind::OpenAi),
-        _ => Err("use \"ollama\", or \"openai\" for every OpenAI-compatible endpoint".into()),
-    }
+    let known = ProviderKind::ALL
+        .into_iter()
+        .find(|kind| kind.as_str() == text);
+    known.ok_or_else(|| {
+        let words: Vec<&str> = ProviderKind::ALL.iter().map(|kind| kind.as_str()).collect();
+        format!(
+            "use one of {}; most other servers speak openai-compatible",
+            words.join(", ")
+        )
+    })
 }
 
 /// Where a provider is.

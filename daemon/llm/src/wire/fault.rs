@@ -18,10 +18,12 @@ const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 #[derive(Default)]
 struct Fault {
     message: String,
-    /// The provider's own words for the kind: `code` and `type`, lower case.
-    words: [String; 2],
+    /// The provider's own words for the kind, lower case: `code`, `type`, `status`, and the reasons in Google's details.
+    words: Vec<String>,
     /// A status inside the body: the only one there is for an error inside a stream.
     status: Option<u16>,
+    /// How long to wait, where the body says it.
+    wait: Option<Duration>,
 }
 
 /// Decides what an error body means. `status` is the HTTP status, `None` for an error inside a stream.
@@ -33,10 +35,14 @@ pub(crate) fn judge(
 ) -> LlmError {
     let fault = read(body);
     let said = mask.clean(&fault.message);
+    let retry_after = retry_after.or(fault.wait);
     let message = fault.message.to_lowercase();
     for word in &fault.words {
         match word.as_str() {
-            "insufficient_quota" | "billing_hard_limit_reached" | "billing_not_active" => {
+            "insufficient_quota"
+            | "billing_hard_limit_reached"
+            | "billing_not_active"
+            | "billing_error" => {
                 return LlmError::Quota { said };
             }
             "context_length_exceeded" | "exceed_context_size_error" => {
@@ -45,18 +51,37 @@ pub(crate) fn judge(
             "content_filter" | "content_policy_violation" => {
                 return LlmError::ContentFilter { said };
             }
-            "model_not_found" | "deploymentnotfound" => return LlmError::NotFound { said },
-            "invalid_api_key" | "authentication_error" => return LlmError::Auth { said },
-            "rate_limit_exceeded" | "rate_limit_error" => {
+            "model_not_found" | "deploymentnotfound" | "not_found_error" => {
+                return LlmError::NotFound { said };
+            }
+            "invalid_api_key"
+            | "authentication_error"
+            | "permission_error"
+            | "api_key_invalid"
+            | "unauthenticated"
+            | "permission_denied" => {
+                return LlmError::Auth { said };
+            }
+            "rate_limit_exceeded" | "rate_limit_error" | "resource_exhausted" => {
                 return LlmError::Rate { retry_after, said };
+            }
+            "overloaded_error" | "unavailable" => {
+                return LlmError::Overload { retry_after, said };
+            }
+            "request_too_large" => {
+                return LlmError::TooLarge {
+                    what: "the request",
+                };
             }
             _ => {}
         }
     }
-    let invalid = fault
-        .words
-        .iter()
-        .any(|word| word == "invalid_request_error" || word == "badrequesterror");
+    let invalid = fault.words.iter().any(|word| {
+        matches!(
+            word.as_str(),
+            "invalid_request_error" | "badrequesterror" | "invalid_argument"
+        )
+    });
     match status
         .or(fault.status)
         .unwrap_or(if invalid { 400 } else { 500 })
@@ -68,13 +93,12 @@ pub(crate) fn judge(
             what: "the request",
         },
         429 => LlmError::Rate { retry_after, said },
-        // vLLM and others have no code for it, only the sentence.
-        400..=499
-            if ["context length", "context window", "context size"]
-                .iter()
-                .any(|words| message.contains(words)) =>
-        {
+        // Many have no code for it, only the sentence.
+        400..=499 if TOO_LONG.iter().any(|words| message.contains(words)) => {
             LlmError::ContextLength { said }
+        }
+        400..=499 if FILTERED.iter().any(|words| message.contains(words)) => {
+            LlmError::ContentFilter { said }
         }
         400..=499 => LlmError::BadRequest { said },
         503 if message.contains("loading") => LlmError::Loading { retry_after, said },
@@ -85,35 +109,105 @@ pub(crate) fn judge(
     }
 }
 
-/// The wait a provider asks for: `retry-after-ms` is the finer one, `retry-after` is in seconds. The form with a date is
-/// not read: it needs a clock that agrees with the provider's, and no model provider was seen to send it.
-pub(crate) fn wait(retry_after_ms: Option<&str>, retry_after: Option<&str>) -> Option<Duration> {
-    let number = |text: &str, unit: f64| {
-        let seconds = text.trim().parse::<f64>().ok()? * unit;
-        if seconds > LONGEST_WAIT.as_secs_f64() {
-            return Some(LONGEST_WAIT);
-        }
-        // Negative numbers and NaN are nothing.
-        Duration::try_from_secs_f64(seconds).ok()
-    };
-    retry_after_ms
-        .and_then(|text| number(text, 0.001))
-        .or_else(|| retry_after.and_then(|text| number(text, 1.0)))
+/// How providers say that the conversation does not fit: vLLM and llama.cpp, Anthropic, Google, Mistral.
+const TOO_LONG: [&str; 6] = [
+    "context length",
+    "context window",
+    "context size",
+    "prompt is too long",
+    "input token count",
+    "too large for model",
+];
+
+/// How providers say that their filter refused: Azure, Anthropic.
+const FILTERED: [&str; 2] = ["content management policy", "content filtering policy"];
+
+/// What the headers of a refusal say of waiting. Headers of a success say the same things and mean nothing.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Hints<'a> {
+    /// `retry-after-ms`, the finest one.
+    pub(crate) retry_after_ms: Option<&'a str>,
+    /// `retry-after`, in seconds. The form with a date is not read: it needs a clock that agrees with the provider's, and no
+    /// model provider was seen to send it.
+    pub(crate) retry_after: Option<&'a str>,
+    /// `x-ratelimit-remaining-*` with the `x-ratelimit-reset-*` beside it: requests, then tokens.
+    pub(crate) resets: [(Option<&'a str>, Option<&'a str>); 2],
+}
+
+impl Hints<'_> {
+    /// The wait that a provider asks for. Resets count only where nothing remains: they always say when the bucket is full.
+    pub(crate) fn wait(self) -> Option<Duration> {
+        let reset = self
+            .resets
+            .into_iter()
+            .filter(|(remaining, _)| remaining.is_some_and(|left| left.trim() == "0"))
+            .filter_map(|(_, reset)| go_duration(reset?))
+            .max();
+        self.retry_after_ms
+            .and_then(|text| number(text, 0.001))
+            .or_else(|| self.retry_after.and_then(|text| number(text, 1.0)))
+            .or(reset)
+    }
+}
+
+fn number(text: &str, unit: f64) -> Option<Duration> {
+    seconds(text.trim().parse::<f64>().ok()? * unit)
+}
+
+/// Bounded; negative numbers and NaN are nothing.
+fn seconds(seconds: f64) -> Option<Duration> {
+    if seconds > LONGEST_WAIT.as_secs_f64() {
+        return Some(LONGEST_WAIT);
+    }
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+/// A duration as Go writes it: `12ms`, `1.182s`, `6m0s`, `1h2m3s`; a number alone is seconds (Azure).
+fn go_duration(text: &str) -> Option<Duration> {
+    let mut rest = text.trim();
+    if rest.is_empty() {
+        return None;
+    }
+    if let Ok(plain) = rest.parse::<f64>() {
+        return seconds(plain);
+    }
+    let mut total = 0.0;
+    while !rest.is_empty() {
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .filter(|at| *at > 0)?;
+        let (count, unit_and_rest) = rest.split_at(digits);
+        let unit_end = unit_and_rest
+            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .unwrap_or(unit_and_rest.len());
+        let (unit, after) = unit_and_rest.split_at(unit_end);
+        let unit = match unit {
+            "h" => 3600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 1e-3,
+            "us" | "µs" => 1e-6,
+            "ns" => 1e-9,
+            _ => return None,
+        };
+        total += count.parse::<f64>().ok()? * unit;
+        rest = after;
+    }
+    seconds(total)
 }
 
 fn read(body: &[u8]) -> Fault {
     let text = String::from_utf8_lossy(body);
-    let Ok(Value::Object(mut outer)) = serde_json::from_str(&text) else {
-        let page = text.trim_start().starts_with('<');
-        return Fault {
-            message: if page {
-                "a web page instead of an error".to_owned()
-            } else {
-                text.into_owned()
-            },
-            ..Fault::default()
-        };
+    let outer = match serde_json::from_str(&text) {
+        Ok(Value::Object(outer)) => outer,
+        // Google answers a stream that was not asked for as events with a list.
+        Ok(Value::Array(list)) => match list.into_iter().next() {
+            Some(Value::Object(first)) => first,
+            _ => return words_only(&text),
+        },
+        _ => return words_only(&text),
     };
+    let mut outer = outer;
     let object = match outer.remove("error") {
         Some(Value::Object(inner)) => inner,
         Some(Value::String(message)) => {
@@ -125,20 +219,39 @@ fn read(body: &[u8]) -> Fault {
         _ => outer,
     };
     let code = object.get("code");
+    let details = object
+        .get("details")
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    let reasons = details.iter().map(|detail| detail.get("reason"));
     Fault {
         message: match object.get("message").or_else(|| object.get("detail")) {
             Some(Value::String(message)) => message.clone(),
             Some(other) => other.to_string(),
             None => text.into_owned(),
         },
-        words: [code, object.get("type")].map(|value| {
-            value
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-                .to_lowercase()
-        }),
+        words: reasons
+            .chain([code, object.get("type"), object.get("status")])
+            .filter_map(|value| Some(value?.as_str()?.to_lowercase()))
+            .collect(),
         status: code
             .and_then(|code| code.as_u64().or_else(|| code.as_str()?.parse().ok()))
             .and_then(|code| u16::try_from(code).ok()),
+        wait: details
+            .iter()
+            .find_map(|detail| go_duration(detail.get("retryDelay")?.as_str()?)),
+    }
+}
+
+fn words_only(text: &str) -> Fault {
+    let page = text.trim_start().starts_with('<');
+    Fault {
+        message: if page {
+            "a web page instead of an error".to_owned()
+        } else {
+            text.to_owned()
+        },
+        ..Fault::default()
     }
 }

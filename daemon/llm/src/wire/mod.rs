@@ -1,32 +1,48 @@
 //! The wire formats, pure: bytes in, events out. No clock, no network, no task.
 //!
 //! ```text
-//! bytes ─ lines ─▶ line ─ ndjson ─▶ record ─ ollama ─▶ ChatEvent
-//!                       └ sse ────▶ record ─ openai ─┘
+//! bytes ─ lines ─▶ line ─ ndjson ─▶ record ─ ollama ──────────────────────────┐
+//!                       └ sse ────▶ record ─┬ openai, compatible, mistral ────┤
+//! bytes ─ whole ──────────────────▶ record ─┴ anthropic, gemini ──────────────┴▶ answer ─▶ ChatEvent
 //! ```
 //!
-//! Every layer holds at most [`LIMIT`] bytes between two calls, wherever the network cut the bytes. The module is public
+//! Every layer holds at most its limit of bytes between two calls, wherever the network cut the bytes. The module is public
 //! so that recordings can be replayed and fuzzed through the very code that runs.
 
+mod answer;
+mod anthropic;
+mod compatible;
+mod completions;
 mod fault;
+mod gemini;
 mod lines;
+mod mistral;
 mod ndjson;
 mod ollama;
 mod openai;
 mod sse;
+mod whole;
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
-pub(crate) use fault::{judge, wait};
-pub(crate) use openai::TokenLimit;
+pub(crate) use completions::TokenLimit;
+pub(crate) use fault::{Hints, judge};
+pub(crate) use ollama::context;
 
-use crate::chat::{ChatEvent, ChatRequest, Done, Finish, Model, Usage};
+use answer::Answer;
+use serde_json::Value;
+
+use crate::chat::{ChatEvent, ChatRequest, Finish, Model};
 use crate::config::ProviderKind;
 use crate::error::LlmError;
 use crate::said::{Mask, printable};
 
-/// The most bytes of one line or one record; more is [`LlmError::TooLarge`].
+/// The most bytes of one line or one record of a stream; more is [`LlmError::TooLarge`].
 pub const LIMIT: usize = 1024 * 1024;
+
+/// The most bytes of an answer in one piece.
+pub const WHOLE_LIMIT: usize = 8 * 1024 * 1024;
 
 /// The most bytes of a model's name.
 const NAME_LIMIT: usize = 256;
@@ -36,25 +52,78 @@ const WORD_LIMIT: usize = 64;
 
 /// Turns the bytes of one answer into events. After an error, or after `Done`, it is spent.
 pub struct Decoder {
-    dialect: Dialect,
+    framing: Framing,
+    read: Read,
+    /// Whether the end of the bytes is the end of an answer whose finish is known.
+    ends_with_the_bytes: bool,
     answer: Answer,
     mask: Mask,
 }
 
-enum Dialect {
-    Ollama(ndjson::Ndjson),
-    OpenAi(sse::Sse),
+/// How records are found in the bytes.
+enum Framing {
+    Lines(ndjson::Ndjson),
+    Events(sse::Sse),
+    Whole(whole::Whole),
+}
+
+/// How a record is understood.
+type Read = fn(&[u8], &mut Answer, &Mask, &mut VecDeque<ChatEvent>) -> Result<(), LlmError>;
+
+impl Framing {
+    fn push(
+        &mut self,
+        bytes: &[u8],
+        each: impl FnMut(&[u8]) -> Result<(), LlmError>,
+    ) -> Result<(), LlmError> {
+        match self {
+            Self::Lines(lines) => lines.push(bytes, each),
+            Self::Events(events) => events.push(bytes, each),
+            Self::Whole(whole) => whole.push(bytes),
+        }
+    }
+
+    fn finish(&mut self, each: impl FnMut(&[u8]) -> Result<(), LlmError>) -> Result<(), LlmError> {
+        match self {
+            Self::Lines(lines) => lines.finish(each),
+            Self::Events(events) => events.finish(each),
+            Self::Whole(whole) => whole.finish(each),
+        }
+    }
 }
 
 impl Decoder {
-    /// A decoder for one answer of a provider of this kind; `mask` cleans what the provider says.
+    /// A decoder for one streamed answer of a provider of this kind; `mask` cleans what the provider says.
     pub fn new(kind: ProviderKind, mask: Mask) -> Self {
-        let dialect = match kind {
-            ProviderKind::Ollama => Dialect::Ollama(ndjson::Ndjson::default()),
-            ProviderKind::OpenAi => Dialect::OpenAi(sse::Sse::default()),
+        let framing = match kind {
+            ProviderKind::Ollama => Framing::Lines(ndjson::Ndjson::default()),
+            ProviderKind::OpenAi
+            | ProviderKind::Compatible
+            | ProviderKind::Mistral
+            | ProviderKind::Anthropic
+            | ProviderKind::Gemini => Framing::Events(sse::Sse::default()),
+        };
+        Self::with(framing, kind, kind == ProviderKind::Gemini, mask)
+    }
+
+    /// A decoder for an answer in one piece.
+    pub fn whole(kind: ProviderKind, mask: Mask) -> Self {
+        Self::with(Framing::Whole(whole::Whole::default()), kind, true, mask)
+    }
+
+    fn with(framing: Framing, kind: ProviderKind, ends_with_the_bytes: bool, mask: Mask) -> Self {
+        let read = match kind {
+            ProviderKind::Ollama => ollama::read,
+            ProviderKind::OpenAi | ProviderKind::Compatible | ProviderKind::Mistral => {
+                completions::read
+            }
+            ProviderKind::Anthropic => anthropic::read,
+            ProviderKind::Gemini => gemini::read,
         };
         Self {
-            dialect,
+            framing,
+            read,
+            ends_with_the_bytes,
             answer: Answer::default(),
             mask,
         }
@@ -68,19 +137,10 @@ impl Decoder {
         if self.answer.done {
             return Ok(());
         }
-        let Self {
-            dialect,
-            answer,
-            mask,
-        } = self;
-        let outcome = match dialect {
-            Dialect::Ollama(records) => {
-                records.push(bytes, |record| ollama::read(record, answer, mask, out))
-            }
-            Dialect::OpenAi(records) => {
-                records.push(bytes, |record| openai::read(record, answer, mask, out))
-            }
-        };
+        let (read, answer, mask) = (self.read, &mut self.answer, &self.mask);
+        let outcome = self
+            .framing
+            .push(bytes, |record| read(record, answer, mask, out));
         // Whatever else stands behind the terminator in the same bytes cannot take the answer back.
         if self.answer.done { Ok(()) } else { outcome }
     }
@@ -90,24 +150,21 @@ impl Decoder {
     /// # Errors
     /// [`LlmError::Cut`] unless the terminator was there, and what [`Decoder::push`] says of a last line without an end.
     pub fn finish(&mut self, out: &mut VecDeque<ChatEvent>) -> Result<(), LlmError> {
-        let Self {
-            dialect,
-            answer,
-            mask,
-        } = self;
-        match dialect {
-            Dialect::Ollama(records) => {
-                records.finish(|record| ollama::read(record, answer, mask, out))
-            }
-            Dialect::OpenAi(records) => {
-                records.finish(|record| openai::read(record, answer, mask, out))
-            }
+        let (read, answer, mask) = (self.read, &mut self.answer, &self.mask);
+        let is_whole = matches!(self.framing, Framing::Whole(_));
+        self.framing
+            .finish(|record| read(record, answer, mask, out))
+            .map_err(|error| match error {
+                // Half a record at the very end is what a cut looks like, not bad JSON.
+                LlmError::Malformed { .. } if !is_whole => LlmError::Cut { source: None },
+                other => other,
+            })?;
+        if self.ends_with_the_bytes
+            && !self.answer.done
+            && let Some(finish) = self.answer.finish.take()
+        {
+            self.answer.end(finish, out);
         }
-        .map_err(|error| match error {
-            // Half a record at the very end is what a cut looks like, not bad JSON.
-            LlmError::Malformed { .. } => LlmError::Cut { source: None },
-            other => other,
-        })?;
         if self.is_done() {
             Ok(())
         } else {
@@ -115,7 +172,7 @@ impl Decoder {
         }
     }
 
-    /// Whether the terminator was seen.
+    /// Whether the answer is complete.
     pub fn is_done(&self) -> bool {
         self.answer.done
     }
@@ -131,54 +188,36 @@ impl Decoder {
 impl Decoder {
     /// Bytes that are kept between two calls.
     fn held(&self) -> usize {
-        match &self.dialect {
-            Dialect::Ollama(records) => records.held(),
-            Dialect::OpenAi(records) => records.held(),
+        match &self.framing {
+            Framing::Lines(lines) => lines.held(),
+            Framing::Events(events) => events.held(),
+            Framing::Whole(whole) => whole.held(),
         }
     }
 }
 
-/// What the records said so far besides text.
-#[derive(Default)]
-struct Answer {
-    records: u64,
-    done: bool,
-    finish: Option<Finish>,
-    usage: Usage,
-    model: Option<String>,
-}
-
-impl Answer {
-    fn text(&self, text: Option<String>, out: &mut VecDeque<ChatEvent>) {
-        out.extend(text.filter(|text| !text.is_empty()).map(ChatEvent::Text));
-    }
-
-    /// Some gateways send records with an empty model before the real ones.
-    fn name(&mut self, model: Option<String>) {
-        if let Some(model) = model.filter(|name| is_name(name)) {
-            self.model = Some(model);
-        }
-    }
-
-    fn end(&mut self, finish: Finish, out: &mut VecDeque<ChatEvent>) {
-        self.done = true;
-        out.push_back(ChatEvent::Done(Done {
-            finish,
-            usage: self.usage,
-            model: self.model.take(),
-        }));
-    }
+/// What a question depends on besides its words.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Habits {
+    /// By which name the limit on the answer's tokens is known, where that differs.
+    pub(crate) limit: TokenLimit,
+    /// How many tokens an Ollama shall keep room for.
+    pub(crate) context: Option<u64>,
 }
 
 /// The body of a chat request in the provider's dialect.
 pub(crate) fn question(
     kind: ProviderKind,
     request: &ChatRequest,
-    limit: TokenLimit,
+    habits: Habits,
 ) -> Result<Vec<u8>, serde_json::Error> {
     match kind {
-        ProviderKind::Ollama => ollama::question(request),
-        ProviderKind::OpenAi => openai::question(request, limit),
+        ProviderKind::Ollama => ollama::question(request, habits.context),
+        ProviderKind::OpenAi => openai::question(request, habits.limit),
+        ProviderKind::Compatible => compatible::question(request),
+        ProviderKind::Mistral => mistral::question(request),
+        ProviderKind::Anthropic => anthropic::question(request),
+        ProviderKind::Gemini => gemini::question(request),
     }
 }
 
@@ -186,7 +225,11 @@ pub(crate) fn question(
 pub(crate) fn models(kind: ProviderKind, body: &[u8]) -> Result<Vec<Model>, LlmError> {
     match kind {
         ProviderKind::Ollama => ollama::models(body),
-        ProviderKind::OpenAi => openai::models(body),
+        ProviderKind::OpenAi | ProviderKind::Compatible | ProviderKind::Mistral => {
+            completions::models(body)
+        }
+        ProviderKind::Anthropic => anthropic::models(body),
+        ProviderKind::Gemini => gemini::models(body),
     }
 }
 
@@ -194,7 +237,11 @@ pub(crate) fn models(kind: ProviderKind, body: &[u8]) -> Result<Vec<Model>, LlmE
 pub(crate) fn is_healthy(kind: ProviderKind, body: &[u8]) -> Result<(), LlmError> {
     match kind {
         ProviderKind::Ollama => ollama::version(body),
-        ProviderKind::OpenAi => openai::models(body).map(drop),
+        ProviderKind::OpenAi
+        | ProviderKind::Compatible
+        | ProviderKind::Mistral
+        | ProviderKind::Anthropic
+        | ProviderKind::Gemini => models(kind, body).map(drop),
     }
 }
 
@@ -203,13 +250,22 @@ fn is_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= NAME_LIMIT && name.chars().all(printable)
 }
 
-/// Reads JSON; bytes that are not UTF-8 become replacement characters, as server-sent events demand.
-fn json<'a, T: serde::de::DeserializeOwned>(
-    bytes: &'a [u8],
-    what: &'static str,
-) -> Result<T, LlmError> {
-    let text: std::borrow::Cow<'a, str> = String::from_utf8_lossy(bytes);
-    serde_json::from_str(&text).map_err(|error| malformed(what, &error))
+/// Bytes that are not UTF-8 become replacement characters, as server-sent events demand.
+fn utf8(bytes: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(bytes)
+}
+
+/// Reads JSON of a known shape.
+fn json<'a, T: serde::Deserialize<'a>>(text: &'a str, what: &'static str) -> Result<T, LlmError> {
+    serde_json::from_str(text).map_err(|error| malformed(what, &error))
+}
+
+/// The arguments of a call for a dialect in which they are an object. A model that wrote something else is shown what it wrote.
+fn object(arguments: &str) -> Value {
+    match serde_json::from_str(arguments) {
+        Ok(Value::Object(object)) => Value::Object(object),
+        _ => serde_json::json!({ "text": arguments }),
+    }
 }
 
 fn malformed(what: &'static str, error: &serde_json::Error) -> LlmError {

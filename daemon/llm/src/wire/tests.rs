@@ -3,7 +3,9 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::chat::{Message, Role};
+use crate::chat::{
+    Done, Image, ImageFormat, Message, Part, Schema, Tool, ToolCall, ToolChoice, ToolResult, Usage,
+};
 
 const OLLAMA: &str = concat!(
     r#"{"model":"tiny:1b","created_at":"2026-01-01T00:00:00Z","message":{"role":"assistant","content":"Grüße"},"done":false}"#,
@@ -32,12 +34,19 @@ const OPENAI: &str = concat!(
     "\n\ndata: [DONE]\n\n",
 );
 
-/// Text and end of an answer, delivered in these pieces.
-fn decode<'a>(
-    kind: ProviderKind,
+/// What came out of an answer.
+#[derive(Debug, PartialEq)]
+struct Heard {
+    text: String,
+    calls: Vec<ToolCall>,
+    done: Done,
+}
+
+/// Runs pieces of an answer through a decoder.
+fn run<'a>(
+    mut decoder: Decoder,
     pieces: impl IntoIterator<Item = &'a [u8]>,
-) -> Result<(String, Done), LlmError> {
-    let mut decoder = Decoder::new(kind, Mask::new(Some("sk-secret".into())));
+) -> Result<Heard, LlmError> {
     let mut out = VecDeque::new();
     for piece in pieces {
         decoder.push(piece, &mut out)?;
@@ -46,11 +55,27 @@ fn decode<'a>(
     let Some(ChatEvent::Done(done)) = out.pop_back() else {
         panic!("success without its end")
     };
-    let text = out.into_iter().map(|event| match event {
-        ChatEvent::Text(text) => text,
-        ChatEvent::Done(_) => panic!("two ends"),
-    });
-    Ok((text.collect(), done))
+    let (mut text, mut calls) = (String::new(), Vec::new());
+    for event in out {
+        match event {
+            ChatEvent::Text(piece) => text.push_str(&piece),
+            ChatEvent::ToolCall(call) => calls.push(call),
+            ChatEvent::Done(_) => panic!("two ends"),
+        }
+    }
+    Ok(Heard { text, calls, done })
+}
+
+fn mask() -> Mask {
+    Mask::new(Some("sk-secret".into()))
+}
+
+/// Text and end of an answer without calls, delivered in these pieces.
+fn decode<'a>(
+    kind: ProviderKind,
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+) -> Result<(String, Done), LlmError> {
+    run(Decoder::new(kind, mask()), pieces).map(|heard| (heard.text, heard.done))
 }
 
 fn whole(kind: ProviderKind, bytes: &str) -> Result<(String, Done), LlmError> {
@@ -61,6 +86,8 @@ fn truth(model: &str) -> (String, Done) {
     let usage = Usage {
         input_tokens: Some(17),
         output_tokens: Some(66),
+        reasoning_tokens: (model == "tiny-1").then_some(9),
+        ..Usage::default()
     };
     (
         "Grüße 🐾\n!".to_owned(),
@@ -191,7 +218,8 @@ fn finish_words_are_understood_and_unknown_ones_bounded() {
     assert_eq!(openai("stop"), Finish::Stop);
     assert_eq!(openai("length"), Finish::Length);
     assert_eq!(openai("content_filter"), Finish::ContentFilter);
-    assert_eq!(openai("tool_calls"), Finish::Other("tool_calls".to_owned()));
+    assert_eq!(openai("tool_calls"), Finish::ToolCalls);
+    assert_eq!(openai("model_length"), Finish::Length);
     assert_eq!(
         openai(&"x\\u001b".repeat(1000)),
         Finish::Other("x".repeat(WORD_LIMIT))
@@ -216,8 +244,8 @@ fn counts_that_are_not_told_are_not_zero() {
     assert_eq!(
         done.usage,
         Usage {
-            input_tokens: None,
-            output_tokens: Some(3)
+            output_tokens: Some(3),
+            ..Usage::default()
         }
     );
 }
@@ -343,183 +371,6 @@ fn error_inside_a_stream_is_an_error() {
 }
 
 #[test]
-fn error_body_of_each_dialect_is_understood() {
-    let check = |status: u16, body: &str, expected: &str, said: &str| {
-        let error = judge(
-            Some(status),
-            body.as_bytes(),
-            None,
-            &Mask::new(Some("sk-secret".into())),
-        );
-        assert_eq!(error.kind(), expected, "{status} {body}");
-        assert!(error.to_string().contains(said), "{error}");
-        assert!(!error.hint().is_empty());
-    };
-    check(
-        401,
-        r#"{"error":{"message":"Incorrect API key provided: sk-secret","type":"invalid_request_error","code":"invalid_api_key"}}"#,
-        "auth",
-        "provided: [key]",
-    );
-    check(403, "", "auth", "(no words)");
-    check(402, r#"{"error":{"message":"pay"}}"#, "quota", "pay");
-    check(
-        429,
-        r#"{"error":{"message":"quota","type":"insufficient_quota","param":null,"code":"insufficient_quota"}}"#,
-        "quota",
-        "quota",
-    );
-    check(
-        429,
-        r#"{"error":{"message":"slow","type":"tokens","code":"rate_limit_exceeded"}}"#,
-        "rate",
-        "slow",
-    );
-    check(
-        404,
-        r#"{"error":"model 'x' not found"}"#,
-        "not_found",
-        "model 'x' not found",
-    );
-    check(
-        404,
-        r#"{"error":{"message":"no","type":"invalid_request_error","param":null,"code":"model_not_found"}}"#,
-        "not_found",
-        "no",
-    );
-    check(
-        404,
-        r#"{"error":{"code":"DeploymentNotFound","message":"gone"}}"#,
-        "not_found",
-        "gone",
-    );
-    check(
-        400,
-        r#"{"error":{"code":400,"message":"too long","type":"exceed_context_size_error","n_prompt_tokens":9,"n_ctx":8}}"#,
-        "context_length",
-        "too long",
-    );
-    check(
-        400,
-        r#"{"error":{"message":"x","code":"context_length_exceeded"}}"#,
-        "context_length",
-        "x",
-    );
-    check(
-        400,
-        r#"{"object":"error","message":"This model's maximum context length is 8","type":"BadRequestError","code":400}"#,
-        "context_length",
-        "is 8",
-    );
-    check(
-        400,
-        r#"{"error":{"message":"filtered","code":"content_filter","innererror":{}}}"#,
-        "content_filter",
-        "filtered",
-    );
-    check(
-        422,
-        r#"{"detail":[{"loc":["body"],"msg":"field required"}]}"#,
-        "bad_request",
-        "field required",
-    );
-    check(405, "405 method not allowed", "bad_request", "405 method");
-    check(413, "", "too_large", "the request");
-    check(
-        503,
-        r#"{"error":{"message":"Loading model","type":"unavailable_error","code":503}}"#,
-        "loading",
-        "Loading model",
-    );
-    check(
-        503,
-        r#"{"error":"server busy, please try again.  maximum pending requests exceeded"}"#,
-        "overload",
-        "server busy",
-    );
-    check(
-        502,
-        "<html><body>Bad Gateway</body></html>",
-        "overload",
-        "a web page",
-    );
-    check(
-        529,
-        r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#,
-        "overload",
-        "Overloaded",
-    );
-    check(500, "{\"error\":", "overload", "{\"error\":");
-    check(999, "", "malformed", "999");
-}
-
-#[test]
-fn wait_is_read_bounded_and_the_finer_header_wins() {
-    let seconds = |number| Some(std::time::Duration::from_secs_f64(number));
-    assert_eq!(wait(None, Some("20")), seconds(20.0));
-    assert_eq!(wait(Some("1500"), Some("2")), seconds(1.5));
-    assert_eq!(wait(Some("?"), Some(" 0.5 ")), seconds(0.5));
-    assert_eq!(wait(None, Some("1e300")), seconds(86400.0));
-    for nothing in ["-1", "NaN", "", "Wed, 21 Oct 2026 07:28:00 GMT"] {
-        assert_eq!(wait(None, Some(nothing)), None, "{nothing}");
-    }
-}
-
-#[test]
-fn question_is_asked_in_the_words_of_the_dialect() {
-    let message = |role, text: &str| Message {
-        role,
-        text: text.to_owned(),
-    };
-    let messages = vec![
-        message(Role::System, "be brief"),
-        message(Role::User, "hi \"you\""),
-        message(Role::Assistant, "yes?"),
-    ];
-    let mut request = ChatRequest {
-        model: "m".to_owned(),
-        messages,
-        max_tokens: Some(9),
-        temperature: Some(0.0),
-    };
-    let check = |kind, request: &ChatRequest, limit, tail: &str| {
-        let said = r#"{"model":"m","messages":[{"role":"system","content":"be brief"},{"role":"user","content":"hi \"you\""},{"role":"assistant","content":"yes?"}],"stream":true,"#;
-        let body = question(kind, request, limit).expect("a body");
-        assert_eq!(
-            String::from_utf8(body).expect("UTF-8"),
-            format!("{said}{tail}")
-        );
-    };
-    let (old, new) = (TokenLimit::Compatible, TokenLimit::OpenAi);
-    check(
-        ProviderKind::Ollama,
-        &request,
-        old,
-        r#""options":{"num_predict":9,"temperature":0.0}}"#,
-    );
-    check(
-        ProviderKind::OpenAi,
-        &request,
-        old,
-        r#""stream_options":{"include_usage":true},"max_tokens":9,"temperature":0.0}"#,
-    );
-    check(
-        ProviderKind::OpenAi,
-        &request,
-        new,
-        r#""stream_options":{"include_usage":true},"max_completion_tokens":9,"temperature":0.0}"#,
-    );
-    (request.max_tokens, request.temperature) = (None, None);
-    check(ProviderKind::Ollama, &request, old, r#""options":{}}"#);
-    check(
-        ProviderKind::OpenAi,
-        &request,
-        old,
-        r#""stream_options":{"include_usage":true}}"#,
-    );
-}
-
-#[test]
 fn models_are_listed_and_unreadable_names_left_out() {
     let names = |kind, body: &str| -> Result<Vec<String>, &'static str> {
         models(kind, body.as_bytes())
@@ -546,8 +397,8 @@ fn models_are_listed_and_unreadable_names_left_out() {
     assert_eq!(names(openai, "<html>"), Err("malformed"));
 }
 
-fn both() -> impl Strategy<Value = ProviderKind> {
-    prop_oneof![Just(ProviderKind::Ollama), Just(ProviderKind::OpenAi)]
+fn any_kind() -> impl Strategy<Value = ProviderKind> {
+    proptest::sample::select(ProviderKind::ALL.to_vec())
 }
 
 /// Pieces of the real formats and of noise, so that chance reaches past the first byte.
@@ -568,6 +419,12 @@ fn noise() -> impl Strategy<Value = Vec<Vec<u8>>> {
             "{\"message\":{\"content\":\"ü\"}}",
             "{\"done\":true}",
             "{\"error\":null}",
+            "{\"type\":\"content_block_start\",\"index\":1,\"content_block\":{\"type\":\"tool_use\",\"id\":\"t\",\"name\":\"f\"}}",
+            "{\"type\":\"content_block_delta\",\"index\":1,\"delta\":{\"type\":\"input_json_delta\",\"partial_json\":\"{\"}}",
+            "{\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\"}}",
+            "{\"type\":\"message_stop\"}",
+            "{\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"x\"}]},\"finishReason\":\"STOP\"}]}",
+            "{\"choices\":[{\"delta\":{\"tool_calls\":[{\"index\":0,\"function\":{\"arguments\":\"{}\"}}]}}]}",
             "{\"error\":{\"code\":99999}}",
             "{",
             "}",
@@ -581,7 +438,7 @@ fn noise() -> impl Strategy<Value = Vec<Vec<u8>>> {
 
 proptest! {
     #[test]
-    fn arbitrary_bytes_never_panic_and_never_pile_up(kind in both(), pieces in noise()) {
+    fn arbitrary_bytes_never_panic_and_never_pile_up(kind in any_kind(), pieces in noise()) {
         let mut decoder = Decoder::new(kind, Mask::default());
         let mut out = VecDeque::new();
         let total: usize = pieces.iter().map(Vec::len).sum();
@@ -590,12 +447,13 @@ proptest! {
         prop_assert!(decoder.held() <= 4 * total + 64);
         prop_assert_eq!(ends, usize::from(decoder.is_done()));
         if !failed {
-            prop_assert_eq!(decoder.finish(&mut out).is_ok(), decoder.is_done());
+            let ended = decoder.finish(&mut out).is_ok();
+            prop_assert_eq!(ended, decoder.is_done());
         }
     }
 
     #[test]
-    fn outcome_does_not_depend_on_the_split(kind in both(), pieces in noise(), size in 1usize..9) {
+    fn outcome_does_not_depend_on_the_split(kind in any_kind(), pieces in noise(), size in 1usize..9) {
         let bytes = pieces.concat();
         let summary = |outcome: Result<(String, Done), LlmError>| outcome.map_err(|error| error.kind());
         prop_assert_eq!(summary(decode(kind, bytes.chunks(size))), summary(decode(kind, [bytes.as_slice()])));
@@ -607,3 +465,7 @@ proptest! {
         prop_assert!(error.to_string().len() <= crate::Said::LIMIT + 128);
     }
 }
+
+mod dialects;
+mod faults;
+mod questions;

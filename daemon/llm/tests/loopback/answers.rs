@@ -1,12 +1,12 @@
 //! Whole answers: streaming, requests, connections, cancellation, models and health.
 
-use paw_llm::{ChatEvent, Done, Finish, Health, Usage};
+use paw_llm::{ChatEvent, Done, Finish, Health, ProviderKind, Usage};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::oneshot;
 
 use crate::server::{
-    HELLO, NDJSON, OLLAMA, OPENAI, SSE, USAGE, WORLD, accept, answer, ask, chunk, closed, listen,
-    provider, question, read, request, run, send,
+    HELLO, NDJSON, OLLAMA, OPENAI, SSE, USAGE, WORLD, accept, answer, any_request, ask, chunk,
+    closed, listen, outcome, provider, question, read, request, run, send,
 };
 
 #[test]
@@ -36,6 +36,7 @@ fn text_arrives_while_the_answer_is_still_being_written() {
         let usage = Usage {
             input_tokens: Some(3),
             output_tokens: Some(2),
+            ..Usage::default()
         };
         assert_eq!(text, " world");
         assert_eq!(
@@ -83,6 +84,97 @@ fn request_goes_to_the_right_path_with_the_key_in_its_header_only() {
             assert!(
                 seen.starts_with(&format!("GET {model_path} HTTP/1.1\r\n")),
                 "{seen}"
+            );
+        }
+    });
+}
+
+#[test]
+fn key_and_version_go_in_the_headers_of_the_dialect_and_nowhere_else() {
+    run(async {
+        for (kind, path, headers) in [
+            (
+                ProviderKind::Anthropic,
+                "/v1/messages",
+                &["x-api-key: sk-secret", "anthropic-version: 2023-06-01"][..],
+            ),
+            (
+                ProviderKind::Gemini,
+                "/v1beta/models/m:streamGenerateContent?alt=sse",
+                &["x-goog-api-key: sk-secret"],
+            ),
+            (
+                ProviderKind::Mistral,
+                "/v1/chat/completions",
+                &["authorization: Bearer sk-secret"],
+            ),
+            (
+                ProviderKind::Compatible,
+                "/v1/chat/completions",
+                &["authorization: Bearer sk-secret"],
+            ),
+        ] {
+            let (url, listener) = listen().await;
+            let provider = provider(kind, &url);
+            let refusal = "HTTP/1.1 500 X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+            let (_, (seen, _)) =
+                tokio::join!(provider.chat(question()), answer(&listener, refusal));
+            assert!(
+                seen.starts_with(&format!("POST {path} HTTP/1.1\r\n")),
+                "{seen}"
+            );
+            for header in headers {
+                assert!(seen.contains(&format!("{header}\r\n")), "{header}: {seen}");
+            }
+            assert_eq!(seen.matches("sk-secret").count(), 1, "{seen}");
+        }
+    });
+}
+
+#[test]
+fn whole_answer_in_the_place_of_a_stream_is_understood() {
+    run(async {
+        let body =
+            r#"{"model":"m-1","choices":[{"message":{"content":"Hello"},"finish_reason":"stop"}]}"#;
+        let response = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json; charset=utf-8\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let (text, end) = outcome(OPENAI, &response, true).await;
+        assert_eq!(text, "Hello");
+        assert_eq!(end.expect("a whole answer").finish, Finish::Stop);
+    });
+}
+
+#[test]
+fn ollama_is_told_the_context_that_it_tells_and_is_asked_once() {
+    run(async {
+        let (url, listener) = listen().await;
+        let provider = provider(OLLAMA, &url);
+        let server = async {
+            let mut stream = accept(&listener).await;
+            let mut seen = vec![any_request(&mut stream).await];
+            let shown = r#"{"model_info":{"llama.context_length":4096}}"#;
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", shown.len());
+            send(&mut stream, &format!("{head}{shown}")).await;
+            for _ in 0..2 {
+                seen.push(any_request(&mut stream).await);
+                let said = chunk("{\"message\":{\"content\":\"hi\"},\"done\":true}\n");
+                send(&mut stream, &format!("{NDJSON}{said}0\r\n\r\n")).await;
+            }
+            seen
+        };
+        let client = async {
+            for _ in 0..2 {
+                assert_eq!(ask(&provider).await.0, "hi");
+            }
+        };
+        let ((), seen) = tokio::join!(client, server);
+        assert!(seen[0].starts_with("POST /api/show ") && seen[0].ends_with(r#"{"model":"m"}"#));
+        for chat in &seen[1..] {
+            assert!(
+                chat.starts_with("POST /api/chat ") && chat.contains(r#""num_ctx":4096"#),
+                "{chat}"
             );
         }
     });
@@ -157,7 +249,7 @@ fn cancelled_wait_loses_nothing() {
                     biased;
                     event = stream.next() => match event.map(|event| event.expect("no error")) {
                         Some(ChatEvent::Text(piece)) => text.push_str(&piece),
-                        Some(ChatEvent::Done(_)) => {}
+                        Some(ChatEvent::ToolCall(_) | ChatEvent::Done(_)) => {}
                         None => break,
                     },
                     () = tokio::task::yield_now() => cancelled += 1,

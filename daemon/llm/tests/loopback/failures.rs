@@ -207,7 +207,7 @@ fn status_and_body_before_a_stream_become_the_right_error() {
             "200 OK",
             "content-type: application/json\r\n",
             r#"{"choices":[]}"#,
-            "malformed",
+            "cut",
             None,
         )
         .await;

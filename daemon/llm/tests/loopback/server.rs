@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use paw_llm::{
     ChatEvent, ChatRequest, ChatStream, Done, LlmError, Message, Provider, ProviderConfig,
-    ProviderKind, Role, Timeouts,
+    ProviderKind, Timeouts,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -49,8 +49,23 @@ pub(super) async fn accept(listener: &TcpListener) -> TcpStream {
     listener.accept().await.expect("a connection").0
 }
 
-/// Reads one request to the end of its body.
+/// Reads one request to the end of its body. The question that comes before the first one to a model of Ollama is answered by
+/// the way.
 pub(super) async fn request(stream: &mut TcpStream) -> String {
+    let mut seen = any_request(stream).await;
+    while seen.starts_with("POST /api/show ") {
+        send(
+            stream,
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}",
+        )
+        .await;
+        seen = any_request(stream).await;
+    }
+    seen
+}
+
+/// Reads whatever request comes.
+pub(super) async fn any_request(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
     loop {
         let text = String::from_utf8_lossy(&bytes).into_owned();
@@ -121,16 +136,7 @@ pub(super) fn impatient(
 }
 
 pub(super) fn question() -> ChatRequest {
-    let messages = vec![Message {
-        role: Role::User,
-        text: "hi".to_owned(),
-    }];
-    ChatRequest {
-        model: "m".to_owned(),
-        messages,
-        max_tokens: None,
-        temperature: None,
-    }
+    ChatRequest::new("m", vec![Message::user("hi")])
 }
 
 /// The text up to the end, and the end.
@@ -143,6 +149,7 @@ pub(super) async fn read(stream: &mut ChatStream) -> (String, Result<Done, LlmEr
             .expect("an end before the end of the stream")
         {
             Ok(ChatEvent::Text(piece)) => text.push_str(&piece),
+            Ok(ChatEvent::ToolCall(call)) => panic!("nobody asked for a call of {}", call.name),
             Ok(ChatEvent::Done(done)) => {
                 assert!(stream.next().await.is_none(), "something after the end");
                 return (text, Ok(done));

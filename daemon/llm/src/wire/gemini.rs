@@ -1,0 +1,289 @@
+//! Google's Gemini: `:generateContent`, `:streamGenerateContent?alt=sse`, `/v1beta/models`.
+//!
+//! A streamed answer is server-sent events (with CR LF) of the same shape as an answer in one piece: parts of a candidate, and
+//! counts that grow. There is no terminator: the answer is complete when the stream ends after a finish reason. The
+//! reason says `STOP` also for calls, which are whole and may have no id. Thoughts are marked, and skipped.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json, value::RawValue};
+
+use super::answer::{Answer, CallPiece};
+use super::{fault, is_name, json as read_json, object, utf8, word};
+use crate::chat::{ChatEvent, ChatRequest, Finish, Image, Message, Model, Part, ToolChoice};
+use crate::error::LlmError;
+use crate::said::Mask;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Chunk<'a> {
+    #[serde(borrow)]
+    candidates: Option<Vec<Candidate<'a>>>,
+    usage_metadata: Option<Counts>,
+    model_version: Option<String>,
+    prompt_feedback: Option<Feedback>,
+    error: Option<Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Candidate<'a> {
+    index: Option<u32>,
+    #[serde(borrow)]
+    content: Option<Content<'a>>,
+    finish_reason: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Content<'a> {
+    #[serde(borrow)]
+    parts: Option<Vec<Piece<'a>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Piece<'a> {
+    text: Option<String>,
+    thought: Option<bool>,
+    thought_signature: Option<String>,
+    #[serde(borrow)]
+    function_call: Option<Call<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Call<'a> {
+    id: Option<String>,
+    name: Option<String>,
+    #[serde(borrow)]
+    args: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Counts {
+    prompt_token_count: Option<u64>,
+    candidates_token_count: Option<u64>,
+    thoughts_token_count: Option<u64>,
+    cached_content_token_count: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Feedback {
+    block_reason: Option<String>,
+}
+
+pub(super) fn read(
+    record: &[u8],
+    answer: &mut Answer,
+    mask: &Mask,
+    out: &mut VecDeque<ChatEvent>,
+) -> Result<(), LlmError> {
+    let text = utf8(record);
+    let chunk: Chunk<'_> = read_json(&text, "an event of the stream")?;
+    if chunk.error.is_some() {
+        return Err(fault::judge(None, record, None, mask));
+    }
+    answer.records += 1;
+    answer.name(chunk.model_version);
+    if let Some(reason) = chunk
+        .prompt_feedback
+        .and_then(|feedback| feedback.block_reason)
+    {
+        return Err(LlmError::ContentFilter {
+            said: mask.clean(&reason),
+        });
+    }
+    if let Some(counts) = chunk.usage_metadata {
+        let usage = &mut answer.usage;
+        usage.input_tokens = counts.prompt_token_count.or(usage.input_tokens);
+        usage.cached_tokens = counts.cached_content_token_count.or(usage.cached_tokens);
+        usage.reasoning_tokens = counts.thoughts_token_count.or(usage.reasoning_tokens);
+        // Thoughts are counted apart from what is said; together they are the answer.
+        if let Some(spoken) = counts.candidates_token_count {
+            usage.output_tokens = Some(spoken + counts.thoughts_token_count.unwrap_or(0));
+        } else if usage.output_tokens.is_none() {
+            usage.output_tokens = counts.thoughts_token_count;
+        }
+    }
+    for candidate in chunk
+        .candidates
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|candidate| candidate.index.unwrap_or(0) == 0)
+    {
+        let parts = candidate.content.and_then(|content| content.parts);
+        for piece in parts.unwrap_or_default() {
+            if let Some(call) = piece.function_call {
+                answer.begin_call(CallPiece {
+                    index: None,
+                    id: call.id,
+                    name: call.name,
+                    arguments: call
+                        .args
+                        .map_or_else(String::new, |args| args.get().to_owned()),
+                    signature: piece.thought_signature,
+                })?;
+            } else if piece.thought != Some(true) {
+                answer.text(piece.text, out);
+            }
+        }
+        if let Some(reason) = candidate.finish_reason {
+            answer.finish = Some(finish(&reason, mask));
+        }
+    }
+    Ok(())
+}
+
+fn finish(reason: &str, mask: &Mask) -> Finish {
+    match reason {
+        "STOP" => Finish::Stop,
+        "MAX_TOKENS" => Finish::Length,
+        "SAFETY" | "RECITATION" | "BLOCKLIST" | "PROHIBITED_CONTENT" | "SPII" | "IMAGE_SAFETY"
+        | "LANGUAGE" => Finish::ContentFilter,
+        other => word(mask, other),
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Question {
+    contents: Vec<Said>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    system_instruction: Option<Value>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tools: Vec<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_config: Option<Value>,
+    generation_config: Generation,
+}
+
+#[derive(Serialize)]
+struct Said {
+    role: &'static str,
+    parts: Vec<Value>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Generation {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_output_tokens: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    temperature: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_mime_type: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_json_schema: Option<Value>,
+}
+
+pub(super) fn question(request: &ChatRequest) -> Result<Vec<u8>, serde_json::Error> {
+    let mut system: Vec<Value> = Vec::new();
+    let mut contents: Vec<Said> = Vec::new();
+    for message in &request.messages {
+        let (role, parts) = match message {
+            Message::System(text) => {
+                system.push(json!({ "text": text }));
+                continue;
+            }
+            Message::User(parts) => ("user", parts.iter().map(part).collect()),
+            Message::Assistant { text, calls } => {
+                let words = (!text.is_empty()).then(|| json!({ "text": text }));
+                let called = calls.iter().map(|call| {
+                    let mut part = json!({ "functionCall": { "name": call.name, "args": object(&call.arguments) } });
+                    if let Some(signature) = &call.signature {
+                        part["thoughtSignature"] = signature.as_str().into();
+                    }
+                    part
+                });
+                ("model", words.into_iter().chain(called).collect())
+            }
+            Message::Tool(result) => {
+                let word = if result.failed { "error" } else { "result" };
+                let response = json!({ "name": result.name, "response": { word: result.text } });
+                ("user", vec![json!({ "functionResponse": response })])
+            }
+        };
+        // Results of calls that were made together have to stand in one turn.
+        match contents.last_mut() {
+            Some(last) if last.role == role => last.parts.extend::<Vec<Value>>(parts),
+            _ if parts.is_empty() => {}
+            _ => contents.push(Said { role, parts }),
+        }
+    }
+    let declared: Vec<Value> = request
+        .tools
+        .iter()
+        .map(|tool| json!({ "name": tool.name, "description": tool.description, "parametersJsonSchema": tool.parameters }))
+        .collect();
+    let mode = |mode: &str| json!({ "functionCallingConfig": { "mode": mode } });
+    serde_json::to_vec(&Question {
+        contents,
+        system_instruction: (!system.is_empty()).then(|| json!({ "parts": system })),
+        tool_config: match &request.tool_choice {
+            _ if declared.is_empty() => None,
+            ToolChoice::Auto => None,
+            ToolChoice::None => Some(mode("NONE")),
+            ToolChoice::Required => Some(mode("ANY")),
+            ToolChoice::Named(name) => Some(
+                json!({ "functionCallingConfig": { "mode": "ANY", "allowedFunctionNames": [name] } }),
+            ),
+        },
+        tools: if declared.is_empty() {
+            Vec::new()
+        } else {
+            vec![json!({ "functionDeclarations": declared })]
+        },
+        generation_config: Generation {
+            max_output_tokens: request.max_tokens,
+            temperature: request.temperature,
+            response_mime_type: request.schema.as_ref().map(|_| "application/json"),
+            response_json_schema: request.schema.as_ref().map(|wanted| wanted.schema.clone()),
+        },
+    })
+}
+
+fn part(part: &Part) -> Value {
+    match part {
+        Part::Text(text) => json!({ "text": text }),
+        Part::Image(Image { format, base64 }) => {
+            json!({ "inlineData": { "mimeType": format.media_type(), "data": base64 } })
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Listing {
+    models: Option<Vec<Entry>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Entry {
+    name: String,
+    input_token_limit: Option<u64>,
+    supported_generation_methods: Option<Vec<String>>,
+}
+
+/// The models that can be asked; others make vectors or pictures.
+pub(super) fn models(body: &[u8]) -> Result<Vec<Model>, LlmError> {
+    let listing: Listing = read_json(&utf8(body), "the list of models")?;
+    let entries = listing.models.ok_or_else(|| LlmError::Malformed {
+        what: "the list of models has no `models`".to_owned(),
+    })?;
+    Ok(entries
+        .into_iter()
+        .filter(|entry| {
+            entry
+                .supported_generation_methods
+                .as_ref()
+                .is_none_or(|methods| methods.iter().any(|method| method == "generateContent"))
+        })
+        .map(|entry| Model {
+            context: entry.input_token_limit,
+            ..Model::named(entry.name.trim_start_matches("models/").to_owned())
+        })
+        .filter(|model| is_name(&model.name))
+        .collect())
+}
