@@ -52,7 +52,7 @@ async fn every_process_is_confined() {
 async fn status_says_what_the_kernel_says() {
     let (system, seen) = processes().await;
     let said = system.processes().await;
-    for name in ["pawd", "paw-launcher", "paw-audit"] {
+    for name in ["pawd", "paw-launcher", "paw-audit", "paw-egress"] {
         let process = seen.iter().find(|process| {
             process
                 .command

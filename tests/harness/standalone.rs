@@ -19,7 +19,7 @@ const IDS: u32 = 1_610_612_736;
 
 /// Users that exist for one test.
 pub struct Accounts {
-    names: [String; 3],
+    names: [String; 4],
 }
 
 impl Accounts {
@@ -31,7 +31,7 @@ impl Accounts {
     pub fn make() -> Self {
         let mark = std::process::id();
         let accounts = Self {
-            names: ["d", "l", "a"].map(|part| format!("pawt{mark}{part}")),
+            names: ["d", "l", "a", "e"].map(|part| format!("pawt{mark}{part}")),
         };
         for name in &accounts.names {
             let done = Command::new("useradd")
@@ -46,9 +46,9 @@ impl Accounts {
     /// The lines of configuration that name them.
     #[must_use]
     pub fn config(&self) -> String {
-        let [user, launcher, audit] = &self.names;
+        let [user, launcher, audit, egress] = &self.names;
         format!(
-            "[confinement]\nuser = \"{user}\"\nlauncher_user = \"{launcher}\"\naudit_user = \"{audit}\"\n"
+            "[confinement]\nuser = \"{user}\"\nlauncher_user = \"{launcher}\"\naudit_user = \"{audit}\"\negress_user = \"{egress}\"\n"
         )
     }
 }

@@ -25,6 +25,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "paw-audit",
         &["paw-api", "paw-confine", "paw-log", "paw-policy"],
     ),
+    ("paw-egress", &["paw-api", "paw-confine", "paw-log"]),
     (
         "paw-launcher",
         &["paw-confine", "paw-launch", "paw-log", "paw-policy"],
@@ -136,6 +137,10 @@ const NEVER: &[(&str, &[&str])] = &[
     (
         "paw-audit",
         &["hyper", "reqwest", "redb", "paw-store", "paw-llm"],
+    ),
+    (
+        "paw-egress",
+        &["reqwest", "redb", "paw-store", "paw-llm", "paw-launch"],
     ),
     (
         "pawctl",

@@ -19,12 +19,14 @@ use crate::{
 };
 
 /// The units of an installed pawd, in the order in which they are needed.
-const UNITS: [&str; 6] = [
+const UNITS: [&str; 8] = [
     "paw-control.socket",
     "paw-audit.socket",
     "paw-launcher.socket",
+    "paw-egress.socket",
     "paw-audit.service",
     "paw-launcher.service",
+    "paw-egress.service",
     "pawd.service",
 ];
 

@@ -9,6 +9,7 @@ pub mod agent;
 pub mod audit;
 #[cfg(feature = "client")]
 pub mod client;
+pub mod egress;
 pub mod error;
 pub mod events;
 pub mod fault;

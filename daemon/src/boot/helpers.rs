@@ -1,4 +1,4 @@
-//! The launcher and the audit writer where no service manager starts them.
+//! The launcher, the audit writer and the egress broker where no service manager starts them.
 //!
 //! They are started by root, before the drop, and become users of their own. Afterwards pawd can neither signal nor restart
 //! them: they hold one end of a pipe, the lifeline, and end when pawd is gone, however it went. When one of them ends first,
@@ -34,7 +34,7 @@ pub(super) struct Helpers {
     _lifeline: OwnedFd,
 }
 
-/// Starts both.
+/// Starts all of them.
 pub(super) fn start(paths: &Paths, people: &People, sockets: &Sockets) -> Result<Helpers, Fatal> {
     let (held, lifeline) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .context("make the lifeline of the helpers")?;
@@ -56,8 +56,15 @@ pub(super) fn start(paths: &Paths, people: &People, sockets: &Sockets) -> Result
         .arg(&paths.data)
         .arg("--cgroup")
         .arg(cgroup(paths));
+    let mut egress = Command::new(paths.libexec.join("paw-egress"));
+    egress
+        .arg("--config")
+        .arg(paths.etc.join("egress.toml"))
+        .arg("--credentials")
+        .arg(paths.etc.join("credentials"));
     let parts = [
         ("paw-audit", audit, people.audit, sockets.audit.as_ref()),
+        ("paw-egress", egress, people.egress, sockets.egress.as_ref()),
         (
             "paw-launcher",
             launcher,

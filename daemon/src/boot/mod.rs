@@ -34,7 +34,7 @@ pub struct Options {
     /// Keep configuration, sockets, state and logs below this directory instead of /etc, /run and /var.
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
-    /// Start the launcher and the audit writer as well, for hosts without systemd.
+    /// Start the launcher, the audit writer and the egress broker as well, for hosts without systemd.
     #[arg(long)]
     pub standalone: bool,
     /// Check the configuration, list every fault, and end.
@@ -70,7 +70,7 @@ pub fn boot(options: &Options) -> Result<(), Fatal> {
         None
     };
     // Only the helpers listen on their sockets: with a copy of ours, connecting to a dead one would seem to succeed.
-    (sockets.launcher, sockets.audit) = (None, None);
+    (sockets.launcher, sockets.audit, sockets.egress) = (None, None, None);
     let ports = ports(&config);
     let born = confine(&paths, &config, &people, &ports)?;
     run::run(run::Start {

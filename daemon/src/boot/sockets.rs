@@ -29,6 +29,8 @@ pub(super) struct Sockets {
     pub(super) launcher: Option<OwnedFd>,
     /// The audit writer's; only where we start it.
     pub(super) audit: Option<OwnedFd>,
+    /// The broker's; only where we start it.
+    pub(super) egress: Option<OwnedFd>,
 }
 
 /// Opens them.
@@ -38,24 +40,28 @@ pub(super) fn open(paths: &Paths, people: &People, standalone: bool) -> Result<S
             control,
             launcher: None,
             audit: None,
+            egress: None,
         });
     }
     make_directories(paths, people, standalone)?;
     let control = listener(&paths.socket("control"), SockType::Stream)?;
     allow(&paths.socket("control"), people.own, people.clients, 0o660)?;
-    let (launcher, audit) = if standalone {
+    let (launcher, audit, egress) = if standalone {
         let launcher = listener(&paths.socket("launcher"), SockType::SeqPacket)?;
         allow(&paths.socket("launcher"), people.own, None, 0o600)?;
         let audit = listener(&paths.socket("audit"), SockType::Stream)?;
         allow(&paths.socket("audit"), people.own, None, 0o600)?;
-        (Some(launcher), Some(audit))
+        let egress = listener(&paths.socket("egress"), SockType::Stream)?;
+        allow(&paths.socket("egress"), people.own, None, 0o600)?;
+        (Some(launcher), Some(audit), Some(egress))
     } else {
-        (None, None)
+        (None, None, None)
     };
     Ok(Sockets {
         control: control.into(),
         launcher,
         audit,
+        egress,
     })
 }
 

@@ -29,6 +29,8 @@ pub(super) struct People {
     pub(super) launcher: Account,
     /// Who the audit writer becomes; only where we start it.
     pub(super) audit: Account,
+    /// Who the egress broker becomes; only where we start it.
+    pub(super) egress: Account,
     /// The group whose members may connect to the control socket.
     pub(super) clients: Option<u32>,
     /// Which groups give which role.
@@ -53,19 +55,20 @@ pub(super) fn resolve(config: &Config, standalone: bool) -> Result<People, Fatal
         uid: geteuid().as_raw(),
         gid: getegid().as_raw(),
     };
-    let (own, launcher, audit) = if root {
+    let (own, launcher, audit, egress) = if root {
         let own = account(&wanted.user)?;
         if standalone {
             (
                 own,
                 account(&wanted.launcher_user)?,
                 account(&wanted.audit_user)?,
+                account(&wanted.egress_user)?,
             )
         } else {
-            (own, own, own)
+            (own, own, own, own)
         }
     } else {
-        (here, here, here)
+        (here, here, here, here)
     };
     let mut groups = if root {
         groups_of(&wanted.user, own.gid)?
@@ -73,10 +76,15 @@ pub(super) fn resolve(config: &Config, standalone: bool) -> Result<People, Fatal
         Vec::new()
     };
     if standalone {
-        if own.uid == launcher.uid || own.uid == audit.uid || launcher.uid == audit.uid {
+        let ids = [own.uid, launcher.uid, audit.uid, egress.uid];
+        let apart = ids
+            .iter()
+            .enumerate()
+            .all(|(index, uid)| !ids[..index].contains(uid));
+        if !apart {
             return Err(Fatal::Config(anyhow!(
-                "pawd, the launcher and the audit writer must be three users; name them in [confinement]: who is one user with \
-                 the audit writer could rewrite the log"
+                "pawd, the launcher, the audit writer and the egress broker must be four users; name them in [confinement]: who \
+                 is one user with the audit writer could rewrite the log, and who is one with the broker could read its secrets"
             )));
         }
         // The log is readable for the writer's group, and pawd lists and verifies it.
@@ -87,6 +95,7 @@ pub(super) fn resolve(config: &Config, standalone: bool) -> Result<People, Fatal
         groups,
         launcher,
         audit,
+        egress,
         clients: group("paw")?,
         roles: roles(config, here, root)?,
         names: names(),

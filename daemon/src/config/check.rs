@@ -305,6 +305,7 @@ fn confinement(layers: &Layers, faults: &mut Faults) -> Confinement {
         user: user(|c| c.user.as_ref(), "paw", faults),
         launcher_user: user(|c| c.launcher_user.as_ref(), "paw-launcher", faults),
         audit_user: user(|c| c.audit_user.as_ref(), "paw-audit", faults),
+        egress_user: user(|c| c.egress_user.as_ref(), "paw-egress", faults),
         landlock_floor: layers.number(
             |f| f.confinement.as_ref()?.landlock_floor.as_ref(),
             2,

@@ -95,6 +95,8 @@ pub struct Confinement {
     pub launcher_user: Option<Spanned<String>>,
     /// User that the audit writer becomes.
     pub audit_user: Option<Spanned<String>>,
+    /// User that the egress broker becomes.
+    pub egress_user: Option<Spanned<String>>,
     /// Least landlock ABI; below it pawd does not start.
     pub landlock_floor: Option<Spanned<u32>>,
 }

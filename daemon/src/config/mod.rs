@@ -95,6 +95,8 @@ pub struct Confinement {
     pub launcher_user: String,
     /// User that the audit writer becomes.
     pub audit_user: String,
+    /// User that the egress broker becomes.
+    pub egress_user: String,
     /// Least landlock ABI.
     pub landlock_floor: u32,
 }

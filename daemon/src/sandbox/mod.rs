@@ -19,6 +19,7 @@
 
 mod away;
 mod choose;
+mod egress;
 pub mod frames;
 pub mod launcher;
 pub mod manifest;
@@ -35,6 +36,7 @@ mod tests;
 
 pub use away::{LauncherError, LauncherState};
 pub use choose::{ChoiceError, allow, choose};
+pub use egress::{EgressError, look};
 pub use frames::{Child, Exit, Output, Process, Sandbox, SandboxError, Starter, Stdin};
 pub use launcher::{Connection, Launcher, connect};
 pub use manifest::{ManifestError, Skill, Skills, Tool};

@@ -33,7 +33,14 @@ impl Profile {
 }
 
 /// The crates whose binaries run on the host.
-const HOST: [&str; 5] = ["pawd", "pawctl", "paw-launcher", "paw-create", "paw-audit"];
+const HOST: [&str; 6] = [
+    "pawd",
+    "pawctl",
+    "paw-launcher",
+    "paw-create",
+    "paw-audit",
+    "paw-egress",
+];
 
 /// The crates whose binaries run inside a sandbox, where no library of the host can be relied on.
 const INSIDE: [&str; 3] = ["paw-init", "paw-files", "paw-probe"];

@@ -47,7 +47,7 @@ pub(crate) fn stage(root: &Path, profile: Profile) -> Result<PathBuf> {
 fn programs(tree: &mut Tree, built: &Built) -> Result<()> {
     tree.file("usr/sbin/pawd", 0o755, &built.host.join("pawd"))?;
     tree.file("usr/bin/pawctl", 0o755, &built.host.join("pawctl"))?;
-    for name in ["paw-launcher", "paw-create", "paw-audit"] {
+    for name in ["paw-launcher", "paw-create", "paw-audit", "paw-egress"] {
         tree.file(
             &format!("usr/libexec/pawd/{name}"),
             0o755,
@@ -108,6 +108,11 @@ fn system(tree: &mut Tree, root: &Path) -> Result<()> {
         "etc/pawd/launcher.toml",
         0o644,
         &root.join("daemon/launcher/launcher.toml"),
+    )?;
+    tree.file(
+        "etc/pawd/egress.toml",
+        0o644,
+        &root.join("daemon/egress/egress.toml"),
     )?;
     tree.dir("etc/pawd/pawd.d")?;
     tree.file(

@@ -7,7 +7,7 @@ install_packages() {
     printf '[sandbox]\nisolation_floor = "process"\n' >/etc/pawd/pawd.d/20-isolation.toml
     chmod 644 /etc/pawd/pawd.d/20-isolation.toml
     holds packages_install dpkg --install ./*.deb
-    for name in paw paw-launcher paw-audit; do
+    for name in paw paw-launcher paw-audit paw-egress; do
         holds "user_${name}_exists" getent passwd "$name"
     done
     for name in paw-admin paw-approver paw-user; do
@@ -18,7 +18,7 @@ install_packages() {
 }
 
 units_are_up() {
-    for unit in pawd.service paw-control.socket paw-launcher.socket paw-audit.socket; do
+    for unit in pawd.service paw-control.socket paw-launcher.socket paw-audit.socket paw-egress.socket; do
         same "${unit}_is_enabled" enabled "$(systemctl is-enabled "$unit")"
         same "${unit}_is_active" active "$(systemctl is-active "$unit")"
     done
@@ -38,6 +38,7 @@ modes_are_as_documented() {
 /run/pawd/control.sock 660 root paw
 /run/pawd/launcher.sock 600 paw root
 /run/pawd/audit.sock 600 paw root
+/run/pawd/egress.sock 600 paw root
 /var/lib/pawd 700 paw paw
 /var/lib/paw-launcher 711 paw-launcher paw-launcher
 /var/lib/paw-audit 700 paw-audit paw-audit

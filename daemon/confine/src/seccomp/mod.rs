@@ -10,6 +10,7 @@
 //!   structure behind its pointer; the C library then falls back to `clone`, whose flags a filter can read.
 
 mod audit;
+mod egress;
 mod launcher;
 mod pawd;
 mod sandbox;
@@ -24,6 +25,7 @@ use seccompiler::{
 
 pub use self::{
     audit::audit,
+    egress::egress,
     launcher::{doorkeeper, launcher, launcher_with_gvisor},
     pawd::pawd,
     sandbox::sandbox,
@@ -278,14 +280,28 @@ mod tests {
 
     #[test]
     fn every_profile_compiles() {
-        for profile in [pawd(), launcher(), doorkeeper(), audit(), sandbox()] {
+        for profile in [
+            pawd(),
+            launcher(),
+            doorkeeper(),
+            audit(),
+            egress(),
+            sandbox(),
+        ] {
             profile.compile().unwrap();
         }
     }
 
     #[test]
     fn every_entry_says_why() {
-        for profile in [pawd(), launcher(), doorkeeper(), audit(), sandbox()] {
+        for profile in [
+            pawd(),
+            launcher(),
+            doorkeeper(),
+            audit(),
+            egress(),
+            sandbox(),
+        ] {
             for call in profile
                 .allowed
                 .iter()
@@ -304,7 +320,7 @@ mod tests {
 
     #[test]
     fn no_process_without_children_can_make_one_or_execute() {
-        for profile in [pawd(), audit()] {
+        for profile in [pawd(), audit(), egress()] {
             for name in [
                 "SYS_execve",
                 "SYS_execveat",
@@ -323,7 +339,14 @@ mod tests {
 
     #[test]
     fn no_call_is_both_allowed_and_refused_outright() {
-        for profile in [pawd(), launcher(), doorkeeper(), audit(), sandbox()] {
+        for profile in [
+            pawd(),
+            launcher(),
+            doorkeeper(),
+            audit(),
+            egress(),
+            sandbox(),
+        ] {
             for call in profile
                 .refused
                 .iter()

@@ -10,7 +10,10 @@ use paw_confine::{landlock::Enforced, report};
 use paw_launch::request::{ProofState, Reply};
 
 use super::Context;
-use crate::{prove, sandbox::LauncherState};
+use crate::{
+    prove,
+    sandbox::{self, LauncherState},
+};
 
 /// What was seen when pawd started, and cannot be seen again from inside.
 #[derive(Debug, Clone)]
@@ -30,6 +33,9 @@ pub async fn status(context: &Context) -> Status {
     let load = context.actions.load();
     let audit = context.audit.health();
     let launcher = context.launcher.status().await;
+    let broker = sandbox::look(&context.paths.socket("egress")).await;
+    let (broker_pid, broker_abi) =
+        broker.map_or((None, 0), |ready| (Some(ready.pid), ready.landlock_abi));
     let (running, launcher_abi, doorkeeper) = match &launcher {
         Ok(Reply::Status {
             running,
@@ -50,6 +56,7 @@ pub async fn status(context: &Context) -> Status {
             Some(audit.pid).filter(|pid| *pid != 0),
             audit.landlock_abi,
         ),
+        ("paw-egress", broker_pid, broker_abi),
     ];
     for (name, pid, landlock_abi) in parts {
         match pid.map(|pid| (pid, report::Confinement::of(pid))) {
@@ -131,6 +138,18 @@ pub async fn doctor(context: &Context, prove: bool) -> Doctor {
             "paw-audit does not answer, or has no room".into(),
             "nothing that needs a record is done",
             "systemctl status paw-audit; see that the log's disk has room",
+        );
+    }
+    if sandbox::look(&context.paths.socket("egress"))
+        .await
+        .is_none()
+    {
+        find(
+            "egress.absent",
+            Severity::Warn,
+            "paw-egress does not answer".into(),
+            "no sandbox reaches a network; those that need none run",
+            "systemctl status paw-egress, then journalctl -u paw-egress",
         );
     }
     if !context.storage.read().is_writable() {

@@ -1,0 +1,202 @@
+//! Finds a credential in what an endpoint answers, as it is or encoded, and keeps it from the sandbox.
+//!
+//! A server may echo headers, write an error page with the request in it, or redirect with the token in the target. What is
+//! found ends the answer. Bytes that could be the beginning of the credential are held back until what follows tells.
+
+use std::sync::Arc;
+
+use aho_corasick::{AhoCorasick, MatchKind};
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE},
+};
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+
+/// The answer holds the credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the answer holds the credential")]
+pub struct Leak;
+
+/// Every form in which the credential is looked for.
+#[derive(Debug)]
+pub struct Forms {
+    search: AhoCorasick,
+    forms: Vec<Vec<u8>>,
+}
+
+/// Looks through a body that comes in pieces.
+#[derive(Debug)]
+pub struct Sieve {
+    forms: Arc<Forms>,
+    held: BytesMut,
+}
+
+impl Forms {
+    /// The forms of a credential: as it is, hexadecimal, percent-encoded, escaped for JSON, and base64 at each of its three alignments.
+    #[must_use]
+    pub fn of(secret: &str) -> Self {
+        let raw = secret.as_bytes();
+        let escaped = secret.replace('\\', "\\\\").replace('"', "\\\"");
+        let mut forms = vec![
+            raw.to_vec(),
+            hex::encode(raw).into_bytes(),
+            hex::encode_upper(raw).into_bytes(),
+            percent(raw, false),
+            percent(raw, true),
+            escaped.clone().into_bytes(),
+            // Some write the slash of JSON with a backslash, and some do not.
+            escaped.replace('/', "\\/").into_bytes(),
+        ];
+        for shift in 0..3 {
+            // Before the credential stand 0, 1 or 2 bytes that we do not know, and so behind it; what depends on them is left out.
+            let mut padded = vec![0; shift];
+            padded.extend_from_slice(raw);
+            let unknown = [0, 2, 3][shift];
+            let known = padded.len() * 8 / 6;
+            for engine in [&STANDARD, &URL_SAFE] {
+                let text = engine.encode(&padded);
+                if let Some(known) = text.as_bytes().get(unknown..known) {
+                    forms.push(known.to_vec());
+                }
+            }
+        }
+        forms.retain(|form| form.len() >= 8);
+        forms.sort();
+        forms.dedup();
+        let search = AhoCorasick::builder()
+            .match_kind(MatchKind::Standard)
+            .build(&forms)
+            .expect("a few forms of at most 48 KiB are within the bounds of the automaton");
+        Self { search, forms }
+    }
+
+    /// Whether the bytes hold any form.
+    #[must_use]
+    pub fn are_in(&self, bytes: &[u8]) -> bool {
+        self.search.is_match(bytes)
+    }
+
+    /// Whether any header does.
+    #[must_use]
+    pub fn are_in_headers(&self, headers: &HeaderMap) -> bool {
+        headers.iter().any(|(name, value)| {
+            self.are_in(value.as_bytes()) || self.are_in(name.as_str().as_bytes())
+        })
+    }
+}
+
+impl Sieve {
+    /// A sieve for one body.
+    #[must_use]
+    pub fn new(forms: Arc<Forms>) -> Self {
+        Self {
+            forms,
+            held: BytesMut::new(),
+        }
+    }
+
+    /// Takes a piece, and gives what can be passed on.
+    ///
+    /// # Errors
+    /// When the credential is in what came so far; nothing of it was passed on.
+    pub fn pass(&mut self, piece: &[u8]) -> Result<Bytes, Leak> {
+        self.held.extend_from_slice(piece);
+        if self.forms.are_in(&self.held) {
+            return Err(Leak);
+        }
+        let suspicious = self
+            .forms
+            .forms
+            .iter()
+            .map(|form| begun(&self.held, form))
+            .max()
+            .unwrap_or(0);
+        let clean = self.held.len() - suspicious;
+        Ok(self.held.split_to(clean).freeze())
+    }
+
+    /// What is still held back, at the end of the body: a beginning that stayed one.
+    pub fn rest(&mut self) -> Bytes {
+        self.held.split().freeze()
+    }
+}
+
+/// How many bytes at the end of `bytes` are the beginning of `form`.
+fn begun(bytes: &[u8], form: &[u8]) -> usize {
+    let most = bytes.len().min(form.len() - 1);
+    (1..=most)
+        .rev()
+        .find(|length| bytes[bytes.len() - length..] == form[..*length])
+        .unwrap_or(0)
+}
+
+fn percent(raw: &[u8], every: bool) -> Vec<u8> {
+    let mut out = Vec::with_capacity(raw.len() * 3);
+    for byte in raw {
+        if !every && (byte.is_ascii_alphanumeric() || b"-_.~".contains(byte)) {
+            out.push(*byte);
+        } else {
+            out.extend_from_slice(format!("%{byte:02X}").as_bytes());
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &str = "sk-Test/\"Key+0123456789";
+
+    #[test]
+    fn every_form_is_found_wherever_it_stands() {
+        let forms = Forms::of(SECRET);
+        let hidden =
+            |text: Vec<u8>| assert!(forms.are_in(&text), "{}", String::from_utf8_lossy(&text));
+        hidden(format!("a{SECRET}b").into_bytes());
+        hidden(hex::encode(SECRET).into_bytes());
+        hidden(hex::encode_upper(SECRET).into_bytes());
+        hidden(percent(SECRET.as_bytes(), false));
+        hidden(percent(SECRET.as_bytes(), true));
+        hidden(serde_json::to_vec(SECRET).unwrap());
+        for before in ["", "x", "xy", "xyz", "Bearer ", "user:"] {
+            for after in ["", "1", "12"] {
+                let text = format!("{before}{SECRET}{after}");
+                hidden(STANDARD.encode(&text).into_bytes());
+                hidden(URL_SAFE.encode(&text).into_bytes());
+            }
+        }
+        assert!(!forms.are_in(b"sk-Test, and other words that begin like it"));
+    }
+
+    #[test]
+    fn no_byte_of_it_passes_however_it_is_cut() {
+        let forms = Arc::new(Forms::of(SECRET));
+        let text = format!("before {SECRET} after");
+        for size in 1..text.len() {
+            let mut sieve = Sieve::new(Arc::clone(&forms));
+            let mut passed = Vec::new();
+            let ended = text.as_bytes().chunks(size).try_for_each(|piece| {
+                passed.extend_from_slice(&sieve.pass(piece)?);
+                Ok::<_, Leak>(())
+            });
+            assert_eq!(ended, Err(Leak), "{size}");
+            assert!(
+                "before ".as_bytes().starts_with(&passed),
+                "{size}: {}",
+                String::from_utf8_lossy(&passed)
+            );
+        }
+    }
+
+    #[test]
+    fn what_holds_no_credential_passes_whole_and_without_waiting() {
+        let mut sieve = Sieve::new(Arc::new(Forms::of(SECRET)));
+        assert_eq!(sieve.pass(b"data: one\n\n").unwrap(), "data: one\n\n");
+        assert_eq!(sieve.pass(b"two sk-Te").unwrap(), "two ");
+        assert_eq!(sieve.pass(b"ll").unwrap(), "sk-Tell");
+        assert_eq!(sieve.pass(b"sk-").unwrap(), "");
+        assert_eq!(sieve.rest(), "sk-");
+    }
+}

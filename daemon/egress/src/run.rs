@@ -1,0 +1,294 @@
+//! One run: its rules, what it decided, and the connection to pawd that carries all of it.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use paw_api::egress::{
+    Begin, Decision, Finished, FrameError, HEADER, MAX_PAYLOAD, NetRule, Ready, Reason, Recorded,
+    Refused, Tag, Taken, VERSION, parse_header,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    task::JoinSet,
+    time::timeout,
+};
+
+use crate::{
+    ceiling::Ceiling,
+    lane::{Broken, Lanes, frame},
+    leak::Forms,
+    proxy,
+    rules::{Refusal, Rules},
+    upstream::Outside,
+};
+
+/// How long pawd may take to say what a connection is for.
+const BEGIN_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a decision may wait for its record.
+const RECORD_LIMIT: Duration = Duration::from_secs(15);
+
+/// Control frames that may wait to be written.
+const QUEUE: usize = 64;
+
+/// Connections of all runs at once: each may hold two windows.
+pub const MAX_LANES: usize = 1024;
+
+/// What all runs share.
+pub struct Shared {
+    /// What may be reached at most.
+    pub ceiling: Arc<Ceiling>,
+    /// The way out.
+    pub outside: Outside,
+    /// In which forms each broker's credential is looked for.
+    pub forms: BTreeMap<String, Arc<Forms>>,
+    /// Places for connections.
+    pub places: Arc<Semaphore>,
+    /// What `ready` says.
+    pub ready: Ready,
+}
+
+/// One run, as its connections know it.
+pub struct Run {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) rules: Rules,
+    name: String,
+    say: mpsc::Sender<Bytes>,
+    decided: AtomicU64,
+    waiting: Mutex<BTreeMap<u64, oneshot::Sender<bool>>>,
+}
+
+/// Why a run ended before pawd closed it.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The connection broke.
+    #[error("the connection of the run")]
+    Io(#[from] std::io::Error),
+    /// What came is no frame.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// A frame came at the wrong time, or too much of it.
+    #[error(transparent)]
+    Broken(#[from] Broken),
+    /// A control frame cannot be read.
+    #[error("read a control frame {tag:?}")]
+    Control {
+        /// Which one.
+        tag: Tag,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+    /// A frame came that only we send, or at the wrong time.
+    #[error("a frame {0:?} may not come here")]
+    Unexpected(Tag),
+    /// pawd did not say what the connection is for.
+    #[error("nothing was said within {} s", BEGIN_LIMIT.as_secs())]
+    Slow,
+}
+
+/// Serves one connection of pawd, until it is closed.
+///
+/// # Errors
+/// When pawd broke the protocol, or the connection broke.
+pub async fn serve(stream: UnixStream, shared: Arc<Shared>) -> Result<(), RunError> {
+    let (mut from, mut to) = stream.into_split();
+    let first = timeout(BEGIN_LIMIT, next(&mut from))
+        .await
+        .map_err(|_| RunError::Slow)??;
+    let Some((tag, _, payload)) = first else {
+        return Ok(());
+    };
+    if tag != Tag::Begin {
+        return Err(RunError::Unexpected(tag));
+    }
+    let begin: Begin = control(tag, &payload)?;
+    let rules = if begin.version == VERSION {
+        Rules::new(Arc::clone(&shared.ceiling), begin.rules)
+    } else {
+        Err(format!(
+            "pawd speaks version {} and paw-egress speaks {VERSION}",
+            begin.version
+        ))
+    };
+    let rules = match rules {
+        Ok(rules) => rules,
+        Err(message) => {
+            let remedy =
+                "allow it in /etc/pawd/egress.toml and restart paw-egress, or ask for less"
+                    .to_owned();
+            to.write_all(&told(Tag::Refused, &Refused { message, remedy }))
+                .await?;
+            return Ok(());
+        }
+    };
+    to.write_all(&told(Tag::Ready, &shared.ready)).await?;
+    let (say, queue) = mpsc::channel(QUEUE);
+    let run = Arc::new(Run {
+        shared,
+        rules,
+        name: begin.run,
+        say,
+        decided: AtomicU64::new(0),
+        waiting: Mutex::default(),
+    });
+    let lanes = Arc::new(Lanes::default());
+    tracing::debug!(run = run.name, "run begins");
+    // Whichever ends first ends the other; what still runs ends with it.
+    let ended = tokio::select! {
+        heard = hear(&mut from, &run, &lanes) => heard,
+        written = write(&mut to, queue, &lanes) => written.map_err(RunError::Io),
+    };
+    tracing::debug!(run = run.name, "run ended");
+    ended
+}
+
+async fn hear(from: &mut OwnedReadHalf, run: &Arc<Run>, lanes: &Lanes) -> Result<(), RunError> {
+    let mut serving = JoinSet::new();
+    while let Some((tag, number, payload)) = next(from).await? {
+        match tag {
+            Tag::Open => {
+                let lane = lanes.open(number)?;
+                // Without a place it is over at once; whoever is inside sees a connection that closes.
+                if let Ok(place) = Arc::clone(&run.shared.places).try_acquire_owned() {
+                    let run = Arc::clone(run);
+                    serving.spawn(async move {
+                        let _place: OwnedSemaphorePermit = place;
+                        proxy::serve(lane, &run).await;
+                    });
+                }
+            }
+            Tag::Data => lanes.data(number, &payload)?,
+            Tag::End => lanes.end(number)?,
+            Tag::Taken => lanes.taken(number, control::<Taken>(tag, &payload)?)?,
+            Tag::Recorded => {
+                let recorded: Recorded = control(tag, &payload)?;
+                if let Some(waiting) = run.lock().remove(&recorded.seq) {
+                    // Who does not wait any more has given up.
+                    let _ = waiting.send(recorded.ok);
+                }
+            }
+            Tag::Allow => {
+                let rule: NetRule = control(tag, &payload)?;
+                if let Err(objection) = run.rules.add(rule) {
+                    tracing::warn!(
+                        run = run.name,
+                        objection,
+                        "a rule was approved that is beyond the ceiling"
+                    );
+                }
+            }
+            Tag::Begin | Tag::Ready | Tag::Refused | Tag::Decision | Tag::Finished => {
+                return Err(RunError::Unexpected(tag));
+            }
+        }
+        while let Some(served) = serving.try_join_next() {
+            if let Err(error) = served {
+                tracing::error!(run = run.name, error = %error, "a connection ended by a fault of paw-egress");
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn write(
+    to: &mut OwnedWriteHalf,
+    mut queue: mpsc::Receiver<Bytes>,
+    lanes: &Lanes,
+) -> std::io::Result<()> {
+    let due = lanes.notice();
+    loop {
+        tokio::select! {
+            said = queue.recv() => match said {
+                Some(said) => to.write_all(&said).await?,
+                None => return Ok(()),
+            },
+            () = due.notified() => {
+                for frame in lanes.take_due() {
+                    to.write_all(&frame).await?;
+                }
+            }
+        }
+    }
+}
+
+impl Run {
+    /// Says that something is allowed, and waits until that is on record.
+    pub(crate) async fn allow(&self, decision: Decision) -> Result<u64, Refusal> {
+        let unrecorded = || {
+            Refusal::new(
+                Reason::Unrecorded,
+                "it could not be recorded, so it is not done",
+            )
+        };
+        let seq = self.decided.fetch_add(1, Ordering::Relaxed) + 1;
+        let (tell, told_so) = oneshot::channel();
+        self.lock().insert(seq, tell);
+        self.tell(Tag::Decision, &Decision { seq, ..decision })
+            .await;
+        let recorded = timeout(RECORD_LIMIT, told_so).await;
+        self.lock().remove(&seq);
+        match recorded {
+            Ok(Ok(true)) => Ok(seq),
+            Ok(Ok(false) | Err(_)) | Err(_) => Err(unrecorded()),
+        }
+    }
+
+    /// Says that something was refused. Nobody waits for its record: it grants nothing.
+    pub(crate) async fn refuse(&self, decision: Decision) {
+        let seq = self.decided.fetch_add(1, Ordering::Relaxed) + 1;
+        self.tell(Tag::Decision, &Decision { seq, ..decision })
+            .await;
+    }
+
+    /// Says how something that was allowed has ended.
+    pub(crate) async fn finish(&self, finished: Finished) {
+        self.tell(Tag::Finished, &finished).await;
+    }
+
+    async fn tell(&self, tag: Tag, message: &impl Serialize) {
+        // When nobody writes any more, the run is over and this task is about to end.
+        let _ = self.say.send(told(tag, message)).await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, oneshot::Sender<bool>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn told(tag: Tag, message: &impl Serialize) -> Bytes {
+    let json =
+        serde_json::to_vec(message).expect("numbers, flags and bounded texts are always JSON");
+    frame(tag, 0, &json)
+}
+
+fn control<T: DeserializeOwned>(tag: Tag, payload: &[u8]) -> Result<T, RunError> {
+    serde_json::from_slice(payload).map_err(|source| RunError::Control { tag, source })
+}
+
+/// The next frame; nothing at the end.
+async fn next(from: &mut OwnedReadHalf) -> Result<Option<(Tag, u32, BytesMut)>, RunError> {
+    let mut start = [0; HEADER];
+    match from.read_exact(&mut start).await {
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) => return Err(error.into()),
+    }
+    let (length, tag, number) = parse_header(start)?;
+    debug_assert!(length <= MAX_PAYLOAD);
+    let mut payload = BytesMut::zeroed(length);
+    from.read_exact(&mut payload).await?;
+    Ok(Some((tag, number, payload)))
+}

@@ -1,0 +1,203 @@
+//! From a name to a connection: resolved once, every address checked, and connected to an address that was checked.
+
+use std::{
+    future::Future,
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use paw_api::egress::{HostName, Reason};
+use rustls::pki_types::ServerName;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use crate::{
+    address,
+    ceiling::{Broker, Ceiling},
+    rules::Refusal,
+};
+
+/// How long a name may take to be resolved.
+const RESOLVE_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long it may take until a server is there, encryption included.
+const CONNECT_LIMIT: Duration = Duration::from_secs(15);
+
+/// Addresses of one name that are tried.
+const MAX_TRIED: usize = 4;
+
+/// Addresses of one name that are looked at; with more it is no honest answer.
+const MAX_ADDRESSES: usize = 64;
+
+/// What a lookup becomes.
+pub type Looking = Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>>;
+
+/// Asks for the addresses of a name.
+pub type Lookup = Arc<dyn Fn(HostName) -> Looking + Send + Sync>;
+
+/// The way out.
+#[derive(Clone)]
+pub struct Outside {
+    lookup: Lookup,
+    public: Arc<rustls::ClientConfig>,
+}
+
+/// Addresses that were checked.
+#[derive(Debug, Clone)]
+pub struct Checked {
+    addresses: Vec<IpAddr>,
+    port: u16,
+}
+
+impl Outside {
+    /// A way out that resolves with `lookup` and trusts whom this host trusts.
+    #[must_use]
+    pub fn new(lookup: Lookup, trusted: rustls::RootCertStore) -> Self {
+        Self {
+            lookup,
+            public: Arc::new(tls(trusted)),
+        }
+    }
+
+    /// The addresses of a host, if a sandbox may reach every one of them.
+    ///
+    /// All of them are checked and not only the first: a name that leads inside and outside is a trick, or a mistake.
+    ///
+    /// # Errors
+    /// When there is none, or one of them may not be reached.
+    pub async fn find(
+        &self,
+        ceiling: &Ceiling,
+        host: &HostName,
+        port: u16,
+    ) -> Result<Checked, Refusal> {
+        let addresses = match ceiling.addresses.get(host) {
+            Some(known) => known.clone(),
+            None => timeout(RESOLVE_LIMIT, (self.lookup)(host.clone()))
+                .await
+                .map_err(|_| Refusal::new(Reason::Name, "the name was not resolved in time"))?
+                .map_err(|_| Refusal::new(Reason::Name, "the name has no address"))?,
+        };
+        if addresses.is_empty() || addresses.len() > MAX_ADDRESSES {
+            return Err(Refusal::new(
+                Reason::Name,
+                "the name has no address, or too many",
+            ));
+        }
+        for address in &addresses {
+            if let Some(what) = address::objection(*address, &ceiling.allow_addresses) {
+                return Err(Refusal::new(
+                    Reason::Address,
+                    format!("the name leads to an address that no sandbox may reach: {what}"),
+                ));
+            }
+        }
+        Ok(Checked { addresses, port })
+    }
+
+    /// An encrypted connection to a broker's endpoint, whose certificate is checked.
+    ///
+    /// # Errors
+    /// When nobody answers, or somebody else does.
+    pub async fn connect_broker(
+        &self,
+        broker: &Broker,
+        checked: &Checked,
+    ) -> Result<TlsStream<TcpStream>, Refusal> {
+        let deadline = Instant::now() + CONNECT_LIMIT;
+        let unreachable = |what: String| Refusal::new(Reason::Unreachable, what);
+        let config = if broker.ca.is_empty() {
+            Arc::clone(&self.public)
+        } else {
+            let mut roots = rustls::RootCertStore::empty();
+            roots.add_parsable_certificates(broker.ca.iter().cloned());
+            Arc::new(tls(roots))
+        };
+        let name = ServerName::try_from(broker.host.as_str().to_owned()).map_err(|_| {
+            unreachable("the endpoint's host has no name that a certificate can have".into())
+        })?;
+        let tcp = checked.connect().await?;
+        timeout_at(deadline, TlsConnector::from(config).connect(name, tcp))
+            .await
+            .map_err(|_| unreachable("the endpoint did not encrypt in time".into()))?
+            .map_err(|error| unreachable(format!("the endpoint cannot be trusted: {error}")))
+    }
+}
+
+impl Checked {
+    /// The address that is tried first, for the record.
+    #[must_use]
+    pub fn first(&self) -> Option<IpAddr> {
+        self.addresses.first().copied()
+    }
+
+    /// A connection to one of the addresses; there is no further lookup.
+    ///
+    /// # Errors
+    /// When nobody answers in time.
+    pub async fn connect(&self) -> Result<TcpStream, Refusal> {
+        let tried = async {
+            let mut last = io::Error::from(io::ErrorKind::NotFound);
+            for address in self.addresses.iter().take(MAX_TRIED) {
+                match TcpStream::connect(SocketAddr::new(*address, self.port)).await {
+                    Ok(stream) => {
+                        // Small pieces go out at once; without it they would only come later.
+                        let _ = stream.set_nodelay(true);
+                        return Ok(stream);
+                    }
+                    Err(error) => last = error,
+                }
+            }
+            Err(last)
+        };
+        match timeout(CONNECT_LIMIT, tried).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => Err(Refusal::new(
+                Reason::Unreachable,
+                format!("nobody answers there: {}", error.kind()),
+            )),
+            Err(_) => Err(Refusal::new(
+                Reason::Unreachable,
+                "nobody answers there in time",
+            )),
+        }
+    }
+}
+
+fn tls(roots: rustls::RootCertStore) -> rustls::ClientConfig {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("ring has the suites of TLS 1.2 and 1.3")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    // HTTP/1.1 is what is spoken here.
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config
+}
+
+/// Asks this host's own resolver, as every program of it does.
+#[must_use]
+pub fn system_lookup() -> Lookup {
+    Arc::new(|host: HostName| {
+        Box::pin(async move {
+            // The dot keeps search domains of resolv.conf out: they would turn the name into another one. `localhost` and names
+            // of /etc/hosts have no dot of their own, and no search domain is tried when the name is found there.
+            let name = if host.as_str().contains('.') {
+                format!("{host}.")
+            } else {
+                host.as_str().to_owned()
+            };
+            let found = tokio::net::lookup_host((name, 0)).await?;
+            let mut addresses: Vec<IpAddr> = found.map(|address| address.ip()).collect();
+            addresses.dedup();
+            Ok(addresses)
+        })
+    })
+}

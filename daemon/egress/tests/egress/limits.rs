@@ -1,0 +1,154 @@
+//! Bytes, requests, and clients and servers that never end.
+
+use paw_api::egress::{MAX_CONNECTIONS, Reason, Tag, WINDOW, header};
+use tokio::{io::AsyncWriteExt as _, net::UnixStream};
+
+use crate::rig::{Run, Server, control, loopback, next};
+
+#[tokio::test]
+async fn requests_beyond_the_rule_are_refused() {
+    let server = Server::hello().await;
+    let port = server.port();
+    let mut run = Run::begin(
+        &loopback(port),
+        &[&format!("allowed.example:{port},requests=2")],
+    )
+    .await
+    .unwrap();
+    let target = format!("http://allowed.example:{port}/");
+    assert_eq!(run.get(&target).await.status(), 200);
+    assert_eq!(run.get(&target).await.status(), 200);
+    assert_eq!(
+        (run.get(&target).await.status(), run.reason()),
+        (403, Some(Reason::UsedUp))
+    );
+    assert_eq!(server.connections(), 2);
+}
+
+#[tokio::test]
+async fn an_answer_beyond_the_rule_is_cut() {
+    let long = format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n{}",
+        "x".repeat(1_000_000)
+    );
+    let server = Server::saying(long).await;
+    let port = server.port();
+    let mut run = Run::begin(
+        &loopback(port),
+        &[&format!("allowed.example:{port},received=100000")],
+    )
+    .await
+    .unwrap();
+    let answer = run.get(&format!("http://allowed.example:{port}/")).await;
+    assert!(answer.body().len() <= 100_000, "{}", answer.body().len());
+    run.settle().await;
+    assert!(run.finished[0].received <= 100_000);
+    assert_eq!(run.finished[0].fault, Some(Reason::UsedUp));
+}
+
+#[tokio::test]
+async fn a_tunnel_beyond_the_rule_is_cut_in_both_directions() {
+    let server = Server::saying("x".repeat(1_000_000)).await;
+    let port = server.port();
+    let rule = format!("allowed.example:{port},received=100000,sent=2000");
+    let mut run = Run::begin(&loopback(port), &[&rule]).await.unwrap();
+    let answer = run
+        .say(format!("CONNECT allowed.example:{port} HTTP/1.1\r\n\r\nhi\r\n\r\n").as_bytes())
+        .await;
+    assert!(answer.bytes.len() < 100_100, "{}", answer.bytes.len());
+    let long = format!(
+        "CONNECT allowed.example:{port} HTTP/1.1\r\n\r\n{}",
+        "y".repeat(10_000)
+    );
+    run.say(long.as_bytes()).await;
+    run.settle().await;
+    assert_eq!(run.reason(), Some(Reason::UsedUp));
+    assert!(server.asked().iter().all(|asked| asked.len() <= 2000));
+}
+
+#[tokio::test]
+async fn a_request_body_beyond_the_rule_is_cut() {
+    let server = Server::hello().await;
+    let port = server.port();
+    let mut run = Run::begin(
+        &loopback(port),
+        &[&format!("allowed.example:{port},sent=1000")],
+    )
+    .await
+    .unwrap();
+    let host = format!("allowed.example:{port}");
+    let request = format!(
+        "POST http://{host}/ HTTP/1.1\r\nHost: {host}\r\nContent-Length: 40000\r\n\r\n{}",
+        "z".repeat(40_000)
+    );
+    run.say(request.as_bytes()).await;
+    run.settle().await;
+    assert_eq!(run.finished[0].fault, Some(Reason::UsedUp));
+    assert!(run.finished[0].sent <= 1000);
+}
+
+#[tokio::test]
+async fn an_answer_with_an_endless_head_is_refused() {
+    let server = Server::saying(format!(
+        "HTTP/1.1 200 OK\r\n{}",
+        "X: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\r\n".repeat(100_000)
+    ))
+    .await;
+    let port = server.port();
+    let mut run = Run::begin(&loopback(port), &[&format!("allowed.example:{port}")])
+        .await
+        .unwrap();
+    assert_eq!(
+        run.get(&format!("http://allowed.example:{port}/"))
+            .await
+            .status(),
+        502
+    );
+}
+
+#[tokio::test]
+async fn a_long_answer_to_a_slow_reader_is_held_back_by_its_windows() {
+    let long = format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: 8000000\r\n\r\n{}",
+        "x".repeat(8_000_000)
+    );
+    let server = Server::saying(long).await;
+    let port = server.port();
+    let mut run = Run::begin(&loopback(port), &[&format!("allowed.example:{port}")])
+        .await
+        .unwrap();
+    let answer = run.get(&format!("http://allowed.example:{port}/")).await;
+    assert_eq!(answer.body().len(), 8_000_000);
+    run.settle().await;
+    assert_eq!(run.finished[0].received, 8_000_000);
+}
+
+#[tokio::test]
+async fn a_pawd_that_breaks_the_protocol_loses_its_run() {
+    let number = u32::try_from(MAX_CONNECTIONS).unwrap();
+    let open = |number| header(0, Tag::Open, number).to_vec();
+    let too_much = {
+        let mut out = open(1);
+        for _ in 0..2 {
+            out.extend_from_slice(&header(WINDOW, Tag::Data, 1));
+            out.extend_from_slice(&vec![b'a'; WINDOW]);
+        }
+        out
+    };
+    for wrong in [
+        [open(1), open(1)].concat(),
+        (1..=number + 1).flat_map(open).collect(),
+        too_much,
+        vec![0, 0, 0, 0, 99, 0, 0, 0, 0],
+        vec![255, 255, 255, 255, 18, 1, 0, 0, 0],
+        control(Tag::Ready, &1),
+    ] {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let served = tokio::spawn(paw_egress::run::serve(theirs, loopback(1)));
+        let mut run = Run::over(ours, &[]).await.unwrap().into_stream();
+        // It may be closed before all of it is taken.
+        let _ = run.write_all(&wrong).await;
+        assert!(served.await.unwrap().is_err());
+        while next(&mut run).await.is_some() {}
+    }
+}

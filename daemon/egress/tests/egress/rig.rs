@@ -1,0 +1,390 @@
+//! A broker with pawd's side of its protocol in the test's hands, and servers that say what they were asked.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use paw_api::egress::{
+    Begin, Decision, Finished, HEADER, HostName, NetRule, Ready, Reason, Recorded, Refused, Tag,
+    Taken, VERSION, header, parse_header,
+};
+use paw_egress::{
+    ceiling::Ceiling,
+    leak::Forms,
+    run::{Shared, serve},
+    upstream::{Lookup, Outside},
+};
+use secrecy::ExposeSecret as _;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, UnixStream},
+    sync::{Notify, Semaphore},
+    time::timeout,
+};
+
+/// How long anything here may take.
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+
+/// A run at the broker: what pawd would be.
+pub(crate) struct Run {
+    stream: UnixStream,
+    last: u32,
+    /// Whether decisions are acknowledged as recorded.
+    pub(crate) record: bool,
+    pub(crate) decisions: Vec<Decision>,
+    pub(crate) finished: Vec<Finished>,
+}
+
+/// What came back over one connection.
+#[derive(Debug, Default)]
+pub(crate) struct Answer {
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Answer {
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes).into_owned()
+    }
+
+    pub(crate) fn status(&self) -> u16 {
+        self.text()
+            .split(' ')
+            .nth(1)
+            .and_then(|code| code.parse().ok())
+            .unwrap_or(0)
+    }
+
+    pub(crate) fn body(&self) -> String {
+        self.text()
+            .split_once("\r\n\r\n")
+            .map_or_else(String::new, |(_, body)| body.to_owned())
+    }
+}
+
+/// Names that lead where the test says.
+pub(crate) fn names(known: &[(&str, &[&str])]) -> Lookup {
+    let known: BTreeMap<String, Vec<IpAddr>> = known
+        .iter()
+        .map(|(name, addresses)| {
+            let parsed = addresses
+                .iter()
+                .map(|address| address.parse().unwrap())
+                .collect();
+            ((*name).to_owned(), parsed)
+        })
+        .collect();
+    Arc::new(move |host: HostName| {
+        let found = known.get(host.as_str()).cloned();
+        Box::pin(async move { found.ok_or_else(|| std::io::ErrorKind::NotFound.into()) })
+    })
+}
+
+/// A broker with this ceiling.
+pub(crate) fn shared(ceiling: &str, credentials: &Path, lookup: Lookup) -> Arc<Shared> {
+    let ceiling = Ceiling::parse(ceiling, Path::new("egress.toml"), credentials).unwrap();
+    let forms = ceiling
+        .brokers
+        .iter()
+        .map(|(name, broker)| {
+            (
+                name.clone(),
+                Arc::new(Forms::of(broker.secret.expose_secret())),
+            )
+        })
+        .collect();
+    Arc::new(Shared {
+        ceiling: Arc::new(ceiling),
+        outside: Outside::new(lookup, rustls::RootCertStore::empty()),
+        forms,
+        places: Arc::new(Semaphore::new(64)),
+        ready: Ready {
+            pid: 1,
+            landlock_abi: 0,
+        },
+    })
+}
+
+/// A ceiling that lets loopback be reached at this port, and a lookup that leads there.
+pub(crate) fn loopback(port: u16) -> Arc<Shared> {
+    shared(
+        &format!(
+            "hosts = [\"*\"]\nports = [{port}, 80, 443]\nallow_addresses = [\"127.0.0.1/32\"]"
+        ),
+        Path::new("/nonexistent"),
+        names(&[
+            ("allowed.example", &["127.0.0.1"]),
+            ("other.example", &["127.0.0.1"]),
+            ("a.wide.example", &["127.0.0.1"]),
+        ]),
+    )
+}
+
+impl Run {
+    /// Begins a run.
+    pub(crate) async fn begin(shared: &Arc<Shared>, rules: &[&str]) -> Result<Self, Refused> {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        tokio::spawn(serve(theirs, Arc::clone(shared)));
+        Self::over(ours, rules).await
+    }
+
+    /// Begins a run over a connection.
+    pub(crate) async fn over(mut stream: UnixStream, rules: &[&str]) -> Result<Self, Refused> {
+        let rules: Vec<NetRule> = rules.iter().map(|rule| rule.parse().unwrap()).collect();
+        let begin = Begin {
+            version: VERSION,
+            run: "test".into(),
+            rules,
+        };
+        stream
+            .write_all(&control(Tag::Begin, &begin))
+            .await
+            .unwrap();
+        let (tag, _, payload) = next(&mut stream).await.unwrap();
+        if tag == Tag::Refused {
+            return Err(read(&payload));
+        }
+        assert_eq!(tag, Tag::Ready);
+        let _: Ready = read(&payload);
+        Ok(Self {
+            stream,
+            last: 0,
+            record: true,
+            decisions: Vec::new(),
+            finished: Vec::new(),
+        })
+    }
+
+    /// The bare connection.
+    pub(crate) fn into_stream(self) -> UnixStream {
+        self.stream
+    }
+
+    /// A person has approved one more rule.
+    pub(crate) async fn allow(&mut self, rule: &str) {
+        let rule: NetRule = rule.parse().unwrap();
+        self.stream
+            .write_all(&control(Tag::Allow, &rule))
+            .await
+            .unwrap();
+    }
+
+    /// Sends bytes over a connection of its own, and gives what comes back until that is closed.
+    pub(crate) async fn say(&mut self, bytes: &[u8]) -> Answer {
+        self.last += 1;
+        let number = self.last;
+        let mut out = header(0, Tag::Open, number).to_vec();
+        for piece in bytes.chunks(32 * 1024) {
+            out.extend_from_slice(&header(piece.len(), Tag::Data, number));
+            out.extend_from_slice(piece);
+        }
+        self.stream.write_all(&out).await.unwrap();
+        self.hear(number).await
+    }
+
+    /// Hears one connection to its end.
+    pub(crate) async fn hear(&mut self, number: u32) -> Answer {
+        let mut answer = Answer::default();
+        let (mut ended, mut closed) = (false, false);
+        while !(ended && closed) {
+            let (tag, of, payload) = timeout(LIMIT, next(&mut self.stream))
+                .await
+                .expect("in time")
+                .expect("a frame");
+            match tag {
+                Tag::Decision => {
+                    let decision: Decision = read(&payload);
+                    if decision.refused.is_none() {
+                        let recorded = Recorded {
+                            seq: decision.seq,
+                            ok: self.record,
+                        };
+                        self.stream
+                            .write_all(&control(Tag::Recorded, &recorded))
+                            .await
+                            .unwrap();
+                    }
+                    self.decisions.push(decision);
+                }
+                Tag::Finished => self.finished.push(read(&payload)),
+                Tag::Data if of == number => {
+                    answer.bytes.extend_from_slice(&payload);
+                    let taken = Taken {
+                        bytes: u32::try_from(payload.len()).unwrap(),
+                        closed: false,
+                    };
+                    self.stream
+                        .write_all(&frame(Tag::Taken, number, &taken))
+                        .await
+                        .unwrap();
+                }
+                Tag::End if of == number => {
+                    ended = true;
+                    let taken = Taken {
+                        bytes: 0,
+                        closed: true,
+                    };
+                    let mut out = header(0, Tag::End, number).to_vec();
+                    out.extend_from_slice(&frame(Tag::Taken, number, &taken));
+                    self.stream.write_all(&out).await.unwrap();
+                }
+                Tag::Taken if of == number => closed |= read::<Taken>(&payload).closed,
+                _ => {}
+            }
+        }
+        answer
+    }
+
+    /// One plain request without a body.
+    pub(crate) async fn get(&mut self, target: &str) -> Answer {
+        let authority = target
+            .strip_prefix("http://")
+            .unwrap_or(target)
+            .split(['/', '?'])
+            .next()
+            .unwrap_or("");
+        let text = format!("GET {target} HTTP/1.1\r\nHost: {authority}\r\n\r\n");
+        self.say(text.as_bytes()).await
+    }
+
+    /// Why the newest request was refused.
+    pub(crate) fn reason(&self) -> Option<Reason> {
+        self.decisions.last().and_then(|decision| decision.refused)
+    }
+
+    /// Waits until the end of everything that was allowed has been said.
+    pub(crate) async fn settle(&mut self) {
+        let allowed = |decision: &&Decision| decision.refused.is_none();
+        while self.finished.len() < self.decisions.iter().filter(allowed).count() {
+            let (tag, _, payload) = timeout(LIMIT, next(&mut self.stream))
+                .await
+                .expect("in time")
+                .expect("a frame");
+            match tag {
+                Tag::Finished => self.finished.push(read(&payload)),
+                Tag::Decision => self.decisions.push(read(&payload)),
+                _ => {}
+            }
+        }
+    }
+}
+
+pub(crate) fn control(tag: Tag, message: &impl Serialize) -> Vec<u8> {
+    frame(tag, 0, message)
+}
+
+pub(crate) fn frame(tag: Tag, number: u32, message: &impl Serialize) -> Vec<u8> {
+    let json = serde_json::to_vec(message).unwrap();
+    let mut out = header(json.len(), tag, number).to_vec();
+    out.extend_from_slice(&json);
+    out
+}
+
+pub(crate) fn read<T: DeserializeOwned>(payload: &[u8]) -> T {
+    serde_json::from_slice(payload).unwrap()
+}
+
+pub(crate) async fn next(stream: &mut UnixStream) -> Option<(Tag, u32, Vec<u8>)> {
+    let mut start = [0; HEADER];
+    stream.read_exact(&mut start).await.ok()?;
+    let (length, tag, number) = parse_header(start).unwrap();
+    let mut payload = vec![0; length];
+    stream.read_exact(&mut payload).await.ok()?;
+    Some((tag, number, payload))
+}
+
+/// A server on loopback that answers every connection with the same bytes and remembers what it was asked.
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    asked: Arc<Mutex<Vec<String>>>,
+    connections: Arc<AtomicU64>,
+    news: Arc<Notify>,
+}
+
+impl Server {
+    /// A server that reads a head, and then answers and closes.
+    pub(crate) async fn saying(answer: impl Into<Vec<u8>>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = Self {
+            address,
+            asked: Arc::default(),
+            connections: Arc::default(),
+            news: Arc::default(),
+        };
+        let (answer, asked, connections, news) = (
+            answer.into(),
+            server.asked.clone(),
+            server.connections.clone(),
+            server.news.clone(),
+        );
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                connections.fetch_add(1, Ordering::Relaxed);
+                let (answer, asked, news) = (answer.clone(), asked.clone(), news.clone());
+                tokio::spawn(async move {
+                    let mut heard = Vec::new();
+                    let mut buffer = [0; 4096];
+                    loop {
+                        let Ok(read) = stream.read(&mut buffer).await else {
+                            return;
+                        };
+                        heard.extend_from_slice(&buffer[..read]);
+                        if read == 0 || is_whole(&heard) {
+                            break;
+                        }
+                    }
+                    asked
+                        .lock()
+                        .unwrap()
+                        .push(String::from_utf8_lossy(&heard).into_owned());
+                    news.notify_waiters();
+                    let _ = stream.write_all(&answer).await;
+                });
+            }
+        });
+        server
+    }
+
+    /// A server that says `hello` and who it is.
+    pub(crate) async fn hello() -> Self {
+        Self::saying("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello").await
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    pub(crate) fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap().clone()
+    }
+
+    /// How often anybody connected.
+    pub(crate) fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Relaxed)
+    }
+}
+
+/// Whether a request with a length, or without a body, is there to its end.
+fn is_whole(heard: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(heard).to_ascii_lowercase();
+    let Some((head, body)) = text.split_once("\r\n\r\n") else {
+        return false;
+    };
+    if head.contains("transfer-encoding: chunked") {
+        return body.ends_with("0\r\n\r\n");
+    }
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "))
+        .and_then(|length| length.trim().parse().ok())
+        .unwrap_or(0);
+    body.len() >= length
+}

@@ -1,0 +1,119 @@
+//! pawd's side of paw-egress: one connection for each run that may reach something.
+
+use std::{io, path::Path, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use paw_api::egress::{
+    Begin, FrameError, HEADER, NetRule, Ready, Refused, Tag, VERSION, header, parse_header,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
+    net::UnixStream,
+    time::timeout,
+};
+
+/// How long paw-egress may take to take a run.
+const BEGIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long it may take to say that it is there.
+const LOOK_LIMIT: Duration = Duration::from_secs(1);
+
+/// Why a run has no way out.
+#[derive(Debug, thiserror::Error)]
+pub enum EgressError {
+    /// Nobody answers.
+    #[error("paw-egress does not answer")]
+    Away(#[source] io::Error),
+    /// It does not allow these rules.
+    #[error("{}", .0.message)]
+    Refused(Refused),
+    /// It said something else than it has to.
+    #[error("paw-egress is confused: {0}")]
+    Confused(String),
+}
+
+impl From<FrameError> for EgressError {
+    fn from(error: FrameError) -> Self {
+        Self::Confused(error.to_string())
+    }
+}
+
+/// Opens a run with these rules.
+///
+/// # Errors
+/// When paw-egress is away, or its ceiling does not allow the rules.
+pub(super) async fn begin(
+    socket: &Path,
+    run: String,
+    rules: Vec<NetRule>,
+) -> Result<(UnixStream, Ready), EgressError> {
+    let opened = async {
+        let mut stream = UnixStream::connect(socket)
+            .await
+            .map_err(EgressError::Away)?;
+        let begin = Begin {
+            version: VERSION,
+            run,
+            rules,
+        };
+        let frame = control(Tag::Begin, 0, &begin);
+        stream.write_all(&frame).await.map_err(EgressError::Away)?;
+        let (tag, _, payload) = next(&mut stream)
+            .await?
+            .ok_or_else(|| EgressError::Away(io::ErrorKind::UnexpectedEof.into()))?;
+        match tag {
+            Tag::Ready => Ok((stream, read(&payload)?)),
+            Tag::Refused => Err(EgressError::Refused(read(&payload)?)),
+            other => Err(EgressError::Confused(format!(
+                "it answers with a frame {other:?}"
+            ))),
+        }
+    };
+    timeout(BEGIN_LIMIT, opened)
+        .await
+        .unwrap_or_else(|_| Err(EgressError::Away(io::ErrorKind::TimedOut.into())))
+}
+
+/// Who answers at the broker's socket; nobody when it is away. A run without rules is opened for it, and closed at once.
+pub async fn look(socket: &Path) -> Option<Ready> {
+    let looked = timeout(LOOK_LIMIT, begin(socket, "status".into(), Vec::new()));
+    looked.await.ok()?.ok().map(|(_, ready)| ready)
+}
+
+/// The next frame; nothing at the end.
+pub(super) async fn next(
+    from: &mut (impl AsyncRead + Unpin),
+) -> Result<Option<(Tag, u32, Bytes)>, EgressError> {
+    let mut start = [0; HEADER];
+    match from.read_exact(&mut start).await {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) => return Err(EgressError::Away(error)),
+    }
+    let (length, tag, number) = parse_header(start)?;
+    let mut payload = BytesMut::zeroed(length);
+    from.read_exact(&mut payload)
+        .await
+        .map_err(EgressError::Away)?;
+    Ok(Some((tag, number, payload.freeze())))
+}
+
+pub(super) fn read<T: DeserializeOwned>(payload: &[u8]) -> Result<T, EgressError> {
+    serde_json::from_slice(payload).map_err(|error| EgressError::Confused(error.to_string()))
+}
+
+/// A control frame.
+pub(super) fn control(tag: Tag, number: u32, message: &impl Serialize) -> Bytes {
+    let json =
+        serde_json::to_vec(message).expect("numbers, flags and bounded texts are always JSON");
+    data(tag, number, &json)
+}
+
+/// A frame of raw bytes.
+pub(super) fn data(tag: Tag, number: u32, payload: &[u8]) -> Bytes {
+    let mut frame = BytesMut::with_capacity(HEADER + payload.len());
+    frame.extend_from_slice(&header(payload.len(), tag, number));
+    frame.extend_from_slice(payload);
+    frame.freeze()
+}
