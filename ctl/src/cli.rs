@@ -409,6 +409,9 @@ pub(crate) struct Run {
     /// Pass stdin on to the command
     #[arg(long)]
     pub(crate) stdin: bool,
+    /// Let it go on without us: print the sandbox's id and end; `pawctl sandbox logs -f ID` reads along
+    #[arg(long, short = 'd', conflicts_with_all = ["stdin", "json_result"])]
+    pub(crate) detach: bool,
     /// Print how it ended as one line of JSON; what the command writes goes to stderr
     #[arg(long)]
     pub(crate) json_result: bool,

@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, value::RawValue};
 use tokio::time::Instant;
 
-pub(crate) use self::stream::Items;
+pub(crate) use self::stream::{Heard, Items, Request};
 use crate::{cli::Global, fail::Failure};
 
 /// How long an ordinary call may take when `--timeout` says nothing.
@@ -193,7 +193,14 @@ impl Connection {
                     })?;
             outcome = fresh.request(method, again).await;
         }
-        let raw = outcome.map_err(|error| Failure::of_client(doing, error))?;
+        let raw = match outcome {
+            Ok(raw) => raw,
+            Err(error @ Error::RestartNeeded(_)) => {
+                let lost = Failure::of_client(doing, error);
+                return Err(stream::refusal(&self.socket, doing).await.unwrap_or(lost));
+            }
+            Err(error) => return Err(Failure::of_client(doing, error)),
+        };
         Ok(Answer {
             doing: doing.to_owned(),
             raw,
@@ -219,6 +226,16 @@ impl Connection {
         let deadline = self.limit.map(|limit| (self.started + limit, limit));
         stream::subscribe(&self.socket, deadline, doing, method, params.0).await
     }
+}
+
+/// Begins a subscription that lasts as long as what it tells of.
+pub(crate) async fn subscribe(
+    socket: &Path,
+    doing: &str,
+    method: &str,
+    params: Params,
+) -> Result<Items, Failure> {
+    stream::subscribe(socket, None, doing, method, params.0).await
 }
 
 #[cfg(test)]

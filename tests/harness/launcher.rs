@@ -14,7 +14,10 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Arc, Condvar, Mutex},
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -36,7 +39,11 @@ use rustix::net::{
 
 use crate::{LIMIT, root, stage};
 
-/// The launcher's side of the socket, and everything that it started. It ends with this value.
+/// Counts fake launchers.
+static LIVES: AtomicU32 = AtomicU32::new(1);
+
+/// The launcher's side of the socket, and everything that it started. It ends with this value, as one that is killed: what it
+/// started is killed, and nobody is told. It outlives any pawd.
 pub struct FakeLauncher {
     shared: Arc<Shared>,
     listener: Arc<OwnedFd>,
@@ -47,6 +54,8 @@ struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     workspaces: PathBuf,
+    /// What it says is its process: each life has another one.
+    pid: u32,
 }
 
 #[derive(Default)]
@@ -58,11 +67,17 @@ struct State {
     plans: Vec<SandboxPlan>,
     /// What to say to the next plans instead of making them.
     refusals: Vec<Refusal>,
+    /// How those that are over ended.
+    ends: BTreeMap<SandboxId, (End, Usage)>,
+    /// Whether the next one stands still.
+    stop_next: bool,
     stopping: bool,
 }
 
 struct Sandbox {
     plan: SandboxPlan,
+    /// Copies, so that neither side sees an end while pawd is away.
+    pipes: [OwnedFd; 2],
     pid: u32,
     began: Instant,
     killed: bool,
@@ -101,6 +116,7 @@ impl FakeLauncher {
             state: Mutex::default(),
             changed: Condvar::new(),
             workspaces,
+            pid: LIVES.fetch_add(1, Ordering::Relaxed),
         });
         let listener = Arc::new(listener);
         let (accepting, of) = (Arc::clone(&listener), Arc::clone(&shared));
@@ -133,6 +149,11 @@ impl FakeLauncher {
             message: message.into(),
             remedy: remedy.into(),
         });
+    }
+
+    /// The paw-init of the next sandbox is stopped at once, so that nothing in it goes on.
+    pub fn will_stop(&self) {
+        self.shared.lock().stop_next = true;
     }
 
     /// Waits until so many sandboxes run. Blocks the thread; call it where that does not matter.
@@ -222,7 +243,7 @@ fn answer(shared: &Arc<Shared>, request: Request) -> (Reply, Vec<OwnedFd>) {
     let reply = match request {
         Request::Hello { .. } => Reply::Hello {
             version: VERSION,
-            pid: std::process::id(),
+            pid: shared.pid,
         },
         Request::Create(plan) => return create(shared, *plan),
         Request::Kill { id } => match shared.lock().running.get_mut(&id) {
@@ -233,7 +254,25 @@ fn answer(shared: &Arc<Shared>, request: Request) -> (Reply, Vec<OwnedFd>) {
             }
             None => not_found(),
         },
-        Request::Attach { .. } => not_found(),
+        Request::Attach { id } => {
+            let state = shared.lock();
+            match (state.running.get(&id), state.ends.get(&id)) {
+                (Some(sandbox), _) => {
+                    let attestation = Box::new(attestation(&sandbox.plan));
+                    let copies = sandbox.pipes.iter().map(|pipe| pipe.try_clone());
+                    let copies = copies.collect::<io::Result<_>>();
+                    return (
+                        Reply::Created { attestation },
+                        copies.expect("there is room"),
+                    );
+                }
+                (None, Some((end, usage))) => Reply::Ended {
+                    end: *end,
+                    usage: *usage,
+                },
+                (None, None) => not_found(),
+            }
+        }
         Request::List => {
             let state = shared.lock();
             let sandboxes = state.running.iter().map(|(id, sandbox)| SandboxSummary {
@@ -318,6 +357,11 @@ fn spawn(shared: &Arc<Shared>, plan: &SandboxPlan) -> io::Result<Vec<OwnedFd>> {
         command.uid(root::uid()).gid(root::gid());
     }
     let mut child = command.spawn()?;
+    if std::mem::take(&mut shared.lock().stop_next) {
+        let pid =
+            nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("process ids are small"));
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP)?;
+    }
     let (mut inside_in, inside_out) = (
         child.stdin.take().expect("a pipe"),
         child.stdout.take().expect("a pipe"),
@@ -327,9 +371,11 @@ fn spawn(shared: &Arc<Shared>, plan: &SandboxPlan) -> io::Result<Vec<OwnedFd>> {
         // Ends when either side closes; closing paw-init's stdin ends paw-init.
         let _ = translate(&mut from_pawd, &mut inside_in, &places);
     });
+    let pipes: [OwnedFd; 2] = [to_init.into(), inside_out.into()];
     let mut state = shared.lock();
     let sandbox = Sandbox {
         plan: plan.clone(),
+        pipes: [pipes[0].try_clone()?, pipes[1].try_clone()?],
         pid: child.id(),
         began: Instant::now(),
         killed: false,
@@ -356,7 +402,7 @@ fn spawn(shared: &Arc<Shared>, plan: &SandboxPlan) -> io::Result<Vec<OwnedFd>> {
             end(sandbox.pid);
         }
     });
-    Ok(vec![to_init.into(), inside_out.into()])
+    Ok(pipes.into())
 }
 
 /// Where on the host each mounted path is.
@@ -385,12 +431,24 @@ fn translate(
     to: &mut impl Write,
     places: &[(String, PathBuf)],
 ) -> io::Result<()> {
+    let mut parts = Vec::new();
     loop {
         let mut header = [0; HEADER];
         from.read_exact(&mut header)?;
         let (length, tag, child) = frame::parse_header(header).map_err(io::Error::other)?;
         let mut payload = vec![0; length];
         from.read_exact(&mut payload)?;
+        match tag {
+            Tag::Part => {
+                parts.append(&mut payload);
+                continue;
+            }
+            Tag::Resume => parts.clear(),
+            _ => {
+                parts.append(&mut payload);
+                payload = std::mem::take(&mut parts);
+            }
+        }
         if tag == Tag::Start {
             let mut start: Start = serde_json::from_slice(&payload)?;
             for word in &mut start.argv {
@@ -425,26 +483,27 @@ fn reap(shared: &Shared, id: SandboxId, mut child: Child) {
     let Some(sandbox) = state.running.remove(&id) else {
         return;
     };
-    drop(state);
-    // What a real launcher kills with the cgroup, this one kills with the process group.
-    end(sandbox.pid);
-    shared.changed.notify_all();
-    let end = End {
+    let end_of = End {
         exit_code: status.code(),
         signal: status.signal(),
         oom_killed: false,
         timed_out: sandbox.timed_out,
         killed: sandbox.killed,
     };
-    let wall_ms = u64::try_from(sandbox.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let usage = Usage {
+        wall_ms: u64::try_from(sandbox.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        ..Usage::default()
+    };
+    state.ends.insert(id.clone(), (end_of, usage));
+    drop(state);
+    // What a real launcher kills with the cgroup, this one kills with the process group.
+    end(sandbox.pid);
+    shared.changed.notify_all();
     shared.say(
         &Message::Event(Event::Ended {
             id,
-            end,
-            usage: Usage {
-                wall_ms,
-                ..Usage::default()
-            },
+            end: end_of,
+            usage,
         }),
         &[],
     );

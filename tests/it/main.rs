@@ -4,6 +4,7 @@
 //! When the tests run as root, everything that they start runs as nobody. What the kernel promises is tested in `e2e`.
 
 mod actions;
+mod adopt;
 mod approvals;
 mod chat;
 mod control;

@@ -20,6 +20,10 @@ const CASES_MAX: usize = 1000;
 /// Where time may be waited for, each with the reason why there is no event to wait for.
 const SLEEPS: &[(&str, &str)] = &[
     (
+        "daemon/init/tests/resume.rs",
+        "a writer is killed at a moment that is nobody's event, which is the point",
+    ),
+    (
         "daemon/llm/tests/loopback/limits.rs",
         "that time passes is what is tested",
     ),

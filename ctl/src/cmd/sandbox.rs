@@ -1,6 +1,6 @@
 //! `pawctl sandbox`: commands in sandboxes of their own. The bytes of a command are passed on as they are, both ways.
 
-use std::{future::pending, io::Read as _, pin::Pin};
+use std::{future::pending, io::Read as _};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use paw_api::sandbox::{RunEvent, RunResult, RunSpec, RuntimeInfo, SandboxInfo};
@@ -13,7 +13,7 @@ use tokio::{
 use super::{action::say_waiting, inspect};
 use crate::{
     cli::{self, Global, Run},
-    connect::{Answer, Connection, Items, Params},
+    connect::{Answer, Connection, Heard, Items, Params, Request},
     fail::{Failure, exit},
     render::{Out, Tone, table, text},
 };
@@ -66,14 +66,17 @@ pub(super) async fn run(
             let spec = spec(global, &run);
             let show = Shown {
                 stdin: run.stdin,
+                detach: run.detach,
                 json_result: run.json_result,
-                no_wait: run.wait.no_wait,
+                // Who does not stay for the command does not stay for an approval either.
+                no_wait: run.wait.no_wait || run.detach,
             };
             command_in_sandbox(global, out, spec, show).await
         }
         cli::Sandbox::Exec(exec) => {
             let show = Shown {
                 stdin: exec.stdin,
+                detach: false,
                 json_result: exec.json_result,
                 no_wait: exec.wait.no_wait,
             };
@@ -154,6 +157,7 @@ fn spec(global: &Global, run: &Run) -> RunSpec {
         timeout_ms: life(global),
         sandbox: None,
         stdin: run.stdin,
+        detach: run.detach,
     }
 }
 
@@ -179,6 +183,7 @@ fn life(global: &Global) -> Option<u64> {
 #[derive(Debug, Clone, Copy)]
 struct Shown {
     stdin: bool,
+    detach: bool,
     json_result: bool,
     no_wait: bool,
 }
@@ -189,10 +194,11 @@ async fn command_in_sandbox(
     spec: RunSpec,
     run: Shown,
 ) -> Result<u8, Failure> {
-    // Here `--timeout` is the life of the sandbox, and pawd holds it: we wait for what it reports.
-    let pawd = Connection::at(&crate::connect::socket_path(global), None).await?;
+    // Here `--timeout` is the life of the sandbox, and pawd holds it: we wait for what it reports. Its input goes over the
+    // same connection, so that a run takes one place of those that a user has.
+    let socket = crate::connect::socket_path(global);
     let params = Params::named(json!({"spec": spec}));
-    let mut items = pawd.subscribe(DOING, "sandbox.run", params).await?;
+    let mut items = crate::connect::subscribe(&socket, DOING, "sandbox.run", params).await?;
     let (mut interrupt, mut terminate) = match (
         signal(SignalKind::interrupt()),
         signal(SignalKind::terminate()),
@@ -201,7 +207,7 @@ async fn command_in_sandbox(
         (Err(error), _) | (_, Err(error)) => return Err(Failure::io("listen for signals", &error)),
     };
     let ended = tokio::select! {
-        ended = follow(&pawd, out, &mut items, run) => ended,
+        ended = follow(out, &mut items, run) => ended,
         _ = interrupt.recv() => Err(Failure::Interrupted { why: "the sandbox was killed".to_owned() }),
         _ = terminate.recv() => Err(Failure::Interrupted { why: "the sandbox was killed".to_owned() }),
     };
@@ -212,30 +218,32 @@ async fn command_in_sandbox(
 }
 
 /// Passes bytes on in both directions until the command has ended.
-async fn follow(
-    pawd: &Connection,
-    out: &mut Out,
-    items: &mut Items,
-    run: Shown,
-) -> Result<u8, Failure> {
-    // One future from the first chunk to the last: a call that is under way is never put aside and sent again.
-    let mut feeding: Pin<Box<dyn Future<Output = Result<(), Failure>> + '_>> = Box::pin(pending());
+async fn follow(out: &mut Out, items: &mut Items, run: Shown) -> Result<u8, Failure> {
+    let mut input = Input::default();
+    let mut remedy =
+        "see what became of it: pawctl action list -n 1; pawctl sandbox list".to_owned();
     loop {
-        let item = tokio::select! {
-            item = items.next() => item?,
-            fed = &mut feeding => {
-                fed?;
-                feeding = Box::pin(pending());
+        let heard = tokio::select! {
+            heard = items.heard() => heard?,
+            // One piece at a time: the next is read when pawd has taken the one before.
+            Some(chunk) = input.next() => {
+                items.ask(&input.request(chunk)?).await?;
                 continue;
             }
         };
-        let Some(item) = item else {
-            return Err(Failure::Cut {
-                doing: DOING.to_owned(),
-                why: "the stream ended before the command did".to_owned(),
-                remedy: "see what became of it: pawctl action list -n 1; pawctl sandbox list"
-                    .to_owned(),
-            });
+        let item = match heard {
+            Heard::Item(item) => item,
+            Heard::Answer(taken) => {
+                input.answered(taken)?;
+                continue;
+            }
+            Heard::End => {
+                return Err(Failure::Cut {
+                    doing: DOING.to_owned(),
+                    why: "pawd ended the connection before the command did".to_owned(),
+                    remedy,
+                });
+            }
         };
         match item.read()? {
             RunEvent::Waiting { action_id } if run.no_wait => {
@@ -243,9 +251,17 @@ async fn follow(
                 return Ok(exit::WAITING);
             }
             RunEvent::Waiting { action_id } => say_waiting(out, &action_id),
-            RunEvent::Started { id, .. } => {
+            RunEvent::Started { id, .. } if run.detach => {
+                out.answer(&item, |_: &Value, _| format!("{}\n", text::line(&id)))?;
+                return Ok(exit::DONE);
+            }
+            RunEvent::Started { action_id, id } => {
+                let (action, sandbox) = (text::line(&action_id), text::line(&id));
+                remedy = format!(
+                    "it may go on without us: pawctl action wait {action}; what it says: pawctl sandbox logs -f {sandbox}"
+                );
                 if run.stdin {
-                    feeding = Box::pin(feed(pawd, id));
+                    input.begin(id);
                 }
             }
             RunEvent::Stdout { data } if !run.json_result => Out::write(&bytes(&data)?)?,
@@ -300,26 +316,57 @@ fn ended(
     Ok(own.or(by_signal).unwrap_or(exit::FAILED))
 }
 
-/// Sends our stdin to the command, to its end.
-async fn feed(pawd: &Connection, sandbox: String) -> Result<(), Failure> {
-    let mut chunks = read_stdin();
-    while let Some(chunk) = chunks.recv().await {
-        let chunk = chunk.map_err(|error| Failure::io("read stdin", &error))?;
-        let params = match chunk.as_slice() {
-            [] => json!({"id": sandbox, "end": true}),
-            bytes => json!({"id": sandbox, "data": BASE64.encode(bytes)}),
-        };
-        match pawd
-            .call_patiently("send stdin", "sandbox.input", Params::named(params))
-            .await
-        {
-            Ok(_) => {}
-            // A command may end, or close its stdin, before it has read all; its own end says how that went.
-            Err(Failure::Refused { .. }) => return Ok(()),
-            Err(failure) => return Err(failure),
+/// Our stdin on its way to the command, to its end.
+#[derive(Default)]
+struct Input {
+    sandbox: String,
+    chunks: Option<mpsc::Receiver<std::io::Result<Vec<u8>>>>,
+    /// Whether pawd has not taken the last piece yet.
+    under_way: bool,
+}
+
+impl Input {
+    fn begin(&mut self, sandbox: String) {
+        self.sandbox = sandbox;
+        self.chunks = Some(read_stdin());
+    }
+
+    /// The next piece, when it can be sent; a call that is dropped loses nothing.
+    async fn next(&mut self) -> Option<std::io::Result<Vec<u8>>> {
+        match &mut self.chunks {
+            Some(chunks) if !self.under_way => chunks.recv().await,
+            Some(_) | None => pending().await,
         }
     }
-    Ok(())
+
+    fn request(&mut self, chunk: std::io::Result<Vec<u8>>) -> Result<Request, Failure> {
+        let chunk = chunk.map_err(|error| Failure::io("read stdin", &error))?;
+        self.under_way = true;
+        let params = match chunk.as_slice() {
+            [] => {
+                self.chunks = None;
+                json!({"id": self.sandbox, "end": true})
+            }
+            bytes => json!({"id": self.sandbox, "data": BASE64.encode(bytes)}),
+        };
+        Ok(Request {
+            method: "sandbox.input",
+            params,
+        })
+    }
+
+    /// pawd answered. A command may end, or close its stdin, before it has read all; its own end says how that went.
+    fn answered(&mut self, taken: Result<(), Failure>) -> Result<(), Failure> {
+        self.under_way = false;
+        match taken {
+            Ok(()) => Ok(()),
+            Err(Failure::Refused { .. }) => {
+                self.chunks = None;
+                Ok(())
+            }
+            Err(failure) => Err(failure),
+        }
+    }
 }
 
 /// Reads stdin on a thread of its own, one chunk ahead; an empty chunk is the end.

@@ -22,9 +22,13 @@ use crate::fail::Failure;
 /// How long the end of a subscription may take; after it the connection is closed anyway.
 const END_LIMIT: Duration = Duration::from_secs(2);
 
-/// The id of the request that begins the subscription, and of the one that ends it.
+/// How long a place that is refused may take to say so: it is said before anything is asked.
+const REFUSAL_LIMIT: Duration = Duration::from_millis(200);
+
+/// The id of the request that begins the subscription, of the one that ends it, and of those in between.
 const BEGIN: u64 = 1;
 const END: u64 = 2;
+const ASK: u64 = 3;
 
 /// Any line that pawd sends.
 #[derive(Deserialize)]
@@ -56,6 +60,35 @@ fn end_of(method: &str) -> Option<&'static str> {
         "sandbox.logs" => Some("sandbox.leave"),
         _ => None,
     }
+}
+
+impl Refusal {
+    fn failure(self, doing: &str) -> Failure {
+        Failure::Refused {
+            doing: doing.to_owned(),
+            code: self.code,
+            message: self.message,
+            data: self
+                .data
+                .and_then(|data| serde_json::from_str::<ErrorData>(data.get()).ok()),
+        }
+    }
+}
+
+/// A call on the connection of a subscription.
+pub(crate) struct Request {
+    pub(crate) method: &'static str,
+    pub(crate) params: serde_json::Value,
+}
+
+/// What comes over the connection of a subscription.
+pub(crate) enum Heard {
+    /// An item.
+    Item(Answer),
+    /// The answer to [`Items::ask`].
+    Answer(Result<(), Failure>),
+    /// The subscription, or the connection, is over.
+    End,
 }
 
 /// The items of a subscription.
@@ -97,11 +130,12 @@ pub(super) async fn subscribe(
     }
     let (until, limit) = deadline.unwrap_or_else(|| (Instant::now() + CALL_LIMIT, CALL_LIMIT));
     let begun = timeout_at(until, async {
-        lines
-            .send(request.to_string())
-            .await
-            .map_err(|error| lost(doing, &error))?;
-        next_line(doing, &mut lines).await
+        let sent = lines.send(request.to_string()).await;
+        // One that is refused its place is told so and closed, whatever it sends.
+        match (next_line(doing, &mut lines).await?, sent) {
+            (None, Err(error)) => Err(lost(doing, &error)),
+            (line, _) => Ok(line),
+        }
     });
     let line = begun.await.map_err(|_| late(doing, limit))??;
     let Some(line) = line else {
@@ -113,14 +147,7 @@ pub(super) async fn subscribe(
     match line {
         Line {
             error: Some(error), ..
-        } => Err(Failure::Refused {
-            doing: doing.to_owned(),
-            code: error.code,
-            message: error.message,
-            data: error
-                .data
-                .and_then(|data| serde_json::from_str::<ErrorData>(data.get()).ok()),
-        }),
+        } => Err(error.failure(doing)),
         Line {
             id: Some(BEGIN),
             result: Some(subscription),
@@ -144,20 +171,44 @@ impl Items {
     ///
     /// A call that is dropped before it is done loses nothing.
     pub(crate) async fn next(&mut self) -> Result<Option<Answer>, Failure> {
+        match self.heard().await? {
+            Heard::Item(item) => Ok(Some(item)),
+            Heard::Answer(_) | Heard::End => Ok(None),
+        }
+    }
+
+    /// Whatever comes next. A call that is dropped before it is done loses nothing.
+    pub(crate) async fn heard(&mut self) -> Result<Heard, Failure> {
         let line = match self.deadline {
             None => next_line(&self.doing, &mut self.lines).await?,
             Some((until, limit)) => timeout_at(until, next_line(&self.doing, &mut self.lines))
                 .await
                 .map_err(|_| late(&self.doing, limit))??,
         };
+        let Some(line) = line else {
+            return Ok(Heard::End);
+        };
+        if line.id == Some(ASK) {
+            let answer = line
+                .error
+                .map_or(Ok(()), |error| Err(error.failure(&self.doing)));
+            return Ok(Heard::Answer(answer));
+        }
         // A line without an item says that pawd ends the subscription.
-        let item = line
-            .and_then(|line| line.params)
-            .and_then(|notification| notification.result);
-        Ok(item.map(|raw| Answer {
-            doing: self.doing.clone(),
-            raw,
+        let item = line.params.and_then(|notification| notification.result);
+        Ok(item.map_or(Heard::End, |raw| {
+            Heard::Item(Answer {
+                doing: self.doing.clone(),
+                raw,
+            })
         }))
+    }
+
+    /// Asks something over the same connection; the answer comes among the items. One call at a time.
+    pub(crate) async fn ask(&mut self, request: &Request) -> Result<(), Failure> {
+        let line = json!({"jsonrpc": "2.0", "id": ASK, "method": request.method, "params": request.params});
+        let sent = self.lines.send(line.to_string()).await;
+        sent.map_err(|error| lost(&self.doing, &error))
     }
 
     /// Ends the subscription and waits until pawd has done it, so that what it started is gone when we are.
@@ -172,6 +223,14 @@ impl Items {
         })
         .await;
     }
+}
+
+/// Why pawd gives us no place at this socket, if it does not: then it says so before anything is asked.
+pub(super) async fn refusal(socket: &Path, doing: &str) -> Option<Failure> {
+    let stream = UnixStream::connect(socket).await.ok()?;
+    let mut lines = Framed::new(stream, LinesCodec::new_with_max_length(MAX_ANSWER));
+    let line = timeout(REFUSAL_LIMIT, next_line(doing, &mut lines)).await;
+    Some(line.ok()?.ok()??.error?.failure(doing))
 }
 
 async fn next_line(

@@ -70,6 +70,10 @@ pub struct RunSpec {
     /// Whether `sandbox.input` will follow; without it the command's stdin is empty.
     #[serde(default)]
     pub stdin: bool,
+    /// Whether it goes on when who asked for it leaves: the subscription ends after `started`, and what the command says is in
+    /// `sandbox.logs`. Not together with `stdin`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub detach: bool,
 }
 
 /// How a command ended, and what the kernel said its sandbox was.
@@ -99,7 +103,9 @@ pub struct RunResult {
     pub attestation: Value,
 }
 
-/// What a `sandbox.run` subscription sends. It ends with `ended` or `failed`; a stream without either was cut.
+/// What a `sandbox.run` subscription sends. It ends with `ended` or `failed`, or with `started` where `detach` was asked for; a
+/// stream without that was cut. A command whose stream was cut because pawd ended goes on where the launcher does not end with
+/// it: `action.wait` gives its result, and `sandbox.logs` what it says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum RunEvent {

@@ -1,8 +1,11 @@
 //! One command: its three pipes, its windows, and its end.
 //!
 //! ```text
-//! running ── reaped ──► draining ── both pipes empty, closed, or over budget ──► exited is sent, child forgotten
+//! running ── reaped ──► draining ── both pipes empty, closed, or over budget ──► its end is told ── forgotten outside ──► gone
 //! ```
+//!
+//! What it said is kept until the outside acknowledges it, and its end until the outside forgets it, so that another outside
+//! can be told both again.
 
 use std::{
     collections::VecDeque,
@@ -16,23 +19,34 @@ use nix::{
     sys::signal::{Signal, killpg},
     unistd::{self, Pid},
 };
-use paw_launch::frame::{Exited, MAX_PAYLOAD, StdinTaken, Tag, WINDOW};
+use paw_launch::{
+    frame::{Exited, MAX_PAYLOAD, NotStarted, StdinTaken, Tag, WINDOW},
+    resume::ResumedChild,
+};
 
-use crate::outbox::Outbox;
+use crate::{kept::Kept, outbox::Outbox};
 
 /// How much of one stream is still taken after the command's end: what fits into the largest pipe that an unprivileged
 /// process may have. Whatever comes beyond it is a grandchild's, which may write for ever.
 const LAST_WORDS: usize = 1024 * 1024;
 
-/// A command that was started.
+/// How a command ended.
+enum End {
+    Exited(Exited),
+    NotStarted(NotStarted),
+}
+
+/// A command that was started, or could not be.
 pub(crate) struct Child {
     /// Its process id and that of its group, inside.
-    pub(crate) pid: Pid,
+    pub(crate) pid: Option<Pid>,
     pub(crate) stdin: Input,
     pub(crate) stdout: Output,
     pub(crate) stderr: Output,
     /// How it ended, once it was reaped.
-    end: Option<Exited>,
+    end: Option<End>,
+    /// Whether that was told.
+    told: bool,
 }
 
 impl Child {
@@ -46,62 +60,86 @@ impl Child {
         }
         let pid =
             Pid::from_raw(i32::try_from(process.id()).expect("process ids are positive and fit"));
-        Ok(Self {
+        Ok(Self::with(Some(pid), [stdin, stdout, stderr], None))
+    }
+
+    /// One that could not be started; its end is told like others.
+    pub(crate) fn failed(why: NotStarted) -> Self {
+        Self::with(None, [None, None, None], Some(End::NotStarted(why)))
+    }
+
+    fn with(
+        pid: Option<Pid>,
+        [stdin, stdout, stderr]: [Option<OwnedFd>; 3],
+        end: Option<End>,
+    ) -> Self {
+        Self {
             pid,
             stdin: Input {
                 pipe: stdin,
                 waiting: VecDeque::new(),
                 ended: false,
+                taken: 0,
             },
-            stdout: Output {
-                pipe: stdout,
-                tag: Tag::Stdout,
-                window: WINDOW,
-                last_words: None,
-            },
-            stderr: Output {
-                pipe: stderr,
-                tag: Tag::Stderr,
-                window: WINDOW,
-                last_words: None,
-            },
-            end: None,
-        })
+            stdout: Output::new(stdout, Tag::Stdout),
+            stderr: Output::new(stderr, Tag::Stderr),
+            end,
+            told: false,
+        }
     }
 
     /// Sends a signal to its process group, which may outlive it.
     pub(crate) fn signal(&self, signal: Signal) {
-        // A group that is gone needs no signal.
-        let _ = killpg(self.pid, signal);
+        if let Some(pid) = self.pid {
+            // A group that is gone needs no signal.
+            let _ = killpg(pid, signal);
+        }
     }
 
     /// It was reaped; what is in its pipes now is all that counts.
     pub(crate) fn ended(&mut self, end: Exited) {
-        self.end = Some(end);
+        self.end = Some(End::Exited(end));
         self.stdin.close();
         self.stdout.last_words = Some(LAST_WORDS);
         self.stderr.last_words = Some(LAST_WORDS);
     }
 
-    /// Takes its last words as far as the windows allow; its end, when there are no more of them.
-    pub(crate) fn settle(
-        &mut self,
-        number: u32,
-        outbox: &mut Outbox,
-        scratch: &mut [u8],
-    ) -> Option<Exited> {
-        let end = self.end?;
+    /// Says what is to be said again, takes the last words of one that has ended as far as the windows allow, and tells its
+    /// end when there are no more of them.
+    pub(crate) fn settle(&mut self, number: u32, outbox: &mut Outbox, scratch: &mut [u8]) {
         for output in [&mut self.stdout, &mut self.stderr] {
-            while output.is_wanted() && outbox.has_room() {
+            output.say_again(number, outbox, scratch);
+            while self.end.is_some() && output.is_wanted() && outbox.has_room() {
                 output.relay(number, outbox, scratch);
             }
         }
-        (self.stdout.pipe.is_none() && self.stderr.pipe.is_none()).then_some(end)
+        let Some(end) = self.end.as_ref().filter(|_| !self.told) else {
+            return;
+        };
+        if self.stdout.is_done() && self.stderr.is_done() {
+            self.told = true;
+            match end {
+                End::Exited(exited) => outbox.control(Tag::Exited, number, exited),
+                End::NotStarted(why) => outbox.control(Tag::NotStarted, number, why),
+            }
+        }
     }
 
-    /// Whether it was reaped already.
+    /// Whether it was reaped already, or never ran.
     pub(crate) fn is_draining(&self) -> bool {
         self.end.is_some()
+    }
+
+    /// Another outside goes on with it: how far the earlier one got. Whatever is not acknowledged will be said again.
+    pub(crate) fn resume(&mut self, number: u32) -> ResumedChild {
+        self.told = false;
+        ResumedChild {
+            number,
+            stdout: self.stdout.kept.again(),
+            stderr: self.stderr.kept.again(),
+            stdin: self.stdin.taken,
+            takes_input: self.stdin.pipe.is_some() && !self.stdin.ended,
+        }
     }
 }
 
@@ -109,14 +147,29 @@ impl Child {
 pub(crate) struct Output {
     pipe: Option<OwnedFd>,
     tag: Tag,
-    window: usize,
+    /// What was said and is not acknowledged: at most a window.
+    kept: Kept,
     last_words: Option<usize>,
 }
 
 impl Output {
+    fn new(pipe: Option<OwnedFd>, tag: Tag) -> Self {
+        Self {
+            pipe,
+            tag,
+            kept: Kept::default(),
+            last_words: None,
+        }
+    }
+
     /// Whether it is open and the outside has room for more of it.
     pub(crate) fn is_wanted(&self) -> bool {
-        self.pipe.is_some() && self.window > 0
+        self.pipe.is_some() && self.kept.room() > 0 && self.kept.is_said()
+    }
+
+    /// Whether there will be no more of it, and all was said.
+    fn is_done(&self) -> bool {
+        self.pipe.is_none() && self.kept.is_said()
     }
 
     /// The read end, while it is open.
@@ -126,21 +179,33 @@ impl Output {
 
     /// The outside took some of it. More than was sent is not believed.
     pub(crate) fn credit(&mut self, taken: u32) {
-        self.window = WINDOW.min(self.window.saturating_add(taken as usize));
+        self.kept.acknowledge(taken as usize);
+    }
+
+    /// Says what another outside has to hear again, as far as there is room.
+    fn say_again(&mut self, number: u32, outbox: &mut Outbox, scratch: &mut [u8]) {
+        let most = scratch.len().min(MAX_PAYLOAD);
+        while !self.kept.is_said() && outbox.has_room() {
+            let said = self.kept.next(&mut scratch[..most]);
+            outbox.data(self.tag, number, &scratch[..said]);
+        }
     }
 
     /// Reads once and passes on what came, at most one frame.
     pub(crate) fn relay(&mut self, number: u32, outbox: &mut Outbox, scratch: &mut [u8]) {
-        let Some(pipe) = &self.pipe else { return };
+        let Some(pipe) = self.pipe.as_ref().filter(|_| self.kept.is_said()) else {
+            return;
+        };
         let most = self
-            .window
+            .kept
+            .room()
             .min(MAX_PAYLOAD)
             .min(self.last_words.unwrap_or(MAX_PAYLOAD))
             .min(scratch.len());
         match unistd::read(pipe, &mut scratch[..most]) {
             Ok(0) => self.pipe = None,
             Ok(read) => {
-                self.window -= read;
+                self.kept.keep_said(&scratch[..read]);
                 outbox.data(self.tag, number, &scratch[..read]);
                 if let Some(left) = &mut self.last_words {
                     *left -= read;
@@ -165,6 +230,8 @@ pub(crate) struct Input {
     pipe: Option<OwnedFd>,
     waiting: VecDeque<u8>,
     ended: bool,
+    /// Bytes that the command has taken.
+    taken: u64,
 }
 
 impl Input {
@@ -213,6 +280,7 @@ impl Input {
             match unistd::write(pipe, self.waiting.as_slices().0) {
                 Ok(bytes) => {
                     written += bytes;
+                    self.taken += bytes as u64;
                     self.waiting.drain(..bytes);
                 }
                 Err(Errno::EINTR) => {}

@@ -21,6 +21,10 @@ pub(crate) type Frame<'a> = (Tag, u32, &'a [u8]);
 pub(crate) struct Inbox {
     bytes: Vec<u8>,
     taken: usize,
+    /// The beginning of a payload, out of frames that were parts of it.
+    parts: Vec<u8>,
+    /// Whether [`Inbox::parts`] belong to the frame that was given out last.
+    used: bool,
 }
 
 impl Inbox {
@@ -28,6 +32,8 @@ impl Inbox {
         Self {
             bytes: Vec::with_capacity(HEADER + MAX_PAYLOAD),
             taken: 0,
+            parts: Vec::new(),
+            used: false,
         }
     }
 
@@ -50,22 +56,46 @@ impl Inbox {
         }
     }
 
-    /// The next whole frame.
+    /// The next whole frame, with the parts that came before it.
     pub(crate) fn next(&mut self) -> Result<Option<Frame<'_>>, FrameError> {
-        let rest = &self.bytes[self.taken..];
-        let Some((header, rest)) = rest.split_first_chunk::<HEADER>() else {
-            return Ok(None);
-        };
-        let (length, tag, child) = frame::parse_header(*header)?;
-        let Some(payload) = rest.get(..length) else {
-            return Ok(None);
-        };
-        self.taken += HEADER + length;
-        Ok(Some((tag, child, payload)))
+        if std::mem::take(&mut self.used) {
+            self.parts = Vec::new();
+        }
+        loop {
+            let rest = &self.bytes[self.taken..];
+            let Some((header, rest)) = rest.split_first_chunk::<HEADER>() else {
+                return Ok(None);
+            };
+            let (length, tag, child) = frame::parse_header(*header)?;
+            let Some(payload) = rest.get(..length) else {
+                return Ok(None);
+            };
+            self.taken += HEADER + length;
+            if tag == Tag::Resume {
+                // Whoever had begun something in parts was killed, and this is the next one.
+                self.parts = Vec::new();
+            }
+            if tag != Tag::Part && self.parts.is_empty() {
+                // Borrowed anew, because the one above would be held for the whole loop.
+                let from = self.taken - length;
+                return Ok(Some((tag, child, &self.bytes[from..self.taken])));
+            }
+            let whole = self.parts.len() + payload.len();
+            if whole > MAX_PAYLOAD {
+                return Err(FrameError::TooLong(
+                    u32::try_from(whole).unwrap_or(u32::MAX),
+                ));
+            }
+            self.parts.extend_from_slice(payload);
+            if tag != Tag::Part {
+                self.used = true;
+                return Ok(Some((tag, child, &self.parts)));
+            }
+        }
     }
 
     /// Whether a frame was begun and not finished.
     pub(crate) fn has_half_a_frame(&self) -> bool {
-        self.taken < self.bytes.len()
+        self.taken < self.bytes.len() || !(self.used || self.parts.is_empty())
     }
 }

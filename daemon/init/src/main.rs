@@ -7,7 +7,9 @@
 
 mod child;
 mod inbox;
+mod kept;
 mod outbox;
+mod resume;
 mod serve;
 mod start;
 

@@ -34,6 +34,11 @@ impl Outbox {
         self.data(tag, child, &json);
     }
 
+    /// Forgets what was not written yet, also the rest of a frame that was begun: whoever reads on skips it.
+    pub(crate) fn clear(&mut self) {
+        self.bytes = VecDeque::new();
+    }
+
     /// Whether anything waits.
     pub(crate) fn is_empty(&self) -> bool {
         self.bytes.is_empty()

@@ -25,10 +25,11 @@ use crate::{
     child::{Child, set_nonblocking},
     inbox::{Filled, Inbox},
     outbox::Outbox,
+    resume::resume,
     start::{failed, start},
 };
 
-/// How many commands may run at once; one more is answered with `EAGAIN`.
+/// How many commands may run at once, with those whose end is not forgotten; one more is answered with `EAGAIN`.
 const MAX_CHILDREN: usize = 64;
 
 /// Why there is no going on. Every one of them ends the sandbox.
@@ -168,7 +169,7 @@ impl Init {
         }
     }
 
-    /// Reports the ends of children whose last words are said.
+    /// Says what is to be said again, and the ends of children whose last words are said.
     fn settle(&mut self) {
         let Self {
             children,
@@ -176,15 +177,9 @@ impl Init {
             scratch,
             ..
         } = self;
-        children.retain(
-            |number, child| match child.settle(*number, outbox, scratch) {
-                None => true,
-                Some(end) => {
-                    outbox.control(Tag::Exited, *number, &end);
-                    false
-                }
-            },
-        );
+        for (number, child) in children {
+            child.settle(*number, outbox, scratch);
+        }
     }
 
     /// Waits until something can be done. What must not be read now is not asked for, which is how full queues hold back
@@ -293,7 +288,7 @@ impl Init {
             if let Some(child) = self
                 .children
                 .values_mut()
-                .find(|child| child.pid == pid && !child.is_draining())
+                .find(|child| child.pid == Some(pid) && !child.is_draining())
             {
                 child.ended(end);
             }
@@ -316,7 +311,11 @@ fn obey(
             }
             match begin(&control(tag, payload)?, children.len()) {
                 Ok(child) => drop(children.insert(number, child)),
-                Err(not_started) => outbox.control(Tag::NotStarted, number, &not_started),
+                // One too many is not kept either: that would be one more.
+                Err(not_started) if children.len() >= MAX_CHILDREN => {
+                    outbox.control(Tag::NotStarted, number, &not_started);
+                }
+                Err(not_started) => drop(children.insert(number, Child::failed(not_started))),
             }
         }
         Tag::Stdin => {
@@ -347,6 +346,14 @@ fn obey(
                 child.signal(signal);
             }
         }
+        Tag::Resume => resume(payload, children, outbox)
+            .map_err(|_| Fault::Broken("a resume without a nonce"))?,
+        Tag::Forget => {
+            // What runs has no end that could have been noted.
+            if children.get(&number).is_some_and(Child::is_draining) {
+                children.remove(&number);
+            }
+        }
         Tag::Hello
         | Tag::Stdout
         | Tag::Stderr
@@ -355,7 +362,8 @@ fn obey(
         | Tag::StdinTaken => {
             return Err(Fault::Broken("a frame that only paw-init sends"));
         }
-        Tag::End => {}
+        // Neither comes here: the inbox joins parts, and the end is looked for before.
+        Tag::Part | Tag::End => {}
     }
     Ok(())
 }

@@ -14,8 +14,12 @@
 //!    │ ◄─ stdin_taken(1, n) ───────── │
 //!    │ ── signal(1, 15) ────────────► │
 //!    │ ◄─ exited(1, code) ─────────── │   after the last byte of its output, or a grandchild holds the pipes
+//!    │ ── forget(1) ────────────────► │   its end is noted; until then paw-init keeps it
 //!    │ ── end, or end of stdin ─────► │   paw-init kills what is left and exits
 //! ```
+//!
+//! An outside that is killed may leave half of what it was doing in either pipe; [`crate::resume`] says how the next one goes
+//! on without losing, doubling or misreading a byte.
 //!
 //! The outside trusts nothing in a frame: it bounds sizes, totals and time itself.
 
@@ -34,7 +38,7 @@ pub const HEADER: usize = 9;
 pub const WINDOW: usize = 256 * 1024;
 
 /// The version of this protocol, in [`Hello`].
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// What a frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,6 +69,12 @@ pub enum Tag {
     /// To paw-init: it is over. It kills what is left and exits, as at the end of its stdin, which may never come: the
     /// launcher holds a copy of the other end, so that a restarted pawd can go on where the last one was.
     End = 12,
+    /// To paw-init: the beginning of a payload that is longer than one write can be; the frame behind it has the rest.
+    Part = 13,
+    /// To paw-init: another outside goes on from here. From paw-init: what it answers, [`crate::resume::Resumed`].
+    Resume = 14,
+    /// To paw-init: the end of this child is noted outside; its number is free again.
+    Forget = 15,
 }
 
 impl TryFrom<u8> for Tag {
@@ -84,6 +94,9 @@ impl TryFrom<u8> for Tag {
             10 => Self::NotStarted,
             11 => Self::StdinTaken,
             12 => Self::End,
+            13 => Self::Part,
+            14 => Self::Resume,
+            15 => Self::Forget,
             other => return Err(FrameError::UnknownTag(other)),
         })
     }

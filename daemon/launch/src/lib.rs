@@ -5,6 +5,7 @@
 //! - [`request`] over [`packet`]: typed requests and replies between pawd and the launcher, one JSON document per SEQPACKET
 //!   packet, file descriptors beside it.
 //! - [`frame`]: what goes over stdin and stdout of `paw-init`, the PID 1 of every sandbox, in every runtime.
+//! - [`resume`]: how another pawd goes on with those frames after the one that began was killed.
 //!
 //! This crate knows no process of ours: it only says what the bytes mean.
 
@@ -13,3 +14,4 @@ pub mod frame;
 pub mod packet;
 #[cfg(feature = "requests")]
 pub mod request;
+pub mod resume;

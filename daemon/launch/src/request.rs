@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub const MAX_PACKET: usize = 64 * 1024;
 
 /// The version of this protocol; both sides say it first and part if it differs.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Names one sandbox for its whole life: 16 lower-case hexadecimal digits, chosen by pawd, unique or refused.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -224,7 +224,8 @@ pub enum Request {
         /// Which one.
         id: SandboxId,
     },
-    /// Give the descriptors and the attestation of a running sandbox again, after a restart of pawd.
+    /// Give the descriptors and the attestation of a running sandbox again, after a restart of pawd; or say how it has ended,
+    /// which is remembered of the last ones.
     Attach {
         /// Which one.
         id: SandboxId,
@@ -287,6 +288,13 @@ pub enum Reply {
     },
     /// To any request that was not done.
     Refused(Refusal),
+    /// To [`Request::Attach`], when the sandbox has ended: what [`Event::Ended`] said to a pawd that is not there any more.
+    Ended {
+        /// How paw-init ended.
+        end: End,
+        /// What it used in all.
+        usage: Usage,
+    },
 }
 
 /// Why a request was not done.

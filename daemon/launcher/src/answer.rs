@@ -179,7 +179,13 @@ impl Launcher {
             .get(sandbox)
             .and_then(|sandbox| Some((sandbox.attestation()?.clone(), sandbox.descriptors())));
         match found {
-            None => self.reply(id, seq, not_found(sandbox)),
+            None => {
+                let reply = match self.ends.of(sandbox) {
+                    Some((end, usage)) => Reply::Ended { end, usage },
+                    None => not_found(sandbox),
+                };
+                self.reply(id, seq, reply)
+            }
             Some((attestation, Ok(fds))) => self.reply_with(
                 id,
                 seq,

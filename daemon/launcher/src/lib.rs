@@ -19,6 +19,7 @@ mod ceilings;
 mod cgroup;
 mod connection;
 mod door;
+mod ends;
 mod host;
 mod runtime;
 mod sandbox;

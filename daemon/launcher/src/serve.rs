@@ -29,6 +29,7 @@ use tracing::{debug, info, warn};
 use crate::{
     connection::{Connection, ConnectionError, ConnectionId},
     door::Visitor,
+    ends::Ends,
     host::Host,
     sandbox::{CreateError, Finished, Sandbox},
     slots::Slots,
@@ -71,6 +72,8 @@ pub(crate) struct Launcher {
     /// Children that were reaped before anybody knew whose they are: a paw-init can end before paw-create has told its number.
     unclaimed: BTreeMap<i32, (Option<i32>, Option<i32>)>,
     pub(crate) stopping: bool,
+    /// How the last sandboxes ended, for a pawd that comes back and asks.
+    pub(crate) ends: Ends,
 }
 
 /// Which descriptor of a round is whose.
@@ -92,6 +95,7 @@ impl Launcher {
             next_connection: 0,
             unclaimed: BTreeMap::new(),
             stopping: false,
+            ends: Ends::default(),
         }
     }
 
@@ -324,7 +328,7 @@ impl Launcher {
             .find(|connection| connection.id == id)
         {
             Some(connection) => connection.send(Message::Reply { seq, reply }, fds),
-            // Whoever asked is gone; the sandbox stays and can be attached to.
+            // Whoever asked is gone.
             None => Ok(()),
         }
     }
@@ -338,6 +342,11 @@ impl Launcher {
         }
         let (connection, seq) = sandbox.asked;
         self.host.runtimes.prove(sandbox.plan.runtime);
+        if !self.connections.iter().any(|it| it.id == connection) {
+            // Whoever asked is gone and never heard of it, so nobody could ever ask for it.
+            warn!(paw_sandbox = %id, "nobody waits for this sandbox any more");
+            return sandbox.kill(now);
+        }
         if let Some(attestation) = sandbox.attestation() {
             info!(paw_sandbox = %id, uid = attestation.facts.uid, attestation = %attestation.digest, "sandbox started");
         }
@@ -385,6 +394,7 @@ impl Launcher {
                         timed_out = end.timed_out, killed = end.killed, cpu_us = usage.cpu_us, wall_ms = usage.wall_ms,
                         "sandbox ended"
                     );
+                    self.ends.note(id.clone(), end, usage);
                     self.broadcast(&Event::Ended { id, end, usage });
                 }
             }

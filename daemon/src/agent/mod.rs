@@ -2,6 +2,7 @@
 //!
 //! This module holds no state of any action and decides nothing: it spends the permit that it is given.
 
+pub mod adopted;
 mod chat;
 pub mod run;
 pub mod tool;
@@ -10,10 +11,13 @@ use std::{future::Future, pin::Pin, sync::Arc};
 
 use paw_policy::Operation;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
+use self::adopted::Adoptions;
 use crate::{
     config::Config,
-    orchestrator::work::{Execute, Outcome, Task},
+    orchestrator::work::{Continuation, Execute, Outcome, Task},
     providers::Providers,
     sandbox::{Launcher, Register, Skills},
     storage::Storage,
@@ -33,6 +37,10 @@ pub struct Agents {
     pub skills: Arc<Skills>,
     /// Sandboxes of people's commands.
     pub register: Register,
+    /// What an earlier pawd had begun and this one goes on with.
+    pub adoptions: Adoptions,
+    /// Whether sandboxes outlive this pawd: the launcher was not started by it.
+    pub outlived: bool,
 }
 
 impl Execute for Agents {
@@ -45,6 +53,7 @@ impl Execute for Agents {
                 taint: _,
                 progress,
                 cancel,
+                leave,
             } = task;
             let plan = permit.spend();
             match plan.operation {
@@ -62,9 +71,27 @@ impl Execute for Agents {
                 }
                 Operation::ToolCall(call) => tool::call(&self, &plan.agent, call, &cancel).await,
                 Operation::SandboxRun(spec) => {
-                    run::run(&self, (id, caller.uid), spec, progress, &cancel).await
+                    // With a launcher of our own, which ends with us, nothing can be left.
+                    let leave = if self.outlived {
+                        leave
+                    } else {
+                        CancellationToken::new()
+                    };
+                    let told = run::Told {
+                        cancel: &cancel,
+                        leave: &leave,
+                    };
+                    run::run(&self, (id, caller.uid), spec, progress, told).await
                 }
             }
         })
+    }
+
+    fn goes_on(&self, id: Uuid) -> bool {
+        self.adoptions.has(id)
+    }
+
+    fn go_on(self: Arc<Self>, task: Continuation) -> Pin<Box<dyn Future<Output = Outcome> + Send>> {
+        Box::pin(async move { adopted::go_on(&self, task).await })
     }
 }

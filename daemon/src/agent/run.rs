@@ -1,6 +1,6 @@
 //! A command of a person, in a sandbox of its own or in one that runs already.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use base64::Engine as _;
 use paw_api::{
@@ -26,7 +26,9 @@ use super::{
 };
 use crate::{
     orchestrator::work::{Ending, Outcome, Progress},
-    sandbox::{self, ExecSpec, Known, Log, Register, RunEnd, RunError, RunEvent, RunSpec, Stream},
+    sandbox::{
+        self, ExecSpec, Exit, Known, Noting, Register, RunEnd, RunError, RunEvent, RunSpec, Sandbox,
+    },
 };
 
 /// Most bytes of a command's output that are passed on.
@@ -48,13 +50,22 @@ const ENVIRONMENT: [&str; 3] = [
     "LANG=C.UTF-8",
 ];
 
+/// What an execution may be told while it runs.
+#[derive(Clone, Copy)]
+pub(super) struct Told<'a> {
+    /// To stop.
+    pub(super) cancel: &'a CancellationToken,
+    /// To let go of what another pawd goes on with.
+    pub(super) leave: &'a CancellationToken,
+}
+
 /// Runs a command for a person: `whose` are the action and the host uid of who asked.
 pub(super) async fn run(
     agents: &Agents,
     whose: (Uuid, u32),
     spec: Map<String, Value>,
     progress: Progress,
-    cancel: &CancellationToken,
+    told: Told<'_>,
 ) -> Outcome {
     let asked: Asked = match serde_json::from_value(Value::Object(spec)) {
         Ok(asked) => asked,
@@ -86,7 +97,7 @@ pub(super) async fn run(
             most_output: MAX_OUTPUT,
             limit: asked.timeout_ms.map_or(LONGEST, Duration::from_millis),
         };
-        return exec(agents, id, command, output, cancel).await;
+        return exec(agents, (whose.0, id), command, output, told).await;
     }
     let plan = match plan_of(agents, &asked).await {
         Ok(plan) => plan,
@@ -102,44 +113,68 @@ pub(super) async fn run(
         most_output: MAX_OUTPUT,
     };
     let (events, heard) = mpsc::channel(EVENTS);
-    let mut leaving = Leaving {
-        register: agents.register.clone(),
-        id: plan.id.clone(),
-        end: None,
-    };
-    let mut told = Told {
-        attestation: None,
-        entry: Some(Entering {
-            register: agents.register.clone(),
-            whose,
+    let mut leaving = Leaving::new(&agents.register, plan.id.clone());
+    let note = |sandbox: &Sandbox| {
+        let known = Known {
+            owner: whose.1,
+            action: whose.0,
             plan,
-        }),
-        log: None,
+            attestation: Box::new(sandbox.attestation().clone()),
+            ended: false,
+            end: None,
+        };
+        let log = agents.register.enter(known, sandbox.starter().clone())?;
+        Ok(Some(Noting {
+            log,
+            action: whose.0,
+            output: true,
+        }))
     };
+    let mut heard_of = Heard::default();
     let running = async {
-        let ended = sandbox::run(&agents.launcher, spec, &events).await;
+        let ended = sandbox::run_noted(&agents.launcher, spec, &events, note, told.leave).await;
         drop(events);
         ended
     };
-    let work = heard_to_the_end(running, told.pass_on(heard, output));
+    let work = heard_to_the_end(running, heard_of.pass_on(heard, output));
     let ended = tokio::select! {
         ended = work => Some(ended),
-        () = cancel.cancelled() => None,
+        () = cancelled(told) => None,
     };
-    leaving.end = ended
-        .as_ref()
-        .and_then(|ended| ended.as_ref().ok())
-        .copied();
+    leaving.is(&ended);
     drop(leaving);
-    let outcome = match ended {
-        Some(Ok(end)) => finished(&id, runtime, &end, told.attestation.as_deref()),
-        Some(Err(RunError::Sandbox(error))) => not_made(&error, paw_log::Chain(&error).to_string()),
-        Some(Err(RunError::Abandoned)) | None => Outcome::plain(Ending::Cancelled),
-    };
     Outcome {
-        sandbox: Some(id),
-        attestation: told.attestation.map(|attestation| attestation.digest),
-        ..outcome
+        sandbox: Some(id.clone()),
+        attestation: heard_of.attestation.as_ref().map(|it| it.digest),
+        ..outcome_of(&id, runtime, ended, heard_of.attestation.as_deref())
+    }
+}
+
+/// Waits until it shall stop. What shall be left at the same time is not stopped: that is for whoever can leave it.
+pub(super) async fn cancelled(told: Told<'_>) {
+    told.cancel.cancelled().await;
+    if told.leave.is_cancelled() {
+        std::future::pending().await
+    }
+}
+
+/// What a run came to; none when it was told to stop.
+pub(super) fn outcome_of(
+    id: &str,
+    runtime: Runtime,
+    ended: Option<Result<RunEnd, RunError>>,
+    attestation: Option<&Attestation>,
+) -> Outcome {
+    match ended {
+        Some(Ok(end)) => finished(id, runtime, &end, attestation),
+        Some(Err(RunError::Sandbox(error))) => not_made(&error, paw_log::Chain(&error).to_string()),
+        Some(Err(error @ RunError::NotNoted(_))) => Outcome::failed(
+            "unavailable",
+            paw_log::Chain(&error).to_string(),
+            "see whether the disk of pawd's state is full",
+        ),
+        Some(Err(RunError::Left)) => Outcome::plain(Ending::Left),
+        Some(Err(RunError::Abandoned)) | None => Outcome::plain(Ending::Cancelled),
     }
 }
 
@@ -147,16 +182,20 @@ pub(super) async fn run(
 /// that it was made for; here only the time is this command's own.
 async fn exec(
     agents: &Agents,
-    id: &str,
+    (action, id): (Uuid, &str),
     command: ExecSpec,
     output: Option<mpsc::Sender<Shown>>,
-    cancel: &CancellationToken,
+    told: Told<'_>,
 ) -> Outcome {
     let found = id.parse::<SandboxId>().ok().and_then(|id| {
         let known = agents.register.known(&id)?;
-        Some((agents.register.starter(&id)?, known))
+        Some((
+            agents.register.starter(&id)?,
+            agents.register.log(&id)?,
+            known,
+        ))
     });
-    let Some((starter, known)) = found else {
+    let Some((starter, log, known)) = found else {
         let hint = "see `pawctl sandbox list`";
         return Outcome::failed("not_found", format!("no sandbox {id} runs"), hint);
     };
@@ -167,46 +206,48 @@ async fn exec(
         attestation: known.attestation.clone(),
         starter: starter.clone(),
     };
-    let mut told = Told::default();
+    let noting = Noting {
+        log,
+        action,
+        output: false,
+    };
+    let mut heard_of = Heard::default();
     let running = async {
         // A channel that was just made has room.
         drop(events.try_send(started));
-        let ended = sandbox::exec(&starter, command, &events).await;
+        let ended = sandbox::exec(&starter, command, &events, Some(&noting), told.leave).await;
         drop(events);
         ended
     };
-    let work = heard_to_the_end(running, told.pass_on(heard, output));
+    let work = heard_to_the_end(running, heard_of.pass_on(heard, output));
     let ended = tokio::select! {
         ended = work => Some(ended),
-        () = cancel.cancelled() => None,
+        () = cancelled(told) => None,
     };
-    let outcome = match ended {
-        Some(Ok(exit)) => {
-            let wall_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-            let end = RunEnd {
-                exit: exit.map(|exit| exit.exited),
-                end: End {
-                    exit_code: None,
-                    signal: None,
-                    oom_killed: false,
-                    timed_out: exit.is_none(),
-                    killed: false,
-                },
-                usage: Usage {
-                    wall_ms,
-                    ..Usage::default()
-                },
-                output_truncated: exit.is_some_and(|exit| exit.output_truncated),
-            };
-            finished(id, known.plan.runtime, &end, Some(&*known.attestation))
-        }
-        Some(Err(RunError::Sandbox(error))) => not_made(&error, paw_log::Chain(&error).to_string()),
-        Some(Err(RunError::Abandoned)) | None => Outcome::plain(Ending::Cancelled),
-    };
+    let ended = ended.map(|ended| ended.map(|exit| end_of_exec(exit, began.elapsed())));
     Outcome {
         sandbox: Some(id.to_owned()),
         attestation: Some(known.attestation.digest),
-        ..outcome
+        ..outcome_of(id, known.plan.runtime, ended, Some(&*known.attestation))
+    }
+}
+
+/// How a further command ended: of all that a sandbox uses, only the time is its own.
+pub(super) fn end_of_exec(exit: Option<Exit>, took: Duration) -> RunEnd {
+    RunEnd {
+        exit: exit.map(|exit| exit.exited),
+        end: End {
+            exit_code: None,
+            signal: None,
+            oom_killed: false,
+            timed_out: exit.is_none(),
+            killed: false,
+        },
+        usage: Usage {
+            wall_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            ..Usage::default()
+        },
+        output_truncated: exit.is_some_and(|exit| exit.output_truncated),
     }
 }
 
@@ -232,40 +273,48 @@ async fn heard_to_the_end<T>(
 
 /// What was heard of a run.
 #[derive(Default)]
-struct Told {
+struct Heard {
     attestation: Option<Box<Attestation>>,
-    /// What to enter once the sandbox is there; nothing for a further command.
-    entry: Option<Entering>,
-    log: Option<Arc<Log>>,
 }
 
 /// A sandbox leaves the register with whoever ran it, also when that is dropped in the middle.
-struct Leaving {
+pub(super) struct Leaving {
     register: Register,
     id: SandboxId,
     end: Option<RunEnd>,
+    /// Whether another pawd goes on with it.
+    goes_on: bool,
+}
+
+impl Leaving {
+    pub(super) fn new(register: &Register, id: SandboxId) -> Self {
+        Self {
+            register: register.clone(),
+            id,
+            end: None,
+            goes_on: false,
+        }
+    }
+
+    /// How it ended.
+    pub(super) fn is(&mut self, ended: &Option<Result<RunEnd, RunError>>) {
+        self.goes_on = matches!(ended, Some(Err(RunError::Left)));
+        self.end = ended
+            .as_ref()
+            .and_then(|ended| ended.as_ref().ok())
+            .copied();
+    }
 }
 
 impl Drop for Leaving {
     fn drop(&mut self) {
-        self.register.leave(&self.id, self.end);
-    }
-}
-
-/// What is known of a sandbox before it is made.
-struct Entering {
-    register: Register,
-    whose: (Uuid, u32),
-    plan: SandboxPlan,
-}
-
-impl Told {
-    fn keep(&self, stream: Stream, bytes: bytes::Bytes) {
-        if let Some(log) = &self.log {
-            log.push(stream, bytes);
+        if !self.goes_on {
+            self.register.leave(&self.id, self.end);
         }
     }
+}
 
+impl Heard {
     /// Passes events on to whoever listens. Output that nobody listens to is thrown away; the result says how it ended.
     async fn pass_on(
         &mut self,
@@ -276,37 +325,16 @@ impl Told {
         while let Some(event) = heard.recv().await {
             let shown = match event {
                 RunEvent::Started {
-                    id,
-                    attestation,
-                    starter,
+                    id, attestation, ..
                 } => {
-                    self.log = self.entry.take().map(|entry| {
-                        let known = Known {
-                            owner: entry.whose.1,
-                            action: entry.whose.0,
-                            plan: entry.plan,
-                            attestation: attestation.clone(),
-                            ended: false,
-                            end: None,
-                        };
-                        entry.register.enter(known, starter)
-                    });
                     self.attestation = Some(attestation);
                     Shown::Started {
                         action_id: String::new(),
                         id: id.to_string(),
                     }
                 }
-                RunEvent::Stdout(bytes) => {
-                    let data = text(&bytes);
-                    self.keep(Stream::Stdout, bytes);
-                    Shown::Stdout { data }
-                }
-                RunEvent::Stderr(bytes) => {
-                    let data = text(&bytes);
-                    self.keep(Stream::Stderr, bytes);
-                    Shown::Stderr { data }
-                }
+                RunEvent::Stdout(bytes) => Shown::Stdout { data: text(&bytes) },
+                RunEvent::Stderr(bytes) => Shown::Stderr { data: text(&bytes) },
             };
             if let Some(listener) = &to
                 && listener.send(shown).await.is_err()
@@ -319,7 +347,7 @@ impl Told {
     }
 }
 
-fn finished(
+pub(super) fn finished(
     id: &str,
     runtime: Runtime,
     ended: &RunEnd,
@@ -409,6 +437,12 @@ pub fn check(asked: &Asked) -> Result<Checked, paw_api::Error> {
         |message: String, hint: &str| paw_api::Error::new(ErrorKind::Invalid, message, hint);
     if asked.argv.is_empty() || asked.argv[0].is_empty() {
         return Err(invalid("there is no command".into(), "put it after `--`"));
+    }
+    if asked.detach && asked.stdin {
+        return Err(invalid(
+            "a command whose asker leaves cannot be given input".into(),
+            "leave out `detach` or `stdin`",
+        ));
     }
     if asked
         .argv

@@ -37,6 +37,9 @@ const NONE_HERE: &str = "install runsc (Debian: apt-get install runsc), or set i
 /// What to do when the launcher does not answer.
 const LAUNCHER_AWAY: &str = "see `systemctl status paw-launcher` and `pawctl doctor`";
 
+/// What to do when the launcher ended in the middle.
+const LAUNCHER_LOST: &str = "look at what was done so far, then submit it again if it is still wanted; why the launcher ended is in its journal (journalctl -u paw-launcher)";
+
 /// Calls a tool, if its skill is still the one that was judged.
 pub(super) async fn call(
     agents: &Agents,
@@ -168,9 +171,12 @@ fn timed_out(message: String) -> Outcome {
 /// The sandbox, or the command in it, was not made.
 pub(super) fn not_made(error: &SandboxError, message: String) -> Outcome {
     match error {
-        SandboxError::Launcher(
-            LauncherError::Away { .. } | LauncherError::Lost | LauncherError::Slow(_),
-        ) => Outcome::failed("unavailable", message, LAUNCHER_AWAY),
+        SandboxError::Orphaned { .. } | SandboxError::Launcher(LauncherError::Lost) => {
+            Outcome::failed("launcher_lost", message, LAUNCHER_LOST)
+        }
+        SandboxError::Launcher(LauncherError::Away { .. } | LauncherError::Slow(_)) => {
+            Outcome::failed("unavailable", message, LAUNCHER_AWAY)
+        }
         SandboxError::Launcher(LauncherError::Refused(refusal)) => {
             Outcome::failed("sandbox", message, refusal.remedy.clone())
         }

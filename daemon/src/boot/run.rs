@@ -16,7 +16,9 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 use paw_api::audit::{Entry, Event};
-use paw_store::{OpenOptions, Store};
+use paw_launch::request::SandboxSummary;
+use paw_policy::State;
+use paw_store::{ActionRecord, OpenOptions, Store};
 use sd_notify::NotifyState;
 use secrecy::SecretString;
 use tokio::{
@@ -26,10 +28,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
+use uuid::Uuid;
 
 use super::{helpers::Helpers, notify, users::People};
 use crate::{
-    agent::Agents,
+    agent::{
+        Agents,
+        adopted::{self, Adoptions},
+    },
     audit::Audit,
     clock::now_ms,
     config::{ActionBounds, Config, Paths},
@@ -139,7 +145,8 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
     let (providers, providers_now) = watch::channel(Arc::new(providers));
     let (config, config_now) = watch::channel(Arc::new(config));
     let news = Arc::new(News::default());
-    let register = Register::default();
+    let (register, found) = Register::open(paths.state.join("sandboxes"))
+        .context("read what an earlier pawd noted of its sandboxes")?;
     let executor = Arc::new(Agents {
         config: config_now.clone(),
         providers: providers_now.clone(),
@@ -147,7 +154,10 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         launcher: launcher.clone(),
         skills: Arc::clone(&skills),
         register: register.clone(),
+        adoptions: Adoptions::default(),
+        outlived: helpers.is_none(),
     });
+    let agents = Arc::clone(&executor);
     let driver_ports = Ports {
         storage: storage.clone(),
         audit: audit.clone(),
@@ -162,15 +172,24 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
     let mut helpers = helpers;
     let lost = watch_helpers(helpers.as_ref())?;
     tokio::pin!(lost);
-    // Nothing is accepted before the writer of the log is there, and the first record says that pawd is. Sandboxes of an
-    // earlier life are ended first: whatever they did was told as interrupted, and must not go on.
+    // Nothing is accepted before the writer of the log is there, and the first record says that pawd is. What an earlier life
+    // left is taken on or ended first: what is told as interrupted must not go on.
     let parts_ready = async {
         audit.ready(AUDIT_LIMIT).await.map_err(|error| {
             let remedy = error.remedy();
             let error = anyhow::Error::new(error);
             Fatal::Software(error.context(format!("reach the audit writer ({remedy})")))
         })?;
-        settle(&launcher, helpers.is_some()).await
+        let executing = executing(&storage)?;
+        let left = settle(&launcher, helpers.is_some()).await?;
+        match left {
+            Some(left) => {
+                let taken = adopted::take_on(&launcher, &register, found, &executing, &left).await;
+                agents.adoptions.add(taken);
+            }
+            None => adopted::give_up(&launcher, &register, found),
+        }
+        Ok::<(), Fatal>(())
     };
     tokio::select! {
         ready = parts_ready => ready?,
@@ -283,9 +302,22 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
     ended
 }
 
-/// Waits for the launcher and ends every sandbox that an earlier pawd left behind. Where no service manager starts the launcher
-/// later, it has to be there now; its end is noticed by who waits beside us.
-async fn settle(launcher: &Launcher, ours: bool) -> Result<(), Fatal> {
+/// The actions that were being done when an earlier life ended.
+fn executing(storage: &Storage) -> Result<BTreeMap<Uuid, ActionRecord>, Fatal> {
+    let open = storage
+        .read()
+        .open_actions()
+        .context("read the open actions")?;
+    Ok(open
+        .into_iter()
+        .filter(|record| record.state == State::Executing)
+        .map(|record| (record.id, record))
+        .collect())
+}
+
+/// Waits for the launcher and asks what an earlier pawd left behind; nothing, when it cannot be asked. Where no service manager
+/// starts the launcher later, it has to be there now; its end is noticed by who waits beside us.
+async fn settle(launcher: &Launcher, ours: bool) -> Result<Option<Vec<SandboxSummary>>, Fatal> {
     let mut state = launcher.state();
     let settled = |state: &LauncherState| match state {
         LauncherState::Connecting => false,
@@ -296,7 +328,7 @@ async fn settle(launcher: &Launcher, ours: bool) -> Result<(), Fatal> {
     let seen = tokio::time::timeout(LAUNCHER_LIMIT, state.wait_for(settled)).await;
     match seen {
         Ok(Ok(state)) if matches!(*state, LauncherState::Connected { .. }) => {}
-        Ok(Ok(_)) => return Ok(()),
+        Ok(Ok(_)) => return Ok(None),
         Ok(Err(_)) | Err(_) if ours => {
             let limit = LAUNCHER_LIMIT.as_secs();
             return Err(Fatal::Software(anyhow!(
@@ -307,23 +339,16 @@ async fn settle(launcher: &Launcher, ours: bool) -> Result<(), Fatal> {
             warn!(
                 "the launcher takes connections and does not answer; what needs a sandbox is refused until it does"
             );
-            return Ok(());
+            return Ok(None);
         }
     }
     match launcher.list().await {
-        Ok(left) => {
-            for sandbox in left {
-                warn!(paw_sandbox = %sandbox.id, "a sandbox of an earlier pawd is ended");
-                if let Err(error) = launcher.kill(sandbox.id).await {
-                    warn!(error = %paw_log::Chain(&error), "it could not be ended; its deadline will");
-                }
-            }
-        }
+        Ok(left) => Ok(Some(left)),
         Err(error) => {
-            warn!(error = %paw_log::Chain(&error), "sandboxes of an earlier pawd could not be listed")
+            warn!(error = %paw_log::Chain(&error), "sandboxes of an earlier pawd could not be listed");
+            Ok(None)
         }
     }
-    Ok(())
 }
 
 /// The name of the first helper that ends; never, without helpers. A thread waits for it, because a descriptor of this kind

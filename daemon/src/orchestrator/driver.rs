@@ -3,7 +3,8 @@
 //!
 //! A step is written twice before it has any effect: to the audit log, so that it cannot be denied later, and to the store,
 //! so that it survives. Only then is the caller told or the execution begun. After a crash the store says where each action
-//! stood: what waited still waits, what was being done is `failed` with kind `interrupted`, because nobody knows how far it got.
+//! stood: what waited still waits; what was being done goes on where the executor can take it on, and is otherwise `failed` with
+//! kind `interrupted`, because nobody knows how far it got.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -22,6 +23,7 @@ use uuid::Uuid;
 
 use super::{
     approval::Questions,
+    ending::fault_of_ours,
     handle::{Actions, CHANGES, Change, Command, INBOX, Load, Reply, Submission},
     lifecycle::{Step, next},
     queue::Queue,
@@ -92,6 +94,8 @@ pub struct Driver {
     pub(super) changes: broadcast::Sender<Change>,
     pub(super) load: watch::Sender<Load>,
     pub(super) draining: bool,
+    /// Told to every execution when the drain is over.
+    pub(super) leave: CancellationToken,
 }
 
 impl Driver {
@@ -112,6 +116,7 @@ impl Driver {
             changes: changes.clone(),
             load,
             draining: false,
+            leave: CancellationToken::new(),
             bounds,
             ports,
         };
@@ -164,6 +169,8 @@ impl Driver {
                         warn!(executing = self.queue.running(), "executions did not end when told; they count as interrupted");
                         break;
                     }
+                    // In this order: what can be left looks for that first.
+                    self.leave.cancel();
                     self.open.values().for_each(|open| open.cancel.cancel());
                     deadline = Some(Instant::now() + LAST_CALL);
                 }
@@ -359,6 +366,7 @@ impl Driver {
             taint: open.record.taint.clone(),
             progress: std::mem::replace(&mut open.progress, Progress::None),
             cancel: open.cancel.clone(),
+            leave: self.leave.clone(),
         };
         let (storage, audit) = (self.ports.storage.clone(), self.ports.audit.clone());
         let executor = Arc::clone(&self.ports.executor);
@@ -371,13 +379,7 @@ impl Driver {
                 };
             }
             let work = std::panic::AssertUnwindSafe(executor.execute(task)).catch_unwind();
-            let outcome = work.await.unwrap_or_else(|_| {
-                Outcome::failed(
-                    "internal",
-                    "the execution ended by a fault of pawd",
-                    "report it with the journal of this time",
-                )
-            });
+            let outcome = work.await.unwrap_or_else(|_| fault_of_ours());
             Happened::Ended { id, outcome }
         });
     }

@@ -1,5 +1,8 @@
 //! The driver's part for ends: of an execution, of an action that never came to one, and of an earlier life of pawd.
 
+use std::{panic::AssertUnwindSafe, sync::Arc};
+
+use futures_util::FutureExt as _;
 use paw_api::audit::Event;
 use paw_policy::State;
 use paw_store::ActionRecord;
@@ -11,7 +14,7 @@ use super::{
     driver::{Driver, Happened, Open},
     lifecycle::{Step, next},
     steps::batch_with_exchange,
-    work::{Ending, Exchange, Outcome, Progress, failure},
+    work::{Continuation, Ending, Exchange, Outcome, Progress, failure},
 };
 use crate::{clock::now_ms, records::entry_of};
 
@@ -43,15 +46,19 @@ impl Driver {
         self.open.insert(open.record.id, open);
     }
 
-    /// Ends what was being done when an earlier life ended.
+    /// Goes on with what was being done when an earlier life ended, or ends it.
     pub(super) fn recover(&mut self) {
-        let interrupted: Vec<Uuid> = self
+        let executing: Vec<Uuid> = self
             .open
             .values()
             .filter(|open| open.record.state == State::Executing)
             .map(|open| open.record.id)
             .collect();
-        for id in interrupted {
+        for id in executing {
+            if self.ports.executor.goes_on(id) {
+                self.go_on(id);
+                continue;
+            }
             warn!(paw_action = %id, "an action was interrupted by the end of an earlier pawd");
             let outcome = Outcome::failed(
                 "interrupted",
@@ -60,6 +67,26 @@ impl Driver {
             );
             self.end(id, outcome);
         }
+    }
+
+    /// Sees an execution through that an earlier life had begun. Its state does not change: it never stopped.
+    fn go_on(&mut self, id: Uuid) {
+        let Some(open) = self.open.get(&id) else {
+            return;
+        };
+        let task = Continuation {
+            id,
+            cancel: open.cancel.clone(),
+            leave: self.leave.clone(),
+        };
+        self.queue.resume(id);
+        info!(paw_action = %id, "an action of an earlier pawd goes on");
+        let executor = Arc::clone(&self.ports.executor);
+        self.tasks.spawn(async move {
+            let work = AssertUnwindSafe(executor.go_on(task)).catch_unwind();
+            let outcome = work.await.unwrap_or_else(|_| fault_of_ours());
+            Happened::Ended { id, outcome }
+        });
     }
 
     /// Notes how an execution, or an action that never came to one, ended.
@@ -92,6 +119,12 @@ impl Driver {
             Ending::Failed(failure) => (Step::Fail, None, Some(failure)),
             Ending::TimedOut(failure) => (Step::TimeOut, None, Some(failure)),
             Ending::Cancelled => (Step::Cancel, None, None),
+            Ending::Left => {
+                // In the store it is being done, which is true; the next life finds it there.
+                info!(paw_action = %id, "an action goes on without this pawd");
+                drop(self.open.remove(&id));
+                return;
+            }
         };
         match next(open.record.state, step) {
             Ok(state) => open.record.state = state,
@@ -135,4 +168,13 @@ impl Driver {
             Happened::Closed { id }
         });
     }
+}
+
+/// What an execution comes to that panicked.
+pub(super) fn fault_of_ours() -> Outcome {
+    Outcome::failed(
+        "internal",
+        "the execution ended by a fault of pawd",
+        "report it with the journal of this time",
+    )
 }

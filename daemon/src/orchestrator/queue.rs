@@ -65,6 +65,11 @@ impl Queue {
         Some(id)
     }
 
+    /// Gives a place to an action that is being done already. It may be one more than there are: what runs is not ended for it.
+    pub fn resume(&mut self, id: Uuid) {
+        self.running.insert(id);
+    }
+
     /// Gives back the place of an action, or takes it out of the line.
     pub fn done(&mut self, id: Uuid) {
         if !self.running.remove(&id) {

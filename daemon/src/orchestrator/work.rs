@@ -41,6 +41,19 @@ pub struct Task {
     pub progress: Progress,
     /// Told when it shall stop.
     pub cancel: CancellationToken,
+    /// Told when pawd ends: what can go on without it shall be left alone, and end with [`Ending::Left`].
+    pub leave: CancellationToken,
+}
+
+/// An execution that an earlier pawd had begun and that still goes on. Its permit was spent when it began.
+#[derive(Debug)]
+pub struct Continuation {
+    /// Which action.
+    pub id: Uuid,
+    /// Told when it shall stop.
+    pub cancel: CancellationToken,
+    /// As in [`Task`].
+    pub leave: CancellationToken,
 }
 
 /// How an execution ended.
@@ -54,6 +67,8 @@ pub enum Ending {
     TimedOut(Failure),
     /// It was told to stop and did.
     Cancelled,
+    /// It goes on without this pawd; the next one takes it on.
+    Left,
 }
 
 /// What an execution gives back.
@@ -117,4 +132,10 @@ pub fn failure(kind: &str, message: impl Into<String>, hint: impl Into<String>) 
 pub trait Execute: Send + Sync + 'static {
     /// Does it. Always ends: by itself, at the deadline, or soon after it is told to stop.
     fn execute(self: Arc<Self>, task: Task) -> Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+    /// Whether this action, which an earlier pawd was executing, still goes on.
+    fn goes_on(&self, id: Uuid) -> bool;
+
+    /// Takes it on: sees it through to its end. Ends as [`Execute::execute`] does.
+    fn go_on(self: Arc<Self>, task: Continuation) -> Pin<Box<dyn Future<Output = Outcome> + Send>>;
 }

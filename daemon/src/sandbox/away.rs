@@ -2,7 +2,10 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use paw_launch::{packet::PacketError, request::Refusal};
+use paw_launch::{
+    packet::PacketError,
+    request::{Refusal, Reply},
+};
 
 /// Why the launcher did not do something.
 #[derive(Debug, thiserror::Error)]
@@ -57,4 +60,20 @@ pub enum LauncherState {
         /// Why, for people.
         why: String,
     },
+}
+
+/// That this answer does not belong to what was asked.
+pub(super) fn confused(asked: &'static str, answer: &Reply) -> LauncherError {
+    let answer = match answer {
+        Reply::Hello { .. } => "hello",
+        Reply::Created { .. } => "created",
+        Reply::Ended { .. } => "ended",
+        Reply::Killing => "killing",
+        Reply::Sandboxes { .. } => "sandboxes",
+        Reply::Stats(_) => "stats",
+        Reply::Runtimes { .. } => "runtimes",
+        Reply::Status { .. } => "status",
+        Reply::Refused(_) => "refused",
+    };
+    LauncherError::Confused { asked, answer }
 }

@@ -23,7 +23,7 @@ use paw_launch::{
     request::{Attestation, End, SandboxId, Usage},
 };
 use tokio::{
-    io::AsyncWrite,
+    io::{AsyncRead, AsyncWrite},
     net::unix::pipe,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     task::JoinSet,
@@ -35,8 +35,9 @@ pub use super::stream::Output;
 use super::{
     away::LauncherError,
     launcher::{Ending, Launcher, Made},
+    life::Life,
     stream::stream,
-    wire::{Entry, Inside, Outcome, StdinState, control, data, read, write},
+    wire::{Entry, Fault, Inside, Outcome, StdinState, control, data, input, read, write},
 };
 
 /// Frames that wait to be written; each is at most one payload and a header.
@@ -91,6 +92,20 @@ pub enum SandboxError {
         /// Which sandbox.
         id: SandboxId,
     },
+    /// The launcher died, and nothing of what it made outlives it.
+    #[error("the launcher ended while sandbox {id} ran, and the sandbox with it")]
+    Orphaned {
+        /// Which sandbox.
+        id: SandboxId,
+    },
+    /// What was begun by an earlier pawd cannot be taken on.
+    #[error("go on with sandbox {id} where an earlier pawd stopped: {why}")]
+    NotResumed {
+        /// Which sandbox.
+        id: SandboxId,
+        /// Why not.
+        why: String,
+    },
     /// It was to be killed and did not end in time.
     #[error("sandbox {id} did not end within {} s after it was killed; see the launcher's journal", KILL_LIMIT.as_secs())]
     Unkillable {
@@ -113,20 +128,21 @@ pub struct Sandbox {
     id: SandboxId,
     attestation: Box<Attestation>,
     launcher: Launcher,
-    frames: mpsc::Sender<Bytes>,
+    pub(super) frames: mpsc::Sender<Bytes>,
     tasks: JoinSet<()>,
     ended: oneshot::Receiver<Ending>,
-    starter: Starter,
+    life: Life,
+    pub(super) starter: Starter,
     is_over: bool,
 }
 
 /// Starts commands in a sandbox, as long as that runs. Cheap to clone; it does not keep the sandbox.
 #[derive(Clone)]
 pub struct Starter {
-    id: SandboxId,
+    pub(super) id: SandboxId,
     frames: mpsc::Sender<Bytes>,
-    inside: Arc<Inside>,
-    next: Arc<AtomicU32>,
+    pub(super) inside: Arc<Inside>,
+    pub(super) next: Arc<AtomicU32>,
 }
 
 impl fmt::Debug for Starter {
@@ -158,13 +174,16 @@ pub struct Child {
 }
 
 /// The process of a command, apart from its streams.
+///
+/// Its end is kept inside until this is dropped, for another pawd that might need to hear it again.
 pub struct Process {
     number: u32,
     program: String,
+    id: SandboxId,
     frames: mpsc::Sender<Bytes>,
     inside: Arc<Inside>,
     exit: oneshot::Receiver<Outcome>,
-    truncated: Arc<AtomicBool>,
+    pub(super) truncated: Arc<AtomicBool>,
 }
 
 impl Sandbox {
@@ -174,6 +193,18 @@ impl Sandbox {
         made: Made,
         launcher: Launcher,
     ) -> Result<Self, SandboxError> {
+        let (mut sandbox, reader) = Self::unheard(id, attestation, made, launcher)?;
+        sandbox.listen(reader);
+        Ok(sandbox)
+    }
+
+    /// One to which frames can be written and whose own are not read yet.
+    pub(super) fn unheard(
+        id: SandboxId,
+        attestation: Box<Attestation>,
+        made: Made,
+        launcher: Launcher,
+    ) -> Result<(Self, pipe::Receiver), SandboxError> {
         let Made {
             stdin,
             stdout,
@@ -192,27 +223,45 @@ impl Sandbox {
         let (frames, queue) = mpsc::channel(QUEUE);
         let mut tasks = JoinSet::new();
         tasks.spawn(write(writer, queue, inside.clone()));
-        let doom = {
-            let (launcher, id) = (launcher.clone(), id.clone());
-            move || launcher.doom(id)
-        };
-        tasks.spawn(read(reader, inside.clone(), doom));
         let starter = Starter {
             id: id.clone(),
             frames: frames.clone(),
-            inside: inside.clone(),
+            inside,
             next: Arc::default(),
         };
-        Ok(Self {
+        let sandbox = Self {
             id,
             attestation,
+            life: Life::of(&launcher),
             launcher,
             frames,
             tasks,
             ended,
             starter,
             is_over: false,
-        })
+        };
+        Ok((sandbox, reader))
+    }
+
+    /// Reads its frames from now on.
+    pub(super) fn listen(&mut self, reader: impl AsyncRead + Send + Unpin + 'static) {
+        let doom = {
+            let (launcher, id) = (self.launcher.clone(), self.id.clone());
+            move || launcher.doom(id)
+        };
+        let (inside, mut life) = (self.starter.inside.clone(), self.life.clone());
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = read(reader, inside.clone(), doom) => {}
+                () = life.is_over() => inside.fail(Fault::Orphaned),
+            }
+        });
+    }
+
+    /// Lets go of it without ending it: another pawd goes on with it. Nothing that is dropped from now on is told to it.
+    pub fn leave(mut self) {
+        self.starter.leave();
+        self.is_over = true;
     }
 
     /// Its name.
@@ -243,10 +292,14 @@ impl Sandbox {
         // at the limit, like one that does not obey.
         let farewell = async {
             let _ = self.frames.send(data(Tag::End, 0, &[])).await;
-            (&mut self.ended).await
+            tokio::select! {
+                biased;
+                ended = &mut self.ended => Ok(ended),
+                () = self.life.is_over() => Err(SandboxError::Orphaned { id: self.id.clone() }),
+            }
         };
         let ended = match timeout(limit, farewell).await {
-            Ok(ended) => ended,
+            Ok(ended) => ended?,
             Err(_) => {
                 self.launcher.kill(self.id.clone()).await?;
                 timeout(KILL_LIMIT, &mut self.ended).await.map_err(|_| {
@@ -257,8 +310,13 @@ impl Sandbox {
             }
         };
         self.is_over = true;
-        ended.map_err(|_| SandboxError::Unknown {
-            id: self.id.clone(),
+        ended.map_err(|_| {
+            let id = self.id.clone();
+            if self.life.has_other() {
+                SandboxError::Orphaned { id }
+            } else {
+                SandboxError::Unknown { id }
+            }
         })
     }
 }
@@ -276,18 +334,69 @@ impl Starter {
         cwd: String,
         most_output: u64,
     ) -> Result<Child, SandboxError> {
+        self.start_as(self.number(), argv, env, cwd, most_output)
+            .await
+    }
+
+    /// In which sandbox.
+    #[must_use]
+    pub const fn sandbox(&self) -> &SandboxId {
+        &self.id
+    }
+
+    /// A number for a command that is about to be started.
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        self.next.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Lets go of every command in it without ending any, as [`Sandbox::leave`].
+    pub fn leave(&self) {
+        self.inside.lock().left = true;
+    }
+
+    /// As [`Starter::start`], under a number from [`Starter::number`].
+    ///
+    /// # Errors
+    /// As [`Starter::start`].
+    pub async fn start_as(
+        &self,
+        number: u32,
+        argv: Vec<String>,
+        env: Vec<String>,
+        cwd: String,
+        most_output: u64,
+    ) -> Result<Child, SandboxError> {
         let program = argv.first().cloned().unwrap_or_default();
-        let number = self.next.fetch_add(1, Ordering::Relaxed) + 1;
         let start =
             control(Tag::Start, number, &Start { argv, env, cwd }).ok_or(SandboxError::TooLong)?;
+        let child = self.enter(number, program, [0, 0], most_output, WINDOW)?;
+        self.frames
+            .send(start)
+            .await
+            .map_err(|_| self.inside.fault(&self.id))?;
+        Ok(child)
+    }
+
+    /// Makes room for what a command will say. Of its streams, the bytes of `known` were heard already; of its input, `window`
+    /// bytes may be sent.
+    pub(super) fn enter(
+        &self,
+        number: u32,
+        program: String,
+        known: [usize; 2],
+        most_output: u64,
+        window: usize,
+    ) -> Result<Child, SandboxError> {
         let (stdout_in, stdout) = stream(self.inside.tell_writer.clone());
         let (stderr_in, stderr) = stream(self.inside.tell_writer.clone());
-        let window = Arc::new(Semaphore::new(WINDOW));
+        let window = Arc::new(Semaphore::new(window));
         let (outcome, exit) = oneshot::channel();
         let truncated = Arc::new(AtomicBool::new(false));
         let entry = Entry {
             stdout: stdout_in,
             stderr: stderr_in,
+            known,
             room: most_output,
             truncated: truncated.clone(),
             window: window.clone(),
@@ -297,7 +406,7 @@ impl Starter {
         {
             let mut state = self.inside.lock();
             if let Some(fault) = &state.fault {
-                return Err(fault.to_error());
+                return Err(fault.to_error(&self.id));
             }
             if state.children.len() >= MAX_CHILDREN {
                 return Err(SandboxError::Full {
@@ -313,11 +422,6 @@ impl Starter {
             frames: PollSender::new(self.frames.clone()),
             inside: self.inside.clone(),
         };
-        let (frames, inside) = (self.frames.clone(), self.inside.clone());
-        self.frames
-            .send(start)
-            .await
-            .map_err(|_| self.inside.fault().to_error())?;
         Ok(Child {
             stdin,
             stdout,
@@ -325,8 +429,9 @@ impl Starter {
             process: Process {
                 number,
                 program,
-                frames,
-                inside,
+                id: self.id.clone(),
+                frames: self.frames.clone(),
+                inside: self.inside.clone(),
                 exit,
                 truncated,
             },
@@ -344,6 +449,12 @@ impl Drop for Sandbox {
 }
 
 impl Process {
+    /// Its number inside.
+    #[must_use]
+    pub const fn number(&self) -> u32 {
+        self.number
+    }
+
     /// Whether some of its output was thrown away so far.
     #[must_use]
     pub fn output_is_truncated(&self) -> bool {
@@ -367,7 +478,7 @@ impl Process {
                     .collect(),
                 source: io::Error::from_raw_os_error(errno),
             }),
-            Err(_) => Err(self.inside.fault().to_error()),
+            Err(_) => Err(self.inside.fault(&self.id)),
         }
     }
 
@@ -387,7 +498,13 @@ impl Process {
         self.frames
             .send(frame)
             .await
-            .map_err(|_| self.inside.fault().to_error())
+            .map_err(|_| self.inside.fault(&self.id))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.inside.forget(self.number);
     }
 }
 
@@ -442,7 +559,7 @@ impl AsyncWrite for Stdin {
             used.forget();
         }
         this.frames
-            .send_item(data(Tag::Stdin, this.number, &bytes[..length]))
+            .send_item(input(this.number, &bytes[..length]))
             .map_err(|_| closed())?;
         Poll::Ready(Ok(length))
     }

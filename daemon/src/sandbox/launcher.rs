@@ -22,8 +22,8 @@ use std::{
 use paw_launch::{
     packet::{self, PacketError, Received},
     request::{
-        End, Event, Message, Numbered, Refusal, RefusalReason, Reply, Request, RuntimeState,
-        SandboxId, SandboxPlan, SandboxSummary, Usage, VERSION,
+        Attestation, End, Event, Message, Numbered, Refusal, RefusalReason, Reply, Request,
+        RuntimeState, SandboxId, SandboxPlan, SandboxSummary, Usage, VERSION,
     },
 };
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -35,7 +35,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::away::{LauncherError, LauncherState};
+use super::away::{LauncherError, LauncherState, confused};
 use super::frames::{Sandbox, SandboxError};
 
 /// Requests that wait for an answer at once; further ones wait in the queue.
@@ -85,6 +85,14 @@ pub(super) struct Made {
     pub(super) stdin: OwnedFd,
     pub(super) stdout: OwnedFd,
     pub(super) ended: oneshot::Receiver<Ending>,
+}
+
+/// What became of a sandbox that an earlier pawd had made.
+pub(super) enum Attached {
+    /// It runs, and is what it was attested to be.
+    Running(Box<Attestation>, Made),
+    /// It has ended.
+    Ended(End, Usage),
 }
 
 /// The task that owns the connection; nothing happens until [`Connection::run`] is polled.
@@ -140,6 +148,25 @@ impl Launcher {
                 made: Some(made),
             } => Sandbox::open(id, attestation, made, self.clone()),
             other => Err(confused("create", &other.reply).into()),
+        }
+    }
+
+    /// The descriptors of a sandbox that an earlier pawd had made, or how it has ended since. Dropping the future, or what it
+    /// returns, kills it.
+    ///
+    /// # Errors
+    /// When the launcher is away or knows no such sandbox.
+    pub(super) async fn attach(&self, id: SandboxId) -> Result<Attached, LauncherError> {
+        match self.ask(Request::Attach { id }, ANSWER_LIMIT).await? {
+            Answer {
+                reply: Reply::Created { attestation },
+                made: Some(made),
+            } => Ok(Attached::Running(attestation, made)),
+            Answer {
+                reply: Reply::Ended { end, usage },
+                ..
+            } => Ok(Attached::Ended(end, usage)),
+            other => Err(confused("attach", &other.reply)),
         }
     }
 
@@ -205,7 +232,7 @@ impl Launcher {
     }
 
     /// Kills a sandbox without waiting, as soon as there is a connection.
-    pub(super) fn doom(&self, id: SandboxId) {
+    pub(crate) fn doom(&self, id: SandboxId) {
         // A connection task that has ended leaves nobody who could do it; the launcher's own deadline then will.
         let _ = self.kills.send(id);
     }
@@ -381,7 +408,11 @@ impl Connection {
                     // Who gave up while it was in the queue gets nothing made.
                     Some(ask) if ask.answer.is_closed() => {}
                     Some(Ask { request, answer }) => {
-                        let created = if let Request::Create(plan) = &request { Some(plan.id.clone()) } else { None };
+                        let created = match &request {
+                            Request::Create(plan) => Some(plan.id.clone()),
+                            Request::Attach { id } => Some(id.clone()),
+                            _ => None,
+                        };
                         talk.say(request, Waiting::Caller { created, answer });
                     }
                 },
@@ -546,20 +577,6 @@ impl Link {
             None => Ok(()),
         }
     }
-}
-
-fn confused(asked: &'static str, answer: &Reply) -> LauncherError {
-    let answer = match answer {
-        Reply::Hello { .. } => "hello",
-        Reply::Created { .. } => "created",
-        Reply::Killing => "killing",
-        Reply::Sandboxes { .. } => "sandboxes",
-        Reply::Stats(_) => "stats",
-        Reply::Runtimes { .. } => "runtimes",
-        Reply::Status { .. } => "status",
-        Reply::Refused(_) => "refused",
-    };
-    LauncherError::Confused { asked, answer }
 }
 
 /// An error with every cause, on one line, for a state that people read.

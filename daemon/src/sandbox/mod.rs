@@ -11,17 +11,21 @@
 //! - [`manifest`]: what skills are installed and what they say they do.
 //! - [`run()`]: one command in one sandbox, for `sandbox run`.
 //! - [`choose()`]: which runtime makes it.
-//! - [`register`]: which of them run, whose they are, what they said.
+//! - [`register`]: which of them run, whose they are, what they said; [`keep`]: so that the next pawd knows it too.
+//! - [`adopt()`]: going on with those that an earlier pawd made.
 //! - [`mcp`]: one tool call of one skill in one sandbox.
 //!
 //! It decides nothing: what may run, with which limits and mounts, is in the plan it is given. And it believes nothing that
 //! comes out of a sandbox: sizes, totals, counts and times are bounded here again.
 
+mod adopt;
 mod away;
 mod choose;
 mod egress;
 pub mod frames;
+pub mod keep;
 pub mod launcher;
+mod life;
 pub mod manifest;
 pub mod mcp;
 pub mod register;
@@ -34,6 +38,7 @@ mod outside;
 #[cfg(test)]
 mod tests;
 
+pub use adopt::{Adopted, Going, adopt};
 pub use away::{LauncherError, LauncherState};
 pub use choose::{ChoiceError, allow, choose};
 pub use egress::{EgressError, look};
@@ -41,8 +46,12 @@ pub use frames::{Child, Exit, Output, Process, Sandbox, SandboxError, Starter, S
 pub use launcher::{Connection, Launcher, connect};
 pub use manifest::{ManifestError, Skill, Skills, Tool};
 pub use mcp::{McpError, ToolCall, ToolOutcome, call};
-pub use register::{Known, Log, Register, Stream};
-pub use run::{ExecSpec, RunEnd, RunError, RunEvent, RunSpec, exec, run};
+pub use register::{Found, Known, Log, Register, Stream};
+pub(crate) use run::GRACE;
+pub use run::{
+    Attending, ExecSpec, Noting, RunEnd, RunError, RunEvent, RunSpec, attend_exec, attend_run,
+    exec, run, run_noted,
+};
 
 use paw_launch::request::SandboxId;
 

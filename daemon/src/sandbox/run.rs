@@ -1,6 +1,6 @@
 //! One command in one sandbox of its own, from the plan to the end.
 
-use std::time::Duration;
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use nix::sys::signal::Signal;
@@ -8,19 +8,24 @@ use paw_launch::{
     frame::Exited,
     request::{Attestation, End, SandboxId, SandboxPlan, Usage},
 };
+use serde::{Deserialize, Serialize};
 use tokio::{
     io::AsyncRead,
     sync::mpsc,
     time::{Instant, timeout_at},
 };
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::{
-    frames::{Child, Exit, Output, SandboxError, Starter},
+    frames::{Child, Exit, Output, Sandbox, SandboxError, Starter},
+    keep::{self, Command},
     launcher::Launcher,
+    register::{Log, Stream},
 };
 
 /// How much later than the launcher we notice that a deadline has passed.
-const GRACE: Duration = Duration::from_secs(2);
+pub(crate) const GRACE: Duration = Duration::from_secs(2);
 
 /// What to run.
 pub struct RunSpec {
@@ -73,7 +78,7 @@ pub enum RunEvent {
 }
 
 /// How it ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunEnd {
     /// How the command ended; nothing when the sandbox ended first, and `end` says why.
     pub exit: Option<Exited>,
@@ -94,6 +99,39 @@ pub enum RunError {
     /// Nobody takes the events any more; the sandbox was killed.
     #[error("whoever asked for it is gone; the sandbox was killed")]
     Abandoned,
+    /// It could not be noted for a pawd that comes after this one, so it was not started.
+    #[error("note the sandbox in the state of pawd")]
+    NotNoted(#[source] io::Error),
+    /// It goes on without this pawd.
+    #[error("the command goes on and is taken on by the next pawd")]
+    Left,
+}
+
+/// Where a command is noted, so that another pawd could go on with it.
+#[derive(Clone)]
+pub struct Noting {
+    /// The log of its sandbox.
+    pub log: Arc<Log>,
+    /// The action that it is.
+    pub action: Uuid,
+    /// Whether what it says is noted too, and not only its end.
+    pub output: bool,
+}
+
+impl Noting {
+    fn begin(&self, number: u32, stdin: bool, most_output: u64) -> Result<(), RunError> {
+        let command = Command {
+            number,
+            action: self.action,
+            stdin,
+            most_output,
+            kept: self.output,
+            stdout: 0,
+            stderr: 0,
+            exit: None,
+        };
+        self.log.begin(command).map_err(RunError::NotNoted)
+    }
 }
 
 /// Makes the sandbox, runs the command, and passes on what it says. A full `events` holds the command back. Dropping the
@@ -106,6 +144,22 @@ pub async fn run(
     spec: RunSpec,
     events: &mpsc::Sender<RunEvent>,
 ) -> Result<RunEnd, RunError> {
+    let never = CancellationToken::new();
+    run_noted(launcher, spec, events, |_| Ok(None), &never).await
+}
+
+/// As [`run()`], for a command that another pawd can go on with: `note` says where it is noted, which stands before it begins,
+/// and `leave` lets go of it without ending it.
+///
+/// # Errors
+/// As [`run()`], and when it cannot be noted.
+pub async fn run_noted(
+    launcher: &Launcher,
+    spec: RunSpec,
+    events: &mpsc::Sender<RunEvent>,
+    note: impl FnOnce(&Sandbox) -> io::Result<Option<Noting>>,
+    leave: &CancellationToken,
+) -> Result<RunEnd, RunError> {
     let RunSpec {
         plan,
         argv,
@@ -115,8 +169,14 @@ pub async fn run(
         most_output,
     } = spec;
     let wall = Duration::from_millis(plan.limits.wall_ms);
-    let sandbox = launcher.create(plan).await?;
+    let sandbox = tokio::select! {
+        biased;
+        // Nothing has begun, so there is nothing to go on with; whoever makes it sees that nobody waits.
+        () = leave.cancelled() => return Err(RunError::Abandoned),
+        made = launcher.create(plan) => made?,
+    };
     let deadline = Instant::now() + wall + GRACE;
+    let noting = note(&sandbox).map_err(RunError::NotNoted)?;
     let started = RunEvent::Started {
         id: sandbox.id().clone(),
         attestation: Box::new(sandbox.attestation().clone()),
@@ -127,9 +187,45 @@ pub async fn run(
         .await
         .map_err(|_| RunError::Abandoned)?;
 
-    let mut child = sandbox.starter().start(argv, env, cwd, most_output).await?;
-    let exit = attend(&mut child, stdin, events, deadline).await?;
-    let output_truncated = child.process.output_is_truncated();
+    let number = sandbox.starter().number();
+    if let Some(noting) = &noting {
+        noting.begin(number, stdin.is_some(), most_output)?;
+    }
+    let starting = sandbox
+        .starter()
+        .start_as(number, argv, env, cwd, most_output);
+    let child = starting.await?;
+    let attending = Attending {
+        child,
+        stdin,
+        events: Some(events),
+        noting: noting.as_ref(),
+        deadline,
+    };
+    attend_run(sandbox, attending, leave).await
+}
+
+/// Sees a command and its sandbox through to their ends; `leave` lets go of both without ending either.
+///
+/// # Errors
+/// When its end cannot be known, or nobody takes the events any more.
+pub async fn attend_run(
+    sandbox: Sandbox,
+    attending: Attending<'_>,
+    leave: &CancellationToken,
+) -> Result<RunEnd, RunError> {
+    let mut attending = attending;
+    let attended = tokio::select! {
+        biased;
+        () = leave.cancelled(), if attending.noting.is_some() => None,
+        exit = attending.until_its_end() => Some(exit),
+    };
+    let Some(exit) = attended else {
+        sandbox.leave();
+        return Err(RunError::Left);
+    };
+    let exit = exit?;
+    let output_truncated = attending.child.process.output_is_truncated();
     let (end, usage) = sandbox.end(GRACE).await?;
     Ok(RunEnd {
         exit,
@@ -148,6 +244,8 @@ pub async fn exec(
     starter: &Starter,
     spec: ExecSpec,
     events: &mpsc::Sender<RunEvent>,
+    noting: Option<&Noting>,
+    leave: &CancellationToken,
 ) -> Result<Option<Exit>, RunError> {
     let ExecSpec {
         argv,
@@ -158,13 +256,46 @@ pub async fn exec(
         limit,
     } = spec;
     let deadline = Instant::now() + limit;
-    let mut child = starter.start(argv, env, cwd, most_output).await?;
-    let attended = attend(&mut child, stdin, events, deadline).await;
+    let number = starter.number();
+    if let Some(noting) = noting {
+        noting.begin(number, stdin.is_some(), most_output)?;
+    }
+    let starting = starter.start_as(number, argv, env, cwd, most_output);
+    let attending = Attending {
+        child: starting.await?,
+        stdin,
+        events: Some(events),
+        noting,
+        deadline,
+    };
+    attend_exec(starter, attending, leave).await
+}
+
+/// Sees a further command through to its end, as [`attend_run`] does.
+///
+/// # Errors
+/// As [`exec`].
+pub async fn attend_exec(
+    starter: &Starter,
+    attending: Attending<'_>,
+    leave: &CancellationToken,
+) -> Result<Option<Exit>, RunError> {
+    let mut attending = attending;
+    let attended = tokio::select! {
+        biased;
+        () = leave.cancelled(), if attending.noting.is_some() => None,
+        exit = attending.until_its_end() => Some(exit),
+    };
+    let Some(attended) = attended else {
+        starter.leave();
+        return Err(RunError::Left);
+    };
+    let process = &attending.child.process;
     if !matches!(attended, Ok(Some(_))) {
         // Whoever asked is gone, or it does not end; the sandbox and its other commands go on.
-        drop(child.process.signal(Signal::SIGKILL).await);
+        drop(process.signal(Signal::SIGKILL).await);
     }
-    let output_truncated = child.process.output_is_truncated();
+    let output_truncated = process.output_is_truncated();
     attended.map(|exited| {
         exited.map(|exited| Exit {
             exited,
@@ -173,61 +304,108 @@ pub async fn exec(
     })
 }
 
-/// Feeds a command and passes on what it says, until it ends or the deadline is there.
-async fn attend(
-    child: &mut Child,
-    stdin: Option<Box<dyn AsyncRead + Send + Unpin>>,
-    events: &mpsc::Sender<RunEvent>,
-    deadline: Instant,
-) -> Result<Option<Exited>, RunError> {
-    let feed = feed(stdin, &mut child.stdin);
-    let work = async {
-        let passed = tokio::try_join!(
-            pass_on(&mut child.stdout, events, RunEvent::Stdout),
-            pass_on(&mut child.stderr, events, RunEvent::Stderr),
-        );
-        passed.map(drop)
-    };
-    let fed_work = async {
-        tokio::pin!(work, feed);
-        let mut feeding = true;
-        loop {
-            tokio::select! {
-                worked = &mut work => return worked,
-                // The input is over; the output is not.
-                () = &mut feed, if feeding => feeding = false,
-                // A silent command would never notice that nobody listens.
-                () = events.closed() => return Err(RunError::Abandoned),
+/// A command that was started, and whoever has to do with it.
+pub struct Attending<'a> {
+    /// The command.
+    pub child: Child,
+    /// Its input.
+    pub stdin: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    /// Who listens.
+    pub events: Option<&'a mpsc::Sender<RunEvent>>,
+    /// Where it is noted.
+    pub noting: Option<&'a Noting>,
+    /// When it is given up.
+    pub deadline: Instant,
+}
+
+impl Attending<'_> {
+    /// Feeds the command, notes and passes on what it says, until it ends or the deadline is there.
+    async fn until_its_end(&mut self) -> Result<Option<Exited>, RunError> {
+        let Child {
+            stdin,
+            stdout,
+            stderr,
+            process,
+        } = &mut self.child;
+        let (events, deadline, number) = (self.events, self.deadline, process.number());
+        let log = self
+            .noting
+            .filter(|noting| noting.output)
+            .map(|noting| &noting.log);
+        let log = log.map(|log| (log, number));
+        let feed = feed(self.stdin.take(), stdin);
+        let work = async {
+            let passed = tokio::try_join!(
+                pass_on(stdout, log, Stream::Stdout, events),
+                pass_on(stderr, log, Stream::Stderr, events),
+            );
+            passed.map(drop)
+        };
+        let unheard = async {
+            match events {
+                Some(events) => events.closed().await,
+                None => std::future::pending().await,
             }
+        };
+        let fed_work = async {
+            tokio::pin!(work, feed, unheard);
+            let mut feeding = true;
+            loop {
+                tokio::select! {
+                    worked = &mut work => return worked,
+                    // The input is over; the output is not.
+                    () = &mut feed, if feeding => feeding = false,
+                    // A silent command would never notice that nobody listens.
+                    () = &mut unheard => return Err(RunError::Abandoned),
+                }
+            }
+        };
+        // Both streams end with the command, so its end is there right after them.
+        let exit = match timeout_at(deadline, fed_work).await {
+            Ok(passed) => {
+                passed?;
+                timeout_at(deadline, process.wait())
+                    .await
+                    .unwrap_or(Err(SandboxError::Gone))
+            }
+            Err(_) => Err(SandboxError::Gone),
+        };
+        match exit {
+            Ok(exit) => {
+                if let Some(noting) = self.noting {
+                    let noted = keep::Exit {
+                        exited: exit.exited,
+                        truncated: exit.output_truncated,
+                    };
+                    noting.log.exited(number, noted);
+                }
+                Ok(Some(exit.exited))
+            }
+            // The sandbox ended under it: its deadline, its memory, a kill. That is an end like others.
+            Err(SandboxError::Gone) => Ok(None),
+            Err(fault) => Err(fault.into()),
         }
-    };
-    // Both streams end with the command, so its end is there right after them.
-    let exit = match timeout_at(deadline, fed_work).await {
-        Ok(passed) => {
-            passed?;
-            timeout_at(deadline, child.process.wait())
-                .await
-                .unwrap_or(Err(SandboxError::Gone))
-        }
-        Err(_) => Err(SandboxError::Gone),
-    };
-    match exit {
-        Ok(exit) => Ok(Some(exit.exited)),
-        // The sandbox ended under it: its deadline, its memory, a kill. That is an end like others.
-        Err(SandboxError::Gone) => Ok(None),
-        Err(fault) => Err(fault.into()),
     }
 }
 
 async fn pass_on(
     from: &mut Output,
-    to: &mpsc::Sender<RunEvent>,
-    event: fn(Bytes) -> RunEvent,
+    log: Option<(&Arc<Log>, u32)>,
+    stream: Stream,
+    to: Option<&mpsc::Sender<RunEvent>>,
 ) -> Result<(), RunError> {
-    while let Some(bytes) = from.next().await {
-        to.send(event(bytes))
-            .await
-            .map_err(|_| RunError::Abandoned)?;
+    while let Some(bytes) = from.take().await {
+        if let Some((log, number)) = log {
+            log.push(number, stream, bytes.clone()).await;
+        }
+        from.settle(bytes.len());
+        let event = match stream {
+            Stream::Stdout => RunEvent::Stdout(bytes),
+            Stream::Stderr => RunEvent::Stderr(bytes),
+        };
+        if let Some(to) = to {
+            to.send(event).await.map_err(|_| RunError::Abandoned)?;
+        }
     }
     Ok(())
 }

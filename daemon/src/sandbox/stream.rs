@@ -29,7 +29,9 @@ pub(super) struct Overrun;
 struct State {
     /// Delivered and not taken yet.
     waiting: BytesMut,
-    /// Taken or thrown away, and not acknowledged yet.
+    /// Taken, and not yet safe where it was taken to.
+    unsettled: usize,
+    /// Taken and safe, or thrown away, and not acknowledged yet.
     owed: usize,
     /// No more will come.
     ended: bool,
@@ -68,7 +70,8 @@ impl Stream {
     /// Keeps `kept` for the reader and counts `discarded` as taken.
     pub(super) fn deliver(&self, kept: &[u8], discarded: usize) -> Result<(), Overrun> {
         let mut state = self.lock();
-        if state.waiting.len() + state.owed + kept.len() + discarded > WINDOW {
+        let under_way = state.waiting.len() + state.unsettled + state.owed;
+        if under_way + kept.len() + discarded > WINDOW {
             return Err(Overrun);
         }
         if state.abandoned {
@@ -115,7 +118,26 @@ impl Stream {
 impl Output {
     /// The next bytes, as many as there are; nothing at the end.
     pub async fn next(&mut self) -> Option<Bytes> {
+        let taken = self.take().await?;
+        self.settle(taken.len());
+        Some(taken)
+    }
+
+    /// The next bytes, which are not acknowledged before [`Output::settle`] says that they are safe: who comes after us can
+    /// have them said again.
+    pub async fn take(&mut self) -> Option<Bytes> {
         std::future::poll_fn(|context| self.poll_take(context, usize::MAX)).await
+    }
+
+    /// So many bytes that were taken are safe.
+    pub fn settle(&mut self, length: usize) {
+        let mut state = self.stream.lock();
+        let length = length.min(state.unsettled);
+        state.unsettled -= length;
+        state.owed += length;
+        let owing = state.owed >= WORTH_A_FRAME;
+        drop(state);
+        self.stream.tell(owing, None);
     }
 
     fn poll_take(&mut self, context: &mut Context<'_>, most: usize) -> Poll<Option<Bytes>> {
@@ -129,10 +151,7 @@ impl Output {
         }
         let length = state.waiting.len().min(most);
         let taken = state.waiting.split_to(length).freeze();
-        state.owed += length;
-        let owing = state.owed >= WORTH_A_FRAME;
-        drop(state);
-        self.stream.tell(owing, None);
+        state.unsettled += length;
         Poll::Ready(Some(taken))
     }
 }
@@ -145,6 +164,7 @@ impl AsyncRead for Output {
     ) -> Poll<io::Result<()>> {
         if let Some(bytes) = ready!(self.poll_take(context, into.remaining())) {
             into.put_slice(&bytes);
+            self.settle(bytes.len());
         }
         Poll::Ready(Ok(()))
     }
@@ -154,7 +174,8 @@ impl Drop for Output {
     fn drop(&mut self) {
         let mut state = self.stream.lock();
         state.abandoned = true;
-        state.owed += state.waiting.len();
+        state.owed += state.waiting.len() + state.unsettled;
+        state.unsettled = 0;
         state.waiting = BytesMut::new();
         let owing = state.owed >= WORTH_A_FRAME;
         drop(state);
@@ -183,6 +204,17 @@ mod tests {
         assert_eq!(stream.take_owed(), 0);
         output.next().await;
         assert_eq!((stream.take_owed(), stream.take_owed()), (WINDOW, 0));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_safe_yet_is_not_acknowledged() {
+        let (stream, mut output) = stream(Arc::default());
+        stream.deliver(&vec![0; WINDOW], 0).unwrap();
+        let taken = output.take().await.unwrap();
+        assert_eq!(stream.take_owed(), 0);
+        assert_eq!(stream.deliver(&[0], 0), Err(Overrun));
+        output.settle(taken.len());
+        assert_eq!(stream.take_owed(), WINDOW);
     }
 
     #[test]

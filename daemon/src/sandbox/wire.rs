@@ -1,7 +1,7 @@
 //! What goes over the two pipes of a sandbox: the tasks that read and write frames, and what they know of its commands.
 //!
 //! ```text
-//!  command   registered ── frames of its output ──► exited | not started ──► forgotten
+//!  command   registered ── frames of its output ──► exited | not started ── who waited has it ──► forgotten
 //!                └──────────── any fault: streams end, whoever waits is told ──────┘
 //! ```
 
@@ -14,15 +14,19 @@ use std::{
     },
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::StreamExt as _;
-use paw_launch::frame::{
-    Credit, Exited, FrameError, HEADER, Hello, MAX_PAYLOAD, NotStarted, StdinTaken, Tag, VERSION,
-    WINDOW, header, parse_header,
+use paw_launch::{
+    frame::{
+        Credit, Exited, FrameError, HEADER, Hello, MAX_PAYLOAD, NotStarted, StdinTaken, Tag,
+        VERSION, WINDOW, parse_header,
+    },
+    request::SandboxId,
+    resume::{MAX_PIECE, MAX_WRITE, writes},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
-    io::AsyncWriteExt as _,
+    io::{AsyncRead, AsyncWriteExt as _},
     net::unix::pipe,
     sync::{Notify, Semaphore, mpsc, oneshot},
 };
@@ -46,12 +50,18 @@ pub(super) struct Inside {
 #[derive(Default)]
 pub(super) struct InsideState {
     pub(super) children: BTreeMap<u32, Entry>,
+    /// Commands whose end nobody needs to hear again.
+    pub(super) forgotten: Vec<u32>,
+    /// Whether another pawd goes on from here: it is told nothing more.
+    pub(super) left: bool,
     pub(super) fault: Option<Fault>,
 }
 
 pub(super) struct Entry {
     pub(super) stdout: Arc<Stream>,
     pub(super) stderr: Arc<Stream>,
+    /// Bytes of stdout and stderr that an earlier pawd had already, and that come again.
+    pub(super) known: [usize; 2],
     /// Bytes of output that are still wanted.
     pub(super) room: u64,
     pub(super) truncated: Arc<AtomicBool>,
@@ -73,13 +83,16 @@ pub(super) enum StdinState {
 #[derive(Debug, Clone)]
 pub(super) enum Fault {
     Gone,
+    /// The launcher is gone, and this does not outlive it.
+    Orphaned,
     Protocol(String),
 }
 
 impl Fault {
-    pub(super) fn to_error(&self) -> SandboxError {
+    pub(super) fn to_error(&self, id: &SandboxId) -> SandboxError {
         match self {
             Self::Gone => SandboxError::Gone,
+            Self::Orphaned => SandboxError::Orphaned { id: id.clone() },
             Self::Protocol(what) => SandboxError::Protocol(what.clone()),
         }
     }
@@ -102,8 +115,13 @@ impl Inside {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn fault(&self) -> Fault {
-        self.lock().fault.clone().unwrap_or(Fault::Gone)
+    /// Why nothing more comes out of it.
+    pub(super) fn fault(&self, id: &SandboxId) -> SandboxError {
+        self.lock()
+            .fault
+            .as_ref()
+            .unwrap_or(&Fault::Gone)
+            .to_error(id)
     }
 
     /// Nothing more will come: streams end, and whoever waits for a command is told.
@@ -137,19 +155,22 @@ impl Inside {
                 let Some(entry) = known else {
                     return Err(stranger(child));
                 };
-                let kept = payload
+                let (stream, known) = if tag == Tag::Stdout {
+                    (&entry.stdout, &mut entry.known[0])
+                } else {
+                    (&entry.stderr, &mut entry.known[1])
+                };
+                let again = payload.len().min(*known);
+                *known -= again;
+                let new = &payload[again..];
+                let kept = new
                     .len()
                     .min(usize::try_from(entry.room).unwrap_or(usize::MAX));
                 entry.room -= kept as u64;
-                if kept < payload.len() {
+                if kept < new.len() {
                     entry.truncated.store(true, Ordering::Relaxed);
                 }
-                let stream = if tag == Tag::Stdout {
-                    &entry.stdout
-                } else {
-                    &entry.stderr
-                };
-                let delivered = stream.deliver(&payload[..kept], payload.len() - kept);
+                let delivered = stream.deliver(&new[..kept], payload.len() - kept);
                 delivered.map_err(|_| {
                     Fault::Protocol("more output than its window allows".to_owned())
                 })?;
@@ -172,30 +193,31 @@ impl Inside {
             }
             Tag::Exited => {
                 let exited: Exited = read_control(&payload)?;
-                let Some(mut entry) = state.children.remove(&child) else {
+                let Some(entry) = state.children.remove(&child) else {
                     return Err(stranger(child));
                 };
                 let exit = Exit {
                     exited,
                     output_truncated: entry.truncated.load(Ordering::Relaxed),
                 };
-                if let Some(outcome) = entry.outcome.take() {
-                    // Who dropped the child does not wait for its end.
-                    let _ = outcome.send(Ok(exit));
-                }
-                entry.close();
+                self.tell_end(&mut state, child, entry, Ok(exit));
             }
             Tag::NotStarted => {
                 let not_started: NotStarted = read_control(&payload)?;
-                let Some(mut entry) = state.children.remove(&child) else {
+                let Some(entry) = state.children.remove(&child) else {
                     return Err(stranger(child));
                 };
-                if let Some(outcome) = entry.outcome.take() {
-                    let _ = outcome.send(Err(not_started));
-                }
-                entry.close();
+                self.tell_end(&mut state, child, entry, Err(not_started));
             }
-            Tag::Start | Tag::Stdin | Tag::StdinEnd | Tag::Credit | Tag::Signal | Tag::End => {
+            Tag::Start
+            | Tag::Stdin
+            | Tag::StdinEnd
+            | Tag::Credit
+            | Tag::Signal
+            | Tag::End
+            | Tag::Part
+            | Tag::Resume
+            | Tag::Forget => {
                 return Err(Fault::Protocol(
                     "it sent a frame that only we send".to_owned(),
                 ));
@@ -204,10 +226,39 @@ impl Inside {
         Ok(())
     }
 
-    /// Frames that are due because consumers took something or closed an input.
+    /// Tells whoever waits for a command how it ended. With them it is safe, so they say when it may be forgotten inside.
+    fn tell_end(&self, state: &mut InsideState, child: u32, mut entry: Entry, outcome: Outcome) {
+        let waiting = entry.outcome.take();
+        if waiting.is_none_or(|waiting| waiting.send(outcome).is_err()) {
+            state.forgotten.push(child);
+            self.tell_writer.notify_one();
+        }
+        entry.close();
+    }
+
+    /// Whoever waited for this command does not need it any more: one that has ended can be forgotten, one that runs on has
+    /// nobody who waits.
+    pub(super) fn forget(&self, child: u32) {
+        let mut state = self.lock();
+        match state.children.get_mut(&child) {
+            Some(entry) => entry.outcome = None,
+            None => state.forgotten.push(child),
+        }
+        drop(state);
+        self.tell_writer.notify_one();
+    }
+
+    /// Frames that are due because consumers took something, closed an input, or noted an end.
     pub(super) fn due(&self) -> Vec<Bytes> {
         let mut due = Vec::new();
-        for (number, entry) in &mut self.lock().children {
+        let state = &mut *self.lock();
+        if state.left {
+            return due;
+        }
+        for number in state.forgotten.drain(..) {
+            due.push(data(Tag::Forget, number, &[]));
+        }
+        for (number, entry) in &mut state.children {
             let [stdout, stderr] = [&entry.stdout, &entry.stderr]
                 .map(|stream| u32::try_from(stream.take_owed()).unwrap_or(0));
             if stdout + stderr > 0 {
@@ -234,7 +285,7 @@ fn stranger(child: u32) -> Fault {
     Fault::Protocol(format!("it speaks of command {child}, which does not run"))
 }
 
-pub(super) async fn read(reader: pipe::Receiver, inside: Arc<Inside>, doom: impl FnOnce()) {
+pub(super) async fn read(reader: impl AsyncRead + Unpin, inside: Arc<Inside>, doom: impl FnOnce()) {
     let mut frames = FramedRead::with_capacity(reader, Frames, HEADER + MAX_PAYLOAD);
     let fault = loop {
         match frames.next().await {
@@ -264,18 +315,18 @@ pub(super) async fn write(
             tokio::select! {
                 frame = queue.recv() => match frame {
                     None => return Ok(()),
-                    Some(frame) => writer.write_all(&frame).await?,
+                    Some(frame) => send(&mut writer, frame).await?,
                 },
                 () = inside.tell_writer.notified() => {
                     // What an ending input still has in the queue goes before its end.
                     let due = inside.due();
                     for _ in 0..queue.len() {
                         if let Ok(frame) = queue.try_recv() {
-                            writer.write_all(&frame).await?;
+                            send(&mut writer, frame).await?;
                         }
                     }
                     for frame in due {
-                        writer.write_all(&frame).await?;
+                        send(&mut writer, frame).await?;
                     }
                 },
             }
@@ -325,11 +376,49 @@ impl Decoder for Frames {
     }
 }
 
+/// Sends what is one frame, or several in a row, by writes that a death of ours cannot tear: each has at most [`MAX_WRITE`]
+/// bytes, and ends where a frame ends.
+async fn send(writer: &mut pipe::Sender, frames: Bytes) -> io::Result<()> {
+    let mut rest = frames;
+    while !rest.is_empty() {
+        let mut whole = 0;
+        while let Some(header) = rest[whole..].first_chunk::<HEADER>() {
+            let (length, ..) = parse_header(*header).map_err(io::Error::other)?;
+            if whole + HEADER + length > MAX_WRITE {
+                break;
+            }
+            whole += HEADER + length;
+        }
+        if whole == 0 {
+            return Err(io::Error::other("a frame that is longer than one write"));
+        }
+        let write = rest.split_to(whole);
+        // A pipe that does not block takes so few bytes whole or says that it is full.
+        writer.write_all(&write).await?;
+    }
+    Ok(())
+}
+
+/// A frame as it is written: itself, with its parts before it where it is long.
 pub(super) fn data(tag: Tag, child: u32, payload: &[u8]) -> Bytes {
-    let mut frame = BytesMut::with_capacity(HEADER + payload.len());
-    frame.extend_from_slice(&header(payload.len(), tag, child));
-    frame.extend_from_slice(payload);
+    let pieces = payload.len().div_ceil(MAX_PIECE).max(1);
+    let mut frame = BytesMut::with_capacity(pieces * HEADER + payload.len());
+    for write in writes(tag, child, payload) {
+        frame.put_slice(&write);
+    }
     frame.freeze()
+}
+
+/// Bytes of input as frames: each goes for itself, none needs the one before it.
+pub(super) fn input(child: u32, bytes: &[u8]) -> Bytes {
+    let pieces = bytes.len().div_ceil(MAX_PIECE);
+    let mut frames = BytesMut::with_capacity(pieces * HEADER + bytes.len());
+    for piece in bytes.chunks(MAX_PIECE) {
+        for write in writes(Tag::Stdin, child, piece) {
+            frames.put_slice(&write);
+        }
+    }
+    frames.freeze()
 }
 
 /// A control frame, unless it is too long for one.

@@ -24,11 +24,26 @@ restart_refuses_nobody() {
     same no_call_is_refused_while_pawd_restarts '' "$(cat /vm/out/refused.txt)"
 }
 
+# Starts a command that nobody waits for: the ids of its action and of its sandbox.
+detached() {
+    pawctl --timeout 600s -o json sandbox run --detach -- sh -c "$1" | sed 's/.*"action_id": *"\([^"]*\)".*"id": *"\([^"]*\)".*/\1 \2/'
+}
+
 kills_are_survived() {
-    pawctl --timeout 600s sandbox run -- sleep 500 >/dev/null 2>&1 &
-    holds a_command_runs_before_the_kill within 60 sh -c "pawctl -o json sandbox list | grep -q '\"id\"'"
+    # shellcheck disable=SC2016
+    started=$(detached 'i=0; while [ $i -lt 20 ]; do echo $i; i=$((i+1)); sleep 1; done; exit 7')
+    action=${started% *}
+    sandbox=${started#* }
     kill -KILL "$(property pawd.service MainPID)"
-    holds a_sandbox_of_a_killed_pawd_is_ended within 90 sh -c "test \"\$(pawctl --timeout 120s -o json sandbox list)\" = '[]'"
+    holds a_sandbox_outlives_a_killed_pawd within 90 sh -c "pawctl --timeout 120s -o json sandbox list | grep -q '$sandbox'"
+    same all_it_says_is_there_after_a_kill_of_pawd "$(seq 0 19)" "$(pawctl --timeout 300s sandbox logs --follow "$sandbox")"
+    has its_own_end_is_told_after_a_kill_of_pawd '"exit_code":7' "$(pawctl --timeout 300s -o json action wait "$action" | tr -d ' \n')"
+
+    started=$(detached 'exec sleep 500')
+    action=${started% *}
+    kill -KILL "$(property paw-launcher.service MainPID)"
+    has a_command_of_a_killed_launcher_is_failed_and_says_so launcher_lost "$(pawctl --timeout 300s -o json action wait "$action" 2>&1; pawctl --timeout 120s -o json action show "$action")"
+    holds a_sandbox_of_a_killed_launcher_is_gone within 90 sh -c "test \"\$(pawctl --timeout 120s -o json sandbox list)\" = '[]'"
     for unit in pawd paw-launcher paw-audit; do
         pid=$(property "$unit.service" MainPID)
         if [ "$pid" -le 1 ]; then

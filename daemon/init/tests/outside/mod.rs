@@ -175,6 +175,7 @@ impl Outside {
                 other => panic!("{other:?} is not for the outside"),
             }
             if outcome.exited.is_some() || outcome.not_started.is_some() {
+                self.send(Tag::Forget, child, &[]);
                 return outcome;
             }
         }

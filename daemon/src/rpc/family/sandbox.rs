@@ -72,6 +72,7 @@ impl SandboxRpcServer for Family {
         extensions: &Extensions,
         spec: RunSpec,
     ) -> SubscriptionResult {
+        let detached = spec.detach;
         let begun = match caller(extensions) {
             Ok(caller) => self.begin_run(spec, caller).await,
             Err(error) => Err(error),
@@ -80,7 +81,8 @@ impl SandboxRpcServer for Family {
             Ok((record, caller, events)) => {
                 let id = record.id;
                 if let Ok(sink) = pending.accept().await {
-                    self.tell_run(record, caller, events, sink).await;
+                    self.tell_run((record, detached), caller, events, sink)
+                        .await;
                 } else {
                     // Gone before it could be told anything.
                     drop(self.actions.cancel(id, caller).await);
@@ -325,16 +327,18 @@ impl Family {
         }
     }
 
-    /// Passes output on and ends with `ended` or `failed`. A client that is gone cancels the action, which kills the sandbox.
+    /// Passes output on and ends with `ended` or `failed`. A client that is gone cancels the action, which kills the sandbox;
+    /// one that asked for a detached run hears of its start, and then of nothing more.
     async fn tell_run(
         &self,
-        record: ActionRecord,
+        (record, detached): (ActionRecord, bool),
         caller: Caller,
         mut events: mpsc::Receiver<RunEvent>,
         sink: SubscriptionSink,
     ) {
         let id = record.id;
         let (mut there, mut begun) = (true, true);
+        let mut goes_on = format!("see what became of it: pawctl action show {id}");
         if record.state == State::WaitingApproval {
             begun = false;
             there = send(
@@ -353,7 +357,11 @@ impl Family {
                         if let Some(input) = self.inputs.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&id) {
                             input.sandbox = Some(sandbox.clone());
                         }
+                        goes_on = format!("it may go on: pawctl action wait {id}; pawctl sandbox logs -f {sandbox}");
                         there = send(&sink, &RunEvent::Started { action_id: id.to_string(), id: sandbox }).await;
+                        if detached {
+                            return;
+                        }
                     }
                     Some(event) => there = send(&sink, &event).await,
                     None => break,
@@ -361,7 +369,7 @@ impl Family {
                 () = sink.closed() => there = false,
             }
         }
-        if !there && begun {
+        if !there && begun && !detached {
             // The action may have ended meanwhile; then there is nothing to cancel.
             drop(self.actions.cancel(id, caller).await);
         }
@@ -375,9 +383,9 @@ impl Family {
                 message: error.message().to_owned(),
                 error: ErrorData {
                     kind: ErrorKind::Unavailable,
-                    hint: "ask again".into(),
+                    hint: goes_on,
                     retry_after_ms: None,
-                    id: None,
+                    id: Some(id.to_string()),
                 },
             },
         };
