@@ -317,6 +317,9 @@ fn answer(shared: &Arc<Shared>, request: Request) -> (Reply, Vec<OwnedFd>) {
             running: u32::try_from(shared.lock().running.len()).unwrap_or(u32::MAX),
             doorkeeper: 0,
         },
+        Request::Image { .. } => {
+            Reply::Refused(refusal(RefusalReason::Failed, "this fake keeps no images"))
+        }
     };
     (reply, Vec::new())
 }

@@ -31,6 +31,11 @@ const ARROWS: &[(&str, &[&str])] = &[
         &["paw-confine", "paw-launch", "paw-log", "paw-policy"],
     ),
     ("paw-create", &["paw-confine", "paw-launch", "paw-log"]),
+    ("paw-job", &["paw-confine", "paw-launch"]),
+    (
+        "paw-image",
+        &["paw-confine", "paw-job", "paw-launch", "paw-policy"],
+    ),
     ("paw-init", &["paw-launch"]),
     ("paw-probe", &["paw-confine"]),
     (
@@ -103,6 +108,21 @@ const NEVER: &[(&str, &[&str])] = &[
             "paw-api",
             "paw-store",
             "paw-llm",
+        ],
+    ),
+    (
+        "paw-image",
+        &[
+            "tokio",
+            "hyper",
+            "reqwest",
+            "rustls",
+            "redb",
+            "jsonrpsee",
+            "paw-api",
+            "paw-store",
+            "paw-llm",
+            "tracing",
         ],
     ),
     (

@@ -135,16 +135,17 @@ pub fn drop_keeping(
             )));
         }
     }
-    caps::clear(None, CapSet::Ambient).map_err(capabilities("empty the ambient set"))?;
-    caps::clear(None, CapSet::Inheritable).map_err(capabilities("empty the inheritable set"))?;
-    let keep: caps::CapsHashSet = keep.iter().copied().collect();
-    // Effective before permitted: a capability must leave the smaller set first, and enter it last.
-    caps::clear(None, CapSet::Effective).map_err(capabilities("empty the effective set"))?;
-    caps::set(None, CapSet::Permitted, &keep).map_err(capabilities(
-        "set the permitted set; is a capability missing in the unit?",
-    ))?;
-    caps::set(None, CapSet::Effective, &keep).map_err(capabilities("set the effective set"))?;
-    Ok(())
+    empty_sets_but(keep)
+}
+
+/// Gives up every capability but these, for good, whoever the process is; for a program that root of a user namespace starts.
+///
+/// # Errors
+/// When the kernel refuses, or a capability to keep is not there; the process must not go on.
+pub fn keep_only(keep: &[Capability]) -> Result<(), DropError> {
+    alone()?;
+    shrink_bounding_set(keep)?;
+    empty_sets_but(keep)
 }
 
 /// What every process of ours forbids itself: rights by executing, being read by a debugger, writing core files.
@@ -156,6 +157,20 @@ pub fn seal() -> Result<(), DropError> {
     prctl::set_no_new_privs().map_err(step("set no_new_privs"))?;
     prctl::set_dumpable(false).map_err(step("make the process undumpable"))?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(step("forbid core files"))?;
+    Ok(())
+}
+
+fn empty_sets_but(keep: &[Capability]) -> Result<(), DropError> {
+    let capabilities = |step| move |source| DropError::Capabilities { step, source };
+    caps::clear(None, CapSet::Ambient).map_err(capabilities("empty the ambient set"))?;
+    caps::clear(None, CapSet::Inheritable).map_err(capabilities("empty the inheritable set"))?;
+    let keep: caps::CapsHashSet = keep.iter().copied().collect();
+    // Effective before permitted: a capability must leave the smaller set first, and enter it last.
+    caps::clear(None, CapSet::Effective).map_err(capabilities("empty the effective set"))?;
+    caps::set(None, CapSet::Permitted, &keep).map_err(capabilities(
+        "set the permitted set; is a capability missing in the unit?",
+    ))?;
+    caps::set(None, CapSet::Effective, &keep).map_err(capabilities("set the effective set"))?;
     Ok(())
 }
 

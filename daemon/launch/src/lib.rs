@@ -1,15 +1,20 @@
 //! What pawd and the launcher say to each other, and how it is framed.
 //!
-//! Two wires, both bounded, neither trusting the other end:
+//! Three wires, all bounded, neither trusting the other end:
 //!
 //! - [`request`] over [`packet`]: typed requests and replies between pawd and the launcher, one JSON document per SEQPACKET
 //!   packet, file descriptors beside it.
+//! - [`job`]: what the launcher and its own short-lived programs say; [`image`]: the words of the one that keeps images.
 //! - [`frame`]: what goes over stdin and stdout of `paw-init`, the PID 1 of every sandbox, in every runtime.
 //! - [`resume`]: how another pawd goes on with those frames after the one that began was killed.
 //!
 //! This crate knows no process of ours: it only says what the bytes mean.
 
 pub mod frame;
+#[cfg(feature = "requests")]
+pub mod image;
+#[cfg(feature = "requests")]
+pub mod job;
 #[cfg(feature = "requests")]
 pub mod packet;
 #[cfg(feature = "requests")]

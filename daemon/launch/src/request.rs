@@ -8,6 +8,9 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr};
 
 use paw_policy::{Digest, Name};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::image::ImageOrder;
 
 /// The largest packet either side sends, in bytes; a larger one is refused, and nothing is allocated for it.
 pub const MAX_PACKET: usize = 64 * 1024;
@@ -241,6 +244,11 @@ pub enum Request {
     Runtimes,
     /// The launcher's own state, for `status`.
     Status,
+    /// Images, by a job; answered by [`Reply::Done`] with what [`ImageOrder`] says.
+    Image {
+        /// What to do with them.
+        order: ImageOrder,
+    },
 }
 
 /// What the launcher answers.
@@ -294,6 +302,11 @@ pub enum Reply {
         end: End,
         /// What it used in all.
         usage: Usage,
+    },
+    /// To any request that a job works on; up to four descriptors may come with it.
+    Done {
+        /// In the words of that job.
+        result: Value,
     },
 }
 

@@ -1,6 +1,6 @@
 //! What pawd may ask, one branch for each request.
 
-use std::time::Instant;
+use std::{os::fd::OwnedFd, time::Instant};
 
 use paw_launch::{
     packet::PacketError,
@@ -33,10 +33,12 @@ impl Launcher {
         )
     }
 
+    /// Descriptors that came with a request which takes none are closed.
     pub(crate) fn answer(
         &mut self,
         id: ConnectionId,
         Numbered { seq, request }: Numbered,
+        fds: Vec<OwnedFd>,
         now: Instant,
     ) -> Result<(), ConnectionError> {
         let greeted = self
@@ -97,6 +99,16 @@ impl Launcher {
                 runtimes: self.host.runtimes.states(),
             },
             (Request::Status, _) => self.status(now),
+            (Request::Image { order }, _) => {
+                let begun = self
+                    .image(order, fds)
+                    .and_then(|job| self.jobs.begin(&self.host, job, Some((id, seq)), now));
+                match begun {
+                    // The reply follows when the job is over.
+                    Ok(()) => return Ok(()),
+                    Err(refusal) => Reply::Refused(refusal),
+                }
+            }
         };
         self.reply(id, seq, reply)
     }

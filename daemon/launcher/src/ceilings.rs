@@ -7,6 +7,7 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Component, Path, PathBuf},
+    rc::Rc,
 };
 
 use paw_launch::request::{
@@ -14,6 +15,8 @@ use paw_launch::request::{
 };
 use paw_policy::Name;
 use serde::Deserialize;
+
+use crate::image::{self, Tree};
 
 /// The most mounts that one plan may have.
 pub(crate) const MAX_MOUNTS: usize = 32;
@@ -228,8 +231,13 @@ impl Ceilings {
     ) -> Result<Approved, Refusal> {
         self.check_runtime(plan.runtime)?;
         self.check_limits(&plan.limits)?;
+        let mut tree = None;
         let image = match plan.image {
-            Image::Named(name) => ApprovedImage::Dir(data.join("images").join(name.as_str())),
+            Image::Named(name) => {
+                let path;
+                (path, tree) = image::named(&name, data, state)?;
+                ApprovedImage::Dir(path)
+            }
             Image::Dir(path) => ApprovedImage::Dir(below(&path, &self.image_dirs, "image_dirs")?),
             Image::Host if self.host_image => ApprovedImage::Host,
             Image::Host => {
@@ -301,6 +309,7 @@ impl Ceilings {
             id: plan.id,
             runtime: plan.runtime,
             image,
+            tree,
             mounts,
             limits: plan.limits,
         })
@@ -360,6 +369,8 @@ pub(crate) struct Approved {
     pub(crate) id: SandboxId,
     pub(crate) runtime: Runtime,
     pub(crate) image: ApprovedImage,
+    /// Set when the image is one that was added; it is not removed meanwhile.
+    pub(crate) tree: Option<Rc<Tree>>,
     pub(crate) mounts: Vec<ApprovedMount>,
     pub(crate) limits: Limits,
 }

@@ -18,6 +18,9 @@ const MAX_WAITING: usize = 256;
 /// Names a connection for as long as the launcher lives.
 pub(crate) type ConnectionId = u64;
 
+/// A request and its descriptors, or why it is none.
+pub(crate) type Taken = Result<(Numbered, Vec<OwnedFd>), PacketError>;
+
 /// A connection and what waits to be sent on it.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -61,13 +64,10 @@ impl Connection {
         }
     }
 
-    /// The next request; `None` when there is none now. The inner error is a packet that is no request.
-    pub(crate) fn receive(
-        &mut self,
-    ) -> Result<Option<Result<Numbered, PacketError>>, ConnectionError> {
+    /// The next request with what came beside it; `None` when there is none now. The inner error is a packet that is no request.
+    pub(crate) fn receive(&mut self) -> Result<Option<Taken>, ConnectionError> {
         match packet::receive(self.socket.as_fd()) {
-            // Nothing in this protocol gives us descriptors; whatever came is closed here.
-            Ok(received) => Ok(Some(Ok(received.message))),
+            Ok(received) => Ok(Some(Ok((received.message, received.fds)))),
             Err(PacketError::WouldBlock) => Ok(None),
             Err(
                 error @ (PacketError::NotAMessage(_)

@@ -22,6 +22,8 @@ pub(crate) struct Host {
     pub(crate) state: PathBuf,
     pub(crate) parent: Parent,
     pub(crate) bundles: Bundles,
+    /// Where our own programs are.
+    pub(crate) programs: PathBuf,
     /// What makes sandboxes.
     pub(crate) runtimes: Runtimes,
     /// The paw-init program.

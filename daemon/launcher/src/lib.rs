@@ -8,6 +8,7 @@
 //! - `serve`, `answer`, `connection`: the loop, what it is asked, and the wire.
 //! - `sandbox`, `spawn`: one sandbox's life; `ceilings`, `slots`, `bundle`, `cgroup`, `attest` are what it is made of.
 //! - `runtime`: what makes sandboxes, one trait for all.
+//! - `job`, `image`: short-lived programs of ours that work on the state, and what the one for images is asked.
 //! - `sweep`: what an earlier life left behind.
 //!
 //! A library and a program: a launcher for virtual machines, which needs real root, shares all of this but the start.
@@ -21,6 +22,8 @@ mod connection;
 mod door;
 mod ends;
 mod host;
+mod image;
+mod job;
 mod runtime;
 mod sandbox;
 mod serve;

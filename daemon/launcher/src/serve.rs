@@ -31,6 +31,7 @@ use crate::{
     door::Visitor,
     ends::Ends,
     host::Host,
+    job::{Jobs, Over},
     sandbox::{CreateError, Finished, Sandbox},
     slots::Slots,
 };
@@ -67,6 +68,7 @@ pub(crate) struct Launcher {
     pub(crate) host: Host,
     pub(crate) slots: Slots,
     pub(crate) sandboxes: BTreeMap<SandboxId, Sandbox>,
+    pub(crate) jobs: Jobs,
     pub(crate) connections: Vec<Connection>,
     next_connection: ConnectionId,
     /// Children that were reaped before anybody knew whose they are: a paw-init can end before paw-create has told its number.
@@ -83,6 +85,7 @@ enum Waiter {
     Lifeline,
     Connection(ConnectionId),
     Hello(SandboxId),
+    Job(u64),
 }
 
 impl Launcher {
@@ -91,6 +94,7 @@ impl Launcher {
             host,
             slots,
             sandboxes: BTreeMap::new(),
+            jobs: Jobs::default(),
             connections: Vec::new(),
             next_connection: 0,
             unclaimed: BTreeMap::new(),
@@ -99,13 +103,13 @@ impl Launcher {
         }
     }
 
-    /// Serves until a signal or the end of the lifeline, and until the last sandbox is gone after that.
+    /// Serves until a signal or the end of the lifeline, and until the last sandbox and job is gone after that.
     pub(crate) fn serve(&mut self, sources: &Sources) -> Result<(), ServeError> {
         let mut ping = sources
             .watchdog
             .map(|every| (every, Instant::now() + every));
         loop {
-            if self.stopping && self.sandboxes.is_empty() {
+            if self.stopping && self.sandboxes.is_empty() && self.jobs.is_empty() {
                 return Ok(());
             }
             let ready = self.wait(sources, ping.map(|(_, at)| at))?;
@@ -117,6 +121,7 @@ impl Launcher {
                     Waiter::Lifeline => self.stop("the lifeline ended", now),
                     Waiter::Connection(id) => self.talk(id, now),
                     Waiter::Hello(id) => self.hello(&id, now),
+                    Waiter::Job(number) => self.jobs.hear(number, now),
                 }
             }
             self.deadlines(now);
@@ -150,6 +155,10 @@ impl Launcher {
                 fds.push((stdout.as_fd(), PollFlags::POLLIN));
             }
         }
+        for (number, socket) in self.jobs.waiting() {
+            whose.push(Waiter::Job(number));
+            fds.push((socket, PollFlags::POLLIN));
+        }
         let mut fds: Vec<PollFd<'_>> = fds
             .into_iter()
             .map(|(fd, events)| PollFd::new(fd, events))
@@ -159,6 +168,7 @@ impl Launcher {
             .sandboxes
             .values()
             .map(Sandbox::deadline)
+            .chain(self.jobs.deadlines())
             .chain(ping)
             .min();
         // Rounded up: a millisecond too early would be a round for nothing.
@@ -217,6 +227,9 @@ impl Launcher {
                 "exit code {code:?}, signal {signal:?}"
             )));
         }
+        if self.jobs.reaped(pid, code, signal, now) {
+            return Ok(());
+        }
         let Some(sandbox) = self
             .sandboxes
             .values_mut()
@@ -240,6 +253,7 @@ impl Launcher {
             notify(&[NotifyState::Stopping]);
             self.stopping = true;
         }
+        self.jobs.stop(now);
         for sandbox in self.sandboxes.values_mut() {
             sandbox.kill(now);
         }
@@ -284,7 +298,7 @@ impl Launcher {
             let taken = connection.flush().and_then(|()| connection.receive());
             let done = match taken {
                 Ok(None) => return,
-                Ok(Some(Ok(request))) => self.answer(id, request, now),
+                Ok(Some(Ok((request, fds)))) => self.answer(id, request, fds, now),
                 Ok(Some(Err(error))) => self.malformed(id, &error),
                 Err(error) => Err(error),
             };
@@ -363,6 +377,7 @@ impl Launcher {
         {
             sandbox.overdue(now);
         }
+        self.jobs.overdue(now);
     }
 
     /// Lets go of sandboxes whose last trace is removed, and tells whom it concerns.
@@ -401,6 +416,13 @@ impl Launcher {
         }
         if self.sandboxes.is_empty() {
             self.unclaimed.clear();
+        }
+        for Over { asked, reply, fds } in self.jobs.finish(now) {
+            if let Some((connection, seq)) = asked
+                && let Err(error) = self.reply_with(connection, seq, reply, fds)
+            {
+                self.close(connection, &error);
+            }
         }
     }
 

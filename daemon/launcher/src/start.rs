@@ -49,7 +49,8 @@ use crate::{
     ceilings::{Ceilings, CeilingsError},
     cgroup::{CgroupError, Parent},
     door::{self, DoorError},
-    host::{Host, Program},
+    host::{self, Host},
+    job::Program,
     runtime::Runtimes,
     serve::{Launcher, ServeError, Sources, notify},
     slots::{Slots, WorkspaceError, launcher_map},
@@ -153,7 +154,9 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
         dir: places.state.join("bundles"),
         init: places.init.clone(),
     };
-    sweep::sweep(&parent, &[&bundles.dir])?;
+    // Jobs of an earlier life end with it, so what they were making is nobody's.
+    let unfinished = places.state.join(Program::Image.dir()).join("tmp");
+    sweep::sweep(&parent, &[&bundles.dir, &unfinished])?;
     let enforced = confine(runtimes.has_gvisor())?;
 
     let slots = Slots::read(ceilings.ids, places.state.join("workspaces"))?;
@@ -161,10 +164,11 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
         ceilings,
         data: places.data,
         state: places.state,
+        programs: places.programs,
         parent,
         bundles,
         runtimes,
-        init: Program::new(&places.init),
+        init: host::Program::new(&places.init),
         map,
         landlock_abi: enforced.abi,
         doorkeeper: doorkeeper.as_raw().unsigned_abs(),
@@ -190,6 +194,8 @@ struct Places {
     data: PathBuf,
     create: PathBuf,
     init: PathBuf,
+    /// The directory of the programs that jobs run.
+    programs: PathBuf,
 }
 
 impl Places {
@@ -206,9 +212,11 @@ impl Places {
             data: resolve(&options.data)?,
             create: resolve(&options.libexec.join("paw-create"))?,
             init: resolve(&options.libexec.join("paw-init"))?,
+            programs: resolve(&options.libexec)?,
         };
+        let jobs = Program::ALL.map(|program| places.programs.join(program.file()));
         // Whoever can write one of these is the launcher, or is in every sandbox.
-        for path in [&places.create, &places.init] {
+        for path in [&places.create, &places.init].into_iter().chain(&jobs) {
             let found = fs::metadata(path).map_err(|source| StartError::Files {
                 step: "look at",
                 path: path.clone(),
@@ -238,11 +246,11 @@ impl Places {
     /// Makes the directories below the state, as the launcher's user. Sandboxes pass through them, so they can be searched but
     /// not listed.
     fn prepare(&self) -> Result<(), StartError> {
-        for path in [
-            self.state.clone(),
-            self.state.join("bundles"),
-            self.state.join("workspaces"),
-        ] {
+        let dirs = ["", "bundles", "workspaces"]
+            .map(|name| self.state.join(name))
+            .into_iter()
+            .chain(Program::ALL.map(|program| self.state.join(program.dir())));
+        for path in dirs {
             let files = |step| {
                 let path = path.clone();
                 move |source| StartError::Files { step, path, source }

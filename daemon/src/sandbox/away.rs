@@ -74,6 +74,7 @@ pub(super) fn confused(asked: &'static str, answer: &Reply) -> LauncherError {
         Reply::Runtimes { .. } => "runtimes",
         Reply::Status { .. } => "status",
         Reply::Refused(_) => "refused",
+        Reply::Done { .. } => "done",
     };
     LauncherError::Confused { asked, answer }
 }

@@ -13,23 +13,20 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    fmt, io,
-    os::fd::{AsFd, OwnedFd},
-    path::{Path, PathBuf},
+    fmt,
+    os::fd::OwnedFd,
+    path::PathBuf,
     time::Duration,
 };
 
 use paw_launch::{
-    packet::{self, PacketError, Received},
+    packet::{PacketError, Received},
     request::{
         Attestation, End, Event, Message, Numbered, Refusal, RefusalReason, Reply, Request,
         RuntimeState, SandboxId, SandboxPlan, SandboxSummary, Usage, VERSION,
     },
 };
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::{
-    io::Interest,
-    net::UnixDatagram,
     sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until, timeout},
 };
@@ -37,6 +34,7 @@ use tracing::{info, warn};
 
 use super::away::{LauncherError, LauncherState, confused};
 use super::frames::{Sandbox, SandboxError};
+use super::link::Link;
 
 /// Requests that wait for an answer at once; further ones wait in the queue.
 const MAX_IN_FLIGHT: usize = 64;
@@ -72,6 +70,7 @@ impl fmt::Debug for Launcher {
 
 struct Ask {
     request: Request,
+    fds: Vec<OwnedFd>,
     answer: oneshot::Sender<Result<Answer, LauncherError>>,
 }
 
@@ -79,6 +78,8 @@ struct Answer {
     reply: Reply,
     /// Of [`Reply::Created`] only.
     made: Option<Made>,
+    /// Of [`Reply::Done`] only.
+    fds: Vec<OwnedFd>,
 }
 
 pub(super) struct Made {
@@ -146,6 +147,7 @@ impl Launcher {
             Answer {
                 reply: Reply::Created { attestation },
                 made: Some(made),
+                ..
             } => Sandbox::open(id, attestation, made, self.clone()),
             other => Err(confused("create", &other.reply).into()),
         }
@@ -161,6 +163,7 @@ impl Launcher {
             Answer {
                 reply: Reply::Created { attestation },
                 made: Some(made),
+                ..
             } => Ok(Attached::Running(attestation, made)),
             Answer {
                 reply: Reply::Ended { end, usage },
@@ -225,6 +228,23 @@ impl Launcher {
         }
     }
 
+    /// Has a job of the launcher do what only the launcher's user can: the result in the words of the job, and what it hands over.
+    ///
+    /// # Errors
+    /// When the launcher is away, or the job is refused, fails, or takes longer than `limit`.
+    pub async fn work(
+        &self,
+        request: Request,
+        fds: Vec<OwnedFd>,
+        limit: Duration,
+    ) -> Result<(serde_json::Value, Vec<OwnedFd>), LauncherError> {
+        let answer = self.ask_with(request, fds, limit).await?;
+        match answer.reply {
+            Reply::Done { result } => Ok((result, answer.fds)),
+            other => Err(confused("a job", &other)),
+        }
+    }
+
     /// Whether the launcher is there, now and later.
     #[must_use]
     pub fn state(&self) -> watch::Receiver<LauncherState> {
@@ -238,10 +258,23 @@ impl Launcher {
     }
 
     async fn ask(&self, request: Request, limit: Duration) -> Result<Answer, LauncherError> {
+        self.ask_with(request, Vec::new(), limit).await
+    }
+
+    async fn ask_with(
+        &self,
+        request: Request,
+        fds: Vec<OwnedFd>,
+        limit: Duration,
+    ) -> Result<Answer, LauncherError> {
         let (answer, answered) = oneshot::channel();
         let asked = async {
             self.asks
-                .send(Ask { request, answer })
+                .send(Ask {
+                    request,
+                    fds,
+                    answer,
+                })
                 .await
                 .map_err(|_| LauncherError::Lost)?;
             answered.await.map_err(|_| LauncherError::Lost)?
@@ -304,12 +337,13 @@ impl Connection {
     async fn greet(&self) -> Result<(Link, u32), String> {
         let greeted = async {
             let link = Link::connect(&self.socket).map_err(|fault| fault.to_string())?;
-            link.send(&Numbered {
+            let hello = Numbered {
                 seq: 0,
                 request: Request::Hello { version: VERSION },
-            })
-            .await
-            .map_err(|fault| chain(&fault))?;
+            };
+            link.send(&hello, &[])
+                .await
+                .map_err(|fault| chain(&fault))?;
             match link.receive().await.map_err(|fault| chain(&fault))?.message {
                 Message::Reply {
                     reply:
@@ -393,7 +427,7 @@ impl Connection {
                     match sent {
                         Ok(()) => {}
                         Err(fault @ (PacketError::TooLong | PacketError::Unwritable(_))) => {
-                            if let Some(one) = sent_one
+                            if let Some((one, _)) = sent_one
                                 && let Some(Waiting::Caller { answer, .. }) = talk.waiting.remove(&one.seq)
                             {
                                 drop(answer.send(Err(LauncherError::Unsendable(fault))));
@@ -407,13 +441,13 @@ impl Connection {
                     None => return Over::Unused,
                     // Who gave up while it was in the queue gets nothing made.
                     Some(ask) if ask.answer.is_closed() => {}
-                    Some(Ask { request, answer }) => {
+                    Some(Ask { request, fds, answer }) => {
                         let created = match &request {
                             Request::Create(plan) => Some(plan.id.clone()),
                             Request::Attach { id } => Some(id.clone()),
                             _ => None,
                         };
-                        talk.say(request, Waiting::Caller { created, answer });
+                        talk.say_with(request, fds, Waiting::Caller { created, answer });
                     }
                 },
             }
@@ -479,6 +513,7 @@ impl Connection {
                         .send(Ok(Answer {
                             reply,
                             made: Some(made),
+                            fds: Vec::new(),
                         }))
                         .is_err()
                     {
@@ -495,7 +530,16 @@ impl Connection {
                     })
                 }
             },
-            (reply, _) => Ok(Answer { reply, made: None }),
+            (reply @ Reply::Done { .. }, _) => Ok(Answer {
+                reply,
+                made: None,
+                fds,
+            }),
+            (reply, _) => Ok(Answer {
+                reply,
+                made: None,
+                fds: Vec::new(),
+            }),
         };
         // Who does not wait any more does not need it.
         let _ = answer.send(result);
@@ -507,75 +551,23 @@ struct Talk {
     seq: u64,
     waiting: BTreeMap<u64, Waiting>,
     /// Bounded: asks are taken only when it is empty, and kills are at most as many as sandboxes.
-    outgoing: VecDeque<Numbered>,
+    outgoing: VecDeque<(Numbered, Vec<OwnedFd>)>,
 }
 
 impl Talk {
     fn say(&mut self, request: Request, waiting: Waiting) {
+        self.say_with(request, Vec::new(), waiting);
+    }
+
+    fn say_with(&mut self, request: Request, fds: Vec<OwnedFd>, waiting: Waiting) {
         self.seq += 1;
         self.waiting.insert(self.seq, waiting);
-        self.outgoing.push_back(Numbered {
-            seq: self.seq,
-            request,
-        });
+        let seq = self.seq;
+        self.outgoing.push_back((Numbered { seq, request }, fds));
     }
 
     fn kill(&mut self, id: SandboxId) {
         self.say(Request::Kill { id: id.clone() }, Waiting::Kill(id));
-    }
-}
-
-/// The socket. Tokio has no type for SEQPACKET; of the datagram type only the readiness is used, never its reads or writes.
-struct Link {
-    socket: UnixDatagram,
-}
-
-impl Link {
-    fn connect(path: &Path) -> io::Result<Self> {
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let socket =
-            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-        // A Unix socket connects at once or not at all; EAGAIN says that the launcher's queue is full.
-        rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
-        Ok(Self {
-            socket: UnixDatagram::from_std(socket.into())?,
-        })
-    }
-
-    /// Takes one message; nothing is lost when the future is dropped.
-    async fn receive(&self) -> Result<Received<Message>, PacketError> {
-        self.when(Interest::READABLE, || packet::receive(self.socket.as_fd()))
-            .await
-    }
-
-    /// Sends one message, all of it or nothing; nothing is sent twice when the future is dropped.
-    async fn send(&self, message: &Numbered) -> Result<(), PacketError> {
-        self.when(Interest::WRITABLE, || {
-            packet::send(self.socket.as_fd(), message, &[])
-        })
-        .await
-    }
-
-    async fn when<T>(
-        &self,
-        interest: Interest,
-        mut try_it: impl FnMut() -> Result<T, PacketError>,
-    ) -> Result<T, PacketError> {
-        let tried = self.socket.async_io(interest, || match try_it() {
-            Err(PacketError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
-            settled => Ok(settled),
-        });
-        tried.await.map_err(|source| PacketError::Socket {
-            step: "wait",
-            source,
-        })?
-    }
-
-    async fn send_front(&self, outgoing: &VecDeque<Numbered>) -> Result<(), PacketError> {
-        match outgoing.front() {
-            Some(message) => self.send(message).await,
-            None => Ok(()),
-        }
     }
 }
 

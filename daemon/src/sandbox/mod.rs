@@ -26,6 +26,7 @@ pub mod frames;
 pub mod keep;
 pub mod launcher;
 mod life;
+mod link;
 pub mod manifest;
 pub mod mcp;
 pub mod register;

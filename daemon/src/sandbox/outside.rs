@@ -221,7 +221,7 @@ fn serve(peer: &OwnedFd, init: &Init, running: &Running) {
             Request::Runtimes => Reply::Runtimes {
                 runtimes: Vec::new(),
             },
-            Request::Attach { .. } | Request::Status => {
+            Request::Attach { .. } | Request::Status | Request::Image { .. } => {
                 refused(RefusalReason::Malformed, "not in this fake")
             }
         };

@@ -33,11 +33,12 @@ impl Profile {
 }
 
 /// The crates whose binaries run on the host.
-const HOST: [&str; 6] = [
+const HOST: [&str; 7] = [
     "pawd",
     "pawctl",
     "paw-launcher",
     "paw-create",
+    "paw-image",
     "paw-audit",
     "paw-egress",
 ];

@@ -47,7 +47,13 @@ pub(crate) fn stage(root: &Path, profile: Profile) -> Result<PathBuf> {
 fn programs(tree: &mut Tree, built: &Built) -> Result<()> {
     tree.file("usr/sbin/pawd", 0o755, &built.host.join("pawd"))?;
     tree.file("usr/bin/pawctl", 0o755, &built.host.join("pawctl"))?;
-    for name in ["paw-launcher", "paw-create", "paw-audit", "paw-egress"] {
+    for name in [
+        "paw-launcher",
+        "paw-create",
+        "paw-image",
+        "paw-audit",
+        "paw-egress",
+    ] {
         tree.file(
             &format!("usr/libexec/pawd/{name}"),
             0o755,

@@ -11,6 +11,7 @@
 
 mod audit;
 mod egress;
+mod job;
 mod launcher;
 mod pawd;
 mod sandbox;
@@ -26,6 +27,7 @@ use seccompiler::{
 pub use self::{
     audit::audit,
     egress::egress,
+    job::image,
     launcher::{doorkeeper, launcher, launcher_with_gvisor},
     pawd::pawd,
     sandbox::sandbox,
@@ -286,6 +288,7 @@ mod tests {
             doorkeeper(),
             audit(),
             egress(),
+            image(),
             sandbox(),
         ] {
             profile.compile().unwrap();
@@ -300,6 +303,7 @@ mod tests {
             doorkeeper(),
             audit(),
             egress(),
+            image(),
             sandbox(),
         ] {
             for call in profile
@@ -320,7 +324,7 @@ mod tests {
 
     #[test]
     fn no_process_without_children_can_make_one_or_execute() {
-        for profile in [pawd(), audit(), egress()] {
+        for profile in [pawd(), audit(), egress(), image()] {
             for name in [
                 "SYS_execve",
                 "SYS_execveat",
@@ -345,6 +349,7 @@ mod tests {
             doorkeeper(),
             audit(),
             egress(),
+            image(),
             sandbox(),
         ] {
             for call in profile

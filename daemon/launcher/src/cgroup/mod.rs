@@ -25,8 +25,9 @@ use paw_launch::request::{Limits, SandboxId, Usage};
 use self::mounted::{inherit_cpuset, read_text, swap_is_in_use, v1_mounts, write};
 use crate::ceilings::Total;
 
-/// Name prefix of every leaf, by which leftovers are found.
+/// Name prefixes of every leaf, by which leftovers are found: of sandboxes, and of jobs.
 const PREFIX: &str = "sb-";
+const JOB_PREFIX: &str = "job-";
 
 /// Where v2 is mounted; libcontainer and cgroups-rs know no other place.
 const UNIFIED: &str = "/sys/fs/cgroup";
@@ -254,6 +255,11 @@ impl Parent {
         self.leaf_named(&format!("{PREFIX}{id}"))
     }
 
+    /// The leaf of a job, which need not exist.
+    pub(crate) fn job(&self, number: u64) -> Leaf {
+        self.leaf_named(&format!("{JOB_PREFIX}{number}"))
+    }
+
     fn leaf_named(&self, name: &str) -> Leaf {
         Leaf {
             dirs: self
@@ -274,7 +280,7 @@ impl Parent {
                 let name = entry.map_err(files("list", dir))?.file_name();
                 names.extend(
                     name.to_str()
-                        .filter(|name| name.starts_with(PREFIX))
+                        .filter(|name| name.starts_with(PREFIX) || name.starts_with(JOB_PREFIX))
                         .map(str::to_owned),
                 );
             }

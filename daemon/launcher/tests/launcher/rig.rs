@@ -5,7 +5,7 @@ use std::{
     fs,
     io::{Read, Write},
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::{
             fs::{PermissionsExt, chown, symlink},
             process::CommandExt,
@@ -64,7 +64,7 @@ pub(crate) fn gvisor_obstacle() -> Option<String> {
         .then(|| "/usr/bin/runsc is missing: apt-get install runsc".to_owned())
 }
 
-/// Builds what the launcher starts, and gives where it is: paw-create, and paw-init linked statically, as packages have it.
+/// Builds what the launcher starts, and gives where it is: a directory with paw-create and the jobs, and paw-init linked statically, as packages have it.
 fn programs() -> &'static (PathBuf, PathBuf) {
     static BUILT: OnceLock<(PathBuf, PathBuf)> = OnceLock::new();
     BUILT.get_or_init(|| {
@@ -81,7 +81,7 @@ fn programs() -> &'static (PathBuf, PathBuf) {
         };
         assert!(
             cargo()
-                .args(["-p", "paw-create"])
+                .args(["-p", "paw-create", "-p", "paw-image"])
                 .status()
                 .unwrap()
                 .success()
@@ -95,7 +95,7 @@ fn programs() -> &'static (PathBuf, PathBuf) {
                 .success()
         );
         (
-            target.join("debug/paw-create"),
+            target.join("debug"),
             target.join(triple).join("debug/paw-init"),
         )
     })
@@ -132,7 +132,9 @@ impl Rig {
             fs::create_dir(path.join(name)).unwrap();
             open_to_all(&path.join(name));
         }
-        copy(&programs().0, &path.join("libexec/paw-create"));
+        for name in ["paw-create", "paw-image"] {
+            copy(&programs().0.join(name), &path.join("libexec").join(name));
+        }
         copy(init, &path.join("libexec/paw-init"));
         busybox(&path.join("data/images/busybox"));
         fs::write(
@@ -153,6 +155,15 @@ impl Rig {
             lifeline: Some(lifeline),
         };
         rig.client();
+        rig
+    }
+
+    /// With another program in the place of a job's.
+    pub(crate) fn with_job(name: &str, script: &str) -> Self {
+        let rig = Self::new();
+        let path = rig.dir.path().join("libexec").join(name);
+        fs::write(&path, script).unwrap();
+        open_to_all(&path);
         rig
     }
 
@@ -195,7 +206,7 @@ impl Rig {
         self.dir.path().join("launcher.sock")
     }
 
-    /// Every directory of the cgroup's hierarchies that belongs to a sandbox.
+    /// Every directory of the cgroup's hierarchies that belongs to a sandbox or a job.
     pub(crate) fn leaves(&self) -> Vec<PathBuf> {
         let roots: Vec<PathBuf> = fs::read_dir("/sys/fs/cgroup")
             .unwrap()
@@ -211,7 +222,8 @@ impl Rig {
                     .unwrap()
                     .to_str()
                     .unwrap()
-                    .starts_with("sb-")
+                    .starts_with(['s', 'j'])
+                    && !path.ends_with("supervisor")
             })
             .collect()
     }
@@ -372,6 +384,11 @@ impl Client {
     /// Asks and waits for the answer; ends that are told meanwhile are kept.
     pub(crate) fn ask(&mut self, request: Request) -> (Reply, Vec<OwnedFd>) {
         let seq = self.send(request);
+        self.answer(seq)
+    }
+
+    /// Waits for the answer to a request; ends that are told meanwhile are kept.
+    pub(crate) fn answer(&mut self, seq: u64) -> (Reply, Vec<OwnedFd>) {
         loop {
             match self.receive() {
                 (Message::Reply { seq: got, reply }, fds) if got == seq => return (reply, fds),
@@ -383,7 +400,17 @@ impl Client {
         }
     }
 
+    /// Asks what takes a descriptor.
+    pub(crate) fn ask_with(&mut self, request: Request, fd: impl AsFd) -> (Reply, Vec<OwnedFd>) {
+        let seq = self.send_with(request, &[fd.as_fd()]);
+        self.answer(seq)
+    }
+
     pub(crate) fn send(&mut self, request: Request) -> u64 {
+        self.send_with(request, &[])
+    }
+
+    fn send_with(&mut self, request: Request, fds: &[BorrowedFd<'_>]) -> u64 {
         self.seq += 1;
         packet::send(
             self.socket.as_fd(),
@@ -391,7 +418,7 @@ impl Client {
                 seq: self.seq,
                 request,
             },
-            &[],
+            fds,
         )
         .unwrap();
         self.seq

@@ -2,6 +2,7 @@
 
 mod gvisor;
 mod inside;
+mod jobs;
 mod life;
 mod wire;
 
@@ -43,6 +44,19 @@ pub(crate) const ALL: &[(&str, fn())] = cases! {
         plan_without_its_image_is_refused
         id_in_use_is_refused
         more_sandboxes_than_allowed_are_refused;
+    jobs:
+        a_job_does_what_was_asked_and_leaves_nothing_behind
+        a_job_of_ours_is_confined_while_it_works
+        a_job_has_nothing_of_the_launcher_but_its_socket
+        a_job_that_did_not_confine_itself_is_told_nothing
+        a_job_that_is_in_no_cgroup_is_told_nothing
+        a_job_past_its_beginning_is_killed_and_told
+        a_job_that_dies_is_told_with_its_last_words
+        a_job_over_its_memory_is_killed_and_told
+        an_answer_that_is_none_is_refused
+        a_descriptor_goes_to_a_job_and_comes_back
+        more_jobs_than_allowed_are_refused_and_sandboxes_go_on
+        jobs_end_with_the_launcher;
     life:
         killed_launcher_is_swept_up_after
         two_capabilities_are_enough_to_sweep_and_to_run

@@ -1,0 +1,36 @@
+//! What the launcher's jobs may call: one thread, files, and the one socket that they are started with.
+
+use super::{Call, Otherwise, Profile, calls, pawd};
+
+/// The lists of paw-image, which keeps images.
+#[must_use]
+pub fn image() -> Profile {
+    Profile {
+        process: "paw-image",
+        allowed: work(),
+        refused: refused(),
+        absent: pawd::absent(),
+        otherwise: Otherwise::Kill,
+    }
+}
+
+/// What every job calls.
+fn work() -> Vec<Call> {
+    let mut allowed = pawd::runtime();
+    allowed.extend(pawd::files());
+    allowed.extend(calls! {
+        "the launcher's socket: a charge comes in, an outcome goes out": SYS_recvmsg SYS_sendmsg;
+    });
+    allowed
+}
+
+/// As for every process of ours, and no new socket at all: the one it has was there before.
+fn refused() -> Vec<Call> {
+    let mut refused = pawd::refused();
+    refused.retain(|call| call.name != "SYS_socket");
+    refused.extend(calls! {
+        "a job talks to nobody but the launcher": SYS_socket SYS_socketpair SYS_connect SYS_bind SYS_listen;
+        "a job is one process with one thread": SYS_clone;
+    });
+    refused
+}

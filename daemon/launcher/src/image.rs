@@ -1,0 +1,145 @@
+//! Images that were added: which tree a name means, and what the job that keeps them is told.
+//!
+//! ```text
+//! STATE/images/names/NAME     a record, see paw_launch::image, written by the job
+//! STATE/images/trees/DIGEST   a root, never changed once it is there
+//! ```
+//!
+//! A sandbox holds a shared lock on its tree for as long as it lives, and the job removes only what it can lock for itself. So
+//! neither has to be told about the other in time.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, Read as _},
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    rc::Rc,
+};
+
+use paw_launch::{
+    image::{ImageCharge, ImageOrder, MAX_RECORD, Record},
+    request::{Limits, Refusal, RefusalReason, SandboxId},
+};
+use paw_policy::{Digest, Name};
+use rustix::fs::{FlockOperation, Mode, OFlags};
+
+use crate::{
+    ceilings::refusal,
+    job::{Job, Program},
+    serve::Launcher,
+};
+
+/// What the job may use. It streams, so it needs little memory; what it needs time for is writing.
+const LIMITS: Limits = Limits {
+    cpu_milli: 1000,
+    memory: 256 << 20,
+    disk: 0,
+    pids: 2,
+    open_files: 256,
+    wall_ms: 600_000,
+};
+
+impl Launcher {
+    /// The job for an order.
+    pub(crate) fn image(&self, order: ImageOrder, fds: Vec<OwnedFd>) -> Result<Job, Refusal> {
+        let charge = ImageCharge {
+            order,
+            shipped: self.shipped(),
+            used: self.used(),
+        };
+        let order = serde_json::to_value(charge).map_err(|error| {
+            refusal(
+                RefusalReason::Failed,
+                format!("the order cannot be written as JSON: {error}"),
+                "report this as a fault",
+            )
+        })?;
+        Ok(Job {
+            program: Program::Image,
+            order,
+            fds,
+            limits: LIMITS,
+        })
+    }
+
+    /// Names of the images that came with the package.
+    fn shipped(&self) -> Vec<Name> {
+        let mut names: Vec<Name> = fs::read_dir(self.host.data.join("images"))
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+impl Launcher {
+    /// Sandboxes by the tree in which they run.
+    fn used(&self) -> BTreeMap<Digest, Vec<SandboxId>> {
+        let mut used: BTreeMap<Digest, Vec<SandboxId>> = BTreeMap::new();
+        for (id, sandbox) in &self.sandboxes {
+            if let Some(tree) = &sandbox.plan.tree {
+                used.entry(tree.digest).or_default().push(id.clone());
+            }
+        }
+        used
+    }
+}
+
+/// The tree of an added image, which stays as long as this value.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    pub(crate) digest: Digest,
+    _lock: OwnedFd,
+}
+
+/// Where the root of a named image is, and what keeps it there: the one that came with the package, else the one that was added.
+/// A name that nobody gave is found to be missing when its root is looked for.
+pub(crate) fn named(
+    name: &Name,
+    data: &Path,
+    state: &Path,
+) -> Result<(PathBuf, Option<Rc<Tree>>), Refusal> {
+    let shipped = data.join("images").join(name.as_str());
+    let images = state.join("images");
+    if shipped.exists() {
+        return Ok((shipped, None));
+    }
+    match added(name, &images) {
+        Ok((path, tree)) => Ok((path, Some(Rc::new(tree)))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(refusal(
+            RefusalReason::Missing,
+            format!("no image {name}"),
+            "see `pawctl sandbox image list`, or add it",
+        )),
+        Err(error) => Err(refusal(
+            RefusalReason::Failed,
+            format!("find the image {name}: {error}"),
+            "ask again if it is being removed; else remove it and add it again",
+        )),
+    }
+}
+
+fn added(name: &Name, images: &Path) -> io::Result<(PathBuf, Tree)> {
+    let mut text = String::new();
+    fs::File::open(images.join("names").join(name.as_str()))?
+        .take(MAX_RECORD)
+        .read_to_string(&mut text)?;
+    let Record { digest, .. } = serde_json::from_str(&text)?;
+    let path = images.join("trees").join(digest.to_string());
+    let lock = rustix::fs::open(
+        &path,
+        OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared)?;
+    Ok((
+        path,
+        Tree {
+            digest,
+            _lock: lock,
+        },
+    ))
+}
