@@ -394,6 +394,12 @@ pub(crate) struct Run {
     /// Processes and threads
     #[arg(long, value_name = "N")]
     pub(crate) pids: Option<u32>,
+    /// Share of a disk that several want at once, 1 to 10000; refused where the kernel cannot keep it [usual: 100]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub(crate) io_weight: Option<u16>,
+    /// Output that is passed on, for example 10M; the rest is thrown away
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) max_output: Option<u64>,
     /// Network: there is none in a sandbox
     #[arg(long, value_parser = ["none"])]
     pub(crate) net: Option<String>,

@@ -176,7 +176,8 @@ impl Intake {
             || spec.cpu_milli.is_some()
             || spec.memory.is_some()
             || spec.disk.is_some()
-            || spec.pids.is_some();
+            || spec.pids.is_some()
+            || spec.io_weight.is_some();
         if chosen {
             let message = "a command in a sandbox that runs can choose nothing of that sandbox";
             let hint = "leave out runtime, image, mounts and limits";

@@ -9,9 +9,18 @@ use std::time::Duration;
 use paw_api::system::Probe;
 use paw_launch::request::{Image, Limits, ProofState, Runtime, SandboxId, SandboxPlan};
 use serde::Deserialize;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 
-use crate::sandbox::{Launcher, RunEnd, RunEvent, RunSpec, run, sandbox_id};
+use tracing::{info, warn};
+
+use crate::{
+    clock::now_ms,
+    sandbox::{Launcher, Proofs, RunEnd, RunEvent, RunSpec, proofs::Tried, run, sandbox_id},
+    storage::Storage,
+};
 
 /// Where the program is in its image.
 const PROGRAM: &str = "/bin/paw-probe";
@@ -20,7 +29,7 @@ const PROGRAM: &str = "/bin/paw-probe";
 const MOST_SAID: u64 = 256 * 1024;
 
 /// How long one sandbox may take, from the request to its end.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// What a probe gets; small, so that bombs are quick.
 const LIMITS: Limits = Limits {
@@ -29,11 +38,18 @@ const LIMITS: Limits = Limits {
     disk: 8 << 20,
     pids: 32,
     open_files: 256,
-    wall_ms: 30_000,
+    wall_ms: 120_000,
+    io_weight: None,
 };
 
 /// What is expected where the choice of error is the kernel's own.
 const AN_ERROR: &str = "an error";
+
+/// What is expected of a call that is made with nothing to do: a kernel that would do it complains of the arguments.
+const REFUSED: &str = "refused";
+
+/// Errors that are such a complaint.
+const COMPLAINTS: [&str; 4] = ["EINVAL", "EFAULT", "EBADF", "ENOEXEC"];
 
 /// A bomb, and how its end shows that it was held.
 struct Bomb {
@@ -45,7 +61,7 @@ struct Bomb {
     observe: fn(&RunEnd, &str) -> String,
 }
 
-const BOMBS: [Bomb; 7] = [
+const BOMBS: [Bomb; 9] = [
     Bomb {
         word: "memory",
         name: "use more memory",
@@ -121,13 +137,23 @@ const BOMBS: [Bomb; 7] = [
         expected: "ended at the deadline",
         wall_ms: 1_000,
         most_output: MOST_SAID,
-        observe: |end, _| {
-            if end.end.timed_out {
-                "ended at the deadline".to_owned()
-            } else {
-                ended(end)
-            }
-        },
+        observe: at_the_deadline,
+    },
+    Bomb {
+        word: "stubborn",
+        name: "stay beyond the deadline, deaf to every signal",
+        expected: "ended at the deadline",
+        wall_ms: 1_000,
+        most_output: MOST_SAID,
+        observe: at_the_deadline,
+    },
+    Bomb {
+        word: "daemon",
+        name: "fork twice and stay",
+        expected: "ended with its command",
+        wall_ms: 30_000,
+        most_output: MOST_SAID,
+        observe: with_its_command,
     },
     Bomb {
         word: "orphan",
@@ -135,15 +161,25 @@ const BOMBS: [Bomb; 7] = [
         expected: "ended with its command",
         wall_ms: 30_000,
         most_output: MOST_SAID,
-        observe: |end, _| {
-            if end.exit.and_then(|exit| exit.code) == Some(0) && !end.end.timed_out {
-                "ended with its command".to_owned()
-            } else {
-                ended(end)
-            }
-        },
+        observe: with_its_command,
     },
 ];
+
+fn at_the_deadline(end: &RunEnd, _: &str) -> String {
+    if end.end.timed_out {
+        "ended at the deadline".to_owned()
+    } else {
+        ended(end)
+    }
+}
+
+fn with_its_command(end: &RunEnd, _: &str) -> String {
+    if end.exit.and_then(|exit| exit.code) == Some(0) && !end.end.timed_out {
+        "ended with its command".to_owned()
+    } else {
+        ended(end)
+    }
+}
 
 /// A line of paw-probe.
 #[derive(Debug, Deserialize)]
@@ -154,8 +190,14 @@ struct Line {
     observed: String,
 }
 
-/// Tries everything in every runtime that is here.
-pub async fn prove(launcher: &Launcher) -> Vec<Probe> {
+/// A probe, and whether it was made at all; one that was not says nothing about the wall.
+struct Made {
+    probe: Probe,
+    is_made: bool,
+}
+
+/// Tries everything in every runtime that is here, and keeps what was seen.
+pub async fn prove(launcher: &Launcher, proofs: &Proofs, storage: &Storage) -> Vec<Probe> {
     let runtimes = match launcher.runtimes().await {
         Ok(runtimes) => runtimes,
         Err(error) => {
@@ -172,56 +214,111 @@ pub async fn prove(launcher: &Launcher) -> Vec<Probe> {
         if state.state == ProofState::Absent {
             continue;
         }
-        probes.extend(calls(launcher, state.name).await);
+        let mut made = calls(launcher, state.name).await;
         for bomb in &BOMBS {
-            probes.push(explode(launcher, state.name, bomb).await);
+            made.push(explode(launcher, state.name, bomb).await);
         }
+        let names = |is_made| {
+            made.iter()
+                .filter(|one| one.is_made == is_made && !one.probe.ok)
+                .map(|one| one.probe.probe.clone())
+                .collect()
+        };
+        let tried = Tried {
+            probes: made.len() as u64,
+            fallen: names(true),
+            not_made: names(false),
+        };
+        if let Err(error) = proofs.keep(storage, &state, tried, now_ms()).await {
+            warn!(runtime = %state.name, error = %paw_log::Chain(&error), "what the probes saw is not stored; it counts until pawd ends");
+        }
+        probes.extend(made.into_iter().map(|one| one.probe));
     }
     probes
 }
 
-async fn calls(launcher: &Launcher, runtime: Runtime) -> Vec<Probe> {
+/// At the start, where proof is required: makes the probes unless each runtime that is here was proven since the host was started.
+pub async fn prove_what_is_refused(launcher: Launcher, proofs: Proofs, storage: Storage) {
+    let is_refused = match launcher.runtimes().await {
+        Ok(runtimes) => runtimes.iter().any(|runtime| {
+            runtime.state != ProofState::Absent && proofs.objection(runtime, true).is_some()
+        }),
+        Err(error) => {
+            warn!(error = %paw_log::Chain(&error), "the runtimes are not proven; run `pawctl doctor --prove`");
+            return;
+        }
+    };
+    if is_refused {
+        let probes = prove(&launcher, &proofs, &storage).await;
+        let fallen = probes.iter().filter(|probe| !probe.ok).count();
+        info!(probes = probes.len(), fallen, "runtimes tried");
+    }
+}
+
+async fn calls(launcher: &Launcher, runtime: Runtime) -> Vec<Made> {
     let name = "try forbidden calls";
-    let told = match one(
+    // Beside it lives another one that leaves open whatever it can; it is killed when it is dropped.
+    let (ready, is_ready) = oneshot::channel();
+    let neighbour = one(
         launcher,
         runtime,
-        &["calls", runtime.as_str()],
+        &["neighbour"],
         LIMITS,
         MOST_SAID,
-    )
-    .await
-    {
+        Some(ready),
+    );
+    let words = ["calls", runtime.as_str()];
+    let calls = async {
+        if is_ready.await.is_err() {
+            return Err("the sandbox beside it said nothing".to_owned());
+        }
+        one(launcher, runtime, &words, LIMITS, MOST_SAID, None).await
+    };
+    let told = tokio::select! {
+        told = calls => told,
+        neighbour = neighbour => match neighbour {
+            Ok((end, _)) => Err(format!("of the sandbox beside it: {}", ended(&end))),
+            Err(why) => Err(format!("the sandbox beside it: {why}")),
+        },
+    };
+    let told = match told {
         Ok((end, said)) if end.exit.and_then(|exit| exit.code) == Some(0) => said,
-        Ok((end, _)) => return vec![seen(name, runtime.as_str(), "a report", ended(&end))],
-        Err(why) => return vec![seen(name, runtime.as_str(), "a report", why)],
+        Ok((end, _)) => return vec![not_made(name, runtime, "a report", ended(&end))],
+        Err(why) => return vec![not_made(name, runtime, "a report", why)],
     };
     told.lines()
         .map(|line| match serde_json::from_str::<Line>(line) {
-            Ok(line) => seen(&line.probe, runtime.as_str(), &line.expected, line.observed),
-            Err(error) => seen(name, runtime.as_str(), "a line of JSON", error.to_string()),
+            Ok(line) => made(&line.probe, runtime, &line.expected, line.observed),
+            Err(error) => not_made(name, runtime, "a line of JSON", error.to_string()),
         })
         .collect()
 }
 
-async fn explode(launcher: &Launcher, runtime: Runtime, bomb: &Bomb) -> Probe {
+async fn explode(launcher: &Launcher, runtime: Runtime, bomb: &Bomb) -> Made {
     let limits = Limits {
         wall_ms: bomb.wall_ms,
         ..LIMITS
     };
-    let observed = match one(launcher, runtime, &[bomb.word], limits, bomb.most_output).await {
-        Ok((end, said)) => (bomb.observe)(&end, &said),
-        Err(why) => why,
-    };
-    seen(bomb.name, runtime.as_str(), bomb.expected, observed)
+    let words = [bomb.word];
+    match one(launcher, runtime, &words, limits, bomb.most_output, None).await {
+        Ok((end, said)) => made(
+            bomb.name,
+            runtime,
+            bomb.expected,
+            (bomb.observe)(&end, &said),
+        ),
+        Err(why) => not_made(bomb.name, runtime, bomb.expected, why),
+    }
 }
 
-/// Runs the program once; what it wrote to stdout, or why it did not run.
+/// Runs the program once; what it wrote to stdout, or why it did not run. Its first words are told when they come.
 async fn one(
     launcher: &Launcher,
     runtime: Runtime,
     words: &[&str],
     limits: Limits,
     most_output: u64,
+    mut first_words: Option<oneshot::Sender<()>>,
 ) -> Result<(RunEnd, String), String> {
     let plan = SandboxPlan {
         id: fresh_id()?,
@@ -250,7 +347,13 @@ async fn one(
         let mut said = Vec::new();
         while let Some(event) = heard.recv().await {
             match event {
-                RunEvent::Stdout(bytes) => said.extend_from_slice(&bytes),
+                RunEvent::Stdout(bytes) => {
+                    said.extend_from_slice(&bytes);
+                    if let Some(first_words) = first_words.take() {
+                        // Who waited may have left.
+                        let _ = first_words.send(());
+                    }
+                }
                 RunEvent::Started { .. } | RunEvent::Stderr(_) => {}
             }
         }
@@ -305,13 +408,61 @@ fn is_error(observed: &str) -> bool {
             .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
 }
 
+fn made(probe: &str, runtime: Runtime, expected: &str, observed: String) -> Made {
+    Made {
+        probe: seen(probe, runtime.as_str(), expected, observed),
+        is_made: true,
+    }
+}
+
+fn not_made(probe: &str, runtime: Runtime, expected: &str, why: String) -> Made {
+    Made {
+        probe: seen(probe, runtime.as_str(), expected, why),
+        is_made: false,
+    }
+}
+
+fn is_as_expected(expected: &str, observed: &str) -> bool {
+    observed == expected
+        || expected == AN_ERROR && is_error(observed)
+        || expected == REFUSED && is_error(observed) && !COMPLAINTS.contains(&observed)
+}
+
 fn seen(probe: &str, runtime: &str, expected: &str, observed: String) -> Probe {
     let short = |text: &str| text.chars().take(200).collect::<String>();
     Probe {
         probe: short(probe),
         runtime: runtime.to_owned(),
         expected: short(expected),
-        ok: observed == expected || expected == AN_ERROR && is_error(&observed),
+        ok: is_as_expected(expected, &observed),
         observed: short(&observed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_expected_is_a_wall_that_held() {
+        for (expected, observed, ok) in [
+            ("EPERM", "EPERM", true),
+            ("EPERM", "it worked", false),
+            ("EPERM", "EINVAL", false),
+            (AN_ERROR, "ENOSYS", true),
+            (AN_ERROR, "it worked", false),
+            (AN_ERROR, "EVERYTHING worked", false),
+            (REFUSED, "EPERM", true),
+            (REFUSED, "ENOSYS", true),
+            (REFUSED, "EFAULT", false),
+            (REFUSED, "it worked", false),
+            ("none", "3 processes", false),
+        ] {
+            assert_eq!(
+                is_as_expected(expected, observed),
+                ok,
+                "{expected} {observed}"
+            );
+        }
     }
 }

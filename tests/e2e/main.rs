@@ -2,6 +2,7 @@
 //!
 //! A helper tries the forbidden thing, and the test sees it fail, from outside. Where this cannot run, each test says why.
 
+mod bad_input;
 mod confinement;
 mod crash;
 mod journal;
@@ -9,6 +10,7 @@ mod lifecycle;
 mod probes;
 mod roles;
 mod sandbox;
+mod scale;
 mod secrets;
 
 use std::{fs, process::ExitCode};
@@ -21,8 +23,10 @@ fn main() -> ExitCode {
     cases.extend(confinement::cases());
     cases.extend(sandbox::cases());
     cases.extend(lifecycle::cases());
+    cases.extend(bad_input::cases());
     cases.extend(secrets::cases());
     cases.extend(probes::cases());
+    cases.extend(scale::cases());
     cases.extend(crash::cases());
     run(cases)
 }

@@ -287,6 +287,10 @@ fn answer(shared: &Arc<Shared>, request: Request) -> (Reply, Vec<OwnedFd>) {
                 sandboxes: sandboxes.collect(),
             }
         }
+        // It lists all of them at once.
+        Request::ListAfter { .. } => Reply::Sandboxes {
+            sandboxes: Vec::new(),
+        },
         Request::Stats { id } => {
             if shared.lock().running.contains_key(&id) {
                 Reply::Stats(Usage::default())
@@ -301,12 +305,14 @@ fn answer(shared: &Arc<Shared>, request: Request) -> (Reply, Vec<OwnedFd>) {
                     state: ProofState::Unverified,
                     version: None,
                     reason: "a fake for tests".into(),
+                    digest: None,
                 },
                 RuntimeState {
                     name: Runtime::Gvisor,
                     state: ProofState::Absent,
                     version: None,
                     reason: "not in this fake".into(),
+                    digest: None,
                 },
             ],
         },
@@ -316,6 +322,7 @@ fn answer(shared: &Arc<Shared>, request: Request) -> (Reply, Vec<OwnedFd>) {
             rss: 0,
             running: u32::try_from(shared.lock().running.len()).unwrap_or(u32::MAX),
             doorkeeper: 0,
+            unheld: Vec::new(),
         },
         Request::Image { .. } => {
             Reply::Refused(refusal(RefusalReason::Failed, "this fake keeps no images"))
@@ -549,6 +556,7 @@ fn attestation(plan: &SandboxPlan) -> Attestation {
         routes: Vec::new(),
         landlock_abi: 0,
         unseen: Vec::new(),
+        unheld: Vec::new(),
     };
     let canonical = serde_json::to_vec(&facts).expect("facts are plain");
     Attestation {

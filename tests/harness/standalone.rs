@@ -79,6 +79,14 @@ impl Standalone {
     /// # Panics
     /// When it does not become ready; what it said is shown.
     pub async fn start(config: &str) -> Self {
+        Self::start_for(config, 8).await
+    }
+
+    /// As [`Standalone::start`], with room for so many sandboxes at once.
+    ///
+    /// # Panics
+    /// As [`Standalone::start`].
+    pub async fn start_for(config: &str, max_sandboxes: u32) -> Self {
         let accounts = Accounts::make();
         let root = Root::bare();
         root.write(
@@ -89,7 +97,7 @@ impl Standalone {
             ),
         );
         root.write("etc/pawd.d/00-isolation.toml", PROCESS_WILL_DO);
-        root.write("etc/launcher.toml", &format!("runtimes = [\"native\", \"gvisor\"]\nimage_dirs = []\nmount_prefixes = []\nmax_sandboxes = 8\n\n[ids]\nbase = {IDS}\nslots = 16\n"));
+        root.write("etc/launcher.toml", &format!("runtimes = [\"native\", \"gvisor\"]\nimage_dirs = []\nmount_prefixes = []\nmax_sandboxes = {max_sandboxes}\n\n[ids]\nbase = {IDS}\nslots = {}\n", 2 * max_sandboxes));
         let (daemon, notify) = launch(&root);
         let mut system = Self {
             notify,
@@ -213,21 +221,29 @@ impl Standalone {
                 .map(|line| format!("mount {line}")),
         );
         left.extend(
-            groups(&group)
-                .into_iter()
-                .flat_map(|total| below(&total))
-                .filter(|group| is_of_a_sandbox(group))
+            self.sandbox_groups()
+                .iter()
                 .map(|path| format!("cgroup {}", path.display())),
         );
-        let runs = self.root.path().join("launcher/run");
+        let bundles = self.root.path().join("launcher/bundles");
         left.extend(
-            fs::read_dir(runs)
+            fs::read_dir(bundles)
                 .into_iter()
                 .flatten()
                 .filter_map(Result::ok)
                 .map(|entry| format!("directory {}", entry.path().display())),
         );
         left
+    }
+
+    /// Control groups of its sandboxes, in every hierarchy.
+    #[must_use]
+    pub fn sandbox_groups(&self) -> Vec<PathBuf> {
+        groups(&self.cgroup_name())
+            .into_iter()
+            .flat_map(|total| below(&total))
+            .filter(|group| is_of_a_sandbox(group))
+            .collect()
     }
 
     /// The name of the control group that its launcher makes.

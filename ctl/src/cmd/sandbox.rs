@@ -155,6 +155,8 @@ fn spec(global: &Global, run: &Run) -> RunSpec {
         disk: run.disk,
         pids: run.pids,
         timeout_ms: life(global),
+        io_weight: run.io_weight,
+        max_output: run.max_output,
         sandbox: None,
         stdin: run.stdin,
         detach: run.detach,
@@ -227,10 +229,7 @@ async fn follow(out: &mut Out, items: &mut Items, run: Shown) -> Result<u8, Fail
             heard = items.heard() => heard?,
             // One piece at a time: the next is read when pawd has taken the one before.
             Some(chunk) = input.next() => {
-                let request = input.request(chunk)?;
-                if items.ask(&request).await.is_err() {
-                    return Err(cut(remedy));
-                }
+                items.ask(&input.request(chunk)?).await?;
                 continue;
             }
         };
@@ -240,7 +239,13 @@ async fn follow(out: &mut Out, items: &mut Items, run: Shown) -> Result<u8, Fail
                 input.answered(taken)?;
                 continue;
             }
-            Heard::End => return Err(cut(remedy)),
+            Heard::End => {
+                return Err(Failure::Cut {
+                    doing: DOING.to_owned(),
+                    why: "pawd ended the connection before the command did".to_owned(),
+                    remedy,
+                });
+            }
         };
         match item.read()? {
             RunEvent::Waiting { action_id } if run.no_wait => {
@@ -276,15 +281,6 @@ async fn follow(out: &mut Out, items: &mut Items, run: Shown) -> Result<u8, Fail
     }
 }
 
-/// The connection is gone, and the command may not be.
-fn cut(remedy: String) -> Failure {
-    Failure::Cut {
-        doing: DOING.to_owned(),
-        why: "pawd ended the connection before the command did".to_owned(),
-        remedy,
-    }
-}
-
 fn bytes(data: &str) -> Result<Vec<u8>, Failure> {
     BASE64.decode(data).map_err(|error| Failure::Local {
         doing: DOING.to_owned(),
@@ -306,10 +302,15 @@ fn ended(
         out.json(&Value::Object(members).to_string());
     }
     if result.output_truncated {
-        out.say("the output was longer than its bound and was cut");
+        out.say(
+            "the output was longer than its bound and was cut: let it say more with --max-output",
+        );
     }
     if result.oom_killed {
         out.say("the kernel killed something in it for want of memory: give it more with --memory");
+    }
+    if result.pids_denied > 0 {
+        out.say("it was refused more processes: give it more with --pids");
     }
     if result.timed_out {
         out.say("its time was over: give it more with --timeout");

@@ -64,6 +64,12 @@ pub struct RunSpec {
     /// Life of the sandbox, in milliseconds.
     #[serde(default)]
     pub timeout_ms: Option<u64>,
+    /// Share of a disk that several want at once, 1 to 10000; 100 is the usual. Refused where the kernel cannot keep it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_weight: Option<u16>,
+    /// Bytes of output that are passed on; what comes after them is thrown away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_output: Option<u64>,
     /// Id of a running sandbox of the same user in which to run it, in place of one of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<String>,
@@ -99,6 +105,10 @@ pub struct RunResult {
     pub cpu_ms: u64,
     /// Most memory at any time, in bytes.
     pub memory_peak: u64,
+    /// How often the process limit stopped a fork.
+    pub pids_denied: u64,
+    /// How many periods the CPU limit cut short.
+    pub cpu_throttled: u64,
     /// What the kernel said it was: `{digest, facts}`.
     pub attestation: Value,
 }

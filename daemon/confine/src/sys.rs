@@ -115,7 +115,9 @@ pub fn inherited(number: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// A call that with all arguments zero can neither read nor write memory of ours, nor end or stop this process.
+/// A call that no library wraps safely, made in earnest and with the smallest thing to ask for: where nobody forbids it, it works,
+/// and what it gave ends with this process. Four of them would change the host if they worked, or cannot be made to work without
+/// a file that we do not have; they are made with zeros, and a kernel that is willing complains of those.
 #[derive(Debug, Clone, Copy)]
 #[allow(missing_docs, reason = "each is the name of a system call")]
 pub enum Knock {
@@ -128,48 +130,97 @@ pub enum Knock {
     KexecLoad,
     InitModule,
     FinitModule,
+    KexecFileLoad,
     OpenByHandleAt,
-    ProcessVmReadv,
     FsOpen,
     Syslog,
 }
 
-impl Knock {
-    const fn number(self) -> libc::c_long {
-        match self {
-            Self::Bpf => libc::SYS_bpf,
-            Self::IoUringSetup => libc::SYS_io_uring_setup,
-            Self::Userfaultfd => libc::SYS_userfaultfd,
-            Self::Keyctl => libc::SYS_keyctl,
-            Self::AddKey => libc::SYS_add_key,
-            Self::PerfEventOpen => libc::SYS_perf_event_open,
-            Self::KexecLoad => libc::SYS_kexec_load,
-            Self::InitModule => libc::SYS_init_module,
-            Self::FinitModule => libc::SYS_finit_module,
-            Self::OpenByHandleAt => libc::SYS_open_by_handle_at,
-            Self::ProcessVmReadv => libc::SYS_process_vm_readv,
-            Self::FsOpen => libc::SYS_fsopen,
-            Self::Syslog => libc::SYS_syslog,
+/// Memory for what a call reads and writes, as long as the longest structure of them.
+#[repr(C, align(8))]
+struct Room([u8; 256]);
+
+impl Room {
+    /// These numbers of 32 bits, and zeros behind them.
+    fn of(numbers: &[u32]) -> Self {
+        let mut room = [0; 256];
+        for (place, number) in room.chunks_exact_mut(4).zip(numbers) {
+            place.copy_from_slice(&number.to_ne_bytes());
         }
+        Self(room)
+    }
+
+    fn address(&mut self) -> usize {
+        self.0.as_mut_ptr() as usize
     }
 }
 
-/// Knocks at a call that no library wraps, with six zeros: enough to learn whether anybody answers.
+/// Knocks at a call: enough to learn whether anybody answers.
 ///
 /// # Errors
 /// What the kernel, or a filter in front of it, answers.
 pub fn knock(call: Knock) -> Result<i64, Errno> {
-    // SAFETY: every call in the list takes at most six arguments; zeros are null pointers, lengths of nothing, no flags and
-    // command 0, none of which is more than a question. A descriptor that one of them might give is closed with the process.
-    Errno::result(unsafe {
-        libc::syscall(
-            call.number(),
-            0_usize,
-            0_usize,
-            0_usize,
-            0_usize,
-            0_usize,
-            0_usize,
-        )
-    })
+    const SESSION_KEYRING: usize = -3_isize as usize;
+    const PROCESS_KEYRING: usize = -2_isize as usize;
+    let none = usize::MAX;
+    let here = libc::AT_FDCWD as usize;
+    // A map of one element: type, length of a key, length of a value, elements.
+    let mut map = Room::of(&[2, 4, 4, 1]);
+    // A software clock: type, length of this structure in its first version.
+    let mut event = Room::of(&[1, 64]);
+    // The handle of a file: room for as many bytes as there are behind its two numbers.
+    let mut handle = Room::of(&[128, 0]);
+    let mut room = Room::of(&[]);
+    let (number, arguments) = match call {
+        Knock::Bpf => (libc::SYS_bpf, [0, map.address(), 64, 0, 0, 0]),
+        Knock::IoUringSetup => (libc::SYS_io_uring_setup, [1, room.address(), 0, 0, 0, 0]),
+        Knock::Userfaultfd => (libc::SYS_userfaultfd, [0; 6]),
+        // Its number, and make it if there is none.
+        Knock::Keyctl => (libc::SYS_keyctl, [0, SESSION_KEYRING, 1, 0, 0, 0]),
+        Knock::AddKey => (
+            libc::SYS_add_key,
+            [
+                c"user".as_ptr() as usize,
+                c"paw-probe".as_ptr() as usize,
+                c"x".as_ptr() as usize,
+                1,
+                PROCESS_KEYRING,
+                0,
+            ],
+        ),
+        Knock::PerfEventOpen => (
+            libc::SYS_perf_event_open,
+            [event.address(), 0, none, none, 0, 0],
+        ),
+        Knock::KexecLoad => (libc::SYS_kexec_load, [0; 6]),
+        Knock::InitModule => (libc::SYS_init_module, [0; 6]),
+        Knock::FinitModule => (libc::SYS_finit_module, [none, 0, 0, 0, 0, 0]),
+        Knock::KexecFileLoad => (libc::SYS_kexec_file_load, [none, none, 0, 0, 0, 0]),
+        Knock::OpenByHandleAt => {
+            let path = c"/".as_ptr() as usize;
+            ask(
+                libc::SYS_name_to_handle_at,
+                [here, path, handle.address(), room.address(), 0, 0],
+            )?;
+            (
+                libc::SYS_open_by_handle_at,
+                [here, handle.address(), 0, 0, 0, 0],
+            )
+        }
+        Knock::FsOpen => (
+            libc::SYS_fsopen,
+            [c"tmpfs".as_ptr() as usize, 0, 0, 0, 0, 0],
+        ),
+        // How long it is.
+        Knock::Syslog => (libc::SYS_syslog, [10, 0, 0, 0, 0, 0]),
+    };
+    ask(number, arguments)
+}
+
+/// Makes a call of [`knock`].
+fn ask(number: libc::c_long, [a, b, c, d, e, f]: [usize; 6]) -> Result<i64, Errno> {
+    // SAFETY: it is called by `knock` alone. Every address there is of a constant that the call reads, or of a `Room` on the stack
+    // of our caller, which is longer than any structure that these calls read or write; every other argument is a number. A
+    // descriptor that one of them gives is closed with the process.
+    Errno::result(unsafe { libc::syscall(number, a, b, c, d, e, f) })
 }

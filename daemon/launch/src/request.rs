@@ -18,6 +18,9 @@ pub const MAX_PACKET: usize = 64 * 1024;
 /// The version of this protocol; both sides say it first and part if it differs.
 pub const VERSION: u32 = 2;
 
+/// The most sandboxes in one [`Reply::Sandboxes`], so that it fits into a packet; a full one may have others after it.
+pub const MAX_LISTED: usize = 100;
+
 /// Names one sandbox for its whole life: 16 lower-case hexadecimal digits, chosen by pawd, unique or refused.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
@@ -192,6 +195,10 @@ pub struct Limits {
     pub open_files: u32,
     /// Life of the sandbox from its start, in milliseconds of wall time.
     pub wall_ms: u64,
+    /// Its share of a disk that several sandboxes want at once, 1 to 10000 where 100 is the usual. With a number, a kernel that
+    /// cannot keep it is a refusal; without one the sandbox has the usual share, where the kernel knows shares at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_weight: Option<u16>,
 }
 
 /// The plan of a sandbox: everything that the launcher is asked to make.
@@ -233,7 +240,7 @@ pub enum Request {
         /// Which one.
         id: SandboxId,
     },
-    /// What is running.
+    /// What is running, the first [`MAX_LISTED`] by their ids.
     List,
     /// What a running sandbox has used so far.
     Stats {
@@ -248,6 +255,11 @@ pub enum Request {
     Image {
         /// What to do with them.
         order: ImageOrder,
+    },
+    /// What is running, the next [`MAX_LISTED`] after this id, which need not be there any more.
+    ListAfter {
+        /// The last one of the list before.
+        id: SandboxId,
     },
 }
 
@@ -269,9 +281,9 @@ pub enum Reply {
     },
     /// To [`Request::Kill`].
     Killing,
-    /// To [`Request::List`].
+    /// To [`Request::List`] and [`Request::ListAfter`].
     Sandboxes {
-        /// All of them.
+        /// In the order of their ids.
         sandboxes: Vec<SandboxSummary>,
     },
     /// To [`Request::Stats`].
@@ -293,6 +305,9 @@ pub enum Reply {
         running: u32,
         /// Process id of the doorkeeper, which stays outside the launcher's user namespace, as the host sees it.
         doorkeeper: u32,
+        /// Limits that this kernel does not hold, in words.
+        #[serde(default)]
+        unheld: Vec<String>,
     },
     /// To any request that was not done.
     Refused(Refusal),
@@ -344,6 +359,8 @@ pub enum RefusalReason {
     Attestation,
     /// Making it failed at a step that should work.
     Failed,
+    /// The kernel of this host cannot hold a limit that the plan demands.
+    Unsupported,
 }
 
 /// What the launcher says unasked.
@@ -423,6 +440,9 @@ pub struct RuntimeState {
     pub version: Option<String>,
     /// Why it is in this state.
     pub reason: String,
+    /// Digest of the program that makes its sandboxes.
+    #[serde(default)]
+    pub digest: Option<Digest>,
 }
 
 /// Whether a runtime's protection was seen to hold on this host.
@@ -489,6 +509,9 @@ pub struct Facts {
     pub landlock_abi: u32,
     /// What the host cannot see of a sandbox of this runtime, in words; empty for native.
     pub unseen: Vec<String>,
+    /// Limits that this kernel does not hold, in words.
+    #[serde(default)]
+    pub unheld: Vec<String>,
 }
 
 /// A request with its number.

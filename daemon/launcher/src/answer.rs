@@ -1,10 +1,13 @@
 //! What pawd may ask, one branch for each request.
 
-use std::{os::fd::OwnedFd, time::Instant};
+use std::{ops::Bound, os::fd::OwnedFd, time::Instant};
 
 use paw_launch::{
     packet::PacketError,
-    request::{Numbered, Refusal, RefusalReason, Reply, Request, SandboxId, SandboxPlan, VERSION},
+    request::{
+        MAX_LISTED, Numbered, Refusal, RefusalReason, Reply, Request, SandboxId, SandboxPlan,
+        VERSION,
+    },
 };
 
 use crate::{
@@ -80,13 +83,8 @@ impl Launcher {
                 None => not_found(&id),
             },
             (Request::Attach { id: sandbox }, _) => return self.attach(id, seq, &sandbox),
-            (Request::List, _) => Reply::Sandboxes {
-                sandboxes: self
-                    .sandboxes
-                    .values()
-                    .filter_map(|sandbox| sandbox.summary(now))
-                    .collect(),
-            },
+            (Request::List, _) => self.list(Bound::Unbounded, now),
+            (Request::ListAfter { id }, _) => self.list(Bound::Excluded(id), now),
             (Request::Stats { id }, _) => match self
                 .sandboxes
                 .get(&id)
@@ -221,6 +219,17 @@ impl Launcher {
         }
     }
 
+    fn list(&self, from: Bound<SandboxId>, now: Instant) -> Reply {
+        Reply::Sandboxes {
+            sandboxes: self
+                .sandboxes
+                .range((from, Bound::Unbounded))
+                .filter_map(|(_, sandbox)| sandbox.summary(now))
+                .take(MAX_LISTED)
+                .collect(),
+        }
+    }
+
     fn status(&self, now: Instant) -> Reply {
         let proc_status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let rss = paw_confine::report::Confinement::parse(&proc_status).map_or(0, |own| own.rss);
@@ -235,6 +244,7 @@ impl Launcher {
             rss,
             running: u32::try_from(running).unwrap_or(u32::MAX),
             doorkeeper: self.host.doorkeeper,
+            unheld: self.host.unheld.clone(),
         }
     }
 }

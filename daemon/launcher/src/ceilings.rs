@@ -16,7 +16,10 @@ use paw_launch::request::{
 use paw_policy::Name;
 use serde::Deserialize;
 
-use crate::image::{self, Tree};
+use crate::{
+    cgroup::LARGEST_IO_WEIGHT,
+    image::{self, Tree},
+};
 
 /// The most mounts that one plan may have.
 pub(crate) const MAX_MOUNTS: usize = 32;
@@ -32,7 +35,11 @@ const LEAST: Limits = Limits {
     pids: 4,
     open_files: 32,
     wall_ms: 100,
+    io_weight: None,
 };
+
+/// The largest io weight where `launcher.toml` does not say one: ten times the usual.
+const MOST_IO_WEIGHT: u16 = 1_000;
 
 /// Where a sandbox's own things are mounted; plans keep out of there.
 const RESERVED: [&str; 4] = ["/proc", "/dev", "/sys", "/.paw"];
@@ -142,6 +149,7 @@ fn default_limits() -> Limits {
         pids: 1024,
         open_files: 4096,
         wall_ms: 3_600_000,
+        io_weight: Some(MOST_IO_WEIGHT),
     }
 }
 
@@ -212,6 +220,13 @@ impl Ceilings {
                 "ids: a base from 65536 on and at least 2 slots that end below 2^32 are needed"
                     .to_owned(),
             );
+        }
+        if let Some(weight) = self.limits.io_weight
+            && !(1..=LARGEST_IO_WEIGHT).contains(&weight)
+        {
+            return Err(format!(
+                "io_weight must be between 1 and {LARGEST_IO_WEIGHT}"
+            ));
         }
         if self.max_sandboxes == 0 || self.max_sandboxes >= self.ids.slots {
             return Err(format!(
@@ -349,6 +364,12 @@ impl Ceilings {
                 most.open_files.into(),
             ),
             ("wall_ms", asked.wall_ms, LEAST.wall_ms, most.wall_ms),
+            (
+                "io_weight",
+                asked.io_weight.unwrap_or(1).into(),
+                1,
+                most.io_weight.unwrap_or(MOST_IO_WEIGHT).into(),
+            ),
         ];
         match each
             .into_iter()
@@ -486,6 +507,7 @@ mod tests {
                 pids: 16,
                 open_files: 64,
                 wall_ms: 1000,
+                io_weight: None,
             },
         }
     }

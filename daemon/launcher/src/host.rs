@@ -34,6 +34,8 @@ pub(crate) struct Host {
     pub(crate) landlock_abi: u32,
     /// Process id of the doorkeeper.
     pub(crate) doorkeeper: u32,
+    /// Limits that this kernel does not hold, in words.
+    pub(crate) unheld: Vec<String>,
 }
 
 /// A program and its digest, which is computed again when the file became another one (an upgrade).

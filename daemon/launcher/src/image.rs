@@ -38,6 +38,7 @@ const LIMITS: Limits = Limits {
     pids: 2,
     open_files: 256,
     wall_ms: 600_000,
+    io_weight: None,
 };
 
 impl Launcher {

@@ -100,7 +100,16 @@ impl CreateError {
                 RefusalReason::Missing,
                 "check that it is installed, readable for everybody, and not a symlink",
             ),
-            Self::Attest(_) => (
+            Self::Cgroup(CgroupError::NoIoWeight) => (
+                RefusalReason::Unsupported,
+                "run it without an io weight, or schedule the disk by bfq; see `pawctl doctor`",
+            ),
+            Self::Attest(_)
+            | Self::Cgroup(
+                CgroupError::ReadBack { .. }
+                | CgroupError::Cpuset { .. }
+                | CgroupError::Elsewhere { .. },
+            ) => (
                 RefusalReason::Attestation,
                 "run `pawctl doctor --prove`; the sandbox was killed before a command ran in it",
             ),
@@ -353,6 +362,7 @@ impl Sandbox {
             init_digest: self.init_digest,
             launcher_map: &host.map,
             landlock_abi: host.landlock_abi,
+            unheld: &host.unheld,
         };
         match self.runtime.attest(pid.as_raw(), &expected) {
             Ok(attestation) => {

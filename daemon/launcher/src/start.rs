@@ -161,6 +161,7 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
 
     let slots = Slots::read(ceilings.ids, places.state.join("workspaces"))?;
     let host = Host {
+        unheld: parent.unheld(),
         ceilings,
         data: places.data,
         state: places.state,

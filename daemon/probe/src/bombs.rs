@@ -16,7 +16,11 @@ pub(crate) fn explode(bomb: &str) -> ExitCode {
         "disk" => disk(),
         "inode" => inode(),
         "output" => output(),
-        "sleep" | "held" => wait_for_ever(),
+        "sleep" => loop {
+            nix::unistd::pause();
+        },
+        "stubborn" | "held" => wait_for_ever(),
+        "daemon" => daemon(),
         "orphan" => orphan(),
         "detach" => detach(),
         _ => ExitCode::from(64),
@@ -87,6 +91,20 @@ fn orphan() -> ExitCode {
             Ok(_) | Err(_) => ExitCode::FAILURE,
         },
         Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Ends at once, and leaves a process behind that has a session of its own and holds nothing open.
+fn daemon() -> ExitCode {
+    let quiet = Command::new("/proc/self/exe")
+        .arg("detach")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    match quiet {
+        Ok(status) if status.success() => ExitCode::SUCCESS,
+        Ok(_) | Err(_) => ExitCode::FAILURE,
     }
 }
 

@@ -2,15 +2,19 @@
 //!
 //! ```text
 //! paw-probe calls native|gvisor      one line of JSON for each thing tried: what was expected, what was seen
-//! paw-probe memory|fork|disk|inode|output|sleep|orphan
+//! paw-probe memory|fork|disk|inode|output|sleep|stubborn|daemon|orphan
 //!                                    a bomb; whether it was held is seen from outside
+//! paw-probe abstract NAME            tries to reach an abstract socket
+//! paw-probe neighbour                opens what a sandbox has, for the one beside it to find
 //! ```
 //!
 //! It is shipped as the image `probe` and run by `pawctl doctor --prove` and by the tests. It has no right of its own: whatever
 //! it manages to do, every program in that sandbox can do. Who asks it believes its words only where they speak against the
 //! sandbox; what a limit held is judged outside.
 
+mod attempts;
 mod bombs;
+mod neighbour;
 mod probes;
 
 use std::{
@@ -35,9 +39,14 @@ fn main() -> ExitCode {
     match words.as_slice() {
         ["calls", runtime] => calls(runtime),
         ["try", number] => attempt(number),
+        ["abstract", name] => {
+            let said = write!(std::io::stdout(), "{}", attempts::abstract_socket(name));
+            said.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+        }
         ["euid"] => {
             ExitCode::from(u8::try_from(nix::unistd::geteuid().as_raw() % 256).unwrap_or(1))
         }
+        [neighbour::WORD] => neighbour::stay(),
         [bomb] => bombs::explode(bomb),
         _ => ExitCode::from(64),
     }

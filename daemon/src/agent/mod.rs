@@ -19,7 +19,7 @@ use crate::{
     config::Config,
     orchestrator::work::{Continuation, Execute, Outcome, Task},
     providers::Providers,
-    sandbox::{Launcher, Register, Skills},
+    sandbox::{Launcher, Proofs, Register, Skills},
     storage::Storage,
 };
 
@@ -41,6 +41,8 @@ pub struct Agents {
     pub adoptions: Adoptions,
     /// Whether sandboxes outlive this pawd: the launcher was not started by it.
     pub outlived: bool,
+    /// What is known of each runtime.
+    pub proofs: Proofs,
 }
 
 impl Execute for Agents {

@@ -7,6 +7,7 @@ use paw_api::{
     ErrorKind,
     sandbox::{RunEvent as Shown, RunResult, RunSpec as Asked},
 };
+use paw_launch::frame::{MAX_PAYLOAD, Start};
 use paw_launch::request::{
     Attestation, End, Image, Isolation, Limits, Mount, MountSource, Runtime, SandboxId,
     SandboxPlan, Usage,
@@ -31,11 +32,11 @@ use crate::{
     },
 };
 
-/// Most bytes of a command's output that are passed on.
-const MAX_OUTPUT: u64 = 256 * 1024 * 1024;
-
 /// Events of a command that may wait for their reader.
 const EVENTS: usize = 16;
+
+/// The most mounts of one sandbox; the launcher takes no more either.
+const MAX_MOUNTS: usize = 32;
 
 /// How long the last output of a command may wait for its reader.
 const LAST_WORDS: Duration = Duration::from_secs(10);
@@ -88,13 +89,16 @@ pub(super) async fn run(
         asked.env.clone()
     };
     let cwd = asked.workdir.clone().unwrap_or_else(|| "/".into());
+    let most_output = asked
+        .max_output
+        .unwrap_or_else(|| agents.config.borrow().sandbox.max_output);
     if let Some(id) = &asked.sandbox {
         let command = ExecSpec {
             argv: asked.argv.clone(),
             env,
             cwd,
             stdin,
-            most_output: MAX_OUTPUT,
+            most_output,
             limit: asked.timeout_ms.map_or(LONGEST, Duration::from_millis),
         };
         return exec(agents, (whose.0, id), command, output, told).await;
@@ -110,7 +114,7 @@ pub(super) async fn run(
         env,
         cwd,
         stdin,
-        most_output: MAX_OUTPUT,
+        most_output,
     };
     let (events, heard) = mpsc::channel(EVENTS);
     let mut leaving = Leaving::new(&agents.register, plan.id.clone());
@@ -254,9 +258,9 @@ pub(super) fn end_of_exec(exit: Option<Exit>, took: Duration) -> RunEnd {
 /// Runs both; once the command has ended, who listens has [`LAST_WORDS`] for what is left: a reader that has stopped reading
 /// holds no place for a command that is over.
 async fn heard_to_the_end<T>(
-    running: impl Future<Output = Result<T, RunError>>,
+    running: impl Future<Output = T>,
     passing: impl Future<Output = ()>,
-) -> Result<T, RunError> {
+) -> T {
     tokio::pin!(running, passing);
     let mut passed = false;
     let ended = loop {
@@ -265,9 +269,7 @@ async fn heard_to_the_end<T>(
             () = &mut passing, if !passed => passed = true,
         }
     };
-    // What is left says it again to the next pawd, so nobody has to be waited for.
-    let left = matches!(ended, Err(RunError::Left));
-    if !passed && !left && timeout(LAST_WORDS, passing).await.is_err() {
+    if !passed && timeout(LAST_WORDS, passing).await.is_err() {
         tracing::warn!("the last output of a command was not read; it is dropped");
     }
     ended
@@ -372,6 +374,8 @@ pub(super) fn finished(
         wall_ms: usage.wall_ms,
         cpu_ms: usage.cpu_us / 1_000,
         memory_peak: usage.memory_peak,
+        pids_denied: usage.pids_denied,
+        cpu_throttled: usage.cpu_throttled,
         attestation: attestation.map_or(Value::Null, |attestation| {
             serde_json::to_value(attestation).unwrap_or(Value::Null)
         }),
@@ -396,6 +400,7 @@ async fn plan_of(agents: &Agents, asked: &Asked) -> Result<SandboxPlan, Box<Outc
         pids: asked.pids.unwrap_or(defaults.limits.pids),
         open_files: defaults.limits.open_files,
         wall_ms: asked.timeout_ms.unwrap_or(defaults.limits.wall_ms),
+        io_weight: asked.io_weight.or(defaults.limits.io_weight),
     };
     let checked = check(asked)
         .map_err(|error| Box::new(Outcome::failed("invalid", error.message, error.data.hint)))?;
@@ -407,9 +412,15 @@ async fn plan_of(agents: &Agents, asked: &Asked) -> Result<SandboxPlan, Box<Outc
     } = checked;
     // The configuration may have become stricter since this was judged.
     let floor = floor.max(defaults.isolation_floor);
-    let runtime = sandbox::choose(&agents.launcher, runtime, floor)
-        .await
-        .map_err(|error| Box::new(not_chosen(&error)))?;
+    let runtime = sandbox::choose(
+        &agents.launcher,
+        &agents.proofs,
+        defaults.require_proof,
+        runtime,
+        floor,
+    )
+    .await
+    .map_err(|error| Box::new(not_chosen(&error)))?;
     let plan = SandboxPlan {
         id: fresh_id()?,
         runtime,
@@ -446,12 +457,13 @@ pub fn check(asked: &Asked) -> Result<Checked, paw_api::Error> {
             "leave out `detach` or `stdin`",
         ));
     }
-    if asked
-        .argv
+    let words = asked.argv.iter().chain(&asked.env);
+    let places = asked
+        .mounts
         .iter()
-        .chain(&asked.env)
-        .any(|word| word.contains('\0'))
-    {
+        .chain(&asked.image)
+        .chain(&asked.workdir);
+    if words.chain(places).any(|word| word.contains('\0')) {
         return Err(invalid(
             "an argument holds a zero byte".into(),
             "the kernel cannot pass it on",
@@ -475,6 +487,30 @@ pub fn check(asked: &Asked) -> Result<Checked, paw_api::Error> {
         return Err(invalid(
             "the working directory is not absolute".into(),
             "begin it with /",
+        ));
+    }
+    if told(asked) > MAX_PAYLOAD {
+        return Err(invalid(
+            format!("the command with its environment has more than {MAX_PAYLOAD} bytes"),
+            "pass it through a file in the workspace, or through stdin",
+        ));
+    }
+    if asked
+        .io_weight
+        .is_some_and(|weight| !(1..=10_000).contains(&weight))
+    {
+        return Err(invalid(
+            "an io weight is 1 to 10000".into(),
+            "100 is the usual",
+        ));
+    }
+    if asked.mounts.len() > MAX_MOUNTS {
+        return Err(invalid(
+            format!(
+                "{} mounts; at most {MAX_MOUNTS} are possible",
+                asked.mounts.len()
+            ),
+            "mount fewer directories",
         ));
     }
     let runtime = match asked.runtime.as_deref() {
@@ -520,13 +556,31 @@ pub fn check(asked: &Asked) -> Result<Checked, paw_api::Error> {
         .mounts
         .iter()
         .map(|mount| parse_mount(mount))
-        .collect::<Result<_, _>>()?;
+        .collect::<Result<Vec<Mount>, _>>()?;
+    let mut targets: Vec<&PathBuf> = mounts.iter().map(|mount| &mount.target).collect();
+    targets.sort();
+    if let Some(twice) = targets.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(invalid(
+            format!("{:?} is mounted on twice", twice[0]),
+            "give each mount a target of its own",
+        ));
+    }
     Ok(Checked {
         runtime,
         floor,
         image,
         mounts,
     })
+}
+
+/// How many bytes it takes to tell paw-init of it, which takes so many at once.
+fn told(asked: &Asked) -> usize {
+    let start = Start {
+        argv: asked.argv.clone(),
+        env: asked.env.clone(),
+        cwd: asked.workdir.clone().unwrap_or_default(),
+    };
+    serde_json::to_vec(&start).map_or(usize::MAX, |told| told.len())
 }
 
 fn parse_mount(text: &str) -> Result<Mount, paw_api::Error> {

@@ -1,6 +1,6 @@
 //! A tool of a skill, in a sandbox of its own.
 
-use paw_launch::request::{Attestation, SandboxId};
+use paw_launch::request::{Attestation, RefusalReason, SandboxId};
 use paw_policy::{Name, ToolArguments};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -34,6 +34,9 @@ pub const TOO_WEAK: &str =
 /// What to do when no runtime isolates enough.
 const NONE_HERE: &str = "install runsc (Debian: apt-get install runsc), or set isolation_floor = \"process\" in pawd.toml if that will do";
 
+/// What to do when what is known of a runtime speaks against it.
+const UNPROVEN: &str = "see `pawctl sandbox runtimes`, mend it, and run `pawctl doctor --prove`";
+
 /// What to do when the launcher does not answer.
 const LAUNCHER_AWAY: &str = "see `systemctl status paw-launcher` and `pawctl doctor`";
 
@@ -63,14 +66,22 @@ pub(super) async fn call(
             "submit it again: it is judged anew",
         );
     }
-    let floor = {
+    let (floor, proof_is_required) = {
         let config = agents.config.borrow();
         let settings = config.agents.get(agent);
-        settings.map_or(config.sandbox.isolation_floor, |settings| {
+        let floor = settings.map_or(config.sandbox.isolation_floor, |settings| {
             settings.isolation_floor
-        })
+        });
+        (floor, config.sandbox.require_proof)
     };
-    let runtime = match sandbox::choose(&agents.launcher, None, floor).await {
+    let chosen = sandbox::choose(
+        &agents.launcher,
+        &agents.proofs,
+        proof_is_required,
+        None,
+        floor,
+    );
+    let runtime = match chosen.await {
         Ok(runtime) => runtime,
         Err(error) => return not_chosen(&error),
     };
@@ -156,6 +167,7 @@ pub(super) fn not_chosen(error: &ChoiceError) -> Outcome {
         ChoiceError::Absent { .. } | ChoiceError::None { .. } => {
             Outcome::failed("isolation", message, NONE_HERE)
         }
+        ChoiceError::Unproven { .. } => Outcome::failed("isolation", message, UNPROVEN),
         ChoiceError::Launcher(_) => Outcome::failed("unavailable", message, LAUNCHER_AWAY),
     }
 }
@@ -178,10 +190,25 @@ pub(super) fn not_made(error: &SandboxError, message: String) -> Outcome {
             Outcome::failed("unavailable", message, LAUNCHER_AWAY)
         }
         SandboxError::Launcher(LauncherError::Refused(refusal)) => {
-            Outcome::failed("sandbox", message, refusal.remedy.clone())
+            let kind = match refusal.reason {
+                RefusalReason::Missing => "not_found",
+                RefusalReason::Ceiling => "ceiling",
+                RefusalReason::Full => "busy",
+                RefusalReason::Runtime | RefusalReason::Unsupported => "unavailable",
+                RefusalReason::Malformed
+                | RefusalReason::Exists
+                | RefusalReason::NotFound
+                | RefusalReason::Attestation
+                | RefusalReason::Failed => "sandbox",
+            };
+            Outcome::failed(kind, message, refusal.remedy.clone())
         }
-        SandboxError::NotStarted { .. } => Outcome::failed(
-            "not_started",
+        SandboxError::NotStarted { source, .. } => Outcome::failed(
+            if source.kind() == std::io::ErrorKind::NotFound {
+                "not_found"
+            } else {
+                "not_started"
+            },
             message,
             "look at the command, its path inside and its mode",
         ),

@@ -43,6 +43,7 @@ use crate::{
     exit::Fatal,
     intake::Intake,
     orchestrator::driver::{Driver, Ports},
+    prove,
     providers::Providers,
     reload::{Current, Reload},
     rpc::{
@@ -50,7 +51,7 @@ use crate::{
         denials::Denials,
         family::{self, health::Born},
     },
-    sandbox::{self, Launcher, LauncherState, Register, Skills},
+    sandbox::{self, Launcher, LauncherState, Proofs, Register, Skills, proofs::Host},
     storage::Storage,
 };
 
@@ -147,6 +148,12 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
     let news = Arc::new(News::default());
     let (register, found) = Register::open(paths.state.join("sandboxes"))
         .context("read what an earlier pawd noted of its sandboxes")?;
+    let host = Host::read()
+        .context("ask the kernel for its release")
+        .map_err(Fatal::Software)?;
+    let proofs = Proofs::read(storage.read(), host)
+        .context("read what is known of the runtimes")
+        .map_err(Fatal::Software)?;
     let executor = Arc::new(Agents {
         config: config_now.clone(),
         providers: providers_now.clone(),
@@ -156,6 +163,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         register: register.clone(),
         adoptions: Adoptions::default(),
         outlived: helpers.is_none(),
+        proofs: proofs.clone(),
     });
     let agents = Arc::clone(&executor);
     let driver_ports = Ports {
@@ -226,6 +234,10 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         storage: storage.clone(),
     };
     let door = actions.clone();
+    let proving =
+        config_now.borrow().sandbox.require_proof.then(|| {
+            prove::prove_what_is_refused(launcher.clone(), proofs.clone(), storage.clone())
+        });
     let context = family::Context {
         actions,
         intake,
@@ -245,6 +257,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         stop: stop.clone(),
         over: over.clone(),
         verified: Mutex::default(),
+        proofs,
         inputs: Mutex::default(),
     };
     let serving = serve(
@@ -263,6 +276,10 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         "ready"
     );
     notify(&[NotifyState::Ready, NotifyState::Status("ready")]);
+    // Not before: it makes sandboxes, and takes a while.
+    if let Some(proving) = proving {
+        parts.spawn(proving);
+    }
     let pulse = sd_notify::watchdog_enabled().map(|limit| limit / 2);
     let work = driver.run(stop.clone(), pulse, || notify(&[NotifyState::Watchdog]));
     tokio::pin!(work);

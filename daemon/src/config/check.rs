@@ -363,7 +363,21 @@ fn sandbox(layers: &Layers, faults: &mut Faults) -> SandboxDefaults {
                 duration,
                 faults,
             )),
+            io_weight: layers
+                .last(|f| f.sandbox.as_ref()?.io_weight.as_ref())
+                .map(|_| {
+                    layers.number(
+                        |f| f.sandbox.as_ref()?.io_weight.as_ref(),
+                        100,
+                        1..=10_000,
+                        faults,
+                    )
+                }),
         },
+        require_proof: layers
+            .last(|f| f.sandbox.as_ref()?.require_proof.as_ref())
+            .is_some_and(|(_, value)| *value.get_ref()),
+        max_output: sized(|s| s.max_output.as_ref(), 256 << 20, faults),
     }
 }
 

@@ -119,6 +119,12 @@ pub struct Sandbox {
     pub pids: Option<Spanned<u32>>,
     /// Life of a sandbox, for example `"30s"`.
     pub timeout: Option<Spanned<String>>,
+    /// Share of a disk that several want at once; 100 is the usual.
+    pub io_weight: Option<Spanned<u16>>,
+    /// Whether a runtime is used only after its probes have held.
+    pub require_proof: Option<Spanned<bool>>,
+    /// Output of a command that is passed on, for example `"256M"`.
+    pub max_output: Option<Spanned<String>>,
 }
 
 /// An endpoint that serves models.

@@ -110,6 +110,10 @@ pub struct SandboxDefaults {
     pub image: Name,
     /// Limits.
     pub limits: Limits,
+    /// Whether a runtime is used only after its probes have held.
+    pub require_proof: bool,
+    /// Bytes of a command's output that are passed on; what comes after them is thrown away.
+    pub max_output: u64,
 }
 
 /// An endpoint that serves models.

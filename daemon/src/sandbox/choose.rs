@@ -2,7 +2,7 @@
 
 use paw_launch::request::{Isolation, ProofState, Runtime};
 
-use super::{Launcher, LauncherError};
+use super::{Launcher, LauncherError, Proofs};
 
 /// Why no runtime makes this sandbox.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +21,14 @@ pub enum ChoiceError {
         /// Which one.
         runtime: Runtime,
         /// Why not.
+        why: String,
+    },
+    /// The one that was asked for is here, and what is known of it speaks against its use.
+    #[error("the runtime {runtime} is not used: {why}")]
+    Unproven {
+        /// Which one.
+        runtime: Runtime,
+        /// What is known.
         why: String,
     },
     /// None that isolates enough is here.
@@ -48,12 +56,15 @@ pub fn allow(runtime: Runtime, floor: Isolation) -> Result<Runtime, ChoiceError>
     }
 }
 
-/// The runtime that was asked for, or else the lightest one here that isolates by `floor` or more.
+/// The runtime that was asked for, or else the lightest one here that isolates by `floor` or more and that nothing speaks
+/// against, see [`Proofs`].
 ///
 /// # Errors
 /// When there is none, or the launcher cannot be asked.
 pub async fn choose(
     launcher: &Launcher,
+    proofs: &Proofs,
+    proof_is_required: bool,
     asked: Option<Runtime>,
     floor: Isolation,
 ) -> Result<Runtime, ChoiceError> {
@@ -65,7 +76,11 @@ pub async fn choose(
                 runtime,
                 why: state.reason,
             }),
-            _ => Ok(runtime),
+            Some(state) => match proofs.objection(&state, proof_is_required) {
+                Some(why) => Err(ChoiceError::Unproven { runtime, why }),
+                None => Ok(runtime),
+            },
+            None => Ok(runtime),
         };
     }
     let mut missing = Vec::new();
@@ -74,8 +89,13 @@ pub async fn choose(
             continue;
         }
         match states.iter().find(|state| state.name == runtime) {
-            Some(state) if state.state != ProofState::Absent => return Ok(runtime),
-            Some(state) => missing.push(format!("{runtime}: {}", state.reason)),
+            Some(state) if state.state == ProofState::Absent => {
+                missing.push(format!("{runtime}: {}", state.reason));
+            }
+            Some(state) => match proofs.objection(state, proof_is_required) {
+                Some(why) => missing.push(format!("{runtime}: {why}")),
+                None => return Ok(runtime),
+            },
             None => missing.push(format!("{runtime}: the launcher does not know it")),
         }
     }

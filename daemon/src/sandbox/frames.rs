@@ -20,7 +20,7 @@ use std::{
 use bytes::Bytes;
 use paw_launch::{
     frame::{self, Exited, MAX_PAYLOAD, NotStarted, Start, Tag, WINDOW},
-    request::{Attestation, End, SandboxId, Usage},
+    request::{Attestation, End, RefusalReason, SandboxId, Usage},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -301,7 +301,12 @@ impl Sandbox {
         let ended = match timeout(limit, farewell).await {
             Ok(ended) => ended?,
             Err(_) => {
-                self.launcher.kill(self.id.clone()).await?;
+                match self.launcher.kill(self.id.clone()).await {
+                    // It ended by itself in this very moment, and that was told before the refusal.
+                    Err(LauncherError::Refused(refusal))
+                        if refusal.reason == RefusalReason::NotFound => {}
+                    killed => killed?,
+                }
                 timeout(KILL_LIMIT, &mut self.ended).await.map_err(|_| {
                     SandboxError::Unkillable {
                         id: self.id.clone(),

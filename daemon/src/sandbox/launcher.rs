@@ -22,8 +22,8 @@ use std::{
 use paw_launch::{
     packet::{PacketError, Received},
     request::{
-        Attestation, End, Event, Message, Numbered, Refusal, RefusalReason, Reply, Request,
-        RuntimeState, SandboxId, SandboxPlan, SandboxSummary, Usage, VERSION,
+        Attestation, End, Event, MAX_LISTED, Message, Numbered, Refusal, RefusalReason, Reply,
+        Request, RuntimeState, SandboxId, SandboxPlan, SandboxSummary, Usage, VERSION,
     },
 };
 use tokio::{
@@ -189,9 +189,20 @@ impl Launcher {
     /// # Errors
     /// When the launcher is away.
     pub async fn list(&self) -> Result<Vec<SandboxSummary>, LauncherError> {
-        match self.ask(Request::List, ANSWER_LIMIT).await?.reply {
-            Reply::Sandboxes { sandboxes } => Ok(sandboxes),
-            other => Err(confused("list", &other)),
+        let mut all = Vec::new();
+        let mut request = Request::List;
+        loop {
+            match self.ask(request, ANSWER_LIMIT).await?.reply {
+                Reply::Sandboxes { sandboxes } => {
+                    let next = next_page(&sandboxes);
+                    all.extend(sandboxes);
+                    match next {
+                        Some(after) => request = after,
+                        None => return Ok(all),
+                    }
+                }
+                other => return Err(confused("list", &other)),
+            }
         }
     }
 
@@ -285,6 +296,14 @@ impl Launcher {
     }
 }
 
+/// How to ask for what comes after these; a list that is not full was the last.
+fn next_page(sandboxes: &[SandboxSummary]) -> Option<Request> {
+    let last = sandboxes.last().filter(|_| sandboxes.len() >= MAX_LISTED)?;
+    Some(Request::ListAfter {
+        id: last.id.clone(),
+    })
+}
+
 /// Why a connection was given up.
 enum Over {
     /// Nobody can ask any more.
@@ -298,8 +317,11 @@ enum Waiting {
         created: Option<SandboxId>,
         answer: oneshot::Sender<Result<Answer, LauncherError>>,
     },
-    /// We ourselves: which of these sandboxes still run?
-    RollCall(BTreeSet<SandboxId>),
+    /// We ourselves: which of these sandboxes still run? And those that were named so far.
+    RollCall {
+        asked: BTreeSet<SandboxId>,
+        running: BTreeSet<SandboxId>,
+    },
     /// Nobody; but a sandbox that is not there any more has an end that was missed.
     Kill(SandboxId),
 }
@@ -397,7 +419,10 @@ impl Connection {
         if !self.lives.is_empty() {
             talk.say(
                 Request::List,
-                Waiting::RollCall(self.lives.keys().cloned().collect()),
+                Waiting::RollCall {
+                    asked: self.lives.keys().cloned().collect(),
+                    running: BTreeSet::new(),
+                },
             );
         }
         let over = self.converse(link, &mut talk).await;
@@ -474,10 +499,14 @@ impl Connection {
                         self.lives.remove(&id);
                     }
                 }
-                Some(Waiting::RollCall(asked)) => {
+                Some(Waiting::RollCall { asked, mut running }) => {
                     if let Reply::Sandboxes { sandboxes } = reply {
-                        let running: BTreeSet<_> =
-                            sandboxes.into_iter().map(|sandbox| sandbox.id).collect();
+                        let next = next_page(&sandboxes);
+                        running.extend(sandboxes.into_iter().map(|sandbox| sandbox.id));
+                        if let Some(after) = next {
+                            talk.say(after, Waiting::RollCall { asked, running });
+                            return;
+                        }
                         // A sender that is dropped tells its receiver that the end was missed.
                         self.lives
                             .retain(|id, _| !asked.contains(id) || running.contains(id));

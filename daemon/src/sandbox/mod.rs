@@ -11,6 +11,7 @@
 //! - [`manifest`]: what skills are installed and what they say they do.
 //! - [`run()`]: one command in one sandbox, for `sandbox run`.
 //! - [`choose()`]: which runtime makes it.
+//! - [`proofs`]: what hostile probes have shown of each runtime.
 //! - [`register`]: which of them run, whose they are, what they said; [`keep`]: so that the next pawd knows it too.
 //! - [`adopt()`]: going on with those that an earlier pawd made.
 //! - [`mcp`]: one tool call of one skill in one sandbox.
@@ -29,6 +30,7 @@ mod life;
 mod link;
 pub mod manifest;
 pub mod mcp;
+pub mod proofs;
 pub mod register;
 mod run;
 mod stream;
@@ -47,6 +49,7 @@ pub use frames::{Child, Exit, Output, Process, Sandbox, SandboxError, Starter, S
 pub use launcher::{Connection, Launcher, connect};
 pub use manifest::{ManifestError, Skill, Skills, Tool};
 pub use mcp::{McpError, ToolCall, ToolOutcome, call};
+pub use proofs::Proofs;
 pub use register::{Found, Known, Log, Register, Stream};
 pub(crate) use run::GRACE;
 pub use run::{

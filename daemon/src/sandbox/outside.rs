@@ -108,6 +108,7 @@ pub(super) fn plan() -> SandboxPlan {
         pids: 16,
         open_files: 64,
         wall_ms: 30_000,
+        io_weight: None,
     };
     SandboxPlan {
         id: sandbox_id(next.to_le_bytes()),
@@ -221,9 +222,10 @@ fn serve(peer: &OwnedFd, init: &Init, running: &Running) {
             Request::Runtimes => Reply::Runtimes {
                 runtimes: Vec::new(),
             },
-            Request::Attach { .. } | Request::Status | Request::Image { .. } => {
-                refused(RefusalReason::Malformed, "not in this fake")
-            }
+            Request::Attach { .. }
+            | Request::Status
+            | Request::Image { .. }
+            | Request::ListAfter { .. } => refused(RefusalReason::Malformed, "not in this fake"),
         };
         let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         if packet::send(peer.as_fd(), &Message::Reply { seq, reply }, &borrowed).is_err() {
@@ -261,7 +263,7 @@ fn reap(
     );
 }
 
-pub(super) fn attestation(plan: &SandboxPlan) -> Attestation {
+fn attestation(plan: &SandboxPlan) -> Attestation {
     Attestation {
         digest: Digest::of(plan.id.as_str().as_bytes()),
         facts: Facts {
@@ -284,6 +286,7 @@ pub(super) fn attestation(plan: &SandboxPlan) -> Attestation {
             routes: Vec::new(),
             landlock_abi: 0,
             unseen: Vec::new(),
+            unheld: Vec::new(),
         },
     }
 }

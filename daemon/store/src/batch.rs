@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     error::{Fault, StoreError},
+    proof::{self, ProofRecord},
     record::{ActionRecord, SessionRecord, TurnRecord},
     schema::{
         ACTIONS, ACTIONS_BY_SESSION, ACTIONS_BY_STATE, OPEN_STATES, SESSIONS, SESSIONS_BY_OWNER,
@@ -44,6 +45,10 @@ enum Change {
     },
     DeleteSession {
         id: u128,
+    },
+    PutProof {
+        runtime: String,
+        document: Vec<u8>,
     },
 }
 
@@ -114,6 +119,18 @@ impl Batch {
         self.add(Change::DeleteSession { id: id.as_u128() })
     }
 
+    /// Stores what probes saw of a runtime, in place of what they saw before.
+    ///
+    /// # Errors
+    /// When the record is too long or the batch is full.
+    pub fn put_proof(&mut self, proof: &ProofRecord) -> Result<&mut Self, StoreError> {
+        let document = document("proof", Uuid::nil(), proof)?;
+        self.add(Change::PutProof {
+            runtime: proof.runtime.clone(),
+            document,
+        })
+    }
+
     /// Whether there is nothing to do.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -155,6 +172,7 @@ impl Batch {
                     document,
                 } => append_turn(txn, *session, *seq, document)?,
                 Change::DeleteSession { id } => delete_session(txn, *id)?,
+                Change::PutProof { runtime, document } => proof::put(txn, runtime, document)?,
             }
         }
         Ok(())

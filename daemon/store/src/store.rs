@@ -12,6 +12,7 @@ use crate::{
     batch::{self, Batch},
     error::{Fault, StoreError},
     file::{self, OpenOptions, Opened},
+    proof::{self, ProofRecord},
     query::{self, ActionFilter, Counts, Listed, Page},
     record::{ActionRecord, SessionRecord, TurnRecord},
     schema::{self, MIGRATIONS, Migration, version_after},
@@ -177,6 +178,14 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<TurnRecord>, StoreError> {
         self.read(|txn| query::turns(txn, session, from, limit))
+    }
+
+    /// What probes saw of each runtime.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn proofs(&self) -> Result<Vec<ProofRecord>, StoreError> {
+        self.read(proof::all)
     }
 
     /// How many records there are.

@@ -24,7 +24,11 @@ sandboxes_are_limited() {
     text=$(pawctl sandbox run --runtime gvisor --memory 128M --timeout 120s --json-result -- dd if=/dev/zero of=/dev/null bs=512M count=1 2>&1)
     has memory_beyond_the_limit_kills_gvisor '"oom_killed":true' "$(echo "$text" | tr -d ' \n')"
     ends more_isolation_than_there_is_is_refused 125 pawctl sandbox run --isolation-floor vm -- true
-    has gvisor_is_proven_here proven "$(pawctl sandbox runtimes 2>&1 | grep gvisor)"
+    case $(cat /etc/debian_version) in
+    12*) way=ptrace ;;
+    *) way=systrap ;;
+    esac
+    has "gvisor_intercepts_by_$way" " $way " "$(pawctl sandbox runtimes 2>&1 | grep gvisor)"
 
     text=$(pawctl sandbox run --memory 64M --json-result -- dd if=/dev/zero of=/dev/null bs=256M count=1 2>&1)
     has memory_beyond_the_limit_kills_it '"oom_killed":true' "$(echo "$text" | tr -d ' \n')"
@@ -46,6 +50,19 @@ sandboxes_are_limited() {
     wait "$client"
     holds a_sandbox_whose_caller_left_ends within 60 sh -c "test -z \"\$(find $SANDBOXES -mindepth 1 -type d ! -name supervisor)\""
     same nothing_is_left_of_the_sandboxes '' "$(leftovers)"
+}
+
+# Hostile probes, in both runtimes, with a sandbox beside each. Under emulation this takes its time.
+ways_out_are_held() {
+    pawctl doctor --prove -o json --timeout 900s >/vm/out/doctor.json 2>/vm/out/doctor.txt
+    probes=$(tr -d '\n' </vm/out/doctor.json | sed 's/}/}\n/g' | grep '"probe"')
+    for runtime in native gvisor; do
+        own=$(echo "$probes" | grep -E "\"runtime\": *\"$runtime\"")
+        same "every_probe_is_held_by_$runtime" '' "$(echo "$own" | grep -vE '"ok": *true')"
+        holds "enough_is_tried_in_$runtime" test "$(echo "$own" | wc -l)" -ge 70
+        has "${runtime}_is_proven_by_its_probes" proven "$(pawctl sandbox runtimes 2>&1 | grep "$runtime")"
+    done
+    same nothing_is_left_of_the_probes '' "$(leftovers)"
 }
 
 skill_asks_before_it_writes() {

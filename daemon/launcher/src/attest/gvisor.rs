@@ -184,6 +184,7 @@ pub(crate) fn gvisor(
         routes,
         landlock_abi: expected.landlock_abi,
         unseen: UNSEEN.map(str::to_owned).to_vec(),
+        unheld: expected.unheld.to_vec(),
     })
 }
 

@@ -83,6 +83,8 @@ pub(crate) struct Expected<'a> {
     /// The launcher's own map, which turns its ids into the host's.
     pub(crate) launcher_map: &'a [Extent],
     pub(crate) landlock_abi: u32,
+    /// Limits that this kernel does not hold, in words.
+    pub(crate) unheld: &'a [String],
 }
 
 /// Reads every fact of paw-init and compares it. The process must be paw-init, and must be our child, so that its number
@@ -173,6 +175,7 @@ pub(crate) fn native(
         routes,
         landlock_abi: expected.landlock_abi,
         unseen: Vec::new(),
+        unheld: expected.unheld.to_vec(),
     };
     sealed(facts)
 }
@@ -443,6 +446,7 @@ mod tests {
             pids: 1,
             open_files: 1,
             wall_ms: 1,
+            io_weight: None,
         };
         let bound = [Bound {
             source: "/s".into(),

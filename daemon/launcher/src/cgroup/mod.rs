@@ -7,11 +7,14 @@
 //! Two layouts are known. v2: one tree at `/sys/fs/cgroup`; the launcher itself sits in `PARENT/supervisor`, because a group
 //! with members cannot hand out controllers. v1 (also the hybrid of it): a tree for each controller, `PARENT` in all of them.
 
+mod io;
 mod mounted;
+mod swap;
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs,
+    io::{Error as IoError, ErrorKind},
     os::unix::fs::chown,
     path::{Path, PathBuf},
 };
@@ -22,7 +25,8 @@ use cgroups_rs::fs::{
 };
 use paw_launch::request::{Limits, SandboxId, Usage};
 
-use self::mounted::{inherit_cpuset, read_text, swap_is_in_use, v1_mounts, write};
+pub(crate) use self::io::LARGEST as LARGEST_IO_WEIGHT;
+use self::mounted::{inherit_cpuset, read_text, same_cpuset, v1_mounts, write};
 use crate::ceilings::Total;
 
 /// Name prefixes of every leaf, by which leftovers are found: of sandboxes, and of jobs.
@@ -38,6 +42,9 @@ const PERIOD_US: u64 = 100_000;
 /// Controllers that carry a limit; without any one of them no sandbox is made.
 const LIMITED: [&str; 3] = ["cpu", "memory", "pids"];
 
+/// Controllers that are used where they are there, see [`io`].
+const WELCOME: [&str; 1] = ["io"];
+
 /// Why a cgroup is not what it should be.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CgroupError {
@@ -46,7 +53,7 @@ pub(crate) enum CgroupError {
     Files {
         step: &'static str,
         path: PathBuf,
-        source: io::Error,
+        source: IoError,
     },
     /// The kernel offers no limit of this kind here.
     #[error("no cgroup controller {0}; enable it (kernel command line, or Delegate= of the unit)")]
@@ -54,6 +61,21 @@ pub(crate) enum CgroupError {
     /// Setting a limit failed.
     #[error("set the limit of {0}")]
     Limit(&'static str, #[source] cgroups_rs::fs::error::Error),
+    /// The plan demands a share of the disk, which nothing here keeps.
+    #[error(
+        "the kernel has no io weight here; it comes with the io controller (v2) or the scheduler bfq (v1)"
+    )]
+    NoIoWeight,
+    /// A file of a hierarchy says something unexpected.
+    #[error("{path} has no readable {what}")]
+    Unreadable { path: PathBuf, what: &'static str },
+    /// A sandbox may run on other processors, or use other memory, than the group above it.
+    #[error("{file} reads back as {is:?} and is {wanted:?} in the group above")]
+    Cpuset {
+        file: &'static str,
+        is: String,
+        wanted: String,
+    },
     /// Swap cannot be limited, and there is swap.
     #[error("swap is in use and cannot be limited; boot with swapaccount=1, or without swap")]
     Swap,
@@ -74,7 +96,7 @@ pub(crate) enum CgroupError {
     },
 }
 
-fn files(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CgroupError {
+fn files(step: &'static str, path: &Path) -> impl FnOnce(IoError) -> CgroupError {
     let path = path.to_owned();
     move |source| CgroupError::Files { step, path, source }
 }
@@ -208,10 +230,16 @@ impl Parent {
                 continue;
             }
             let control = dir.join("cgroup.subtree_control");
-            let enabled = read_text(&control)?;
+            let (enabled, available) = (
+                read_text(&control)?,
+                read_text(&dir.join("cgroup.controllers"))?,
+            );
+            let lists = |text: &str, name: &str| text.split_whitespace().any(|has| has == name);
+            let welcome = WELCOME.iter().filter(|name| lists(&available, name));
             for name in LIMITED
                 .iter()
-                .filter(|name| !enabled.split_whitespace().any(|has| has == **name))
+                .chain(welcome)
+                .filter(|name| !lists(&enabled, name))
             {
                 write(&control, &format!("+{name}"))?;
             }
@@ -244,10 +272,20 @@ impl Parent {
         Ok(())
     }
 
-    fn dir(&self, controller: &str) -> Option<&PathBuf> {
-        self.dirs.iter().find_map(|(key, dir)| {
-            (self.unified || key.split(',').any(|name| name == controller)).then_some(dir)
-        })
+    fn dir(&self, controller: &str) -> Option<&Path> {
+        dir_of(&self.dirs, self.unified, controller)
+    }
+
+    /// Limits that this kernel does not hold, in words.
+    pub(crate) fn unheld(&self) -> Vec<String> {
+        let handed_out = |dir: &&Path| {
+            !self.unified
+                || read_text(&dir.join("cgroup.subtree_control"))
+                    .is_ok_and(|text| text.split_whitespace().any(|name| name == "io"))
+        };
+        io::obstacle(self.dir("blkio").filter(handed_out))
+            .into_iter()
+            .collect()
     }
 
     /// The leaf of a sandbox, which need not exist.
@@ -329,16 +367,7 @@ impl Leaf {
         memory
             .set_limit(bytes)
             .map_err(|error| CgroupError::Limit("memory", error))?;
-        // v1 counts memory and swap together, v2 swap alone.
-        let swap = if self.unified { 0 } else { bytes };
-        if let Err(error) = memory.set_memswap_limit(swap) {
-            if self.swap_file_exists() {
-                return Err(CgroupError::Limit("swap", error));
-            }
-            if swap_is_in_use()? {
-                return Err(CgroupError::Swap);
-            }
-        }
+        swap::forbid(self.dir("memory")?, self.unified, limits.memory)?;
         if self.unified {
             // One greedy process takes its whole sandbox down, rather than leaving half of it.
             write(&self.dirs[""].join("memory.oom.group"), "1")?;
@@ -353,7 +382,10 @@ impl Leaf {
             .ok_or(CgroupError::NoController("cpu"))?;
         cpu.set_cfs_quota_and_period(Some(quota(limits)), Some(PERIOD_US))
             .map_err(|error| CgroupError::Limit("cpu", error))?;
-        Ok(())
+        match limits.io_weight {
+            Some(weight) => io::set(self.io_dir().ok_or(CgroupError::NoIoWeight)?, weight),
+            None => Ok(()),
+        }
     }
 
     /// Reads the limits back; an error when one is not what was set. What a cgroup does not hold is taken from `wanted`.
@@ -395,7 +427,17 @@ impl Leaf {
         same("pids", pids.into(), wanted.pids.into())?;
         same("cpu quota", quota_us.into(), quota(wanted).into())?;
         same("cpu period", period_us.into(), PERIOD_US.into())?;
+        swap::read_back(self.dir("memory")?, self.unified, wanted.memory)?;
+        if let (false, Ok(cpuset)) = (self.unified, self.dir("cpuset")) {
+            same_cpuset(cpuset)?;
+        }
+        let io_weight = match (self.io_dir(), wanted.io_weight) {
+            (Some(dir), weight) => io::read_back(dir, weight)?,
+            (None, Some(_)) => return Err(CgroupError::NoIoWeight),
+            (None, None) => None,
+        };
         Ok(Limits {
+            io_weight,
             memory: u64::try_from(memory).unwrap_or(0),
             ..*wanted
         })
@@ -456,17 +498,14 @@ impl Leaf {
 
     /// Whether the kernel killed something in it for want of memory.
     pub(crate) fn oom_killed(&self) -> bool {
-        let (controller, file) = if self.unified {
-            ("", "memory.events")
+        let file = if self.unified {
+            "memory.events"
         } else {
-            ("memory", "memory.oom_control")
+            "memory.oom_control"
         };
-        let dir = self
-            .dirs
-            .iter()
-            .find(|(key, _)| self.unified || key.split(',').any(|name| name == controller));
-        dir.and_then(|(_, dir)| read_text(&dir.join(file)).ok())
-            .is_some_and(|text| field(&text, "oom_kill") > 0)
+        self.dir("memory")
+            .and_then(|dir| read_text(&dir.join(file)))
+            .is_ok_and(|text| field(&text, "oom_kill") > 0)
     }
 
     /// Every process in it, in any hierarchy.
@@ -511,7 +550,7 @@ impl Leaf {
         for dir in self.dirs.values() {
             match fs::remove_dir(dir) {
                 Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) if error.raw_os_error() == Some(nix::errno::Errno::EBUSY as i32) => {
                     gone = false
                 }
@@ -538,14 +577,24 @@ impl Leaf {
         )
     }
 
-    fn swap_file_exists(&self) -> bool {
-        let file = if self.unified {
-            "memory.swap.max"
-        } else {
-            "memory.memsw.limit_in_bytes"
-        };
-        self.dirs.values().any(|dir| dir.join(file).exists())
+    fn dir(&self, controller: &'static str) -> Result<&Path, CgroupError> {
+        dir_of(&self.dirs, self.unified, controller).ok_or(CgroupError::NoController(controller))
     }
+
+    fn io_dir(&self) -> Option<&Path> {
+        dir_of(&self.dirs, self.unified, "blkio")
+    }
+}
+
+/// The directory of the hierarchy that has this controller; under v2 there is one for all.
+fn dir_of<'a>(
+    dirs: &'a BTreeMap<String, PathBuf>,
+    unified: bool,
+    controller: &str,
+) -> Option<&'a Path> {
+    dirs.iter().find_map(|(key, dir)| {
+        (unified || key.split(',').any(|name| name == controller)).then_some(dir.as_path())
+    })
 }
 
 /// CPU time for each period, in microseconds.

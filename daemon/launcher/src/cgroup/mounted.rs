@@ -48,6 +48,22 @@ pub(super) fn inherit_cpuset(dir: &Path) -> Result<(), CgroupError> {
     Ok(())
 }
 
+/// Reads back that a group has the processors and the memory nodes of the group above it.
+pub(super) fn same_cpuset(dir: &Path) -> Result<(), CgroupError> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        let above = dir.parent().unwrap_or(dir);
+        let (is, wanted) = (read_text(&dir.join(file))?, read_text(&above.join(file))?);
+        if is != wanted {
+            return Err(CgroupError::Cpuset {
+                file,
+                is: is.trim().to_owned(),
+                wanted: wanted.trim().to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
 /// Whether this host has swap at all.
 pub(super) fn swap_is_in_use() -> Result<bool, CgroupError> {
     Ok(read_text(Path::new("/proc/swaps"))?.lines().count() > 1)

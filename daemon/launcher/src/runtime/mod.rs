@@ -150,6 +150,7 @@ impl Runtimes {
                     state,
                     version: maker.as_ref().ok().map(|maker| maker.version()),
                     reason: reason.to_owned(),
+                    digest: maker.as_ref().ok().and_then(|maker| maker.digest().ok()),
                 }
             })
             .collect()

@@ -365,6 +365,7 @@ pub(crate) fn plan(id: u64) -> SandboxPlan {
             pids: 32,
             open_files: 256,
             wall_ms: 30_000,
+            io_weight: None,
         },
     }
 }

@@ -211,25 +211,57 @@ pub async fn doctor(context: &Context, prove: bool) -> Doctor {
     }
     match context.launcher.runtimes().await {
         Ok(runtimes) => {
-            for runtime in runtimes
-                .iter()
-                .filter(|runtime| runtime.state != ProofState::Proven)
-            {
-                find(
-                    "runtime.unproven",
-                    Severity::Info,
-                    format!("runtime {}: {}", runtime.name, runtime.reason),
-                    "what asks for it is refused, or its first sandbox proves it",
-                    "see `pawctl sandbox runtimes`",
-                );
+            let required = context.config.borrow().sandbox.require_proof;
+            for runtime in runtimes {
+                let objection = (runtime.state != ProofState::Absent)
+                    .then(|| context.proofs.objection(&runtime, required))
+                    .flatten();
+                let shown = context.proofs.shown(runtime);
+                let what = format!("runtime {}: {}", shown.name, shown.reason);
+                match (objection, shown.state) {
+                    (Some(_), _) => find(
+                        "runtime.refused",
+                        Severity::Error,
+                        what,
+                        "what asks for it is refused",
+                        "mend it, then run `pawctl doctor --prove`",
+                    ),
+                    (None, ProofState::Proven) => {}
+                    (None, ProofState::Unverified) => find(
+                        "runtime.unproven",
+                        Severity::Info,
+                        what,
+                        "it is used; its sandboxes are attested, and nobody has tried to get out of one here",
+                        "pawctl doctor --prove; [sandbox] require_proof refuses it until then",
+                    ),
+                    (None, ProofState::Absent) => find(
+                        "runtime.absent",
+                        Severity::Info,
+                        what,
+                        "what asks for it is refused",
+                        "see `pawctl sandbox runtimes`",
+                    ),
+                }
             }
         }
         Err(error) => tracing::debug!(error = %paw_log::Chain(&error), "runtimes not listed"),
     }
+    if let Ok(Reply::Status { unheld, .. }) = context.launcher.status().await {
+        for limit in unheld {
+            find(
+                "limit.unheld",
+                Severity::Info,
+                limit,
+                "sandboxes are not bound by it, and their attestations say so",
+                "see LIMITS in paw-launcher(8)",
+            );
+        }
+    }
     let mut probes: Vec<Probe> = Vec::new();
     if prove {
         probes.extend(context.born.probes.iter().map(probe));
-        probes.extend(prove::prove(&context.launcher).await);
+        let prove = prove::prove(&context.launcher, &context.proofs, &context.storage);
+        probes.extend(prove.await);
     }
     let ok = findings
         .iter()

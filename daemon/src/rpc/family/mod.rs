@@ -45,7 +45,7 @@ use crate::{
     orchestrator::handle::Actions,
     providers::Providers,
     reload::Reload,
-    sandbox::{Launcher, Register, Skills},
+    sandbox::{Launcher, Proofs, Register, Skills},
     storage::Storage,
 };
 
@@ -65,6 +65,8 @@ pub struct Context {
     pub launcher: Launcher,
     /// Sandboxes of people's commands.
     pub register: Register,
+    /// What is known of each runtime.
+    pub proofs: Proofs,
     /// Skills that are installed.
     pub skills: Arc<Skills>,
     /// What is configured now.
@@ -262,7 +264,8 @@ fn why(
         (State::Cancelled, _) => ErrorKind::Conflict,
         (_, Some("unavailable")) => ErrorKind::Unavailable,
         (_, Some("not_found")) => ErrorKind::NotFound,
-        (_, Some("invalid")) => ErrorKind::Invalid,
+        (_, Some("invalid" | "ceiling")) => ErrorKind::Invalid,
+        (_, Some("busy")) => ErrorKind::Busy,
         _ => ErrorKind::Failed,
     };
     match failure {

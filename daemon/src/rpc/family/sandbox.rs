@@ -52,6 +52,7 @@ impl SandboxRpcServer for Family {
             .map_err(|error| away(&error))?;
         Ok(runtimes
             .into_iter()
+            .map(|runtime| self.proofs.shown(runtime))
             .map(|runtime| RuntimeInfo {
                 name: runtime.name.to_string(),
                 state: match runtime.state {
@@ -421,6 +422,7 @@ fn away(error: &LauncherError) -> jsonrpsee::types::ErrorObjectOwned {
             RefusalReason::NotFound => ErrorKind::NotFound,
             RefusalReason::Full => ErrorKind::Busy,
             RefusalReason::Ceiling => ErrorKind::Denied,
+            RefusalReason::Unsupported => ErrorKind::Unavailable,
             RefusalReason::Malformed
             | RefusalReason::Exists
             | RefusalReason::Missing

@@ -4,6 +4,7 @@ mod gvisor;
 mod inside;
 mod jobs;
 mod life;
+mod limits;
 mod wire;
 
 /// Lists the tests of the modules by their names.
@@ -34,6 +35,12 @@ pub(crate) const ALL: &[(&str, fn())] = cases! {
         gvisor_deadline_and_kill_leave_nothing_behind
         gvisor_workspace_belongs_to_its_agent
         gvisor_with_too_little_memory_is_refused;
+    limits:
+        limit_that_somebody_changes_before_the_start_is_noticed_and_refused
+        sandbox_that_is_moved_out_of_its_limits_is_refused
+        io_weight_is_set_and_read_back_or_refused
+        swap_cannot_be_used
+        throttled_time_is_told;
     wire:
         connection_of_another_user_is_closed
         request_before_hello_is_refused
