@@ -37,7 +37,7 @@ async fn begin(client: &Client, spec: RunSpec) -> Run {
                 return Run {
                     action: action_id,
                     sandbox: id,
-                    heard: heard,
+                    heard,
                 };
             }
             RunEvent::Waiting { .. } => {}

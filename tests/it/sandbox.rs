@@ -1,5 +1,7 @@
 //! `sandbox.run`: streams, exit codes, input, deadlines, refusals. Walls are tested in `e2e`.
 
+use std::process::Stdio;
+
 use base64::Engine as _;
 use harness::{Pawd, Setup, within};
 use jsonrpsee::{async_client::Client, core::client::Subscription};
@@ -12,6 +14,7 @@ use paw_api::{
 use paw_launch::request::RefusalReason;
 use paw_policy::State;
 use serde_json::json;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
 use harness::words::{answer, finally, refused, show};
 
@@ -323,4 +326,44 @@ async fn command_whose_asker_has_left_runs_after_the_approval() {
     let ended = finally(&client, &action_id).await;
     assert_eq!(ended.state, State::Completed, "{ended:?}");
     assert_eq!(ended.result.unwrap()["exit_code"], 0);
+}
+
+#[tokio::test]
+async fn run_takes_one_connection_also_with_input() {
+    let setup = Setup::new().with("[rpc]\nconnections_per_user = 2\n");
+    let pawd = Pawd::start(setup).await;
+    let mut command = tokio::process::Command::new(harness::stage::program("pawctl"));
+    command.arg("--root").arg(pawd.root.path());
+    command.args(["sandbox", "run", "--stdin", "--", "cat"]);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true);
+    let mut asker = command.spawn().expect("pawctl starts");
+    let (mut input, output) = (asker.stdin.take().unwrap(), asker.stdout.take().unwrap());
+    let mut heard = BufReader::new(output).lines();
+    input.write_all(b"one\n").await.unwrap();
+    let first = within("its first line", heard.next_line()).await.unwrap();
+    assert_eq!(first.as_deref(), Some("one"));
+    // The second place is free for another one, and a third there is not.
+    let other = pawd.client().await;
+    assert!(
+        ActionRpcClient::list(&other, None, None, None)
+            .await
+            .is_ok()
+    );
+    let refused = pawd.pawctl(&["sandbox", "run", "--", "true"]).await;
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(
+        said.contains("as many connections as it may") && said.contains("again in 1 s"),
+        "{said}"
+    );
+    let refused = pawd.pawctl(&["status"]).await;
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(
+        said.contains("as many connections as it may") && said.contains("again in 1 s"),
+        "{said}"
+    );
+    drop(input);
+    assert!(within("its end", asker.wait()).await.unwrap().success());
 }

@@ -229,7 +229,10 @@ async fn follow(out: &mut Out, items: &mut Items, run: Shown) -> Result<u8, Fail
             heard = items.heard() => heard?,
             // One piece at a time: the next is read when pawd has taken the one before.
             Some(chunk) = input.next() => {
-                items.ask(&input.request(chunk)?).await?;
+                let request = input.request(chunk)?;
+                if items.ask(&request).await.is_err() {
+                    return Err(cut(remedy));
+                }
                 continue;
             }
         };
@@ -239,13 +242,7 @@ async fn follow(out: &mut Out, items: &mut Items, run: Shown) -> Result<u8, Fail
                 input.answered(taken)?;
                 continue;
             }
-            Heard::End => {
-                return Err(Failure::Cut {
-                    doing: DOING.to_owned(),
-                    why: "pawd ended the connection before the command did".to_owned(),
-                    remedy,
-                });
-            }
+            Heard::End => return Err(cut(remedy)),
         };
         match item.read()? {
             RunEvent::Waiting { action_id } if run.no_wait => {
@@ -278,6 +275,15 @@ async fn follow(out: &mut Out, items: &mut Items, run: Shown) -> Result<u8, Fail
                 });
             }
         }
+    }
+}
+
+/// The connection is gone, and the command may not be.
+fn cut(remedy: String) -> Failure {
+    Failure::Cut {
+        doing: DOING.to_owned(),
+        why: "pawd ended the connection before the command did".to_owned(),
+        remedy,
     }
 }
 

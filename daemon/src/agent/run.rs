@@ -258,9 +258,9 @@ pub(super) fn end_of_exec(exit: Option<Exit>, took: Duration) -> RunEnd {
 /// Runs both; once the command has ended, who listens has [`LAST_WORDS`] for what is left: a reader that has stopped reading
 /// holds no place for a command that is over.
 async fn heard_to_the_end<T>(
-    running: impl Future<Output = T>,
+    running: impl Future<Output = Result<T, RunError>>,
     passing: impl Future<Output = ()>,
-) -> T {
+) -> Result<T, RunError> {
     tokio::pin!(running, passing);
     let mut passed = false;
     let ended = loop {
@@ -269,7 +269,9 @@ async fn heard_to_the_end<T>(
             () = &mut passing, if !passed => passed = true,
         }
     };
-    if !passed && timeout(LAST_WORDS, passing).await.is_err() {
+    // What is left says it again to the next pawd, so nobody has to be waited for.
+    let left = matches!(ended, Err(RunError::Left));
+    if !passed && !left && timeout(LAST_WORDS, passing).await.is_err() {
         tracing::warn!("the last output of a command was not read; it is dropped");
     }
     ended

@@ -451,3 +451,146 @@ fn understood<T: DeserializeOwned>(record: &Record, kind: u8) -> Option<T> {
         .then(|| serde_json::from_slice(&record.payload).ok())
         .flatten()
 }
+
+#[cfg(test)]
+mod tests {
+    use paw_launch::request::{End, Usage};
+
+    use super::*;
+    use crate::sandbox::outside::{attestation, plan};
+
+    fn about() -> About {
+        let plan = plan();
+        About {
+            action: Uuid::from_u128(7),
+            owner: 1000,
+            attestation: Box::new(attestation(&plan)),
+            plan,
+        }
+    }
+
+    fn command(number: u32) -> Command {
+        Command {
+            number,
+            action: Uuid::from_u128(u128::from(number)),
+            stdin: false,
+            most_output: 1 << 30,
+            kept: true,
+            stdout: 0,
+            stderr: 0,
+            exit: None,
+        }
+    }
+
+    const EXIT: Exit = Exit {
+        exited: Exited {
+            code: Some(3),
+            signal: None,
+        },
+        truncated: true,
+    };
+
+    fn text(said: &[(Stream, Bytes)]) -> Vec<u8> {
+        said.iter().flat_map(|(_, bytes)| bytes.to_vec()).collect()
+    }
+
+    #[test]
+    fn what_was_written_is_read_whatever_is_torn_off_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let about = about();
+        let id = about.plan.id.clone();
+        let mut keep = Keep::create(dir.path(), &id, about).unwrap();
+        let mut lengths = vec![(keep.file.metadata().unwrap().len(), keep.saved.clone(), 0)];
+        let mut note = |keep: &Keep, said: usize| {
+            lengths.push((
+                keep.file.metadata().unwrap().len(),
+                keep.saved.clone(),
+                said,
+            ));
+        };
+        keep.command(command(1)).unwrap();
+        note(&keep, 0);
+        keep.said(1, Stream::Stdout, b"out").unwrap();
+        note(&keep, 3);
+        keep.said(1, Stream::Stderr, b"error").unwrap();
+        note(&keep, 8);
+        keep.exited(1, EXIT).unwrap();
+        note(&keep, 8);
+        let end = RunEnd {
+            exit: Some(EXIT.exited),
+            end: End {
+                exit_code: Some(0),
+                signal: None,
+                oom_killed: false,
+                timed_out: false,
+                killed: false,
+            },
+            usage: Usage::default(),
+            output_truncated: false,
+        };
+        keep.over(Over {
+            end: Some(end),
+            at_ms: 5,
+        })
+        .unwrap();
+        note(&keep, 8);
+        let whole = fs::read(path(dir.path(), &id, 0)).unwrap();
+        let said = b"outerror";
+        for length in 0..=whole.len() {
+            fs::write(path(dir.path(), &id, 0), &whole[..length]).unwrap();
+            let loaded = Keep::load(dir.path(), &id);
+            let expected = lengths.iter().rev().find(|(end, ..)| *end <= length as u64);
+            match (loaded, expected) {
+                (Ok(loaded), Some((end, saved, heard))) => {
+                    assert_eq!(loaded.keep.saved(), saved, "{length} bytes");
+                    assert_eq!(text(&loaded.said), said[..*heard]);
+                    assert_eq!(loaded.keep.file.metadata().unwrap().len(), *end);
+                }
+                (Err(_), None) => {}
+                (loaded, _) => panic!("{length} bytes: {loaded:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn files_stay_small_and_the_last_output_and_all_counts_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let about = about();
+        let id = about.plan.id.clone();
+        let mut keep = Keep::create(dir.path(), &id, about).unwrap();
+        keep.command(command(1)).unwrap();
+        let mut all = Vec::new();
+        for number in 0..2_000_u32 {
+            let piece = format!("{number:01000}");
+            keep.said(1, Stream::Stdout, piece.as_bytes()).unwrap();
+            all.extend(piece.into_bytes());
+            let size = |turn| fs::metadata(path(dir.path(), &id, turn)).map_or(0, |it| it.len());
+            assert!(size(0) + size(1) <= 2 * FULL as u64 + 64 * 1024);
+        }
+        drop(keep);
+        let loaded = Keep::load(dir.path(), &id).unwrap();
+        assert_eq!(loaded.keep.saved().commands[0].stdout, all.len() as u64);
+        let kept = text(&loaded.said);
+        assert!(kept.len() >= FULL && all.ends_with(&kept));
+        assert_eq!(list(dir.path()).unwrap(), [id.clone()]);
+        remove(dir.path(), &id);
+        assert_eq!(list(dir.path()).unwrap(), []);
+    }
+
+    #[test]
+    fn a_head_that_was_torn_leaves_what_stood_before_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let about = about();
+        let id = about.plan.id.clone();
+        let mut keep = Keep::create(dir.path(), &id, about).unwrap();
+        keep.command(command(1)).unwrap();
+        keep.said(1, Stream::Stdout, &vec![b'x'; FULL]).unwrap();
+        let before = keep.saved.clone();
+        keep.said(1, Stream::Stdout, b"y").unwrap();
+        let head = fs::read(path(dir.path(), &id, 1)).unwrap();
+        fs::write(path(dir.path(), &id, 1), &head[..100]).unwrap();
+        let loaded = Keep::load(dir.path(), &id).unwrap();
+        assert_eq!(loaded.keep.saved(), &before);
+        assert_eq!(loaded.said.len(), 1);
+    }
+}

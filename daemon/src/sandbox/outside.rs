@@ -263,7 +263,7 @@ fn reap(
     );
 }
 
-fn attestation(plan: &SandboxPlan) -> Attestation {
+pub(super) fn attestation(plan: &SandboxPlan) -> Attestation {
     Attestation {
         digest: Digest::of(plan.id.as_str().as_bytes()),
         facts: Facts {
