@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use paw_api::system::Probe;
-use paw_launch::request::{Image, Limits, ProofState, Runtime, SandboxId, SandboxPlan};
+use paw_launch::request::{Image, Isolation, Limits, ProofState, Runtime, SandboxId, SandboxPlan};
 use serde::Deserialize;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -330,6 +330,8 @@ async fn one(
         ),
         mounts: Vec::new(),
         limits,
+        // Whatever there is: what it is called by and what was seen of it stand in the table.
+        floor: Isolation::Process,
     };
     let spec = RunSpec {
         plan,

@@ -26,8 +26,8 @@ use paw_launch::{
     frame::{self, HEADER, Start, Tag},
     packet::{self, Received},
     request::{
-        Attestation, End, Event, Facts, Message, MountSource, Numbered, ProofState, Refusal,
-        RefusalReason, Reply, Request, Runtime, RuntimeState, SandboxId, SandboxPlan,
+        Attestation, End, Event, Facts, Isolation, Message, MountSource, Numbered, ProofState,
+        Refusal, RefusalReason, Reply, Request, Runtime, RuntimeState, SandboxId, SandboxPlan,
         SandboxSummary, Usage, VERSION,
     },
 };
@@ -306,6 +306,7 @@ fn answer(shared: &Arc<Shared>, request: Request) -> (Reply, Vec<OwnedFd>) {
                     version: None,
                     reason: "a fake for tests".into(),
                     digest: None,
+                    isolation: Isolation::Process,
                 },
                 RuntimeState {
                     name: Runtime::Gvisor,
@@ -313,6 +314,7 @@ fn answer(shared: &Arc<Shared>, request: Request) -> (Reply, Vec<OwnedFd>) {
                     version: None,
                     reason: "not in this fake".into(),
                     digest: None,
+                    isolation: Isolation::Kernel,
                 },
             ],
         },
@@ -557,6 +559,7 @@ fn attestation(plan: &SandboxPlan) -> Attestation {
         landlock_abi: 0,
         unseen: Vec::new(),
         unheld: Vec::new(),
+        isolation: Isolation::Process,
     };
     let canonical = serde_json::to_vec(&facts).expect("facts are plain");
     Attestation {

@@ -36,6 +36,10 @@ const ARROWS: &[(&str, &[&str])] = &[
         "paw-image",
         &["paw-confine", "paw-job", "paw-launch", "paw-policy"],
     ),
+    (
+        "paw-kata",
+        &["paw-confine", "paw-launch", "paw-launcher", "paw-log"],
+    ),
     ("paw-init", &["paw-launch"]),
     ("paw-probe", &["paw-confine"]),
     (
@@ -77,6 +81,7 @@ const WALLS: &[(&str, &[&str])] = &[
     ("tracing-journald", &["paw-log"]),
     ("ed25519-dalek", &["paw-audit"]),
     ("cgroups-rs", &["paw-launcher"]),
+    ("containerd-shim-protos", &["paw-kata"]),
 ];
 
 /// What a program must not contain, however deep below it: an async runtime, TLS, HTTP or a database in a process that
@@ -123,6 +128,20 @@ const NEVER: &[(&str, &[&str])] = &[
             "paw-store",
             "paw-llm",
             "tracing",
+        ],
+    ),
+    (
+        "paw-kata",
+        &[
+            "tokio",
+            "hyper",
+            "reqwest",
+            "rustls",
+            "redb",
+            "jsonrpsee",
+            "paw-api",
+            "paw-store",
+            "paw-llm",
         ],
     ),
     (

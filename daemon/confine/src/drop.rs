@@ -148,6 +148,25 @@ pub fn keep_only(keep: &[Capability]) -> Result<(), DropError> {
     empty_sets_but(keep)
 }
 
+/// Stays root, with these capabilities and no way back to the others: not by executing either, because no set has them.
+///
+/// What this host does not give in the first place is not asked for.
+///
+/// # Errors
+/// When the kernel refuses; the process must not go on.
+pub fn stay_root_with(keep: &[Capability]) -> Result<(), DropError> {
+    alone()?;
+    let capabilities = |step| move |source| DropError::Capabilities { step, source };
+    shrink_bounding_set(keep)?;
+    caps::clear(None, CapSet::Ambient).map_err(capabilities("empty the ambient set"))?;
+    caps::clear(None, CapSet::Inheritable).map_err(capabilities("empty the inheritable set"))?;
+    let had =
+        caps::read(None, CapSet::Permitted).map_err(capabilities("read the permitted set"))?;
+    let keep: caps::CapsHashSet = keep.iter().copied().filter(|it| had.contains(it)).collect();
+    caps::set(None, CapSet::Effective, &keep).map_err(capabilities("set the effective set"))?;
+    caps::set(None, CapSet::Permitted, &keep).map_err(capabilities("set the permitted set"))
+}
+
 /// What every process of ours forbids itself: rights by executing, being read by a debugger, writing core files.
 ///
 /// # Errors

@@ -1,12 +1,13 @@
 //! What pawd and the launcher say to each other, and how it is framed.
 //!
-//! Three wires, all bounded, neither trusting the other end:
+//! Four, all bounded, neither trusting the other end:
 //!
 //! - [`request`] over [`packet`]: typed requests and replies between pawd and the launcher, one JSON document per SEQPACKET
 //!   packet, file descriptors beside it.
 //! - [`job`]: what the launcher and its own short-lived programs say; [`image`]: the words of the one that keeps images.
 //! - [`frame`]: what goes over stdin and stdout of `paw-init`, the PID 1 of every sandbox, in every runtime.
 //! - [`resume`]: how another pawd goes on with those frames after the one that began was killed.
+//! - [`shim`]: what is told of a containerd shim, from one process of the launcher's to the next.
 //!
 //! This crate knows no process of ours: it only says what the bytes mean.
 
@@ -20,3 +21,5 @@ pub mod packet;
 #[cfg(feature = "requests")]
 pub mod request;
 pub mod resume;
+#[cfg(feature = "requests")]
+pub mod shim;

@@ -93,7 +93,7 @@ impl Runtime {
     /// All, the strongest last.
     pub const ALL: [Self; 3] = [Self::Native, Self::Gvisor, Self::Kata];
 
-    /// What stands between a sandbox of it and the host.
+    /// What stands between a sandbox of it and the host at most; what it really is here, [`RuntimeState::isolation`] says.
     #[must_use]
     pub const fn isolation(self) -> Isolation {
         match self {
@@ -215,6 +215,9 @@ pub struct SandboxPlan {
     pub mounts: Vec<Mount>,
     /// What it may use.
     pub limits: Limits,
+    /// What must stand between it and the host at least. The launcher refuses what isolates less, so that nothing that changed
+    /// between the choice of a runtime and its use is a silent fall.
+    pub floor: Isolation,
 }
 
 /// What pawd asks.
@@ -443,6 +446,8 @@ pub struct RuntimeState {
     /// Digest of the program that makes its sandboxes.
     #[serde(default)]
     pub digest: Option<Digest>,
+    /// What stands between a sandbox of it and the host, here and now: a shim that is not Kata's makes no virtual machine.
+    pub isolation: Isolation,
 }
 
 /// Whether a runtime's protection was seen to hold on this host.
@@ -512,6 +517,8 @@ pub struct Facts {
     /// Limits that this kernel does not hold, in words.
     #[serde(default)]
     pub unheld: Vec<String>,
+    /// What stands between it and the host, as far as the host can see: never more than was found out about this sandbox.
+    pub isolation: Isolation,
 }
 
 /// A request with its number.

@@ -145,6 +145,19 @@ impl Launcher {
             .ceilings
             .approve(plan, &self.host.data, &self.host.state)?;
         let runtime = self.host.runtimes.get(plan.runtime)?;
+        if runtime.isolation() < plan.floor {
+            let message = format!(
+                "the runtime {} isolates by {} here, and the plan asks for {} at least",
+                plan.runtime,
+                runtime.isolation(),
+                plan.floor
+            );
+            return Err(refusal(
+                RefusalReason::Runtime,
+                message,
+                "see `pawctl sandbox runtimes`; nothing weaker takes its place",
+            ));
+        }
         if let Some(objection) = runtime.objection(&plan.limits) {
             return Err(ceiling(&objection, "ask for a limit that it can keep"));
         }
@@ -166,7 +179,8 @@ impl Launcher {
             ));
         };
         let id = plan.id.clone();
-        match Sandbox::begin(&self.host, runtime, plan, asked, (slot, owner), now) {
+        let map = self.slots.map(slot, owner);
+        match Sandbox::begin(&self.host, runtime, plan, asked, (slot, map), now) {
             Ok(sandbox) => {
                 self.sandboxes.insert(id, sandbox);
                 Ok(())

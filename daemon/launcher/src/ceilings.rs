@@ -11,7 +11,7 @@ use std::{
 };
 
 use paw_launch::request::{
-    Image, Limits, MountSource, Refusal, RefusalReason, Runtime, SandboxId, SandboxPlan,
+    Image, Isolation, Limits, MountSource, Refusal, RefusalReason, Runtime, SandboxId, SandboxPlan,
 };
 use paw_policy::Name;
 use serde::Deserialize;
@@ -59,6 +59,8 @@ pub(crate) struct Ceilings {
     #[serde(default)]
     pub(crate) gvisor: GvisorSettings,
     #[serde(default)]
+    pub(crate) kata: KataSettings,
+    #[serde(default)]
     pub(crate) ids: Ids,
     #[serde(default = "default_limits")]
     pub(crate) limits: Limits,
@@ -72,6 +74,27 @@ pub(crate) struct Ceilings {
 pub(crate) struct GvisorSettings {
     pub(crate) runsc: PathBuf,
     pub(crate) platform: Platform,
+}
+
+/// Where the shim of virtual machines is; read by paw-launcher-kata alone.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct KataSettings {
+    /// Whether paw-launcher-kata may run at all: it has real root.
+    pub(crate) enabled: bool,
+    pub(crate) shim: PathBuf,
+    /// Kata's own configuration; without it, the one that Kata would take.
+    pub(crate) configuration: Option<PathBuf>,
+}
+
+impl Default for KataSettings {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            shim: "/usr/bin/containerd-shim-kata-v2".into(),
+            configuration: None,
+        }
+    }
 }
 
 /// How gVisor intercepts the system calls of a program. Its third way, kvm, needs a device of the host and is not used.
@@ -327,6 +350,7 @@ impl Ceilings {
             tree,
             mounts,
             limits: plan.limits,
+            floor: plan.floor,
         })
     }
 
@@ -394,6 +418,7 @@ pub(crate) struct Approved {
     pub(crate) tree: Option<Rc<Tree>>,
     pub(crate) mounts: Vec<ApprovedMount>,
     pub(crate) limits: Limits,
+    pub(crate) floor: Isolation,
 }
 
 /// Where the root comes from.
@@ -509,6 +534,7 @@ mod tests {
                 wall_ms: 1000,
                 io_weight: None,
             },
+            floor: Isolation::Process,
         }
     }
 

@@ -24,6 +24,8 @@ pub(crate) struct Host {
     pub(crate) bundles: Bundles,
     /// Where our own programs are.
     pub(crate) programs: PathBuf,
+    /// Whether jobs run here. They expect to be nobody on the host, so not where we are root.
+    pub(crate) has_jobs: bool,
     /// What makes sandboxes.
     pub(crate) runtimes: Runtimes,
     /// The paw-init program.

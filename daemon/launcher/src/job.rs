@@ -224,6 +224,14 @@ impl Jobs {
         if self.stopping {
             return Err(JobError::Stopping.refusal());
         }
+        if !host.has_jobs {
+            return Err(refusal(
+                RefusalReason::Failed,
+                "no jobs run here: this launcher is root on the host, and they expect to be nobody"
+                    .to_owned(),
+                "ask paw-launcher",
+            ));
+        }
         if self.running.len() >= MAX_JOBS {
             return Err(refusal(
                 RefusalReason::Full,

@@ -6,12 +6,13 @@
 //! - `start`: from root, or from a unit's user with two capabilities, to the inside of the user namespace.
 //! - `door`: the process that stays outside and lets only pawd in.
 //! - `serve`, `answer`, `connection`: the loop, what it is asked, and the wire.
-//! - `sandbox`, `spawn`: one sandbox's life; `ceilings`, `slots`, `bundle`, `cgroup`, `attest` are what it is made of.
+//! - `sandbox`, `spawn`, `refused`: one sandbox's life, and why it did not begin; `ceilings`, `slots`, `bundle`, `cgroup`, `attest` are what it is made of.
 //! - `runtime`: what makes sandboxes, one trait for all.
 //! - `job`, `image`: short-lived programs of ours that work on the state, and what the one for images is asked.
+//! - `kata`: the launcher for virtual machines, a program of its own with real root.
 //! - `sweep`: what an earlier life left behind.
 //!
-//! A library and a program: a launcher for virtual machines, which needs real root, shares all of this but the start.
+//! A library and a program: the launcher for virtual machines shares all of this but the start.
 
 mod answer;
 mod attest;
@@ -24,6 +25,8 @@ mod ends;
 mod host;
 mod image;
 mod job;
+mod kata;
+mod refused;
 mod runtime;
 mod sandbox;
 mod serve;
@@ -44,9 +47,9 @@ struct Options {
     /// Descriptor of the listening SEQPACKET socket; without it, the one that systemd passes.
     #[arg(long)]
     listen_fd: Option<i32>,
-    /// What may be asked for at most; must be root's.
-    #[arg(long, default_value = "/etc/pawd/launcher.toml")]
-    config: PathBuf,
+    /// What may be asked for at most; must be root's. Without it, the file in /etc/pawd that has the name of this launcher.
+    #[arg(long)]
+    config: Option<PathBuf>,
     /// Bundles and workspaces.
     #[arg(long)]
     state: PathBuf,
@@ -73,9 +76,29 @@ struct Options {
     peer_uid: Option<u32>,
 }
 
-/// The whole program, from the command line to the exit code.
+/// The whole program paw-launcher, from the command line to the exit code.
 #[must_use]
 pub fn program() -> ExitCode {
+    launch("paw-launcher", start::run)
+}
+
+/// The whole program paw-launcher-kata.
+#[must_use]
+pub fn kata_program() -> ExitCode {
+    launch("paw-launcher-kata", kata::run)
+}
+
+impl Options {
+    /// The file of the ceilings.
+    fn config(&self, default: &str) -> PathBuf {
+        self.config.clone().unwrap_or_else(|| default.into())
+    }
+}
+
+fn launch(
+    name: &'static str,
+    run: impl FnOnce(&Options) -> Result<(), start::StartError>,
+) -> ExitCode {
     let options = match Options::try_parse() {
         Ok(options) => options,
         Err(error) => {
@@ -89,19 +112,15 @@ pub fn program() -> ExitCode {
             };
         }
     };
-    if let Err(error) = paw_log::init("paw-launcher", None) {
+    if let Err(error) = paw_log::init(name, None) {
         use std::io::Write;
-        let _ = writeln!(
-            std::io::stderr(),
-            "paw-launcher: {}",
-            paw_log::Chain(&error)
-        );
+        let _ = writeln!(std::io::stderr(), "{name}: {}", paw_log::Chain(&error));
         return ExitCode::from(70);
     }
-    match start::run(&options) {
+    match run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            error!(error = %paw_log::Chain(&failure), "paw-launcher ends");
+            error!(error = %paw_log::Chain(&failure), "{name} ends");
             ExitCode::from(failure.exit_code())
         }
     }

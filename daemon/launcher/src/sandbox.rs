@@ -29,99 +29,35 @@ use std::{
 };
 
 use nix::{
-    errno::Errno,
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use paw_confine::userns::UsernsError;
-use paw_launch::request::{
-    Attestation, End, Limits, Refusal, RefusalReason, SandboxSummary, Usage,
-};
+use paw_confine::userns::Extent;
+use paw_launch::request::{Attestation, End, Limits, SandboxSummary, Usage};
 use paw_policy::Digest;
 use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
 use tracing::warn;
 
 use crate::{
-    attest::{AttestError, Expected},
-    bundle::{Bundle, BundleError},
-    ceilings::{Approved, refusal},
-    cgroup::{CgroupError, Leaf},
+    attest::Expected,
+    bundle::Bundle,
+    ceilings::Approved,
+    cgroup::Leaf,
     connection::ConnectionId,
     host::Host,
     runtime::Maker,
-    slots::sandbox_map,
     spawn::{Order, Spawned, Streams, hear_hello, read_some},
     sweep,
 };
 
+pub(crate) use crate::refused::CreateError;
+
 /// How long making a sandbox may take, from the request to the attestation.
-const CREATE_LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const CREATE_LIMIT: Duration = Duration::from_secs(10);
 
 /// When to look again at a cgroup that the kernel still holds after its last process was reaped. There is no event for it.
 const AGAIN: Duration = Duration::from_millis(5);
-
-/// Why a sandbox could not be made; each names its step.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum CreateError {
-    #[error(transparent)]
-    Bundle(#[from] BundleError),
-    #[error(transparent)]
-    Cgroup(#[from] CgroupError),
-    #[error(transparent)]
-    Userns(#[from] UsernsError),
-    #[error(transparent)]
-    Attest(#[from] AttestError),
-    #[error("make the pipes of the sandbox")]
-    Pipe(#[source] Errno),
-    #[error("read paw-init")]
-    Init(#[source] io::Error),
-    #[error("start paw-create")]
-    Spawn(#[source] io::Error),
-    #[error("paw-create failed: {0}")]
-    Created(String),
-    #[error("start paw-init")]
-    Start(#[source] io::Error),
-    #[error("paw-init ended before its hello: {0}")]
-    NoHello(String),
-    #[error("what paw-init said first is no hello: {0}")]
-    BadHello(String),
-    #[error("making the sandbox took longer than {} s", CREATE_LIMIT.as_secs())]
-    TooSlow,
-    #[error("it was killed while it was being made")]
-    Killed,
-}
-
-impl CreateError {
-    /// What pawd is told.
-    pub(crate) fn refusal(&self) -> Refusal {
-        let (reason, remedy) = match self {
-            Self::Bundle(BundleError::Missing { .. } | BundleError::NoMountPoint { .. }) => (
-                RefusalReason::Missing,
-                "check that it is installed, readable for everybody, and not a symlink",
-            ),
-            Self::Cgroup(CgroupError::NoIoWeight) => (
-                RefusalReason::Unsupported,
-                "run it without an io weight, or schedule the disk by bfq; see `pawctl doctor`",
-            ),
-            Self::Attest(_)
-            | Self::Cgroup(
-                CgroupError::ReadBack { .. }
-                | CgroupError::Cpuset { .. }
-                | CgroupError::Elsewhere { .. },
-            ) => (
-                RefusalReason::Attestation,
-                "run `pawctl doctor --prove`; the sandbox was killed before a command ran in it",
-            ),
-            Self::Killed => (RefusalReason::Failed, "ask again if that was not intended"),
-            _ => (
-                RefusalReason::Failed,
-                "see the journal of paw-launcher, and `pawctl doctor`",
-            ),
-        };
-        refusal(reason, paw_log::Chain(self).to_string(), remedy)
-    }
-}
 
 /// Where a sandbox is in its life.
 #[derive(Debug)]
@@ -139,7 +75,18 @@ enum Phase {
     Ending {
         since: Option<Instant>,
         why: Option<CreateError>,
+        clearing: Clearing,
     },
+}
+
+/// Whether the runtime's own leftovers are cleared away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Clearing {
+    /// Its processes come first.
+    Due,
+    /// This child does it.
+    By(Pid),
+    Done,
 }
 
 /// A sandbox.
@@ -150,7 +97,8 @@ pub(crate) struct Sandbox {
     /// Who asked, and the number of the request.
     pub(crate) asked: (ConnectionId, u64),
     pub(crate) slot: u32,
-    workspace_owner: Option<u32>,
+    /// Its ids, in terms of the launcher's namespace.
+    map: Vec<Extent>,
     phase: Phase,
     leaf: Leaf,
     /// What the leaf is limited to.
@@ -190,7 +138,7 @@ impl Sandbox {
         runtime: Rc<dyn Maker>,
         plan: Approved,
         asked: (ConnectionId, u64),
-        (slot, workspace_owner): (u32, Option<u32>),
+        (slot, map): (u32, Vec<Extent>),
         now: Instant,
     ) -> Result<Self, CreateError> {
         let leaf = host.parent.leaf(&plan.id);
@@ -206,7 +154,7 @@ impl Sandbox {
                     id: plan.id.as_str(),
                     dir: &bundle.dir,
                     leaf: &leaf,
-                    map: &sandbox_map(slot, workspace_owner),
+                    map: &map,
                 })
             });
         match started {
@@ -224,7 +172,7 @@ impl Sandbox {
                     runtime,
                     asked,
                     slot,
-                    workspace_owner,
+                    map,
                     phase,
                     leaf,
                     limits,
@@ -250,7 +198,11 @@ impl Sandbox {
     /// Whether a reaped child is of this sandbox.
     pub(crate) fn owns(&self, pid: Pid) -> bool {
         self.init == Some(pid)
-            || matches!(self.phase, Phase::Creating { child, .. } if child == pid)
+            || match self.phase {
+                Phase::Creating { child, .. } => child == pid,
+                Phase::Ending { clearing, .. } => clearing == Clearing::By(pid),
+                Phase::Greeting { .. } | Phase::Running { .. } => false,
+            }
     }
 
     /// A child of this sandbox was reaped: paw-create, or paw-init.
@@ -266,7 +218,13 @@ impl Sandbox {
             self.exit = Some((code, signal));
             // Afterwards the cgroup is removed, and what it counted with it.
             self.usage = self.leaf.usage();
-            self.oom_killed = self.leaf.oom_killed();
+            let told = self.runtime.told(&self.bundle.dir);
+            self.oom_killed = self.leaf.oom_killed() || told.oom_killed;
+            if let Some(why) = told.lost {
+                warn!(paw_sandbox = %self.plan.id, why, "a sandbox was lost; what is left of it is killed");
+                // Nobody saw how its first process ended; it is killed now if it is still there.
+                self.exit = Some((None, Some(Signal::SIGKILL as i32)));
+            }
             match &self.phase {
                 Phase::Creating { .. } | Phase::Greeting { .. } => {
                     self.fail(CreateError::NoHello(self.last_words()), now)
@@ -276,6 +234,14 @@ impl Sandbox {
                     self.enter_ending(since, None, now);
                 }
                 Phase::Ending { .. } => self.deadline = now,
+            }
+            return;
+        }
+        if let Phase::Ending { clearing, .. } = &mut self.phase {
+            *clearing = Clearing::Done;
+            self.deadline = now;
+            if code != Some(0) {
+                warn!(paw_sandbox = %self.plan.id, code, signal, "the runtime's own leftovers are not all cleared away; the next start does");
             }
             return;
         }
@@ -355,8 +321,8 @@ impl Sandbox {
         let expected = Expected {
             plan: &self.plan,
             limits: &self.limits,
-            slot: self.slot,
-            workspace_owner: self.workspace_owner,
+            map: &self.map,
+            dir: &self.bundle.dir,
             leaf: &self.leaf,
             bound: &self.bundle.bound,
             init_digest: self.init_digest,
@@ -439,7 +405,13 @@ impl Sandbox {
                 self.timed_out = true;
                 self.enter_ending(since, None, now);
             }
-            Phase::Ending { .. } => self.kill_processes(),
+            Phase::Ending { clearing, .. } => {
+                if let Clearing::By(child) = clearing {
+                    // It has had its time.
+                    let _ = kill(*child, Signal::SIGKILL);
+                }
+                self.kill_processes();
+            }
         }
     }
 
@@ -468,7 +440,11 @@ impl Sandbox {
             // number is nobody's.
             let _ = kill(child, Signal::SIGKILL);
         }
-        self.phase = Phase::Ending { since, why };
+        self.phase = Phase::Ending {
+            since,
+            why,
+            clearing: Clearing::Due,
+        };
         self.deadline = now;
         self.kill_processes();
     }
@@ -485,20 +461,20 @@ impl Sandbox {
 
     /// Removes what is left, when its last process is gone. `None`: not yet; [`Sandbox::deadline`] says when to try again.
     pub(crate) fn finish(&mut self, host: &Host, now: Instant) -> Option<Finished> {
-        let Phase::Ending { since, why } = &mut self.phase else {
+        if !matches!(self.phase, Phase::Ending { .. }) {
+            return None;
+        }
+        let cleared = self.init.is_none() && self.clear(now);
+        let Phase::Ending { since, why, .. } = &mut self.phase else {
             return None;
         };
         // Reaping comes first: SIGCHLD wakes the loop, so nothing has to be looked at before.
-        self.deadline = now
-            + if self.init.is_some() {
-                CREATE_LIMIT
-            } else {
-                AGAIN
-            };
-        if self.init.is_some()
-            || !self.leaf.members().is_empty()
-            || !remove(host, &self.plan, &self.leaf)
-        {
+        if cleared {
+            self.deadline = now + AGAIN;
+        } else if self.init.is_some() {
+            self.deadline = now + CREATE_LIMIT;
+        }
+        if !cleared || !self.leaf.members().is_empty() || !remove(host, &self.plan, &self.leaf) {
             return None;
         }
         Some(match why.take() {
@@ -522,6 +498,33 @@ impl Sandbox {
                 )
             }
         })
+    }
+
+    /// Has the runtime's own leftovers cleared away. `true` when that is over.
+    fn clear(&mut self, now: Instant) -> bool {
+        let Phase::Ending { clearing, .. } = &mut self.phase else {
+            return false;
+        };
+        if *clearing == Clearing::Due {
+            let order = Order {
+                id: self.plan.id.as_str(),
+                dir: &self.bundle.dir,
+                leaf: &self.leaf,
+                map: &self.map,
+            };
+            *clearing = match self.runtime.clear(&order) {
+                Ok(Some(child)) => {
+                    self.deadline = now + CREATE_LIMIT;
+                    Clearing::By(child)
+                }
+                Ok(None) => Clearing::Done,
+                Err(error) => {
+                    warn!(paw_sandbox = %self.plan.id, error = %paw_log::Chain(&error), "cannot clear up behind the runtime; the next start does");
+                    Clearing::Done
+                }
+            };
+        }
+        *clearing == Clearing::Done
     }
 
     /// What paw-init, or the last step before it, said on its stderr.

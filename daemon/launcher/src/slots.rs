@@ -1,5 +1,8 @@
 //! Which ids each sandbox gets.
 //!
+//! Shown for paw-launcher, whose `first` is 65536; a launcher without a user namespace has the host's ids, and its `first` is
+//! `base`.
+//!
 //! ```text
 //! in the launcher's namespace      on the host
 //! 0                                the launcher's own uid
@@ -31,6 +34,8 @@ pub(crate) const INSIDE: u32 = 1000;
 /// Where a sandbox's ids come from.
 #[derive(Debug)]
 pub(crate) struct Slots {
+    /// The first id of slot 0, as we see it.
+    first: u32,
     count: u32,
     taken: BTreeSet<u32>,
     workspaces: PathBuf,
@@ -70,7 +75,7 @@ pub(crate) fn launcher_map(own: u32, ids: Ids) -> [Extent; 2] {
 
 impl Slots {
     /// Finds out which owner ids the existing workspaces have. Called inside the launcher's namespace.
-    pub(crate) fn read(ids: Ids, workspaces: PathBuf) -> Result<Self, WorkspaceError> {
+    pub(crate) fn read(first: u32, ids: Ids, workspaces: PathBuf) -> Result<Self, WorkspaceError> {
         let files = |step, path: &Path| {
             let path = path.to_owned();
             move |source| WorkspaceError::Files { step, path, source }
@@ -92,11 +97,17 @@ impl Slots {
             owners.insert(name, owner);
         }
         Ok(Self {
+            first,
             count: ids.slots,
             taken: BTreeSet::new(),
             workspaces,
             owners,
         })
+    }
+
+    /// The ids of a sandbox in this slot.
+    pub(crate) fn map(&self, slot: u32, workspace_owner: Option<u32>) -> Vec<Extent> {
+        sandbox_map(self.first, slot, workspace_owner)
     }
 
     /// Takes the lowest free slot; `None` when all are in use.
@@ -117,7 +128,7 @@ impl Slots {
             return Ok(*owner);
         }
         let used: BTreeSet<u32> = self.owners.values().copied().collect();
-        let owner = (SLOT + 1..2 * SLOT)
+        let owner = (self.first + 1..self.first + SLOT)
             .find(|id| !used.contains(id))
             .ok_or(WorkspaceError::Full)?;
         let path = self.workspaces.join(name.as_str());
@@ -135,9 +146,9 @@ impl Slots {
     }
 }
 
-/// The map of a sandbox's namespace, in terms of the launcher's.
-pub(crate) fn sandbox_map(slot: u32, workspace_owner: Option<u32>) -> Vec<Extent> {
-    let first = SLOT * (slot + 1);
+/// The map of a sandbox's namespace, in terms of the launcher's; `base` is the first id of slot 0 there.
+fn sandbox_map(base: u32, slot: u32, workspace_owner: Option<u32>) -> Vec<Extent> {
+    let first = base + SLOT * slot;
     match workspace_owner {
         None => vec![Extent {
             inside: 0,
@@ -173,6 +184,7 @@ mod tests {
     fn slots(count: u32) -> (tempfile::TempDir, Slots) {
         let dir = tempfile::tempdir().unwrap();
         let slots = Slots::read(
+            SLOT,
             Ids {
                 base: 1 << 20,
                 slots: count,
@@ -202,7 +214,7 @@ mod tests {
 
     #[test]
     fn maps_of_two_slots_do_not_meet() {
-        let (one, two) = (sandbox_map(1, None), sandbox_map(2, None));
+        let (one, two) = (sandbox_map(SLOT, 1, None), sandbox_map(SLOT, 2, None));
         assert_eq!(
             outside(&one, SLOT - 1).unwrap() + 1,
             outside(&two, 0).unwrap()
@@ -211,7 +223,7 @@ mod tests {
 
     #[test]
     fn only_the_user_of_a_sandbox_is_the_owner_of_its_workspace() {
-        let map = sandbox_map(1, Some(SLOT + 7));
+        let map = sandbox_map(SLOT, 1, Some(SLOT + 7));
         let seen = [0, 999, 1000, 1001, SLOT - 1].map(|id| outside(&map, id).unwrap());
         assert_eq!(
             seen,

@@ -36,7 +36,7 @@ use nix::{
 use paw_confine::{
     drop::{self, DropError},
     landlock::{self, Enforced, Floor, LandlockError, Ports, Rules},
-    seccomp::{self, SeccompError},
+    seccomp::{self, Profile, SeccompError},
     sys,
     userns::{self, UsernsError},
 };
@@ -51,9 +51,10 @@ use crate::{
     door::{self, DoorError},
     host::{self, Host},
     job::Program,
+    kata::{leftovers::LeftoverError, private::PrivateError},
     runtime::Runtimes,
     serve::{Launcher, ServeError, Sources, notify},
-    slots::{Slots, WorkspaceError, launcher_map},
+    slots::{SLOT, Slots, WorkspaceError, launcher_map},
     sweep::{self, SweepError},
 };
 
@@ -80,6 +81,20 @@ pub(crate) enum StartError {
         "{path} can be written by others (user {uid}, mode {mode:o}); make it root's and not writable for others"
     )]
     Writable { path: PathBuf, uid: u32, mode: u32 },
+    #[error(
+        "{0} does not say enabled = true below [kata]; this launcher has real root, so that is asked for twice"
+    )]
+    NotEnabled(PathBuf),
+    #[error("not started as root, which a shim needs")]
+    NotRoot,
+    #[error(
+        "the state directory {0} is below /run, which this launcher has for itself; give another --state"
+    )]
+    BelowRun(PathBuf),
+    #[error(transparent)]
+    Private(#[from] PrivateError),
+    #[error(transparent)]
+    Leftovers(#[from] LeftoverError),
     #[error(transparent)]
     Drop(#[from] DropError),
     #[error(transparent)]
@@ -106,15 +121,28 @@ impl StartError {
     /// 64 usage, 70 bug or surprise, 77 permission, 78 configuration.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::NoUser | Self::NoSocket | Self::Descriptor(..) | Self::NoOwner(_) => 64,
-            Self::Ceilings(_) | Self::Writable { .. } | Self::Files { .. } => 78,
+            Self::NoUser
+            | Self::NotRoot
+            | Self::BelowRun(_)
+            | Self::NoSocket
+            | Self::Descriptor(..)
+            | Self::NoOwner(_) => 64,
+            Self::Ceilings(_)
+            | Self::NotEnabled(_)
+            | Self::Writable { .. }
+            | Self::Files { .. } => 78,
             Self::Drop(_)
             | Self::Userns(_)
             | Self::Landlock(_)
             | Self::Seccomp(_)
             | Self::Cgroup(_)
             | Self::Workspaces(_) => 77,
-            Self::Door(_) | Self::Sweep(_) | Self::Kernel(..) | Self::Serve(_) => 70,
+            Self::Private(_)
+            | Self::Leftovers(_)
+            | Self::Door(_)
+            | Self::Sweep(_)
+            | Self::Kernel(..)
+            | Self::Serve(_) => 70,
         }
     }
 }
@@ -122,7 +150,7 @@ impl StartError {
 /// Starts, serves, and ends.
 pub(crate) fn run(options: &Options) -> Result<(), StartError> {
     umask(Mode::from_bits_truncate(0o077));
-    let ceilings = Ceilings::read(&options.config)?;
+    let ceilings = Ceilings::read(&options.config("/etc/pawd/launcher.toml"))?;
     let listener = listener(options)?;
     let lifeline = options
         .lifeline_fd
@@ -133,7 +161,7 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
         Some(uid) => uid,
         None => owner(&listener).map_err(StartError::NoOwner)?,
     };
-    let places = Places::find(options)?;
+    let places = Places::find(options, "paw-create")?;
     let parent = Parent::find(options.cgroup.as_deref())?;
     let runtimes = Runtimes::find(&ceilings, &places.create);
 
@@ -157,15 +185,20 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
     // Jobs of an earlier life end with it, so what they were making is nobody's.
     let unfinished = places.state.join(Program::Image.dir()).join("tmp");
     sweep::sweep(&parent, &[&bundles.dir, &unfinished])?;
-    let enforced = confine(runtimes.has_gvisor())?;
+    let enforced = confine(&if runtimes.has_gvisor() {
+        seccomp::launcher_with_gvisor()
+    } else {
+        seccomp::launcher()
+    })?;
 
-    let slots = Slots::read(ceilings.ids, places.state.join("workspaces"))?;
+    let slots = Slots::read(SLOT, ceilings.ids, places.state.join("workspaces"))?;
     let host = Host {
         unheld: parent.unheld(),
         ceilings,
         data: places.data,
         state: places.state,
         programs: places.programs,
+        has_jobs: true,
         parent,
         bundles,
         runtimes,
@@ -190,17 +223,19 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
 }
 
 /// Where everything is, with every symlink on the way resolved once, while it is known whom the paths belong to.
-struct Places {
-    state: PathBuf,
-    data: PathBuf,
-    create: PathBuf,
-    init: PathBuf,
+pub(crate) struct Places {
+    pub(crate) state: PathBuf,
+    pub(crate) data: PathBuf,
+    /// The program that makes one sandbox.
+    pub(crate) create: PathBuf,
+    pub(crate) init: PathBuf,
     /// The directory of the programs that jobs run.
-    programs: PathBuf,
+    pub(crate) programs: PathBuf,
 }
 
 impl Places {
-    fn find(options: &Options) -> Result<Self, StartError> {
+    /// `create` is the name of the program that makes one sandbox.
+    pub(crate) fn find(options: &Options, create: &str) -> Result<Self, StartError> {
         let resolve = |path: &Path| {
             fs::canonicalize(path).map_err(|source| StartError::Files {
                 step: "find",
@@ -211,11 +246,16 @@ impl Places {
         let places = Self {
             state: resolve(&options.state)?,
             data: resolve(&options.data)?,
-            create: resolve(&options.libexec.join("paw-create"))?,
+            create: resolve(&options.libexec.join(create))?,
             init: resolve(&options.libexec.join("paw-init"))?,
             programs: resolve(&options.libexec)?,
         };
-        let jobs = Program::ALL.map(|program| places.programs.join(program.file()));
+        // Jobs are the business of the launcher that makes sandboxes by paw-create.
+        let jobs: Vec<PathBuf> = Program::ALL
+            .into_iter()
+            .filter(|_| create == "paw-create")
+            .map(|program| places.programs.join(program.file()))
+            .collect();
         // Whoever can write one of these is the launcher, or is in every sandbox.
         for path in [&places.create, &places.init].into_iter().chain(&jobs) {
             let found = fs::metadata(path).map_err(|source| StartError::Files {
@@ -246,7 +286,7 @@ impl Places {
 
     /// Makes the directories below the state, as the launcher's user. Sandboxes pass through them, so they can be searched but
     /// not listed.
-    fn prepare(&self) -> Result<(), StartError> {
+    pub(crate) fn prepare(&self) -> Result<(), StartError> {
         let dirs = ["", "bundles", "workspaces"]
             .map(|name| self.state.join(name))
             .into_iter()
@@ -298,7 +338,7 @@ fn become_launcher(
     Ok((uid, gid))
 }
 
-fn listener(options: &Options) -> Result<OwnedFd, StartError> {
+pub(crate) fn listener(options: &Options) -> Result<OwnedFd, StartError> {
     let take = |number| {
         sys::inherited(number)
             .map_err(|error| StartError::Descriptor("the listening socket", error))
@@ -312,7 +352,7 @@ fn listener(options: &Options) -> Result<OwnedFd, StartError> {
 }
 
 /// The owner of a listening socket's file: whoever may connect to a socket of mode 0600.
-fn owner(listener: &OwnedFd) -> Result<u32, Errno> {
+pub(crate) fn owner(listener: &OwnedFd) -> Result<u32, Errno> {
     use nix::sys::socket::{UnixAddr, getsockname};
     use std::os::fd::AsRawFd;
     let address: UnixAddr = getsockname(listener.as_raw_fd())?;
@@ -320,7 +360,7 @@ fn owner(listener: &OwnedFd) -> Result<u32, Errno> {
     Ok(nix::sys::stat::stat(path)?.st_uid)
 }
 
-fn block_signals() -> Result<SignalFd, Errno> {
+pub(crate) fn block_signals() -> Result<SignalFd, Errno> {
     let set: SigSet = [
         Signal::SIGCHLD,
         Signal::SIGTERM,
@@ -334,7 +374,7 @@ fn block_signals() -> Result<SignalFd, Errno> {
 }
 
 /// What the launcher can forbid itself and still make sandboxes. All of it is inherited by them.
-fn confine(gvisor: bool) -> Result<Enforced, StartError> {
+pub(crate) fn confine(profile: &Profile) -> Result<Enforced, StartError> {
     let rules = Rules {
         paths: None,
         connect: Ports::None,
@@ -346,10 +386,6 @@ fn confine(gvisor: bool) -> Result<Enforced, StartError> {
     for part in &enforced.missing {
         warn!(part, "this kernel's landlock cannot do what was asked");
     }
-    if gvisor {
-        seccomp::launcher_with_gvisor().apply()?;
-    } else {
-        seccomp::launcher().apply()?;
-    }
+    profile.apply()?;
     Ok(enforced)
 }

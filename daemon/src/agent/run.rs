@@ -429,6 +429,7 @@ async fn plan_of(agents: &Agents, asked: &Asked) -> Result<SandboxPlan, Box<Outc
         image: image.unwrap_or(Image::Named(defaults.image)),
         mounts,
         limits,
+        floor,
     };
     Ok(plan)
 }

@@ -96,6 +96,7 @@ pub(super) async fn call(
         arguments: call.arguments,
         agent,
         runtime,
+        floor,
         id,
         limit,
     };

@@ -8,10 +8,14 @@ use super::{Launcher, LauncherError, Proofs};
 #[derive(Debug, thiserror::Error)]
 pub enum ChoiceError {
     /// The one that was asked for isolates less than it must.
-    #[error("the runtime {runtime} isolates by {}, and {floor} is the least here", runtime.isolation())]
+    #[error(
+        "the runtime {runtime} isolates by {isolation} here, and {floor} is the least that will do"
+    )]
     TooWeak {
         /// Which one.
         runtime: Runtime,
+        /// What it isolates by.
+        isolation: Isolation,
         /// What is demanded.
         floor: Isolation,
     },
@@ -44,15 +48,27 @@ pub enum ChoiceError {
     Launcher(#[from] LauncherError),
 }
 
-/// Checks a runtime that was asked for by name.
+/// Checks a runtime that was asked for by name, as far as its name says what it is; [`choose()`] asks what it is here.
 ///
 /// # Errors
-/// When it isolates less than `floor`.
+/// When even at best it isolates less than `floor`.
 pub fn allow(runtime: Runtime, floor: Isolation) -> Result<Runtime, ChoiceError> {
-    if runtime.isolation() >= floor {
+    enough(runtime, runtime.isolation(), floor)
+}
+
+fn enough(
+    runtime: Runtime,
+    isolation: Isolation,
+    floor: Isolation,
+) -> Result<Runtime, ChoiceError> {
+    if isolation >= floor {
         Ok(runtime)
     } else {
-        Err(ChoiceError::TooWeak { runtime, floor })
+        Err(ChoiceError::TooWeak {
+            runtime,
+            isolation,
+            floor,
+        })
     }
 }
 
@@ -76,11 +92,17 @@ pub async fn choose(
                 runtime,
                 why: state.reason,
             }),
-            Some(state) => match proofs.objection(&state, proof_is_required) {
-                Some(why) => Err(ChoiceError::Unproven { runtime, why }),
-                None => Ok(runtime),
-            },
-            None => Ok(runtime),
+            Some(state) => {
+                enough(runtime, state.isolation, floor)?;
+                match proofs.objection(&state, proof_is_required) {
+                    Some(why) => Err(ChoiceError::Unproven { runtime, why }),
+                    None => Ok(runtime),
+                }
+            }
+            None => Err(ChoiceError::Absent {
+                runtime,
+                why: "the launcher does not know it".to_owned(),
+            }),
         };
     }
     let mut missing = Vec::new();
@@ -91,6 +113,9 @@ pub async fn choose(
         match states.iter().find(|state| state.name == runtime) {
             Some(state) if state.state == ProofState::Absent => {
                 missing.push(format!("{runtime}: {}", state.reason));
+            }
+            Some(state) if state.isolation < floor => {
+                missing.push(format!("{runtime}: isolates by {} here", state.isolation));
             }
             Some(state) => match proofs.objection(state, proof_is_required) {
                 Some(why) => missing.push(format!("{runtime}: {why}")),

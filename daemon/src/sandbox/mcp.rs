@@ -17,7 +17,9 @@ use std::{
 
 use paw_launch::{
     frame::Exited,
-    request::{Attestation, End, Mount, MountSource, Runtime, SandboxId, SandboxPlan, Usage},
+    request::{
+        Attestation, End, Isolation, Mount, MountSource, Runtime, SandboxId, SandboxPlan, Usage,
+    },
 };
 use paw_policy::{Name, ToolClass};
 use rmcp::{
@@ -67,6 +69,8 @@ pub struct ToolCall<'a> {
     pub agent: &'a Name,
     /// What makes its sandbox.
     pub runtime: Runtime,
+    /// The weakest isolation that will do.
+    pub floor: Isolation,
     /// The name of its sandbox.
     pub id: SandboxId,
     /// How long it may take, the making of the sandbox not counted; the skill's own limit counts if it is shorter.
@@ -157,6 +161,7 @@ pub fn plan(
     class: ToolClass,
     agent: &Name,
     runtime: Runtime,
+    floor: Isolation,
     id: SandboxId,
 ) -> SandboxPlan {
     let mut mounts = vec![Mount {
@@ -177,6 +182,7 @@ pub fn plan(
         image: skill.image.clone(),
         mounts,
         limits: skill.limits,
+        floor,
     }
 }
 
@@ -203,6 +209,7 @@ pub async fn call(launcher: &Launcher, call: ToolCall<'_>) -> Result<ToolOutcome
         arguments,
         agent,
         runtime,
+        floor,
         id,
         limit,
     } = call;
@@ -224,7 +231,7 @@ pub async fn call(launcher: &Launcher, call: ToolCall<'_>) -> Result<ToolOutcome
         source,
     };
     let sandbox = launcher
-        .create(plan(skill, declared.class, agent, runtime, id))
+        .create(plan(skill, declared.class, agent, runtime, floor, id))
         .await
         .map_err(failed)?;
     let limit = limit.min(Duration::from_millis(skill.limits.wall_ms));

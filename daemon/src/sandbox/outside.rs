@@ -15,8 +15,9 @@ use std::{
 use paw_launch::{
     packet::{self, PacketError, Received},
     request::{
-        Attestation, End, Event, Facts, Image, Limits, Message, Numbered, Refusal, RefusalReason,
-        Reply, Request, Runtime, SandboxId, SandboxPlan, SandboxSummary, Usage, VERSION,
+        Attestation, End, Event, Facts, Image, Isolation, Limits, Message, Numbered, Refusal,
+        RefusalReason, Reply, Request, Runtime, SandboxId, SandboxPlan, SandboxSummary, Usage,
+        VERSION,
     },
 };
 use paw_policy::Digest;
@@ -116,6 +117,7 @@ pub(super) fn plan() -> SandboxPlan {
         image: Image::Host,
         mounts: Vec::new(),
         limits,
+        floor: Isolation::Process,
     }
 }
 
@@ -287,6 +289,7 @@ pub(super) fn attestation(plan: &SandboxPlan) -> Attestation {
             landlock_abi: 0,
             unseen: Vec::new(),
             unheld: Vec::new(),
+            isolation: Isolation::Process,
         },
     }
 }

@@ -220,7 +220,7 @@ fn shown(names: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use paw_launch::request::Runtime;
+    use paw_launch::request::{Isolation, Runtime};
     use paw_policy::Digest;
     use paw_store::OpenOptions;
 
@@ -233,6 +233,7 @@ mod tests {
             version: Some("runsc 1".into()),
             reason: String::new(),
             digest: Some(Digest::of(program)),
+            isolation: Isolation::Kernel,
         }
     }
 

@@ -6,7 +6,7 @@ use std::{
 
 use paw_launch::{
     frame::{Exited, MAX_PAYLOAD, Tag, WINDOW},
-    request::{Image, MountSource, RefusalReason, Runtime, SandboxId},
+    request::{Image, Isolation, MountSource, RefusalReason, Runtime, SandboxId},
 };
 use serde_json::{Map, Value, json};
 use tokio::{
@@ -687,6 +687,7 @@ async fn called(skill: &Skill, tool: &str, arguments: Value) -> Result<ToolOutco
         arguments,
         agent: &agent,
         runtime: Runtime::Native,
+        floor: Isolation::Process,
         id: plan().id,
         limit: Duration::from_secs(10),
     };
@@ -754,6 +755,7 @@ fn a_call_mounts_the_workspace_for_writing_only_for_a_tool_that_writes() {
             skill.tools[tool].class,
             &agent,
             Runtime::Native,
+            Isolation::Process,
             plan().id,
         );
         assert_eq!(plan.image, Image::Named("base".parse().unwrap()));
@@ -837,6 +839,7 @@ async fn a_skill_that_does_not_answer_is_ended_at_its_deadline() {
         arguments: Map::new(),
         agent: &agent,
         runtime: Runtime::Native,
+        floor: Isolation::Process,
         id: id.clone(),
         limit,
     };

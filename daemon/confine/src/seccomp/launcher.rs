@@ -49,6 +49,41 @@ pub fn launcher_with_gvisor() -> Profile {
     profile
 }
 
+/// The lists of paw-launcher-kata, which its shims, runc and hypervisors inherit. They are wide where a hypervisor is: what runs a
+/// machine is a program like any other for the host's kernel, which `ioctl` makes more than that.
+#[must_use]
+pub fn launcher_with_shim() -> Profile {
+    let mut profile = launcher();
+    profile.process = "paw-launcher-kata";
+    profile.allowed.extend(calls! {
+        "runc limits the devices of a container through it where cgroups are of version 2": SYS_bpf;
+        "memory of a machine: where it lies": SYS_mbind SYS_set_mempolicy;
+    });
+    profile
+        .refused
+        .retain(|call| !profile.allowed.iter().any(|other| other.nr == call.nr));
+    profile
+}
+
+/// What paw-shim may call once its shim runs: it listens, reads, writes, and waits. It is killed for anything else.
+#[must_use]
+pub fn shim_attendant() -> Profile {
+    let mut allowed = pawd::runtime();
+    allowed.extend(calls! {
+        "one connection to the shim, those of the shim that tell events": SYS_accept4 SYS_recvfrom SYS_recvmsg SYS_sendto
+            SYS_sendmsg SYS_shutdown SYS_getsockopt;
+        "in which cgroup the task is": SYS_openat SYS_statx SYS_newfstatat SYS_fstat SYS_lseek;
+        "the shim is its child once the shim's starter has ended": SYS_wait4 SYS_waitid;
+    });
+    Profile {
+        process: "paw-shim",
+        allowed,
+        refused: pawd::refused(),
+        absent: pawd::absent(),
+        otherwise: Otherwise::Kill,
+    }
+}
+
 /// The lists of the launcher's doorkeeper, which accepts connections and hands them over. It is killed for anything else.
 #[must_use]
 pub fn doorkeeper() -> Profile {

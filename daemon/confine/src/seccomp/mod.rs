@@ -28,7 +28,7 @@ pub use self::{
     audit::audit,
     egress::egress,
     job::image,
-    launcher::{doorkeeper, launcher, launcher_with_gvisor},
+    launcher::{doorkeeper, launcher, launcher_with_gvisor, launcher_with_shim, shim_attendant},
     pawd::pawd,
     sandbox::sandbox,
 };
@@ -285,6 +285,8 @@ mod tests {
         for profile in [
             pawd(),
             launcher(),
+            launcher_with_shim(),
+            shim_attendant(),
             doorkeeper(),
             audit(),
             egress(),
@@ -300,6 +302,8 @@ mod tests {
         for profile in [
             pawd(),
             launcher(),
+            launcher_with_shim(),
+            shim_attendant(),
             doorkeeper(),
             audit(),
             egress(),
@@ -346,6 +350,8 @@ mod tests {
         for profile in [
             pawd(),
             launcher(),
+            launcher_with_shim(),
+            shim_attendant(),
             doorkeeper(),
             audit(),
             egress(),

@@ -23,7 +23,6 @@ use super::{
 use crate::{
     bundle::INIT,
     runtime::{Gvisor, Maker as _},
-    slots::sandbox_map,
 };
 
 /// Namespaces that the sentry has for itself. The pid namespace is the launcher's: its processes are kept apart by their ids.
@@ -60,7 +59,7 @@ pub(crate) fn gvisor(
 ) -> Result<Attestation, AttestError> {
     let cgroups = expected.leaf.holds(pid)?;
     let limits = expected.leaf.read_back(expected.limits)?;
-    let map = sandbox_map(expected.slot, expected.workspace_owner);
+    let map = expected.map;
     let members = members(expected)?;
     let wanted = runtime.inode().map_err(AttestError::Program)?;
     for member in &members {
@@ -95,7 +94,7 @@ pub(crate) fn gvisor(
         "runsc-sandbox",
     )?;
     let uid_map = parse_map(&read(&supervisor.proc.join("uid_map"))?);
-    same("uid_map", shown(&uid_map), shown(&map))?;
+    same("uid_map", shown(&uid_map), shown(map))?;
     for member in [supervisor, gofer, sentry] {
         let path = member.proc.join("exe");
         let found = fs::metadata(&path).map_err(|source| AttestError::Read { path, source })?;
@@ -185,6 +184,7 @@ pub(crate) fn gvisor(
         landlock_abi: expected.landlock_abi,
         unseen: UNSEEN.map(str::to_owned).to_vec(),
         unheld: expected.unheld.to_vec(),
+        isolation: runtime.isolation(),
     })
 }
 

@@ -28,7 +28,7 @@ use crate::{
     ceilings::Approved,
     cgroup::{CgroupError, Leaf},
     runtime::Maker,
-    slots::{INSIDE, sandbox_map},
+    slots::INSIDE,
 };
 
 pub(crate) use self::gvisor::gvisor;
@@ -74,8 +74,10 @@ pub(crate) struct Expected<'a> {
     pub(crate) plan: &'a Approved,
     /// What the leaf was limited to.
     pub(crate) limits: &'a Limits,
-    pub(crate) slot: u32,
-    pub(crate) workspace_owner: Option<u32>,
+    /// Its ids, in terms of the launcher's namespace.
+    pub(crate) map: &'a [Extent],
+    /// Its bundle.
+    pub(crate) dir: &'a Path,
     pub(crate) leaf: &'a Leaf,
     pub(crate) bound: &'a [Bound],
     /// Digest of the paw-init that was mounted.
@@ -94,6 +96,15 @@ pub(crate) fn native(
     expected: &Expected<'_>,
     maker: &dyn Maker,
 ) -> Result<Attestation, AttestError> {
+    sealed(process(pid, expected, maker)?)
+}
+
+/// The facts of a paw-init that the host's kernel runs.
+pub(crate) fn process(
+    pid: i32,
+    expected: &Expected<'_>,
+    maker: &dyn Maker,
+) -> Result<Facts, AttestError> {
     let proc = PathBuf::from(format!("/proc/{pid}"));
     let plan = expected.plan;
 
@@ -119,15 +130,15 @@ pub(crate) fn native(
         )?;
     }
 
-    let wanted_map = sandbox_map(expected.slot, expected.workspace_owner);
+    let wanted_map = expected.map;
     let uid_map = parse_map(&read(&proc.join("uid_map"))?);
-    same("uid_map", shown(&uid_map), shown(&wanted_map))?;
+    same("uid_map", shown(&uid_map), shown(wanted_map))?;
     same(
         "gid_map",
         shown(&parse_map(&read(&proc.join("gid_map"))?)),
-        shown(&wanted_map),
+        shown(wanted_map),
     )?;
-    let wanted_id = outside(&wanted_map, INSIDE).unwrap_or(u32::MAX);
+    let wanted_id = outside(wanted_map, INSIDE).unwrap_or(u32::MAX);
     same("uid", status.uid, wanted_id)?;
     same("gid", status.gid, wanted_id)?;
 
@@ -149,7 +160,7 @@ pub(crate) fn native(
     let (interfaces, routes) = network(&proc)?;
 
     let host_id = |id| outside(expected.launcher_map, id).unwrap_or(u32::MAX);
-    let facts = Facts {
+    Ok(Facts {
         id: plan.id.clone(),
         runtime: maker.name(),
         runtime_version: maker.version(),
@@ -176,12 +187,12 @@ pub(crate) fn native(
         landlock_abi: expected.landlock_abi,
         unseen: Vec::new(),
         unheld: expected.unheld.to_vec(),
-    };
-    sealed(facts)
+        isolation: maker.isolation(),
+    })
 }
 
 /// The facts with their digest.
-fn sealed(facts: Facts) -> Result<Attestation, AttestError> {
+pub(crate) fn sealed(facts: Facts) -> Result<Attestation, AttestError> {
     // Field order and the order of the maps are fixed by the types, so the text is canonical.
     let text = serde_json::to_vec(&facts).map_err(AttestError::Canonical)?;
     Ok(Attestation {
@@ -194,7 +205,11 @@ fn digest_of(maker: &dyn Maker) -> Result<Digest, AttestError> {
     maker.digest().map_err(AttestError::Program)
 }
 
-fn same<T: PartialEq + std::fmt::Display>(what: &str, is: T, wanted: T) -> Result<(), AttestError> {
+pub(crate) fn same<T: PartialEq + std::fmt::Display>(
+    what: &str,
+    is: T,
+    wanted: T,
+) -> Result<(), AttestError> {
     if is == wanted {
         Ok(())
     } else {
@@ -206,7 +221,11 @@ fn same<T: PartialEq + std::fmt::Display>(what: &str, is: T, wanted: T) -> Resul
     }
 }
 
-fn mismatch(what: String, is: impl Into<String>, wanted: impl Into<String>) -> AttestError {
+pub(crate) fn mismatch(
+    what: String,
+    is: impl Into<String>,
+    wanted: impl Into<String>,
+) -> AttestError {
     AttestError::Mismatch {
         what,
         is: is.into(),
@@ -214,7 +233,7 @@ fn mismatch(what: String, is: impl Into<String>, wanted: impl Into<String>) -> A
     }
 }
 
-fn read(path: &Path) -> Result<String, AttestError> {
+pub(crate) fn read(path: &Path) -> Result<String, AttestError> {
     fs::read_to_string(path).map_err(|source| AttestError::Read {
         path: path.to_owned(),
         source,
@@ -276,10 +295,10 @@ fn open_files(proc: &Path) -> Result<u32, AttestError> {
 
 /// One line of mountinfo.
 #[derive(Debug)]
-struct Mounted {
-    target: String,
-    kind: String,
-    options: String,
+pub(crate) struct Mounted {
+    pub(crate) target: String,
+    pub(crate) kind: String,
+    pub(crate) options: String,
     super_options: String,
 }
 
@@ -289,7 +308,7 @@ impl Mounted {
     }
 }
 
-fn mounts(proc: &Path) -> Result<Vec<Mounted>, AttestError> {
+pub(crate) fn mounts(proc: &Path) -> Result<Vec<Mounted>, AttestError> {
     let path = proc.join("mountinfo");
     let text = read(&path)?;
     text.lines()

@@ -13,6 +13,7 @@ mod swap;
 
 use std::{
     collections::BTreeMap,
+    ffi::OsStr,
     fs,
     io::{Error as IoError, ErrorKind},
     os::unix::fs::chown,
@@ -288,6 +289,16 @@ impl Parent {
             .collect()
     }
 
+    /// Its path below each hierarchy's root.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Whether a group of this name below a parent is a sandbox's.
+    pub(crate) fn is_leaf(name: &OsStr) -> bool {
+        name.as_encoded_bytes().starts_with(PREFIX.as_bytes())
+    }
+
     /// The leaf of a sandbox, which need not exist.
     pub(crate) fn leaf(&self, id: &SandboxId) -> Leaf {
         self.leaf_named(&format!("{PREFIX}{id}"))
@@ -339,6 +350,25 @@ impl Leaf {
     /// Its absolute path below each hierarchy's root; what the OCI specification names.
     pub(crate) fn path(&self) -> &str {
         &self.path
+    }
+
+    /// A group of the same sandbox beside this one, for what is not limited by the plan.
+    pub(crate) fn beside(&self, what: &str) -> Self {
+        let with = |path: &Path| {
+            let mut path = path.as_os_str().to_owned();
+            path.push(".");
+            path.push(what);
+            PathBuf::from(path)
+        };
+        Self {
+            dirs: self
+                .dirs
+                .iter()
+                .map(|(key, dir)| (key.clone(), with(dir)))
+                .collect(),
+            path: format!("{}.{what}", self.path),
+            unified: self.unified,
+        }
     }
 
     /// Its directory in every hierarchy.

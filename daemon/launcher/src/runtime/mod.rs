@@ -9,8 +9,9 @@ mod native;
 
 use std::{fmt, path::Path, rc::Rc};
 
+use nix::unistd::Pid;
 use paw_launch::request::{
-    Attestation, Limits, ProofState, Refusal, RefusalReason, Runtime, RuntimeState,
+    Attestation, Isolation, Limits, ProofState, Refusal, RefusalReason, Runtime, RuntimeState,
 };
 use paw_policy::Digest;
 use serde_json::Value;
@@ -28,6 +29,11 @@ use crate::{
 pub(crate) trait Maker: fmt::Debug {
     /// Its name on the wire.
     fn name(&self) -> Runtime;
+
+    /// What stands between a sandbox of it and this host.
+    fn isolation(&self) -> Isolation {
+        self.name().isolation()
+    }
 
     /// The version of the program or library behind it, with what of it depends on this host.
     fn version(&self) -> String;
@@ -49,6 +55,26 @@ pub(crate) trait Maker: fmt::Debug {
 
     /// Reads from outside what it is, and compares that with what was asked.
     fn attest(&self, pid: i32, expected: &Expected<'_>) -> Result<Attestation, AttestError>;
+
+    /// What the runtime itself has told about the end, when the child that [`Maker::spawn`] gave was reaped.
+    fn told(&self, _: &Path) -> Told {
+        Told::default()
+    }
+
+    /// Starts what clears up behind the runtime, once the sandbox's own processes are killed: a child that ends when it is done.
+    /// Most leave nothing that the kernel does not remove by itself.
+    fn clear(&self, _: &Order<'_>) -> Result<Option<Pid>, CreateError> {
+        Ok(None)
+    }
+}
+
+/// What a runtime tells of an end, beside what the kernel counts.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    /// Something inside was killed for want of memory, where only the sandbox's own kernel counts that.
+    pub(crate) oom_killed: bool,
+    /// The sandbox was not seen to end by itself, and why.
+    pub(crate) lost: Option<String>,
 }
 
 /// The runtimes of this host, in the order of [`Runtime`].
@@ -95,10 +121,23 @@ impl Runtimes {
                 .map(|gvisor| Rc::new(gvisor) as Rc<dyn Maker>)
                 .map_err(|error| paw_log::Chain(&error).to_string())
         });
-        let kata = Err("this version of pawd has no launcher for virtual machines".to_owned());
+        let kata = Err(
+            "this launcher has no right on the host, which a virtual machine needs, and pawd does not use paw-launcher-kata yet".to_owned(),
+        );
         Self {
             native: Availability::of(native),
             gvisor: Availability::of(gvisor),
+            kata: Availability::of(kata),
+        }
+    }
+
+    /// Kata alone, or why it is not here: what a launcher with real root offers.
+    pub(crate) fn kata(kata: Result<Rc<dyn Maker>, String>) -> Self {
+        let elsewhere =
+            || Err("paw-launcher, which has no right on the host, makes these".to_owned());
+        Self {
+            native: Availability::of(elsewhere()),
+            gvisor: Availability::of(elsewhere()),
             kata: Availability::of(kata),
         }
     }
@@ -151,6 +190,9 @@ impl Runtimes {
                     version: maker.as_ref().ok().map(|maker| maker.version()),
                     reason: reason.to_owned(),
                     digest: maker.as_ref().ok().and_then(|maker| maker.digest().ok()),
+                    isolation: maker
+                        .as_ref()
+                        .map_or(name.isolation(), |maker| maker.isolation()),
                 }
             })
             .collect()

@@ -31,8 +31,8 @@ use paw_launch::{
     frame::{self, HEADER, Start, Tag},
     packet,
     request::{
-        Attestation, End, Event, Image, Limits, Message, Numbered, Refusal, Reply, Request,
-        Runtime, SandboxId, SandboxPlan, Usage, VERSION,
+        Attestation, End, Event, Image, Isolation, Limits, Message, Numbered, Refusal, Reply,
+        Request, Runtime, SandboxId, SandboxPlan, Usage, VERSION,
     },
 };
 
@@ -64,41 +64,40 @@ pub(crate) fn gvisor_obstacle() -> Option<String> {
         .then(|| "/usr/bin/runsc is missing: apt-get install runsc".to_owned())
 }
 
-/// Builds what the launcher starts, and gives where it is: a directory with paw-create and the jobs, and paw-init linked statically, as packages have it.
-fn programs() -> &'static (PathBuf, PathBuf) {
-    static BUILT: OnceLock<(PathBuf, PathBuf)> = OnceLock::new();
+/// Where cargo builds: this test is `DIR/debug/deps/TEST`.
+pub(crate) fn built() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    test.ancestors().nth(3).unwrap().to_owned()
+}
+
+/// Builds what the launcher starts, and gives the directory of it.
+fn programs() -> &'static PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
-        let target = Path::new(env!("CARGO_BIN_EXE_paw-launcher"))
-            .parent()
-            .unwrap()
-            .parent()
-            .unwrap();
-        let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-        let cargo = || {
-            let mut cargo = Command::new(env!("CARGO"));
-            cargo.args(["build", "--quiet"]);
-            cargo
-        };
-        assert!(
-            cargo()
-                .args(["-p", "paw-create", "-p", "paw-image"])
-                .status()
-                .unwrap()
-                .success()
-        );
-        let linked = format!("target.{triple}.rustflags=[\"-Ctarget-feature=+crt-static\"]");
-        assert!(
-            cargo()
-                .args(["-p", "paw-init", "--target", &triple, "--config", &linked])
-                .status()
-                .unwrap()
-                .success()
-        );
-        (
-            target.join("debug"),
-            target.join(triple).join("debug/paw-init"),
-        )
+        cargo(&["-p", "paw-create", "-p", "paw-image"]);
+        built().join("debug")
     })
+}
+
+/// Builds paw-init, linked statically as packages have it, and gives where it is.
+pub(crate) fn init() -> &'static PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+        let linked = format!("target.{triple}.rustflags=[\"-Ctarget-feature=+crt-static\"]");
+        cargo(&["-p", "paw-init", "--target", &triple, "--config", &linked]);
+        built().join(triple).join("debug/paw-init")
+    })
+}
+
+fn cargo(what: &[&str]) {
+    let mut cargo = Command::new(env!("CARGO"));
+    let built = cargo
+        .args(["build", "--quiet"])
+        .args(what)
+        .status()
+        .unwrap();
+    assert!(built.success());
 }
 
 /// A launcher with everything of its own.
@@ -111,7 +110,7 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) fn new() -> Self {
-        Self::with_init(&programs().1)
+        Self::with_init(init())
     }
 
     /// With another program in the place of paw-init.
@@ -133,7 +132,7 @@ impl Rig {
             open_to_all(&path.join(name));
         }
         for name in ["paw-create", "paw-image"] {
-            copy(&programs().0.join(name), &path.join("libexec").join(name));
+            copy(&programs().join(name), &path.join("libexec").join(name));
         }
         copy(init, &path.join("libexec/paw-init"));
         busybox(&path.join("data/images/busybox"));
@@ -185,21 +184,13 @@ impl Rig {
     /// A connection that has said hello.
     pub(crate) fn client(&self) -> Client {
         let mut client = self.stranger();
-        let reply = client.ask(Request::Hello { version: VERSION }).0;
-        assert!(matches!(reply, Reply::Hello { .. }), "{reply:?}");
+        client.greet();
         client
     }
 
     /// A connection that has said nothing.
     pub(crate) fn stranger(&self) -> Client {
-        let flags = SockFlag::SOCK_CLOEXEC;
-        let stream = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).unwrap();
-        connect(stream.as_raw_fd(), &UnixAddr::new(&self.socket()).unwrap()).unwrap();
-        Client {
-            socket: stream,
-            seq: 0,
-            ended: BTreeMap::new(),
-        }
+        Client::connect(&self.socket())
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -279,10 +270,10 @@ fn launch(dir: &Path, cgroup: &str, who: As) -> (Child, std::io::PipeWriter) {
     listen(&listener, Backlog::new(16).unwrap()).unwrap();
     let (lifeline, ours) = std::io::pipe().unwrap();
     let user = UID.to_string();
-    let program = env!("CARGO_BIN_EXE_paw-launcher");
+    let program = built().join("debug/paw-launcher");
     let mut command = match who {
         As::Root => {
-            let mut command = Command::new(program);
+            let mut command = Command::new(&program);
             command.args(["--uid", &user, "--gid", &user]);
             command
         }
@@ -338,7 +329,7 @@ pub(crate) fn copy(from: &Path, to: &Path) {
 }
 
 /// An image that is nothing but busybox: no `/proc`, no `/tmp`, no library.
-fn busybox(image: &Path) {
+pub(crate) fn busybox(image: &Path) {
     fs::create_dir_all(image.join("bin")).unwrap();
     open_to_all(image);
     open_to_all(&image.join("bin"));
@@ -367,6 +358,7 @@ pub(crate) fn plan(id: u64) -> SandboxPlan {
             wall_ms: 30_000,
             io_weight: None,
         },
+        floor: Isolation::Process,
     }
 }
 
@@ -382,6 +374,24 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    /// A connection that has said nothing.
+    pub(crate) fn connect(path: &Path) -> Self {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let stream = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).unwrap();
+        connect(stream.as_raw_fd(), &UnixAddr::new(path).unwrap()).unwrap();
+        Self {
+            socket: stream,
+            seq: 0,
+            ended: BTreeMap::new(),
+        }
+    }
+
+    /// Says hello.
+    pub(crate) fn greet(&mut self) {
+        let reply = self.ask(Request::Hello { version: VERSION }).0;
+        assert!(matches!(reply, Reply::Hello { .. }), "{reply:?}");
+    }
+
     /// Asks and waits for the answer; ends that are told meanwhile are kept.
     pub(crate) fn ask(&mut self, request: Request) -> (Reply, Vec<OwnedFd>) {
         let seq = self.send(request);
@@ -519,6 +529,38 @@ impl Running {
             .write_all(&frame::header(payload.len(), Tag::Start, self.child))
             .unwrap();
         self.stdin.write_all(&payload).unwrap();
+    }
+
+    /// Sends a frame about the newest command.
+    #[allow(dead_code, reason = "tests of other runtimes use it")]
+    pub(crate) fn send(&mut self, tag: Tag, payload: &[u8]) {
+        self.stdin
+            .write_all(&frame::header(payload.len(), tag, self.child))
+            .unwrap();
+        self.stdin.write_all(payload).unwrap();
+    }
+
+    #[allow(dead_code, reason = "tests of other runtimes use it")]
+    /// Takes all that the newest command writes, acknowledging it, until its end.
+    pub(crate) fn collect(&mut self) -> (Vec<u8>, Option<i32>) {
+        let mut out = Vec::new();
+        loop {
+            let (tag, payload) = self.frame();
+            match tag {
+                Tag::Stdout => {
+                    let stdout = u32::try_from(payload.len()).unwrap();
+                    out.extend(payload);
+                    let credit = frame::Credit { stdout, stderr: 0 };
+                    self.send(Tag::Credit, &serde_json::to_vec(&credit).unwrap());
+                }
+                Tag::Exited => {
+                    let exited: frame::Exited = serde_json::from_slice(&payload).unwrap();
+                    return (out, exited.code);
+                }
+                Tag::StdinTaken => {}
+                other => panic!("unexpected {other:?}"),
+            }
+        }
     }
 
     /// Runs a command to its end.

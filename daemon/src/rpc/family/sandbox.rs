@@ -61,7 +61,7 @@ impl SandboxRpcServer for Family {
                     ProofState::Absent => "absent".into(),
                 },
                 version: runtime.version,
-                isolation: runtime.name.isolation().to_string(),
+                isolation: runtime.isolation.to_string(),
                 reason: runtime.reason,
             })
             .collect())

@@ -1,0 +1,174 @@
+//! What comes to its end, by whatever hand, leaves nothing.
+
+use std::{fs, process::Stdio, time::Instant};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::{
+    rig::{Rig, config, launch, lives, plan, shim},
+    shared::as_user,
+};
+
+const ID: &str = "0000000000000001";
+
+pub(crate) fn killed_shim_ends_its_sandbox_honestly_and_leaves_nothing() {
+    let rig = Rig::new();
+    let mut client = rig.client();
+    let mut running = client.create(plan(1));
+    running.start(&["sleep", "1000"]);
+    kill(Pid::from_raw(rig.shim_of(ID)), Signal::SIGKILL).unwrap();
+    let (end, _) = client.ended(&running.id);
+    // Nobody asked for it, no time was over, and nobody saw it end by itself.
+    assert!(!end.killed && !end.timed_out && !end.oom_killed, "{end:?}");
+    assert_eq!((end.exit_code, end.signal), (None, Some(9)));
+    rig.assert_nothing_is_left();
+}
+
+pub(crate) fn hung_shim_is_ended_by_the_deadline() {
+    let rig = Rig::new();
+    let mut client = rig.client();
+    let mut late = plan(1);
+    late.limits.wall_ms = 1000;
+    let mut running = client.create(late);
+    running.start(&["sleep", "1000"]);
+    let hung = rig.shim_of(ID);
+    kill(Pid::from_raw(hung), Signal::SIGSTOP).unwrap();
+    // Nobody else waits for it.
+    let begun = Instant::now();
+    let other = client.create(plan(2));
+    client.kill(&other.id);
+    let (end, _) = client.ended(&running.id);
+    assert!(end.timed_out, "{end:?}");
+    assert!(!lives(hung));
+    assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
+    rig.assert_nothing_is_left();
+}
+
+pub(crate) fn killed_kata_launcher_is_swept_up_after() {
+    let mut rig = Rig::new();
+    let mut client = rig.client();
+    for id in [1, 2] {
+        client.create(plan(id)).start(&["sleep", "1000"]);
+    }
+    assert!(!rig.groups().is_empty());
+    rig.crash_and_restart();
+    rig.assert_nothing_is_left();
+    // And it works again.
+    let mut client = rig.client();
+    let output = client.run(plan(1), &["echo", "again"]);
+    assert_eq!(output.stdout, "again\n");
+}
+
+pub(crate) fn killed_attendant_ends_its_sandbox_and_leaves_nothing() {
+    let rig = Rig::new();
+    let mut client = rig.client();
+    let mut running = client.create(plan(1));
+    running.start(&["sleep", "1000"]);
+    let attendant = rig
+        .processes()
+        .iter()
+        .find(|(_, command)| command.contains("paw-shim attend"))
+        .unwrap()
+        .0;
+    kill(Pid::from_raw(attendant), Signal::SIGKILL).unwrap();
+    let (end, _) = client.ended(&running.id);
+    assert!(!end.killed && !end.timed_out, "{end:?}");
+    rig.assert_nothing_is_left();
+}
+
+pub(crate) fn many_runs_of_a_shim_leave_nothing() {
+    let rig = Rig::new();
+    let mut client = rig.client();
+    let open = |rig: &Rig| {
+        fs::read_dir(format!("/proc/{}/fd", rig.launcher.id()))
+            .unwrap()
+            .count()
+    };
+    client.run(plan(100), &["true"]);
+    let before = open(&rig);
+    for id in 1..=10 {
+        client.run(plan(id), &["true"]);
+    }
+    rig.assert_nothing_is_left();
+    assert_eq!(open(&rig), before);
+}
+
+pub(crate) fn kata_launcher_keeps_few_capabilities_and_a_run_of_its_own() {
+    let rig = Rig::new();
+    let pid = rig.launcher.id();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let field = |name: &str| {
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap()
+            .trim()
+            .to_owned()
+    };
+    assert_eq!(field("NoNewPrivs:"), "1");
+    assert_eq!(field("Seccomp:"), "2");
+    assert_eq!(field("CapEff:"), field("CapBnd:"));
+    let has = u64::from_str_radix(&field("CapBnd:"), 16).unwrap();
+    // Modules, raw input and output, reboot, time, audit, raw packets.
+    for number in [13, 16, 17, 22, 25, 29, 30, 37] {
+        assert_eq!(has & (1 << number), 0, "capability {number}");
+    }
+    let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/mnt")).unwrap();
+    assert_ne!(namespace(&pid.to_string()), namespace("self"));
+    assert!(!std::path::Path::new("/run/paw").exists());
+}
+
+pub(crate) fn attendant_of_a_shim_has_no_right() {
+    let rig = Rig::new();
+    let mut client = rig.client();
+    let running = client.create(plan(1));
+    let attendant = rig
+        .processes()
+        .iter()
+        .find(|(_, command)| command.contains("paw-shim attend"))
+        .unwrap()
+        .0;
+    let status = fs::read_to_string(format!("/proc/{attendant}/status")).unwrap();
+    for line in [
+        "Uid:\t65534\t65534\t65534\t65534",
+        "CapPrm:\t0000000000000000",
+        "CapEff:\t0000000000000000",
+        "NoNewPrivs:\t1",
+        "Seccomp:\t2",
+        "Threads:\t1",
+    ] {
+        assert!(status.contains(line), "{line}: {status}");
+    }
+    client.kill(&running.id);
+}
+
+pub(crate) fn kata_launcher_that_is_not_enabled_does_not_start() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["libexec", "data", "state"] {
+        fs::create_dir(dir.path().join(name)).unwrap();
+    }
+    fs::write(
+        dir.path().join("launcher-kata.toml"),
+        config(dir.path(), &shim(), false),
+    )
+    .unwrap();
+    let (mut launcher, _lifeline) = launch(dir.path(), "/paw-kata-none", Stdio::null());
+    assert_eq!(launcher.wait().unwrap().code(), Some(78));
+}
+
+pub(crate) fn connection_of_another_user_is_closed_by_the_kata_launcher() {
+    let rig = Rig::new();
+    let script = "import socket,sys\ns=socket.socket(socket.AF_UNIX,socket.SOCK_SEQPACKET)\ns.settimeout(20)\ns.connect(sys.argv[1])\n\
+        try:\n s.send(b'{\"seq\":1,\"request\":\"hello\",\"version\":1}')\n print(len(s.recv(100)))\nexcept OSError:\n print('closed')";
+    // The socket's mode lets everybody connect; the doorkeeper does not let everybody in.
+    let path = rig.dir.path().join("launcher.sock");
+    let output = as_user(12345, "python3", &["-c", script, path.to_str().unwrap()])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said == "0\n" || said == "closed\n", "{said:?}");
+    rig.client();
+}
