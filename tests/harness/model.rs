@@ -171,7 +171,7 @@ async fn serve(
         let line = question.line.clone();
         let out = stream.get_mut();
         // Asked by the way, before the first question to a model of Ollama.
-        if line.starts_with("POST /api/show ") {
+        if line == "POST /api/show" {
             let shown = json!({"model_info": {"m.context_length": 4096}});
             whole(out, 200, &[], &shown.to_string()).await?;
             continue;

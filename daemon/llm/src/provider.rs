@@ -110,11 +110,19 @@ impl Provider {
         if let Some(context) = known(&self.contexts()) {
             return Ok(context);
         }
-        let body = serde_json::json!({ "model": model })
-            .to_string()
-            .into_bytes();
-        let response = self.send(Method::POST, show, Some(body), deadline).await?;
-        let (set, trained) = wire::context(&self::body(response, LIST_LIMIT, deadline).await?)?;
+        let shown = async {
+            let body = serde_json::json!({ "model": model })
+                .to_string()
+                .into_bytes();
+            let response = self.send(Method::POST, show, Some(body), deadline).await?;
+            wire::context(&self::body(response, LIST_LIMIT, deadline).await?)
+        };
+        let (set, trained) = match shown.await {
+            Ok(shown) => shown,
+            Err(error @ LlmError::TimedOut { .. }) => return Err(error),
+            // What is wrong, the question itself will show; a server that only knows how to chat is no fault.
+            Err(_) => return Ok(None),
+        };
         let context = set.or_else(|| trained.map(|trained| trained.min(MAX_CONTEXT)));
         let mut contexts = self.contexts();
         if contexts.len() >= MAX_MODELS {

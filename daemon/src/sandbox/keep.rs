@@ -572,7 +572,7 @@ mod tests {
         assert_eq!(loaded.keep.saved().commands[0].stdout, all.len() as u64);
         let kept = text(&loaded.said);
         assert!(kept.len() >= FULL && all.ends_with(&kept));
-        assert_eq!(list(dir.path()).unwrap(), [id.clone()]);
+        assert_eq!(list(dir.path()).unwrap(), std::slice::from_ref(&id));
         remove(dir.path(), &id);
         assert_eq!(list(dir.path()).unwrap(), []);
     }
