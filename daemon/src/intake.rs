@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{
-    agent::{run, tool},
+    agent::{asked, tool},
     clock::now_ms,
     config::{AgentSettings, Config},
     orchestrator::{handle::Submission, work::Progress},
@@ -163,7 +163,7 @@ impl Intake {
 
     /// A further command in a sandbox that runs: it may choose nothing of that sandbox, and must be of the same user.
     fn further_run(&self, id: String, spec: RunSpec, caller: &Caller) -> Result<Operation, Error> {
-        run::check(&spec)?;
+        asked::check(&spec)?;
         let known = id.parse().ok().and_then(|id| self.register.known(&id));
         if !known.is_some_and(|known| !known.ended && may_see(caller, known.owner)) {
             let hint = "see `pawctl sandbox list`";
@@ -495,7 +495,7 @@ fn agent<'a>(config: &'a Config, name: Option<&str>) -> Result<(Name, &'a AgentS
 
 /// The exact command, with every default written out, so that what is approved does not change with the configuration.
 fn own_run(config: &Config, mut spec: RunSpec) -> Result<Operation, Error> {
-    let checked = run::check(&spec)?;
+    let checked = asked::check(&spec)?;
     let floor = checked.floor.max(config.sandbox.isolation_floor);
     if let Some(runtime) = checked.runtime {
         sandbox::allow(runtime, floor)

@@ -3,6 +3,7 @@
 //! This module holds no state of any action and decides nothing: it spends the permit that it is given.
 
 pub mod adopted;
+pub mod asked;
 mod chat;
 pub mod run;
 pub mod tool;

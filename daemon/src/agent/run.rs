@@ -1,16 +1,11 @@
 //! A command of a person, in a sandbox of its own or in one that runs already.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use base64::Engine as _;
-use paw_api::{
-    ErrorKind,
-    sandbox::{RunEvent as Shown, RunResult, RunSpec as Asked},
-};
-use paw_launch::frame::{MAX_PAYLOAD, Start};
+use paw_api::sandbox::{RunEvent as Shown, RunResult, RunSpec as Asked};
 use paw_launch::request::{
-    Attestation, End, Image, Isolation, Limits, Mount, MountSource, Runtime, SandboxId,
-    SandboxPlan, Usage,
+    Attestation, End, Image, Limits, Runtime, SandboxId, SandboxPlan, Usage,
 };
 use serde_json::{Map, Value};
 use tokio::{
@@ -23,6 +18,7 @@ use uuid::Uuid;
 
 use super::{
     Agents,
+    asked::{Checked, check},
     tool::{fresh_id, not_chosen, not_made},
 };
 use crate::{
@@ -34,9 +30,6 @@ use crate::{
 
 /// Events of a command that may wait for their reader.
 const EVENTS: usize = 16;
-
-/// The most mounts of one sandbox; the launcher takes no more either.
-const MAX_MOUNTS: usize = 32;
 
 /// How long the last output of a command may wait for its reader.
 const LAST_WORDS: Duration = Duration::from_secs(10);
@@ -432,184 +425,4 @@ async fn plan_of(agents: &Agents, asked: &Asked) -> Result<SandboxPlan, Box<Outc
         floor,
     };
     Ok(plan)
-}
-
-/// What of a request can be checked before it is judged.
-pub struct Checked {
-    /// The runtime that was asked for; none for any that will do.
-    pub runtime: Option<Runtime>,
-    /// The weakest isolation that was asked for.
-    pub floor: Isolation,
-    image: Option<Image>,
-    mounts: Vec<Mount>,
-}
-
-/// Checks a request to run a command.
-///
-/// # Errors
-/// When it cannot be meant: kind `invalid`.
-pub fn check(asked: &Asked) -> Result<Checked, paw_api::Error> {
-    let invalid =
-        |message: String, hint: &str| paw_api::Error::new(ErrorKind::Invalid, message, hint);
-    if asked.argv.is_empty() || asked.argv[0].is_empty() {
-        return Err(invalid("there is no command".into(), "put it after `--`"));
-    }
-    if asked.detach && asked.stdin {
-        return Err(invalid(
-            "a command whose asker leaves cannot be given input".into(),
-            "leave out `detach` or `stdin`",
-        ));
-    }
-    let words = asked.argv.iter().chain(&asked.env);
-    let places = asked
-        .mounts
-        .iter()
-        .chain(&asked.image)
-        .chain(&asked.workdir);
-    if words.chain(places).any(|word| word.contains('\0')) {
-        return Err(invalid(
-            "an argument holds a zero byte".into(),
-            "the kernel cannot pass it on",
-        ));
-    }
-    if let Some(bad) = asked
-        .env
-        .iter()
-        .find(|entry| entry.find('=').is_none_or(|at| at == 0))
-    {
-        return Err(invalid(
-            format!("{bad:?} is no environment entry"),
-            "write NAME=value",
-        ));
-    }
-    if asked
-        .workdir
-        .as_ref()
-        .is_some_and(|path| !path.starts_with('/'))
-    {
-        return Err(invalid(
-            "the working directory is not absolute".into(),
-            "begin it with /",
-        ));
-    }
-    if told(asked) > MAX_PAYLOAD {
-        return Err(invalid(
-            format!("the command with its environment has more than {MAX_PAYLOAD} bytes"),
-            "pass it through a file in the workspace, or through stdin",
-        ));
-    }
-    if asked
-        .io_weight
-        .is_some_and(|weight| !(1..=10_000).contains(&weight))
-    {
-        return Err(invalid(
-            "an io weight is 1 to 10000".into(),
-            "100 is the usual",
-        ));
-    }
-    if asked.mounts.len() > MAX_MOUNTS {
-        return Err(invalid(
-            format!(
-                "{} mounts; at most {MAX_MOUNTS} are possible",
-                asked.mounts.len()
-            ),
-            "mount fewer directories",
-        ));
-    }
-    let runtime = match asked.runtime.as_deref() {
-        None | Some("auto") => None,
-        Some(name) => {
-            let known = Runtime::ALL
-                .into_iter()
-                .find(|runtime| runtime.as_str() == name);
-            Some(known.ok_or_else(|| {
-                invalid(
-                    format!("there is no runtime {name:?}"),
-                    "use auto, native, gvisor or kata",
-                )
-            })?)
-        }
-    };
-    let floor = match asked.isolation_floor.as_deref() {
-        None => Isolation::Process,
-        Some(name) => {
-            let known = Isolation::ALL
-                .into_iter()
-                .find(|isolation| isolation.as_str() == name);
-            known.ok_or_else(|| {
-                invalid(
-                    format!("there is no isolation {name:?}"),
-                    "use process, kernel or vm",
-                )
-            })?
-        }
-    };
-    let image = match asked.image.as_deref() {
-        None => None,
-        Some("host") => Some(Image::Host),
-        Some(path) if path.starts_with('/') => Some(Image::Dir(PathBuf::from(path))),
-        Some(name) => Some(Image::Named(name.parse().map_err(|_| {
-            invalid(
-                format!("{name:?} is no image"),
-                "use the name of an installed image, an absolute directory, or host",
-            )
-        })?)),
-    };
-    let mounts = asked
-        .mounts
-        .iter()
-        .map(|mount| parse_mount(mount))
-        .collect::<Result<Vec<Mount>, _>>()?;
-    let mut targets: Vec<&PathBuf> = mounts.iter().map(|mount| &mount.target).collect();
-    targets.sort();
-    if let Some(twice) = targets.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(invalid(
-            format!("{:?} is mounted on twice", twice[0]),
-            "give each mount a target of its own",
-        ));
-    }
-    Ok(Checked {
-        runtime,
-        floor,
-        image,
-        mounts,
-    })
-}
-
-/// How many bytes it takes to tell paw-init of it, which takes so many at once.
-fn told(asked: &Asked) -> usize {
-    let start = Start {
-        argv: asked.argv.clone(),
-        env: asked.env.clone(),
-        cwd: asked.workdir.clone().unwrap_or_default(),
-    };
-    serde_json::to_vec(&start).map_or(usize::MAX, |told| told.len())
-}
-
-fn parse_mount(text: &str) -> Result<Mount, paw_api::Error> {
-    let parts: Vec<&str> = text.split(':').collect();
-    let (source, target, writable) = match parts.as_slice() {
-        [source, target] => (source, target, true),
-        [source, target, "ro"] => (source, target, false),
-        [source, target, "rw"] => (source, target, true),
-        _ => {
-            return Err(paw_api::Error::new(
-                ErrorKind::Invalid,
-                format!("{text:?} is no mount"),
-                "write SRC:DST or SRC:DST:ro",
-            ));
-        }
-    };
-    if !source.starts_with('/') || !target.starts_with('/') {
-        return Err(paw_api::Error::new(
-            ErrorKind::Invalid,
-            format!("{text:?} has a path that is not absolute"),
-            "begin both with /",
-        ));
-    }
-    Ok(Mount {
-        source: MountSource::Path(source.into()),
-        target: target.into(),
-        writable,
-    })
 }

@@ -35,6 +35,7 @@ use tracing::{info, warn};
 use super::away::{LauncherError, LauncherState, confused};
 use super::frames::{Sandbox, SandboxError};
 use super::link::Link;
+use super::talk::{Talk, Waiting};
 
 /// Requests that wait for an answer at once; further ones wait in the queue.
 const MAX_IN_FLIGHT: usize = 64;
@@ -74,7 +75,7 @@ struct Ask {
     answer: oneshot::Sender<Result<Answer, LauncherError>>,
 }
 
-struct Answer {
+pub(super) struct Answer {
     reply: Reply,
     /// Of [`Reply::Created`] only.
     made: Option<Made>,
@@ -309,21 +310,6 @@ enum Over {
     /// Nobody can ask any more.
     Unused,
     Broken(String),
-}
-
-/// Who waits for one answer.
-enum Waiting {
-    Caller {
-        created: Option<SandboxId>,
-        answer: oneshot::Sender<Result<Answer, LauncherError>>,
-    },
-    /// We ourselves: which of these sandboxes still run? And those that were named so far.
-    RollCall {
-        asked: BTreeSet<SandboxId>,
-        running: BTreeSet<SandboxId>,
-    },
-    /// Nobody; but a sandbox that is not there any more has an end that was missed.
-    Kill(SandboxId),
 }
 
 impl Connection {
@@ -572,31 +558,6 @@ impl Connection {
         };
         // Who does not wait any more does not need it.
         let _ = answer.send(result);
-    }
-}
-
-/// What was said on one connection and is not settled yet.
-struct Talk {
-    seq: u64,
-    waiting: BTreeMap<u64, Waiting>,
-    /// Bounded: asks are taken only when it is empty, and kills are at most as many as sandboxes.
-    outgoing: VecDeque<(Numbered, Vec<OwnedFd>)>,
-}
-
-impl Talk {
-    fn say(&mut self, request: Request, waiting: Waiting) {
-        self.say_with(request, Vec::new(), waiting);
-    }
-
-    fn say_with(&mut self, request: Request, fds: Vec<OwnedFd>, waiting: Waiting) {
-        self.seq += 1;
-        self.waiting.insert(self.seq, waiting);
-        let seq = self.seq;
-        self.outgoing.push_back((Numbered { seq, request }, fds));
-    }
-
-    fn kill(&mut self, id: SandboxId) {
-        self.say(Request::Kill { id: id.clone() }, Waiting::Kill(id));
     }
 }
 

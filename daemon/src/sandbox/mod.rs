@@ -34,6 +34,7 @@ pub mod proofs;
 pub mod register;
 mod run;
 mod stream;
+mod talk;
 mod wire;
 
 #[cfg(test)]

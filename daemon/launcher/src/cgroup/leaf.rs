@@ -1,0 +1,314 @@
+//! One leaf: made, limited, read back, checked, measured, removed.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
+
+use cgroups_rs::fs::{
+    Cgroup, MaxValue, cpu::CpuController, cpuacct::CpuAcctController, hierarchies,
+    memory::MemController, pid::PidController,
+};
+use paw_launch::request::{Limits, Usage};
+
+use super::{
+    CgroupError, dir_of, files, io,
+    mounted::{inherit_cpuset, read_text, same_cpuset, write},
+    swap,
+};
+
+/// Length of the period over which CPU time is limited, in microseconds.
+const PERIOD_US: u64 = 100_000;
+
+/// The group of one sandbox.
+#[derive(Debug, Clone)]
+pub(crate) struct Leaf {
+    pub(super) dirs: BTreeMap<String, PathBuf>,
+    pub(super) path: String,
+    pub(super) unified: bool,
+}
+
+impl Leaf {
+    /// Its absolute path below each hierarchy's root; what the OCI specification names.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// A group of the same sandbox beside this one, for what is not limited by the plan.
+    pub(crate) fn beside(&self, what: &str) -> Self {
+        let with = |path: &Path| {
+            let mut path = path.as_os_str().to_owned();
+            path.push(".");
+            path.push(what);
+            PathBuf::from(path)
+        };
+        Self {
+            dirs: self
+                .dirs
+                .iter()
+                .map(|(key, dir)| (key.clone(), with(dir)))
+                .collect(),
+            path: format!("{}.{what}", self.path),
+            unified: self.unified,
+        }
+    }
+
+    /// Its directory in every hierarchy.
+    pub(crate) fn dirs(&self) -> impl Iterator<Item = &Path> {
+        self.dirs.values().map(PathBuf::as_path)
+    }
+
+    /// Makes it in every hierarchy, empty.
+    pub(crate) fn make(&self) -> Result<(), CgroupError> {
+        for (controllers, dir) in &self.dirs {
+            fs::create_dir(dir).map_err(files("make", dir))?;
+            if controllers.split(',').any(|name| name == "cpuset") {
+                inherit_cpuset(dir)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets the limits.
+    pub(crate) fn limit(&self, limits: &Limits) -> Result<(), CgroupError> {
+        let group = self.group();
+        let memory: &MemController = group
+            .controller_of()
+            .ok_or(CgroupError::NoController("memory"))?;
+        let bytes = i64::try_from(limits.memory).unwrap_or(i64::MAX);
+        memory
+            .set_limit(bytes)
+            .map_err(|error| CgroupError::Limit("memory", error))?;
+        swap::forbid(self.dir("memory")?, self.unified, limits.memory)?;
+        if self.unified {
+            // One greedy process takes its whole sandbox down, rather than leaving half of it.
+            write(&self.dirs[""].join("memory.oom.group"), "1")?;
+        }
+        let pids: &PidController = group
+            .controller_of()
+            .ok_or(CgroupError::NoController("pids"))?;
+        pids.set_pid_max(MaxValue::Value(i64::from(limits.pids)))
+            .map_err(|error| CgroupError::Limit("pids", error))?;
+        let cpu: &CpuController = group
+            .controller_of()
+            .ok_or(CgroupError::NoController("cpu"))?;
+        cpu.set_cfs_quota_and_period(Some(quota(limits)), Some(PERIOD_US))
+            .map_err(|error| CgroupError::Limit("cpu", error))?;
+        match limits.io_weight {
+            Some(weight) => io::set(self.io_dir().ok_or(CgroupError::NoIoWeight)?, weight),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads the limits back; an error when one is not what was set. What a cgroup does not hold is taken from `wanted`.
+    pub(crate) fn read_back(&self, wanted: &Limits) -> Result<Limits, CgroupError> {
+        let group = self.group();
+        let unread = |what| move |error| CgroupError::Limit(what, error);
+        let memory = match group.controller_of::<MemController>() {
+            Some(memory) => memory.memory_stat().limit_in_bytes,
+            None => return Err(CgroupError::NoController("memory")),
+        };
+        let pids: &PidController = group
+            .controller_of()
+            .ok_or(CgroupError::NoController("pids"))?;
+        let pids = match pids.get_pid_max().map_err(unread("pids"))? {
+            MaxValue::Value(value) => value,
+            MaxValue::Max => -1,
+        };
+        let cpu: &CpuController = group
+            .controller_of()
+            .ok_or(CgroupError::NoController("cpu"))?;
+        let (quota_us, period_us) = (
+            cpu.cfs_quota().map_err(unread("cpu"))?,
+            cpu.cfs_period().map_err(unread("cpu"))?,
+        );
+
+        let same = |what, is: i128, wanted: i128| {
+            if is == wanted {
+                Ok(())
+            } else {
+                Err(CgroupError::ReadBack { what, is, wanted })
+            }
+        };
+        // The kernel counts memory in pages and rounds down.
+        same(
+            "memory",
+            memory.into(),
+            i128::from(wanted.memory / 4096 * 4096),
+        )?;
+        same("pids", pids.into(), wanted.pids.into())?;
+        same("cpu quota", quota_us.into(), quota(wanted).into())?;
+        same("cpu period", period_us.into(), PERIOD_US.into())?;
+        swap::read_back(self.dir("memory")?, self.unified, wanted.memory)?;
+        if let (false, Ok(cpuset)) = (self.unified, self.dir("cpuset")) {
+            same_cpuset(cpuset)?;
+        }
+        let io_weight = match (self.io_dir(), wanted.io_weight) {
+            (Some(dir), weight) => io::read_back(dir, weight)?,
+            (None, Some(_)) => return Err(CgroupError::NoIoWeight),
+            (None, None) => None,
+        };
+        Ok(Limits {
+            io_weight,
+            memory: u64::try_from(memory).unwrap_or(0),
+            ..*wanted
+        })
+    }
+
+    /// Checks that a process is in this group in every hierarchy that limits; gives their paths.
+    pub(crate) fn holds(&self, pid: i32) -> Result<BTreeMap<String, String>, CgroupError> {
+        let text = read_text(Path::new(&format!("/proc/{pid}/cgroup")))?;
+        let found: BTreeMap<String, String> = text
+            .lines()
+            .filter_map(|line| {
+                let mut parts = line.splitn(3, ':').skip(1);
+                Some((parts.next()?.to_owned(), parts.next()?.to_owned()))
+            })
+            .filter(|(hierarchy, _)| self.dirs.contains_key(hierarchy))
+            .collect();
+        for hierarchy in self.dirs.keys() {
+            let is = found.get(hierarchy).cloned().unwrap_or_default();
+            if is != self.path {
+                return Err(CgroupError::Elsewhere {
+                    pid,
+                    hierarchy: hierarchy.clone(),
+                    is,
+                    wanted: self.path.clone(),
+                });
+            }
+        }
+        Ok(found)
+    }
+
+    /// What its processes have used, without the wall time.
+    pub(crate) fn usage(&self) -> Usage {
+        let group = self.group();
+        let stat = group
+            .controller_of::<CpuController>()
+            .map(|cpu| cpu.cpu().stat)
+            .unwrap_or_default();
+        let cpu_us = if self.unified {
+            field(&stat, "usage_usec")
+        } else {
+            group
+                .controller_of::<CpuAcctController>()
+                .map_or(0, |accounting| accounting.cpuacct().usage / 1000)
+        };
+        Usage {
+            cpu_us,
+            memory_peak: group
+                .controller_of::<MemController>()
+                .map_or(0, |memory| memory.memory_stat().max_usage_in_bytes),
+            pids_denied: group
+                .controller_of::<PidController>()
+                .and_then(|pids| pids.get_pid_events().ok())
+                .unwrap_or(0),
+            cpu_throttled: field(&stat, "nr_throttled"),
+            wall_ms: 0,
+        }
+    }
+
+    /// Whether the kernel killed something in it for want of memory.
+    pub(crate) fn oom_killed(&self) -> bool {
+        let file = if self.unified {
+            "memory.events"
+        } else {
+            "memory.oom_control"
+        };
+        self.dir("memory")
+            .and_then(|dir| read_text(&dir.join(file)))
+            .is_ok_and(|text| field(&text, "oom_kill") > 0)
+    }
+
+    /// Every process in it, in any hierarchy.
+    pub(crate) fn members(&self) -> Vec<i32> {
+        let mut pids: Vec<i32> = self
+            .dirs
+            .values()
+            .filter_map(|dir| read_text(&dir.join("cgroup.procs")).ok())
+            .flat_map(|text| {
+                text.lines()
+                    .filter_map(|line| line.parse().ok())
+                    .collect::<Vec<_>>()
+            })
+            .collect();
+        pids.sort_unstable();
+        pids.dedup();
+        pids
+    }
+
+    /// Under v2, kills every process in it at once, whoever they belong to; `false` under v1, which has no such thing.
+    pub(crate) fn kill(&self) -> Result<bool, CgroupError> {
+        if !self.unified || !self.dirs[""].exists() {
+            return Ok(false);
+        }
+        write(&self.dirs[""].join("cgroup.kill"), "1").map(|()| true)
+    }
+
+    /// Under v1, stops every process in it from running, so that none can fork while they are killed one by one.
+    pub(crate) fn freeze(&self, frozen: bool) -> Result<(), CgroupError> {
+        match self.dirs.get("freezer").filter(|dir| dir.exists()) {
+            Some(dir) => write(
+                &dir.join("freezer.state"),
+                if frozen { "FROZEN" } else { "THAWED" },
+            ),
+            None => Ok(()),
+        }
+    }
+
+    /// Removes it. `Ok(false)`: the kernel still holds it, because its last process has not left entirely; try again.
+    pub(crate) fn remove(&self) -> Result<bool, CgroupError> {
+        let mut gone = true;
+        for dir in self.dirs.values() {
+            match fs::remove_dir(dir) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) if error.raw_os_error() == Some(nix::errno::Errno::EBUSY as i32) => {
+                    gone = false
+                }
+                Err(source) => {
+                    return Err(CgroupError::Files {
+                        step: "remove",
+                        path: dir.clone(),
+                        source,
+                    });
+                }
+            }
+        }
+        Ok(gone)
+    }
+
+    fn group(&self) -> Cgroup {
+        let controllers = ["cpu", "cpuacct", "memory", "pids"]
+            .map(str::to_owned)
+            .to_vec();
+        Cgroup::load_with_specified_controllers(
+            hierarchies::auto(),
+            self.path.trim_start_matches('/'),
+            controllers,
+        )
+    }
+
+    fn dir(&self, controller: &'static str) -> Result<&Path, CgroupError> {
+        dir_of(&self.dirs, self.unified, controller).ok_or(CgroupError::NoController(controller))
+    }
+
+    fn io_dir(&self) -> Option<&Path> {
+        dir_of(&self.dirs, self.unified, "blkio")
+    }
+}
+
+/// CPU time for each period, in microseconds.
+fn quota(limits: &Limits) -> i64 {
+    i64::from(limits.cpu_milli) * i64::try_from(PERIOD_US / 1000).unwrap_or(100)
+}
+
+/// The number after a name in a file of `name number` lines; 0 when it is not there.
+fn field(text: &str, name: &str) -> u64 {
+    text.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
+        .and_then(|value| value.trim().parse().ok())
+        .unwrap_or(0)
+}
