@@ -34,6 +34,7 @@ use paw_launch::{
         Attestation, End, Event, Image, Isolation, Limits, Message, Numbered, Refusal, Reply,
         Request, Runtime, SandboxId, SandboxPlan, Usage, VERSION,
     },
+    resume::{Nonce, Resumed, Seeker, writes},
 };
 
 /// The host user that the launcher becomes; nobody's on any machine that runs tests.
@@ -566,6 +567,31 @@ impl Running {
     /// Runs a command to its end.
     pub(crate) fn run(&mut self, argv: &[&str]) -> Output {
         self.start(argv);
+        self.outcome()
+    }
+
+    /// Goes on where another outside stopped.
+    pub(crate) fn resume(&mut self, nonce: &Nonce) -> Resumed {
+        self.write(Tag::Resume, 0, nonce);
+        let mut seeker = Seeker::new(nonce, 1 << 20);
+        loop {
+            // Byte by byte, so that nothing behind the answer is taken.
+            let mut byte = [0];
+            self.read(&mut byte);
+            if let Some((resumed, _)) = seeker.take(&byte).unwrap() {
+                return resumed;
+            }
+        }
+    }
+
+    pub(crate) fn write(&mut self, tag: Tag, child: u32, payload: &[u8]) {
+        for write in writes(tag, child, payload) {
+            self.stdin.write_all(&write).unwrap();
+        }
+    }
+
+    /// What the command says from now on, to its end.
+    pub(crate) fn outcome(&mut self) -> Output {
         let (mut output, mut out, mut err) = (Output::default(), Vec::new(), Vec::new());
         loop {
             let (tag, payload) = self.frame();
@@ -589,6 +615,11 @@ impl Running {
         output
     }
 
+    /// Waits until a command has said something.
+    pub(crate) fn await_output(&mut self) {
+        while self.frame().0 != Tag::Stdout {}
+    }
+
     fn frame(&mut self) -> (Tag, Vec<u8>) {
         let mut header = [0; HEADER];
         self.read(&mut header);
@@ -599,7 +630,7 @@ impl Running {
     }
 
     /// The launcher made its end of the pipe non-blocking.
-    fn read(&mut self, buffer: &mut [u8]) {
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) {
         let mut done = 0;
         while done < buffer.len() {
             ready(&self.stdout);

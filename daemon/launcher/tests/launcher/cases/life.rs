@@ -3,7 +3,10 @@
 use std::{fs, time::Instant};
 
 use paw_confine::report::Confinement;
-use paw_launch::request::{ProofState, RefusalReason, Reply, Request};
+use paw_launch::{
+    frame::Tag,
+    request::{ProofState, RefusalReason, Reply, Request},
+};
 
 use super::gvisor::gvisor;
 use crate::rig::{
@@ -245,6 +248,114 @@ pub(crate) fn sandbox_outlives_the_connection_and_can_be_attached_to() {
     assert!(
         matches!(client.ask(Request::Attach { id }).0, Reply::Refused(refusal) if refusal.reason == RefusalReason::NotFound)
     );
+}
+
+/// Another outside attaches to a sandbox whose first one died without reading anything, and goes on with its command.
+fn check_another_goes_on(plan: paw_launch::request::SandboxPlan) {
+    let rig = Rig::new();
+    let mut running = rig.client().create(plan);
+    running.start(&["sh", "-c", "echo one; read line; echo \"$line\"; exit 5"]);
+    // Before it has said anything, or in the middle: whoever reads these three bytes is dead afterwards.
+    running.read(&mut [0; 3]);
+    let id = running.id.clone();
+    drop(running);
+    let mut client = rig.client();
+    let (Reply::Created { attestation }, fds) = client.ask(Request::Attach { id: id.clone() })
+    else {
+        panic!()
+    };
+    let mut running = Running::new(id.clone(), *attestation, fds);
+    let resumed = running.resume(b"nobody guesses !");
+    assert_eq!((resumed.children.len(), resumed.children[0].stdout), (1, 0));
+    running.write(Tag::Stdin, 1, b"two\n");
+    let output = running.outcome();
+    assert_eq!(
+        (output.stdout.as_str(), output.code),
+        ("one\ntwo\n", Some(5))
+    );
+    client.kill(&id);
+}
+
+pub(crate) fn another_outside_goes_on_natively() {
+    check_another_goes_on(plan(1));
+}
+
+pub(crate) fn another_outside_goes_on_in_gvisor() {
+    check_another_goes_on(gvisor(1));
+}
+
+pub(crate) fn end_of_a_sandbox_is_remembered_for_who_was_away() {
+    let rig = Rig::new();
+    let mut client = rig.client();
+    let running = client.create(plan(1));
+    client.kill(&running.id);
+    drop(client);
+    let mut client = rig.client();
+    let id = running.id.clone();
+    match client.ask(Request::Attach { id }).0 {
+        Reply::Ended { end, .. } => assert!(end.killed && end.signal == Some(9), "{end:?}"),
+        other => panic!("{other:?}"),
+    }
+    let id = plan(2).id;
+    assert!(
+        matches!(client.ask(Request::Attach { id }).0, Reply::Refused(refusal) if refusal.reason == RefusalReason::NotFound)
+    );
+}
+
+pub(crate) fn sandbox_that_nobody_waits_for_any_more_is_killed() {
+    let rig = Rig::new();
+    let (mut client, mut asker) = (rig.client(), rig.client());
+    asker.send(Request::Create(Box::new(plan(1))));
+    drop(asker);
+    // Its end is told to whoever is there.
+    let (end, _) = client.ended(&plan(1).id);
+    assert!(end.killed, "{end:?}");
+    assert_eq!(
+        (rig.leaves(), rig.state("bundles"), sandbox_processes()),
+        (vec![], vec![], vec![])
+    );
+}
+
+pub(crate) fn killed_launcher_with_five_sandboxes_and_one_being_made_leaves_nothing() {
+    let mut rig = Rig::new();
+    let mut client = rig.client();
+    let mut all: Vec<Running> = (1..=5).map(|number| client.create(plan(number))).collect();
+    for running in &mut all {
+        running.start(&["sh", "-c", "while :; do echo more; done"]);
+    }
+    client.send(Request::Create(Box::new(plan(6))));
+    rig.crash_and_restart(As::Root);
+    assert_eq!(
+        (rig.leaves(), rig.state("bundles"), sandbox_processes()),
+        (vec![], vec![], vec![])
+    );
+}
+
+/// Starts a tree of processes that does not want to end, and expects that a kill ends all of it.
+fn check_tree(script: &str) {
+    let rig = Rig::new();
+    let mut client = rig.client();
+    let mut running = client.create(plan(1));
+    running.start(&["sh", "-c", &format!("{script}\necho grown; exec sleep 600")]);
+    running.await_output();
+    assert!(sandbox_processes().len() >= 3, "{script}: it has not grown");
+    client.kill(&running.id);
+    assert_eq!(
+        (rig.leaves(), rig.state("bundles"), sandbox_processes()),
+        (vec![], vec![], vec![]),
+        "{script}"
+    );
+}
+
+pub(crate) fn kill_ends_the_whole_tree_whatever_it_does() {
+    // Ignoring every polite signal.
+    check_tree("trap '' TERM INT HUP; (trap '' TERM INT HUP; sleep 600) & sleep 600 &");
+    // Twice forked, in a session of its own, so that no group and no parent leads to it.
+    check_tree("(busybox setsid sh -c 'sleep 600 & sleep 600' &); busybox setsid sleep 600 &");
+    // Stopped: a signal waits until somebody lets it go on.
+    check_tree("sleep 600 & kill -STOP $!; sleep 600 & kill -STOP $!");
+    // Forking as fast as it can, up to its limit, while it is killed.
+    check_tree("(f() { f | f & }; f) 2>/dev/null; sleep 600 & sleep 600 &");
 }
 
 pub(crate) fn program_that_says_no_hello_is_killed_and_refused() {

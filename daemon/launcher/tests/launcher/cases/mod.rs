@@ -73,5 +73,11 @@ pub(crate) const ALL: &[(&str, fn())] = cases! {
         ceilings_that_others_may_write_are_refused
         runtimes_are_proven_by_use_and_gvisor_too
         sandbox_outlives_the_connection_and_can_be_attached_to
+        another_outside_goes_on_natively
+        another_outside_goes_on_in_gvisor
+        end_of_a_sandbox_is_remembered_for_who_was_away
+        sandbox_that_nobody_waits_for_any_more_is_killed
+        killed_launcher_with_five_sandboxes_and_one_being_made_leaves_nothing
+        kill_ends_the_whole_tree_whatever_it_does
         program_that_says_no_hello_is_killed_and_refused;
 };
