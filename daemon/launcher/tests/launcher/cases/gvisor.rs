@@ -93,7 +93,7 @@ pub(crate) fn gvisor_has_no_network_and_sees_nothing_of_the_host() {
     let rig = Rig::new();
     let script = "ls /sys/class/net 2>/dev/null; ls / | tr '\\n' ' '; touch /x /bin/x /.paw/x 2>&1 | wc -l; \
         echo x 2>/dev/null > /proc/sys/kernel/core_pattern || echo refused; mount -t tmpfs x /tmp 2>/dev/null || echo no mount; \
-        wc -l < /proc/1/cmdline; ls /proc | grep -c '^[0-9]'; ls /dev/kvm /dev/mem 2>/dev/null; echo end";
+        wc -l < /proc/1/cmdline; set -- /proc/[0-9]*; echo $#; ls /dev/kvm /dev/mem 2>/dev/null; echo end";
     for name in ["grep", "tr"] {
         let image = rig.dir.path().join("data/images/busybox/bin");
         std::os::unix::fs::symlink("busybox", image.join(name)).unwrap();
@@ -108,7 +108,7 @@ pub(crate) fn gvisor_has_no_network_and_sees_nothing_of_the_host() {
             "refused",
             "no mount",
             "0",
-            "4",
+            "2",
             "end"
         ],
         "{output:?}"

@@ -77,7 +77,7 @@ pub(crate) const ALL: &[(&str, fn())] = cases! {
         another_outside_goes_on_in_gvisor
         end_of_a_sandbox_is_remembered_for_who_was_away
         sandbox_that_nobody_waits_for_any_more_is_killed
-        killed_launcher_with_five_sandboxes_and_one_being_made_leaves_nothing
+        killed_launcher_with_three_sandboxes_and_one_being_made_leaves_nothing
         kill_ends_the_whole_tree_whatever_it_does
         program_that_says_no_hello_is_killed_and_refused;
 };

@@ -101,6 +101,9 @@ pub(crate) fn descriptors_sent_to_the_launcher_are_closed() {
         );
         client.receive();
     }
+    // When it answers this, it is done with what came before.
+    raw(&client, br#"{"seq":2,"request":"list"}"#, &[]);
+    client.receive();
     assert_eq!(count(), before);
 }
 
