@@ -52,19 +52,6 @@ sandboxes_are_limited() {
     same nothing_is_left_of_the_sandboxes '' "$(leftovers)"
 }
 
-# Hostile probes, in both runtimes, with a sandbox beside each. Under emulation this takes its time.
-ways_out_are_held() {
-    pawctl doctor --prove -o json --timeout 900s >/vm/out/doctor.json 2>/vm/out/doctor.txt
-    probes=$(tr -d '\n' </vm/out/doctor.json | sed 's/}/}\n/g' | grep '"probe"')
-    for runtime in native gvisor; do
-        own=$(echo "$probes" | grep -E "\"runtime\": *\"$runtime\"")
-        same "every_probe_is_held_by_$runtime" '' "$(echo "$own" | grep -vE '"ok": *true')"
-        holds "enough_is_tried_in_$runtime" test "$(echo "$own" | wc -l)" -ge 70
-        has "${runtime}_is_proven_by_its_probes" proven "$(pawctl sandbox runtimes 2>&1 | grep "$runtime")"
-    done
-    same nothing_is_left_of_the_probes '' "$(leftovers)"
-}
-
 skill_asks_before_it_writes() {
     holds the_skill_files_lists_without_asking pawctl skill call files list '{"path":"."}'
     ends a_write_waits_for_approval 5 pawctl skill call files write '{"path":"note.txt","text":"hello"}' --no-wait
