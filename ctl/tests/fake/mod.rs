@@ -184,15 +184,19 @@ fn serve(stream: UnixStream, script: &Script, record: &Mutex<Vec<(String, Value)
                 .map(|item| format!("{}\n", line(item)))
                 .collect()
         };
-        let mut text = format!("{answer}\n{}", lines(items));
-        if let Some((when, then)) = later {
-            writer.write_all(text.as_bytes()).unwrap();
-            when.recv().unwrap();
-            text = lines(then);
-        }
+        let text = format!("{answer}\n{}", lines(items));
         if writer.write_all(text.as_bytes()).is_err() || close {
             let _ = writer.shutdown(std::net::Shutdown::Both);
             return;
+        }
+        if let Some((when, then)) = later {
+            let (text, mut writer) = (lines(then), writer.try_clone().unwrap());
+            // What it waits for may come over this very connection.
+            std::thread::spawn(move || {
+                if when.recv().is_ok() {
+                    let _ = writer.write_all(text.as_bytes());
+                }
+            });
         }
     }
 }
