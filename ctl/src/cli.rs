@@ -482,8 +482,17 @@ pub(crate) struct SandboxLoad {
     /// Installed image, absolute directory, or `host` [default: base]
     #[arg(long, value_name = "IMAGE")]
     pub(crate) image: Option<String>,
-    /// The command
-    #[arg(last = true, default_value = "true", value_name = "COMMAND")]
+    /// From the request to the end of a command in a sandbox that is made for it; this is the default
+    #[arg(long, conflicts_with_all = ["pool", "worker"])]
+    pub(crate) cold: bool,
+    /// From the claim of a sandbox that waits to the first byte of output
+    #[arg(long, conflicts_with = "worker")]
+    pub(crate) pool: bool,
+    /// One JSON line through a command that runs, and its answer; `--requests` are the lines [default: 10000]
+    #[arg(long, conflicts_with_all = ["concurrency", "duration"])]
+    pub(crate) worker: bool,
+    /// The command [default: `true`, with --pool `echo ready`, with --worker `cat`]
+    #[arg(last = true, value_name = "COMMAND")]
     pub(crate) argv: Vec<String>,
 }
 

@@ -16,7 +16,7 @@ use tracing::{error, info};
 
 use crate::{
     audit::Audit,
-    config::{Config, check::load},
+    config::{Config, PoolBounds, check::load},
     orchestrator::handle::Actions,
     providers::Providers,
     records::actor,
@@ -45,6 +45,8 @@ pub struct Current {
     pub providers: watch::Sender<Arc<Providers>>,
     /// The rules.
     pub rules: watch::Sender<Arc<Rules>>,
+    /// The bounds of what waits for its first command; told at each reload, because plans may be others from then on.
+    pub pool: watch::Sender<PoolBounds>,
     /// The log.
     pub audit: Audit,
     /// The bounds of actions.
@@ -174,5 +176,8 @@ async fn apply(current: &Current, config: Config, providers: Providers) {
     current.actions.rebound(config.actions).await;
     current.rules.send_replace(Arc::new(config.rules.clone()));
     current.providers.send_replace(Arc::new(providers));
+    let pool = config.sandbox.pool;
     current.config.send_replace(Arc::new(config));
+    // After the configuration, so that nothing is made by the old one any more.
+    current.pool.send_replace(pool);
 }

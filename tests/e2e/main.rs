@@ -7,6 +7,7 @@ mod confinement;
 mod crash;
 mod journal;
 mod lifecycle;
+mod pool;
 mod probes;
 mod roles;
 mod sandbox;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
     cases.extend(sandbox::cases());
     cases.extend(lifecycle::cases());
     cases.extend(bad_input::cases());
+    cases.extend(pool::cases());
     cases.extend(secrets::cases());
     cases.extend(probes::cases());
     cases.extend(scale::cases());

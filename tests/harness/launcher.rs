@@ -26,9 +26,9 @@ use paw_launch::{
     frame::{self, HEADER, Start, Tag},
     packet::{self, Received},
     request::{
-        Attestation, End, Event, Facts, Isolation, Message, MountSource, Numbered, ProofState,
-        Refusal, RefusalReason, Reply, Request, Runtime, RuntimeState, SandboxId, SandboxPlan,
-        SandboxSummary, Usage, VERSION,
+        Attestation, End, Event, Facts, Isolation, MemoryWatch, Message, MountSource, Numbered,
+        ProofState, Refusal, RefusalReason, Reply, Request, Runtime, RuntimeState, SandboxId,
+        SandboxPlan, SandboxSummary, Usage, VERSION,
     },
 };
 use paw_policy::Digest;
@@ -82,6 +82,10 @@ struct Sandbox {
     began: Instant,
     killed: bool,
     timed_out: bool,
+    /// Whether it waits for its first command.
+    waiting: bool,
+    /// When its time is over.
+    deadline: Instant,
 }
 
 impl FakeLauncher {
@@ -174,6 +178,36 @@ impl FakeLauncher {
         );
     }
 
+    /// Waits until so many sandboxes wait for their first command, and gives their ids. Blocks as
+    /// [`FakeLauncher::wait_for_running`] does.
+    ///
+    /// # Panics
+    /// When it does not become so in time.
+    #[must_use]
+    pub fn wait_for_waiting(&self, count: usize) -> Vec<SandboxId> {
+        let state = self.shared.lock();
+        let waiting = |state: &State| -> Vec<SandboxId> {
+            let all = state.running.iter();
+            let waiting = all.filter(|(_, sandbox)| sandbox.waiting);
+            waiting.map(|(id, _)| id.clone()).collect()
+        };
+        let (state, waited) = self
+            .shared
+            .changed
+            .wait_timeout_while(state, LIMIT, |state| waiting(state).len() != count)
+            .expect("nobody panics with it");
+        let ids = waiting(&state);
+        assert!(!waited.timed_out(), "{ids:?} wait, not {count}");
+        ids
+    }
+
+    /// Ends one as a crash of its first process would.
+    pub fn crash(&self, id: &SandboxId) {
+        if let Some(sandbox) = self.shared.lock().running.get(id) {
+            end(sandbox.pid);
+        }
+    }
+
     /// Where the workspace of an agent is.
     #[must_use]
     pub fn workspace(&self, agent: &str) -> PathBuf {
@@ -198,6 +232,13 @@ impl Drop for FakeLauncher {
         if let Some(thread) = self.thread.take() {
             drop(thread.join());
         }
+    }
+}
+
+impl State {
+    fn count(&self, of: impl Fn(&Sandbox) -> bool) -> u32 {
+        let count = self.running.values().filter(|sandbox| of(sandbox)).count();
+        u32::try_from(count).unwrap_or(u32::MAX)
     }
 }
 
@@ -245,7 +286,19 @@ fn answer(shared: &Arc<Shared>, request: Request) -> (Reply, Vec<OwnedFd>) {
             version: VERSION,
             pid: shared.pid,
         },
-        Request::Create(plan) => return create(shared, *plan),
+        Request::Create(plan) => return create(shared, *plan, None),
+        Request::Prepare { plan, idle_ms } => return create(shared, *plan, Some(idle_ms)),
+        Request::Claim { id } => match shared.lock().running.get_mut(&id) {
+            Some(sandbox) if sandbox.waiting => {
+                sandbox.waiting = false;
+                sandbox.began = Instant::now();
+                let life = Duration::from_millis(sandbox.plan.limits.wall_ms);
+                sandbox.deadline = sandbox.began + life;
+                shared.changed.notify_all();
+                Reply::Claimed
+            }
+            _ => not_found(),
+        },
         Request::Kill { id } => match shared.lock().running.get_mut(&id) {
             Some(sandbox) => {
                 sandbox.killed = true;
@@ -282,6 +335,7 @@ fn answer(shared: &Arc<Shared>, request: Request) -> (Reply, Vec<OwnedFd>) {
                 age_ms: u64::try_from(sandbox.began.elapsed().as_millis()).unwrap_or(u64::MAX),
                 limits: sandbox.plan.limits,
                 attestation: Digest::of(b"fake"),
+                waiting: sandbox.waiting,
             });
             Reply::Sandboxes {
                 sandboxes: sandboxes.collect(),
@@ -318,14 +372,22 @@ fn answer(shared: &Arc<Shared>, request: Request) -> (Reply, Vec<OwnedFd>) {
                 },
             ],
         },
-        Request::Status => Reply::Status {
-            proc_status: fs::read_to_string("/proc/self/status").unwrap_or_default(),
-            landlock_abi: 0,
-            rss: 0,
-            running: u32::try_from(shared.lock().running.len()).unwrap_or(u32::MAX),
-            doorkeeper: 0,
-            unheld: Vec::new(),
-        },
+        Request::Status => {
+            let state = shared.lock();
+            let waiting = state.count(|sandbox| sandbox.waiting);
+            let running = state.count(|sandbox| !sandbox.waiting);
+            drop(state);
+            Reply::Status {
+                proc_status: fs::read_to_string("/proc/self/status").unwrap_or_default(),
+                landlock_abi: 0,
+                rss: 0,
+                running,
+                waiting,
+                doorkeeper: 0,
+                unheld: Vec::new(),
+                memory_watch: MemoryWatch::Available,
+            }
+        }
         Request::Image { .. } => {
             Reply::Refused(refusal(RefusalReason::Failed, "this fake keeps no images"))
         }
@@ -333,7 +395,7 @@ fn answer(shared: &Arc<Shared>, request: Request) -> (Reply, Vec<OwnedFd>) {
     (reply, Vec::new())
 }
 
-fn create(shared: &Arc<Shared>, plan: SandboxPlan) -> (Reply, Vec<OwnedFd>) {
+fn create(shared: &Arc<Shared>, plan: SandboxPlan, idle_ms: Option<u64>) -> (Reply, Vec<OwnedFd>) {
     let refused = {
         let mut state = shared.lock();
         state.plans.push(plan.clone());
@@ -342,7 +404,7 @@ fn create(shared: &Arc<Shared>, plan: SandboxPlan) -> (Reply, Vec<OwnedFd>) {
     if let Some(refusal) = refused {
         return (Reply::Refused(refusal), Vec::new());
     }
-    match spawn(shared, &plan) {
+    match spawn(shared, &plan, idle_ms) {
         Ok(fds) => (
             Reply::Created {
                 attestation: Box::new(attestation(&plan)),
@@ -356,7 +418,11 @@ fn create(shared: &Arc<Shared>, plan: SandboxPlan) -> (Reply, Vec<OwnedFd>) {
     }
 }
 
-fn spawn(shared: &Arc<Shared>, plan: &SandboxPlan) -> io::Result<Vec<OwnedFd>> {
+fn spawn(
+    shared: &Arc<Shared>,
+    plan: &SandboxPlan,
+    idle_ms: Option<u64>,
+) -> io::Result<Vec<OwnedFd>> {
     let places = places(shared, plan)?;
     let mut command = Command::new(stage::program("paw-init"));
     command
@@ -392,26 +458,34 @@ fn spawn(shared: &Arc<Shared>, plan: &SandboxPlan) -> io::Result<Vec<OwnedFd>> {
         began: Instant::now(),
         killed: false,
         timed_out: false,
+        waiting: idle_ms.is_some(),
+        deadline: Instant::now() + Duration::from_millis(idle_ms.unwrap_or(plan.limits.wall_ms)),
     };
     state.running.insert(plan.id.clone(), sandbox);
     drop(state);
     shared.changed.notify_all();
     let (of, id) = (Arc::clone(shared), plan.id.clone());
     thread::spawn(move || reap(&of, id, child));
-    let (of, id, wall) = (
-        Arc::clone(shared),
-        plan.id.clone(),
-        Duration::from_millis(plan.limits.wall_ms),
-    );
+    let (of, id) = (Arc::clone(shared), plan.id.clone());
     thread::spawn(move || {
-        let state = of.lock();
-        let (mut state, _) = of
-            .changed
-            .wait_timeout_while(state, wall, |state| state.running.contains_key(&id))
-            .expect("nobody panics with it");
-        if let Some(sandbox) = state.running.get_mut(&id) {
-            sandbox.timed_out = true;
-            end(sandbox.pid);
+        let mut state = of.lock();
+        // A claim gives it another deadline.
+        while let Some(left) = state
+            .running
+            .get(&id)
+            .map(|sandbox| sandbox.deadline.saturating_duration_since(Instant::now()))
+        {
+            if left.is_zero() {
+                if let Some(sandbox) = state.running.get_mut(&id) {
+                    sandbox.timed_out = true;
+                    end(sandbox.pid);
+                }
+                return;
+            }
+            (state, _) = of
+                .changed
+                .wait_timeout(state, left)
+                .expect("nobody panics with it");
         }
     });
     Ok(pipes.into())

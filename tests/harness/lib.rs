@@ -20,6 +20,6 @@ pub mod words;
 pub use deadline::{LIMIT, within};
 pub use launcher::FakeLauncher;
 pub use model::{Answer, Model, Step};
-pub use pawd::{PROCESS_WILL_DO, Pawd, Setup};
+pub use pawd::{POOL, PROCESS_WILL_DO, Pawd, Setup};
 pub use process::Running;
 pub use root::Root;

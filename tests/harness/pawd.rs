@@ -115,8 +115,13 @@ pub struct Pawd {
     setup: Setup,
 }
 
-/// Most tests are of something else than isolation, and the fake launcher has only native sandboxes.
-pub const PROCESS_WILL_DO: &str = "[sandbox]\nisolation_floor = \"process\"\n";
+/// Most tests are of something else than isolation, and the fake launcher has only native sandboxes. They count sandboxes, too, so
+/// none waits before it is asked for.
+pub const PROCESS_WILL_DO: &str =
+    "[sandbox]\nisolation_floor = \"process\"\n\n[sandbox.pool]\nmax = 0\n";
+
+/// A pool in spite of [`PROCESS_WILL_DO`], in a file that is read after it.
+pub const POOL: (&str, &str) = ("etc/pawd.d/50-pool.toml", "[sandbox.pool]\nmax = 4\n");
 
 impl Pawd {
     /// Starts everything and waits until pawd says that it is ready.

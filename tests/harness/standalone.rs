@@ -320,7 +320,13 @@ pub fn gone(pid: u32) -> bool {
         &handle,
         rustix::event::PollFlags::IN,
     )];
-    rustix::event::poll(&mut wait, Some(&limit)) == Ok(1)
+    loop {
+        match rustix::event::poll(&mut wait, Some(&limit)) {
+            // A child of ours stopped or ended meanwhile.
+            Err(rustix::io::Errno::INTR) => {}
+            told => return told == Ok(1),
+        }
+    }
 }
 
 /// A process as `/proc` shows it.

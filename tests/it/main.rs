@@ -9,6 +9,7 @@ mod approvals;
 mod chat;
 mod control;
 mod crash;
+mod pool;
 mod sandbox;
 mod service;
 mod start;

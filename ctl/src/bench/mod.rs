@@ -3,6 +3,7 @@
 mod numbers;
 mod rpc;
 mod sandbox;
+mod worker;
 
 use crate::{
     cli::{self, Global},
@@ -22,6 +23,7 @@ pub(crate) async fn run(
             concurrency,
             duration,
         } => rpc::run(global, out, requests, concurrency, duration).await,
+        cli::Bench::Sandbox(load) if load.worker => worker::run(global, out, load).await,
         cli::Bench::Sandbox(load) => sandbox::run(global, out, load).await,
     }
 }

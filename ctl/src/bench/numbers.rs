@@ -27,6 +27,12 @@ pub(super) struct Measured {
     pub(super) rss_peak: Option<u64>,
     pub(super) concurrency: u16,
     pub(super) seconds: f64,
+    /// What the times are of, where a kind has several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) measures: Option<&'static str>,
+    /// Requests that found no sandbox waiting; their times are not in the others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) cold: Option<u64>,
 }
 
 /// What all connections count together.
@@ -79,6 +85,8 @@ pub(super) fn measured(
         rss_peak,
         concurrency,
         seconds: (elapsed.as_secs_f64() * 1000.0).round() / 1000.0,
+        measures: None,
+        cold: None,
     }
 }
 
@@ -95,7 +103,7 @@ pub(super) fn show(out: &mut Out, measured: &Measured, cpu: &'static str) -> Res
         }
         Format::Table => {
             let unseen = || "not visible from here".to_owned();
-            let shown = table::block(&[
+            let mut rows = vec![
                 (
                     "Requests",
                     format!(
@@ -121,8 +129,14 @@ pub(super) fn show(out: &mut Out, measured: &Measured, cpu: &'static str) -> Res
                     "Peak memory",
                     measured.rss_peak.map_or_else(unseen, text::size),
                 ),
-            ]);
-            out.print(&shown);
+            ];
+            if let Some(measures) = measured.measures {
+                rows.insert(0, ("Measures", measures.replace('_', " ")));
+            }
+            if let Some(cold) = measured.cold {
+                rows.push(("None waited", text::count(cold)));
+            }
+            out.print(&table::block(&rows));
         }
     }
     Ok(())

@@ -106,6 +106,9 @@ pub(crate) struct Run {
     /// Working directory inside [default: /]
     #[arg(long, value_name = "DIR")]
     pub(crate) workdir: Option<String>,
+    /// Make a sandbox for this command alone, even if one waits for it
+    #[arg(long)]
+    pub(crate) cold: bool,
     /// Pass stdin on to the command
     #[arg(long)]
     pub(crate) stdin: bool,

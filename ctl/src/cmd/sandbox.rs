@@ -98,6 +98,7 @@ pub(super) async fn run(
                         vec![
                             table::text(&sandbox.id),
                             table::text(&sandbox.runtime),
+                            table::text(&sandbox.state),
                             table::number(sandbox.pid),
                             table::number(text::span(sandbox.age_ms)),
                             table::number(text::size(sandbox.memory)),
@@ -114,6 +115,7 @@ pub(super) async fn run(
                 let head = [
                     "ID",
                     "RUNTIME",
+                    "STATE",
                     "PID",
                     "AGE",
                     "MEMORY LIMIT",
@@ -160,6 +162,8 @@ fn spec(global: &Global, run: &Run) -> RunSpec {
         sandbox: None,
         stdin: run.stdin,
         detach: run.detach,
+        cold: run.cold,
+        lines: None,
     }
 }
 

@@ -80,6 +80,13 @@ pub struct RunSpec {
     /// `sandbox.logs`. Not together with `stdin`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub detach: bool,
+    /// Whether the sandbox is made for this command alone, even if one waits for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cold: bool,
+    /// Measures this many rounds: the command gets one JSON line at a time on its stdin and answers each by one line. Its output is
+    /// not passed on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lines: Option<u32>,
 }
 
 /// How a command ended, and what the kernel said its sandbox was.
@@ -109,8 +116,34 @@ pub struct RunResult {
     pub pids_denied: u64,
     /// How many periods the CPU limit cut short.
     pub cpu_throttled: u64,
+    /// Whether the sandbox had waited for its first command.
+    #[serde(default)]
+    pub pooled: bool,
+    /// From the request for a sandbox to the first byte of output, in microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_output_us: Option<u64>,
+    /// How long the rounds took, when `lines` were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rounds: Option<Rounds>,
     /// What the kernel said it was: `{digest, facts}`.
     pub attestation: Value,
+}
+
+/// Round trips of lines through a command that runs, as pawd saw them.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Rounds {
+    /// How many there were.
+    pub count: u32,
+    /// Half of them took at most this long, in microseconds.
+    pub p50_us: f64,
+    /// Of a hundred, five took longer.
+    pub p95_us: f64,
+    /// Of a hundred, one took longer.
+    pub p99_us: f64,
+    /// The longest.
+    pub max_us: f64,
+    /// All of them together.
+    pub total_us: f64,
 }
 
 /// What a `sandbox.run` subscription sends. It ends with `ended` or `failed`, or with `started` where `detach` was asked for; a
@@ -169,6 +202,9 @@ pub struct SandboxInfo {
     pub pids: u32,
     /// Digest of its attestation.
     pub attestation: String,
+    /// `running`, or `waiting` for its first command.
+    #[serde(default)]
+    pub state: String,
 }
 
 /// A sandbox of somebody's command, running or ended not long ago.

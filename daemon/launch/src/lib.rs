@@ -23,3 +23,5 @@ pub mod request;
 pub mod resume;
 #[cfg(feature = "requests")]
 pub mod shim;
+#[cfg(feature = "requests")]
+mod waiting;

@@ -12,6 +12,8 @@ use serde_json::Value;
 
 use crate::image::ImageOrder;
 
+pub use crate::waiting::MemoryWatch;
+
 /// The largest packet either side sends, in bytes; a larger one is refused, and nothing is allocated for it.
 pub const MAX_PACKET: usize = 64 * 1024;
 
@@ -264,6 +266,19 @@ pub enum Request {
         /// The last one of the list before.
         id: SandboxId,
     },
+    /// Make a sandbox that waits for its first command; answered as [`Request::Create`] is. It is killed when it has waited
+    /// `idle_ms`, unless [`Request::Claim`] starts the deadline of its plan before.
+    Prepare {
+        /// The sandbox.
+        plan: Box<SandboxPlan>,
+        /// How long it may wait, in milliseconds from its attestation on.
+        idle_ms: u64,
+    },
+    /// A waiting sandbox gets its first command: from now on it has the life that its plan says. Once for each.
+    Claim {
+        /// Which one.
+        id: SandboxId,
+    },
 }
 
 /// What the launcher answers.
@@ -277,7 +292,7 @@ pub enum Reply {
         /// Its process id as the host sees it.
         pid: u32,
     },
-    /// To [`Request::Create`] and [`Request::Attach`]; two descriptors come with it.
+    /// To [`Request::Create`], [`Request::Prepare`] and [`Request::Attach`]; two descriptors come with it.
     Created {
         /// What the kernel says it is.
         attestation: Box<Attestation>,
@@ -304,13 +319,19 @@ pub enum Reply {
         landlock_abi: u32,
         /// Resident memory, in bytes.
         rss: u64,
-        /// Running sandboxes.
+        /// Running sandboxes, those that wait for their first command not counted.
         running: u32,
+        /// Sandboxes that wait for their first command.
+        #[serde(default)]
+        waiting: u32,
         /// Process id of the doorkeeper, which stays outside the launcher's user namespace, as the host sees it.
         doorkeeper: u32,
         /// Limits that this kernel does not hold, in words.
         #[serde(default)]
         unheld: Vec<String>,
+        /// How it learns that the host is short of memory.
+        #[serde(default)]
+        memory_watch: MemoryWatch,
     },
     /// To any request that was not done.
     Refused(Refusal),
@@ -326,6 +347,8 @@ pub enum Reply {
         /// In the words of that job.
         result: Value,
     },
+    /// To [`Request::Claim`].
+    Claimed,
 }
 
 /// Why a request was not done.
@@ -364,6 +387,8 @@ pub enum RefusalReason {
     Failed,
     /// The kernel of this host cannot hold a limit that the plan demands.
     Unsupported,
+    /// The host is short of memory, and this could do without.
+    Memory,
 }
 
 /// What the launcher says unasked.
@@ -409,7 +434,7 @@ pub struct Usage {
     pub pids_denied: u64,
     /// How many periods the CPU limit cut short.
     pub cpu_throttled: u64,
-    /// Wall time from start, in milliseconds.
+    /// Wall time from its start, or from its claim if it waited for one, in milliseconds.
     pub wall_ms: u64,
 }
 
@@ -423,12 +448,15 @@ pub struct SandboxSummary {
     pub runtime: Runtime,
     /// Process id of paw-init as the host sees it.
     pub pid: u32,
-    /// Its age, in milliseconds.
+    /// Its age, in milliseconds; of one that was claimed, the time since then.
     pub age_ms: u64,
     /// Its limits.
     pub limits: Limits,
     /// Its attestation's digest.
     pub attestation: Digest,
+    /// Whether it waits for its first command.
+    #[serde(default)]
+    pub waiting: bool,
 }
 
 /// One line of [`Reply::Runtimes`].

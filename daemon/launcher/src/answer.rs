@@ -1,6 +1,10 @@
 //! What pawd may ask, one branch for each request.
 
-use std::{ops::Bound, os::fd::OwnedFd, time::Instant};
+use std::{
+    ops::Bound,
+    os::fd::OwnedFd,
+    time::{Duration, Instant},
+};
 
 use paw_launch::{
     packet::PacketError,
@@ -70,11 +74,18 @@ impl Launcher {
                 "the first request is no hello".to_owned(),
                 "say hello first",
             )),
-            (Request::Create(plan), _) => match self.create((id, seq), *plan, now) {
+            (Request::Create(plan), _) => match self.create((id, seq), *plan, None, now) {
                 // The reply follows when the sandbox is attested.
                 Ok(()) => return Ok(()),
                 Err(refusal) => Reply::Refused(refusal),
             },
+            (Request::Prepare { plan, idle_ms }, _) => {
+                match self.prepare((id, seq), *plan, idle_ms, now) {
+                    Ok(()) => return Ok(()),
+                    Err(refusal) => Reply::Refused(refusal),
+                }
+            }
+            (Request::Claim { id }, _) => self.claim(&id, now),
             (Request::Kill { id }, _) => match self.sandboxes.get_mut(&id) {
                 Some(sandbox) => {
                     sandbox.kill(now);
@@ -111,10 +122,12 @@ impl Launcher {
         self.reply(id, seq, reply)
     }
 
-    fn create(
+    /// Begins to make a sandbox; `idle` is how long it may wait for its first command, if it is to wait for one.
+    pub(crate) fn create(
         &mut self,
         asked: (ConnectionId, u64),
         plan: SandboxPlan,
+        idle: Option<Duration>,
         now: Instant,
     ) -> Result<(), Refusal> {
         if self.stopping {
@@ -180,7 +193,7 @@ impl Launcher {
         };
         let id = plan.id.clone();
         let map = self.slots.map(slot, owner);
-        match Sandbox::begin(&self.host, runtime, plan, asked, (slot, map), now) {
+        match Sandbox::begin(&self.host, runtime, plan, asked, (slot, map), idle, now) {
             Ok(sandbox) => {
                 self.sandboxes.insert(id, sandbox);
                 Ok(())
@@ -247,23 +260,26 @@ impl Launcher {
     fn status(&self, now: Instant) -> Reply {
         let proc_status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let rss = paw_confine::report::Confinement::parse(&proc_status).map_or(0, |own| own.rss);
-        let running = self
+        let (waiting, running): (Vec<_>, Vec<_>) = self
             .sandboxes
             .values()
-            .filter(|sandbox| sandbox.summary(now).is_some())
-            .count();
+            .filter_map(|sandbox| sandbox.summary(now))
+            .partition(|summary| summary.waiting);
+        let count = |summaries: Vec<_>| u32::try_from(summaries.len()).unwrap_or(u32::MAX);
         Reply::Status {
             proc_status,
             landlock_abi: self.host.landlock_abi,
             rss,
-            running: u32::try_from(running).unwrap_or(u32::MAX),
+            running: count(running),
+            waiting: count(waiting),
             doorkeeper: self.host.doorkeeper,
             unheld: self.host.unheld.clone(),
+            memory_watch: self.host.memory.watch(),
         }
     }
 }
 
-fn not_found(id: &SandboxId) -> Reply {
+pub(crate) fn not_found(id: &SandboxId) -> Reply {
     Reply::Refused(refusal(
         RefusalReason::NotFound,
         format!("no sandbox {id}"),

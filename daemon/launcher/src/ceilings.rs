@@ -56,6 +56,8 @@ pub(crate) struct Ceilings {
     pub(crate) host_image: bool,
     #[serde(default = "default_sandboxes")]
     pub(crate) max_sandboxes: u32,
+    #[serde(default = "default_idle")]
+    pub(crate) max_idle_ms: u64,
     #[serde(default)]
     pub(crate) gvisor: GvisorSettings,
     #[serde(default)]
@@ -162,6 +164,10 @@ fn yes() -> bool {
 
 fn default_sandboxes() -> u32 {
     32
+}
+
+fn default_idle() -> u64 {
+    600_000
 }
 
 fn default_limits() -> Limits {

@@ -10,7 +10,9 @@ use std::{
 use paw_confine::userns::Extent;
 use paw_policy::Digest;
 
-use crate::{bundle::Bundles, ceilings::Ceilings, cgroup::Parent, runtime::Runtimes};
+use crate::{
+    bundle::Bundles, ceilings::Ceilings, cgroup::Parent, memory::Memory, runtime::Runtimes,
+};
 
 /// Everything that does not change while the launcher lives.
 #[derive(Debug)]
@@ -34,6 +36,8 @@ pub(crate) struct Host {
     pub(crate) map: [Extent; 2],
     /// The landlock ABI that sandboxes are bound with.
     pub(crate) landlock_abi: u32,
+    /// The host's memory.
+    pub(crate) memory: Memory,
     /// Process id of the doorkeeper.
     pub(crate) doorkeeper: u32,
     /// Limits that this kernel does not hold, in words.

@@ -10,6 +10,7 @@
 //! - `runtime`: what makes sandboxes, one trait for all.
 //! - `job`, `image`: short-lived programs of ours that work on the state, and what the one for images is asked.
 //! - `kata`: the launcher for virtual machines, a program of its own with real root.
+//! - `waiting`, `memory`: sandboxes that wait for their first command, and when the host has no memory for them.
 //! - `sweep`: what an earlier life left behind.
 //!
 //! A library and a program: the launcher for virtual machines shares all of this but the start.
@@ -26,6 +27,7 @@ mod host;
 mod image;
 mod job;
 mod kata;
+mod memory;
 mod refused;
 mod runtime;
 mod sandbox;
@@ -34,6 +36,7 @@ mod slots;
 mod spawn;
 mod start;
 mod sweep;
+mod waiting;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -71,6 +74,9 @@ struct Options {
     /// Group to become when started as root.
     #[arg(long)]
     gid: Option<u32>,
+    /// Where the kernel says how much memory there is.
+    #[arg(long, default_value = "/proc")]
+    proc: PathBuf,
     /// The only user that may connect; without it, the owner of the socket.
     #[arg(long)]
     peer_uid: Option<u32>,

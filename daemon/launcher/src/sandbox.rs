@@ -15,6 +15,9 @@
 //!                    Refused, or Ended
 //! ```
 //!
+//! One that was prepared runs too, but waits for its first command: its deadline is then the bound of its waiting, until a
+//! claim starts that of its plan. It is never without one.
+//!
 //! This module owns the steps and keeps each of them short; [`crate::serve`] owns the loop that calls them when something
 //! happened. No step waits: processes are awaited by SIGCHLD, output by readiness, everything by a deadline.
 
@@ -113,6 +116,8 @@ pub(crate) struct Sandbox {
     oom_killed: bool,
     killed: bool,
     timed_out: bool,
+    /// How long it may wait for its first command; nothing once it was claimed, or when it never was to wait.
+    idle: Option<Duration>,
     deadline: Instant,
 }
 
@@ -139,6 +144,7 @@ impl Sandbox {
         plan: Approved,
         asked: (ConnectionId, u64),
         (slot, map): (u32, Vec<Extent>),
+        idle: Option<Duration>,
         now: Instant,
     ) -> Result<Self, CreateError> {
         let leaf = host.parent.leaf(&plan.id);
@@ -185,6 +191,7 @@ impl Sandbox {
                     oom_killed: false,
                     killed: false,
                     timed_out: false,
+                    idle,
                     deadline: now + CREATE_LIMIT,
                 })
             }
@@ -332,7 +339,7 @@ impl Sandbox {
         };
         match self.runtime.attest(pid.as_raw(), &expected) {
             Ok(attestation) => {
-                self.deadline = now + Duration::from_millis(self.plan.limits.wall_ms);
+                self.deadline = now + self.idle.unwrap_or_else(|| self.life());
                 self.phase = Phase::Running {
                     attestation: Box::new(attestation),
                     since: now,
@@ -344,6 +351,30 @@ impl Sandbox {
                 false
             }
         }
+    }
+
+    /// The life that its plan gives it.
+    fn life(&self) -> Duration {
+        Duration::from_millis(self.plan.limits.wall_ms)
+    }
+
+    /// Its waiting is over and its life begins. `false`: it does not wait.
+    pub(crate) fn claim(&mut self, now: Instant) -> bool {
+        let life = self.life();
+        let waited = self.idle.take().is_some();
+        // Of one that ended meanwhile its end is told, and that is not the claim's fault.
+        if let Phase::Running { since, .. } = &mut self.phase
+            && waited
+        {
+            *since = now;
+            self.deadline = now + life;
+        }
+        waited
+    }
+
+    /// Whether it is there, or being made, to wait for its first command.
+    pub(crate) fn is_to_wait(&self) -> bool {
+        self.idle.is_some()
     }
 
     /// The attestation, while it runs.
@@ -377,6 +408,7 @@ impl Sandbox {
             age_ms: millis(now - *since),
             limits: self.plan.limits,
             attestation: attestation.digest,
+            waiting: self.idle.is_some(),
         })
     }
 

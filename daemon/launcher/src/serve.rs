@@ -83,6 +83,7 @@ enum Waiter {
     Signals,
     Door,
     Lifeline,
+    Memory,
     Connection(ConnectionId),
     Hello(SandboxId),
     Job(u64),
@@ -119,10 +120,15 @@ impl Launcher {
                     Waiter::Signals => self.signals(sources, now)?,
                     Waiter::Door => self.admit(&sources.door),
                     Waiter::Lifeline => self.stop("the lifeline ended", now),
+                    Waiter::Memory if self.host.memory.is_tight() => self.drain(now),
+                    Waiter::Memory => {}
                     Waiter::Connection(id) => self.talk(id, now),
                     Waiter::Hello(id) => self.hello(&id, now),
                     Waiter::Job(number) => self.jobs.hear(number, now),
                 }
+            }
+            if self.watches_memory() && self.host.memory.look(now) {
+                self.drain(now);
             }
             self.deadlines(now);
             self.finish(now);
@@ -159,6 +165,15 @@ impl Launcher {
             whose.push(Waiter::Job(number));
             fds.push((socket, PollFlags::POLLIN));
         }
+        if let Some(pressure) = self
+            .host
+            .memory
+            .pressure()
+            .filter(|_| self.anything_waits())
+        {
+            whose.push(Waiter::Memory);
+            fds.push((pressure, PollFlags::POLLPRI));
+        }
         let mut fds: Vec<PollFd<'_>> = fds
             .into_iter()
             .map(|(fd, events)| PollFd::new(fd, events))
@@ -170,6 +185,7 @@ impl Launcher {
             .map(Sandbox::deadline)
             .chain(self.jobs.deadlines())
             .chain(ping)
+            .chain(self.watches_memory().then(|| self.host.memory.next_look()))
             .min();
         // Rounded up: a millisecond too early would be a round for nothing.
         let timeout = next.map_or(PollTimeout::NONE, |at| {
@@ -186,6 +202,11 @@ impl Launcher {
             .zip(ready)
             .filter_map(|(waiter, ready)| ready.then_some(waiter))
             .collect())
+    }
+
+    /// Whether we have to look at the host's memory ourselves.
+    fn watches_memory(&self) -> bool {
+        self.host.memory.pressure().is_none() && self.anything_waits()
     }
 
     fn signals(&mut self, sources: &Sources, now: Instant) -> Result<(), ServeError> {
@@ -317,6 +338,7 @@ impl Launcher {
         {
             let connection = self.connections.swap_remove(at);
             debug!(pid = connection.pid, connection = id, error = %paw_log::Chain(error), "connection closed");
+            self.forsake(id);
         }
     }
 

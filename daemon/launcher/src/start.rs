@@ -52,6 +52,7 @@ use crate::{
     host::{self, Host},
     job::Program,
     kata::{leftovers::LeftoverError, private::PrivateError},
+    memory::Memory,
     runtime::Runtimes,
     serve::{Launcher, ServeError, Sources, notify},
     slots::{SLOT, Slots, WorkspaceError, launcher_map},
@@ -163,6 +164,7 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
     };
     let places = Places::find(options, "paw-create")?;
     let parent = Parent::find(options.cgroup.as_deref())?;
+    let memory = Memory::open(&options.proc);
     let runtimes = Runtimes::find(&ceilings, &places.create);
 
     let (uid, gid) = become_launcher(options, &ceilings, &parent, &places)?;
@@ -205,6 +207,7 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
         init: host::Program::new(&places.init),
         map,
         landlock_abi: enforced.abi,
+        memory,
         doorkeeper: doorkeeper.as_raw().unsigned_abs(),
     };
     info!(uid, gid, peer, landlock_abi = enforced.abi, "ready");

@@ -7,6 +7,7 @@ pub mod asked;
 mod chat;
 pub mod run;
 pub mod tool;
+mod worker;
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
@@ -20,7 +21,7 @@ use crate::{
     config::Config,
     orchestrator::work::{Continuation, Execute, Outcome, Task},
     providers::Providers,
-    sandbox::{Launcher, Proofs, Register, Skills},
+    sandbox::{Launcher, Owner, Pool, Proofs, Register, Skills},
     storage::Storage,
 };
 
@@ -34,6 +35,8 @@ pub struct Agents {
     pub storage: Storage,
     /// The way to sandboxes.
     pub launcher: Launcher,
+    /// Those that wait for their first command.
+    pub pool: Pool,
     /// Skills that are installed.
     pub skills: Arc<Skills>,
     /// Sandboxes of people's commands.
@@ -53,12 +56,17 @@ impl Execute for Agents {
                 id,
                 permit,
                 caller,
-                taint: _,
+                taint,
                 progress,
                 cancel,
                 leave,
             } = task;
             let plan = permit.spend();
+            let owner = Owner {
+                agent: plan.agent.clone(),
+                uid: caller.uid,
+                taint,
+            };
             match plan.operation {
                 Operation::Chat(chat) => {
                     chat::turn(
@@ -72,7 +80,7 @@ impl Execute for Agents {
                     )
                     .await
                 }
-                Operation::ToolCall(call) => tool::call(&self, &plan.agent, call, &cancel).await,
+                Operation::ToolCall(call) => tool::call(&self, owner, call, &cancel).await,
                 Operation::SandboxRun(spec) => {
                     // With a launcher of our own, which ends with us, nothing can be left.
                     let leave = if self.outlived {
@@ -84,7 +92,7 @@ impl Execute for Agents {
                         cancel: &cancel,
                         leave: &leave,
                     };
-                    run::run(&self, (id, caller.uid), spec, progress, told).await
+                    run::run(&self, (id, owner), spec, progress, told).await
                 }
             }
         })

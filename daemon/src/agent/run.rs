@@ -20,11 +20,13 @@ use super::{
     Agents,
     asked::{Checked, check},
     tool::{fresh_id, not_chosen, not_made},
+    worker,
 };
 use crate::{
     orchestrator::work::{Ending, Outcome, Progress},
     sandbox::{
-        self, ExecSpec, Exit, Known, Noting, Register, RunEnd, RunError, RunEvent, RunSpec, Sandbox,
+        self, ExecSpec, Exit, Known, Noting, Owner, Register, RunEnd, RunError, RunEvent, RunSpec,
+        Sandbox,
     },
 };
 
@@ -56,7 +58,7 @@ pub(super) struct Told<'a> {
 /// Runs a command for a person: `whose` are the action and the host uid of who asked.
 pub(super) async fn run(
     agents: &Agents,
-    whose: (Uuid, u32),
+    whose: (Uuid, Owner),
     spec: Map<String, Value>,
     progress: Progress,
     told: Told<'_>,
@@ -96,10 +98,25 @@ pub(super) async fn run(
         };
         return exec(agents, (whose.0, id), command, output, told).await;
     }
-    let plan = match plan_of(agents, &asked).await {
+    let mut plan = match plan_of(agents, &asked).await {
         Ok(plan) => plan,
         Err(outcome) => return *outcome,
     };
+    let (action, owner) = whose;
+    let (uid, began) = (owner.uid, Instant::now());
+    let origin = if asked.cold {
+        agents.pool.cold()
+    } else {
+        agents.pool.origin(owner, &mut plan).await
+    };
+    let pooled = origin.is_pooled();
+    if let Some(lines) = asked.lines {
+        let work = worker::rounds(origin, plan, asked.argv, env, cwd, lines);
+        return tokio::select! {
+            outcome = work => outcome,
+            () = told.cancel.cancelled() => Outcome::plain(Ending::Cancelled),
+        };
+    }
     let (id, runtime) = (plan.id.to_string(), plan.runtime);
     let spec = RunSpec {
         plan: plan.clone(),
@@ -113,8 +130,8 @@ pub(super) async fn run(
     let mut leaving = Leaving::new(&agents.register, plan.id.clone());
     let note = |sandbox: &Sandbox| {
         let known = Known {
-            owner: whose.1,
-            action: whose.0,
+            owner: uid,
+            action,
             plan,
             attestation: Box::new(sandbox.attestation().clone()),
             ended: false,
@@ -123,13 +140,13 @@ pub(super) async fn run(
         let log = agents.register.enter(known, sandbox.starter().clone())?;
         Ok(Some(Noting {
             log,
-            action: whose.0,
+            action,
             output: true,
         }))
     };
     let mut heard_of = Heard::default();
     let running = async {
-        let ended = sandbox::run_noted(&agents.launcher, spec, &events, note, told.leave).await;
+        let ended = sandbox::run_noted(origin, spec, &events, note, told.leave).await;
         drop(events);
         ended
     };
@@ -140,10 +157,15 @@ pub(super) async fn run(
     };
     leaving.is(&ended);
     drop(leaving);
+    let outcome = outcome_of(&id, runtime, ended, heard_of.attestation.as_deref());
+    let outcome = worker::amended(outcome, |result| {
+        result.pooled = pooled;
+        result.first_output_us = heard_of.first_output.map(|at| micros(at - began));
+    });
     Outcome {
-        sandbox: Some(id.clone()),
+        sandbox: Some(id),
         attestation: heard_of.attestation.as_ref().map(|it| it.digest),
-        ..outcome_of(&id, runtime, ended, heard_of.attestation.as_deref())
+        ..outcome
     }
 }
 
@@ -274,6 +296,8 @@ async fn heard_to_the_end<T>(
 #[derive(Default)]
 struct Heard {
     attestation: Option<Box<Attestation>>,
+    /// When it first said something.
+    first_output: Option<Instant>,
 }
 
 /// A sandbox leaves the register with whoever ran it, also when that is dropped in the middle.
@@ -322,6 +346,9 @@ impl Heard {
     ) {
         let text = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
         while let Some(event) = heard.recv().await {
+            if matches!(event, RunEvent::Stdout(_) | RunEvent::Stderr(_)) {
+                self.first_output.get_or_insert_with(Instant::now);
+            }
             let shown = match event {
                 RunEvent::Started {
                     id, attestation, ..
@@ -371,6 +398,9 @@ pub(super) fn finished(
         memory_peak: usage.memory_peak,
         pids_denied: usage.pids_denied,
         cpu_throttled: usage.cpu_throttled,
+        pooled: false,
+        first_output_us: None,
+        rounds: None,
         attestation: attestation.map_or(Value::Null, |attestation| {
             serde_json::to_value(attestation).unwrap_or(Value::Null)
         }),
@@ -383,6 +413,10 @@ pub(super) fn finished(
             "report it with the journal of this time",
         ),
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// The plan of a sandbox from what was asked and the defaults. The launcher checks it against its ceilings.

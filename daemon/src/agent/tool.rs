@@ -1,14 +1,17 @@
 //! A tool of a skill, in a sandbox of its own.
 
 use paw_launch::request::{Attestation, RefusalReason, SandboxId};
-use paw_policy::{Name, ToolArguments};
+use paw_policy::ToolArguments;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::Agents;
 use crate::{
     orchestrator::work::{Ending, Outcome, failure},
-    sandbox::{self, ChoiceError, LauncherError, McpError, SandboxError, ToolCall, sandbox_id},
+    sandbox::{
+        self, ChoiceError, LauncherError, McpError, Owner, SandboxError, ToolCall, mcp::plan,
+        sandbox_id,
+    },
 };
 
 /// A sandbox id that nobody can guess.
@@ -46,7 +49,7 @@ const LAUNCHER_LOST: &str = "look at what was done so far, then submit it again 
 /// Calls a tool, if its skill is still the one that was judged.
 pub(super) async fn call(
     agents: &Agents,
-    agent: &Name,
+    owner: Owner,
     call: ToolArguments,
     cancel: &CancellationToken,
 ) -> Outcome {
@@ -68,7 +71,7 @@ pub(super) async fn call(
     }
     let (floor, proof_is_required) = {
         let config = agents.config.borrow();
-        let settings = config.agents.get(agent);
+        let settings = config.agents.get(&owner.agent);
         let floor = settings.map_or(config.sandbox.isolation_floor, |settings| {
             settings.isolation_floor
         });
@@ -89,19 +92,29 @@ pub(super) async fn call(
         Ok(id) => id,
         Err(outcome) => return *outcome,
     };
+    let agent = owner.agent.clone();
+    let (id, origin) = match skill.tools.get(&call.tool) {
+        Some(tool) => {
+            let mut plan = plan(skill, tool.class, &agent, runtime, floor, id);
+            let origin = agents.pool.origin(owner, &mut plan).await;
+            (plan.id, origin)
+        }
+        // Nothing is made for a tool that there is not.
+        None => (id, agents.pool.cold()),
+    };
     let name = id.to_string();
     let request = ToolCall {
         skill,
         tool: &call.tool,
         arguments: call.arguments,
-        agent,
+        agent: &agent,
         runtime,
         floor,
         id,
         limit,
     };
     let called = tokio::select! {
-        called = sandbox::call(&agents.launcher, request) => called,
+        called = sandbox::call(origin, request) => called,
         () = cancel.cancelled() => return Outcome { sandbox: Some(name), ..Outcome::plain(Ending::Cancelled) },
     };
     match called {
@@ -194,7 +207,7 @@ pub(super) fn not_made(error: &SandboxError, message: String) -> Outcome {
             let kind = match refusal.reason {
                 RefusalReason::Missing => "not_found",
                 RefusalReason::Ceiling => "ceiling",
-                RefusalReason::Full => "busy",
+                RefusalReason::Full | RefusalReason::Memory => "busy",
                 RefusalReason::Runtime | RefusalReason::Unsupported => "unavailable",
                 RefusalReason::Malformed
                 | RefusalReason::Exists

@@ -51,7 +51,7 @@ use crate::{
         denials::Denials,
         family::{self, health::Born},
     },
-    sandbox::{self, Launcher, LauncherState, Proofs, Register, Skills, proofs::Host},
+    sandbox::{self, Launcher, LauncherState, Proofs, Register, Skills, pool::pool, proofs::Host},
     storage::Storage,
 };
 
@@ -154,11 +154,15 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
     let proofs = Proofs::read(storage.read(), host)
         .context("read what is known of the runtimes")
         .map_err(Fatal::Software)?;
+    let (pool_bounds, pool_bounds_now) = watch::channel(config_now.borrow().sandbox.pool);
+    let (pool, keeper) = pool(launcher.clone(), pool_bounds_now, stop.clone());
+    let mut keeper = tokio::spawn(keeper.run());
     let executor = Arc::new(Agents {
         config: config_now.clone(),
         providers: providers_now.clone(),
         storage: storage.clone(),
         launcher: launcher.clone(),
+        pool,
         skills: Arc::clone(&skills),
         register: register.clone(),
         adoptions: Adoptions::default(),
@@ -216,6 +220,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         config,
         providers,
         rules,
+        pool: pool_bounds,
         audit: audit.clone(),
         actions: actions.clone(),
         logging,
@@ -308,6 +313,11 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
     {
         warn!("connections did not end in time");
         served.abort();
+    }
+    // It began when the stop did; a launcher that does not answer ends what waits by itself.
+    if tokio::time::timeout(GOODBYE, &mut keeper).await.is_err() {
+        warn!("sandboxes that wait were not seen to end");
+        keeper.abort();
     }
     if let Err(error) = audit.durable(Entry::new(Event::DaemonStopping)).await {
         warn!(error = %error, "the end is not in the audit log");

@@ -8,8 +8,8 @@ use paw_policy::{Name, Rules};
 use toml::Spanned;
 
 use super::{
-    ActionBounds, AgentSettings, Config, Confinement, ProviderSettings, RoleGroups, RpcBounds,
-    SandboxDefaults,
+    ActionBounds, AgentSettings, Config, Confinement, PoolBounds, ProviderSettings, RoleGroups,
+    RpcBounds, SandboxDefaults,
     fault::{Fault, Faults},
     file::{self, File},
     source::{self, Source, SourceError},
@@ -378,6 +378,23 @@ fn sandbox(layers: &Layers, faults: &mut Faults) -> SandboxDefaults {
             .last(|f| f.sandbox.as_ref()?.require_proof.as_ref())
             .is_some_and(|(_, value)| *value.get_ref()),
         max_output: sized(|s| s.max_output.as_ref(), 256 << 20, faults),
+        pool: pool(layers, faults),
+    }
+}
+
+fn pool(layers: &Layers, faults: &mut Faults) -> PoolBounds {
+    fn set(file: &File) -> Option<&file::Pool> {
+        file.sandbox.as_ref()?.pool.as_ref()
+    }
+    PoolBounds {
+        max: layers.number(|f| set(f)?.max.as_ref(), 4, 0..=256, faults),
+        memory: layers.text(|f| set(f)?.memory.as_ref(), 256 << 20, size, faults),
+        idle: layers.text(
+            |f| set(f)?.idle.as_ref(),
+            Duration::from_secs(120),
+            duration,
+            faults,
+        ),
     }
 }
 

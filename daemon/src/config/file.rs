@@ -125,6 +125,20 @@ pub struct Sandbox {
     pub require_proof: Option<Spanned<bool>>,
     /// Output of a command that is passed on, for example `"256M"`.
     pub max_output: Option<Spanned<String>>,
+    /// `[sandbox.pool]`
+    pub pool: Option<Pool>,
+}
+
+/// Sandboxes that are made before anybody asks.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pool {
+    /// How many; 0 for none.
+    pub max: Option<Spanned<u32>>,
+    /// Memory of them all, for example `"256M"`.
+    pub memory: Option<Spanned<String>>,
+    /// How long one waits, for example `"2m"`.
+    pub idle: Option<Spanned<String>>,
 }
 
 /// An endpoint that serves models.

@@ -114,6 +114,19 @@ pub struct SandboxDefaults {
     pub require_proof: bool,
     /// Bytes of a command's output that are passed on; what comes after them is thrown away.
     pub max_output: u64,
+    /// Sandboxes that are made before anybody asks.
+    pub pool: PoolBounds,
+}
+
+/// Bounds of what waits for its first command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct PoolBounds {
+    /// Sandboxes that wait or are being made; 0 for none.
+    pub max: u32,
+    /// Memory of them all, in bytes.
+    pub memory: u64,
+    /// How long one waits.
+    pub idle: Duration,
 }
 
 /// An endpoint that serves models.

@@ -75,6 +75,7 @@ pub(super) fn confused(asked: &'static str, answer: &Reply) -> LauncherError {
         Reply::Status { .. } => "status",
         Reply::Refused(_) => "refused",
         Reply::Done { .. } => "done",
+        Reply::Claimed => "claimed",
     };
     LauncherError::Confused { asked, answer }
 }

@@ -14,7 +14,7 @@ use std::{
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -127,12 +127,14 @@ pub struct Exit {
 pub struct Sandbox {
     id: SandboxId,
     attestation: Box<Attestation>,
-    launcher: Launcher,
+    pub(super) launcher: Launcher,
     pub(super) frames: mpsc::Sender<Bytes>,
-    tasks: JoinSet<()>,
-    ended: oneshot::Receiver<Ending>,
+    pub(super) tasks: JoinSet<()>,
+    pub(super) ended: oneshot::Receiver<Ending>,
     life: Life,
     pub(super) starter: Starter,
+    /// When it got its first command, if it had waited for one.
+    pub(super) claimed: Option<Instant>,
     is_over: bool,
 }
 
@@ -238,6 +240,7 @@ impl Sandbox {
             tasks,
             ended,
             starter,
+            claimed: None,
             is_over: false,
         };
         Ok((sandbox, reader))
@@ -315,14 +318,20 @@ impl Sandbox {
             }
         };
         self.is_over = true;
-        ended.map_err(|_| {
+        let (end, usage) = ended.map_err(|_| {
             let id = self.id.clone();
             if self.life.has_other() {
                 SandboxError::Orphaned { id }
             } else {
                 SandboxError::Unknown { id }
             }
-        })
+        })?;
+        // A command can be over before the launcher has heard of the claim, and then the waiting is counted, too.
+        let wall_ms = self.claimed.map_or(usage.wall_ms, |since| {
+            let own = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+            usage.wall_ms.min(own)
+        });
+        Ok((end, Usage { wall_ms, ..usage }))
     }
 }
 

@@ -141,10 +141,26 @@ impl Launcher {
     /// When the launcher is away or refuses, or hands over something that is no sandbox.
     pub async fn create(&self, plan: SandboxPlan) -> Result<Sandbox, SandboxError> {
         let id = plan.id.clone();
-        match self
-            .ask(Request::Create(Box::new(plan)), CREATE_LIMIT)
-            .await?
-        {
+        self.make(id, Request::Create(Box::new(plan))).await
+    }
+
+    /// Makes a sandbox that waits at most `idle` for [`Launcher::claim`]. Dropping the future, or what it returns, kills it.
+    ///
+    /// # Errors
+    /// As [`Launcher::create`].
+    pub async fn prepare(
+        &self,
+        plan: SandboxPlan,
+        idle: Duration,
+    ) -> Result<Sandbox, SandboxError> {
+        let id = plan.id.clone();
+        let idle_ms = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
+        let plan = Box::new(plan);
+        self.make(id, Request::Prepare { plan, idle_ms }).await
+    }
+
+    async fn make(&self, id: SandboxId, request: Request) -> Result<Sandbox, SandboxError> {
+        match self.ask(request, CREATE_LIMIT).await? {
             Answer {
                 reply: Reply::Created { attestation },
                 made: Some(made),
@@ -182,6 +198,17 @@ impl Launcher {
         match self.ask(Request::Kill { id }, ANSWER_LIMIT).await?.reply {
             Reply::Killing => Ok(()),
             other => Err(confused("kill", &other)),
+        }
+    }
+
+    /// Starts the life that the plan of a waiting sandbox gives it.
+    ///
+    /// # Errors
+    /// When the launcher is away, or no such sandbox waits.
+    pub async fn claim(&self, id: SandboxId) -> Result<(), LauncherError> {
+        match self.ask(Request::Claim { id }, ANSWER_LIMIT).await?.reply {
+            Reply::Claimed => Ok(()),
+            other => Err(confused("claim", &other)),
         }
     }
 
@@ -453,11 +480,7 @@ impl Connection {
                     // Who gave up while it was in the queue gets nothing made.
                     Some(ask) if ask.answer.is_closed() => {}
                     Some(Ask { request, fds, answer }) => {
-                        let created = match &request {
-                            Request::Create(plan) => Some(plan.id.clone()),
-                            Request::Attach { id } => Some(id.clone()),
-                            _ => None,
-                        };
+                        let created = request.hands_over().cloned();
                         talk.say_with(request, fds, Waiting::Caller { created, answer });
                     }
                 },

@@ -39,8 +39,8 @@ use tokio::{
 
 use super::{
     frames::{Child, Output, SandboxError, Stdin},
-    launcher::Launcher,
     manifest::Skill,
+    pool::Origin,
 };
 
 /// The longest line that a skill may say, in bytes.
@@ -202,7 +202,7 @@ const fn writes(class: ToolClass) -> bool {
 ///
 /// # Errors
 /// When there is no answer; see [`McpError`]. An answer that says the tool failed is an answer.
-pub async fn call(launcher: &Launcher, call: ToolCall<'_>) -> Result<ToolOutcome, McpError> {
+pub async fn call(origin: impl Into<Origin>, call: ToolCall<'_>) -> Result<ToolOutcome, McpError> {
     let ToolCall {
         skill,
         tool,
@@ -230,8 +230,9 @@ pub async fn call(launcher: &Launcher, call: ToolCall<'_>) -> Result<ToolOutcome
         skill: skill.name.clone(),
         source,
     };
-    let sandbox = launcher
-        .create(plan(skill, declared.class, agent, runtime, floor, id))
+    let sandbox = origin
+        .into()
+        .sandbox(plan(skill, declared.class, agent, runtime, floor, id))
         .await
         .map_err(failed)?;
     let limit = limit.min(Duration::from_millis(skill.limits.wall_ms));

@@ -10,6 +10,7 @@
 //! - [`frames`]: commands inside one sandbox: start, streams with back-pressure, ends.
 //! - [`manifest`]: what skills are installed and what they say they do.
 //! - [`run()`]: one command in one sandbox, for `sandbox run`.
+//! - [`mod@pool`]: sandboxes that were made before anybody asked.
 //! - [`choose()`]: which runtime makes it.
 //! - [`proofs`]: what hostile probes have shown of each runtime.
 //! - [`register`]: which of them run, whose they are, what they said; [`keep`]: so that the next pawd knows it too.
@@ -30,6 +31,7 @@ mod life;
 mod link;
 pub mod manifest;
 pub mod mcp;
+pub mod pool;
 pub mod proofs;
 pub mod register;
 mod run;
@@ -50,6 +52,7 @@ pub use frames::{Child, Exit, Output, Process, Sandbox, SandboxError, Starter, S
 pub use launcher::{Connection, Launcher, connect};
 pub use manifest::{ManifestError, Skill, Skills, Tool};
 pub use mcp::{McpError, ToolCall, ToolOutcome, call};
+pub use pool::{Keeper, Origin, Owner, Pool};
 pub use proofs::Proofs;
 pub use register::{Found, Known, Log, Register, Stream};
 pub(crate) use run::GRACE;

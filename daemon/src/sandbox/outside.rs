@@ -8,7 +8,11 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus},
-    sync::{Arc, Mutex, OnceLock, mpsc},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
+    },
     thread::{self, JoinHandle},
 };
 
@@ -32,9 +36,22 @@ pub(super) type Init = Arc<dyn Fn(&SandboxPlan, PipeReader, PipeWriter) -> Child
 pub(super) struct Outside {
     pub(super) socket: PathBuf,
     current: Arc<Mutex<Option<OwnedFd>>>,
+    habits: Arc<Habits>,
     listener: Arc<OwnedFd>,
     serving: Option<JoinHandle<()>>,
     _dir: tempfile::TempDir,
+}
+
+/// What the fake does with some requests.
+pub(super) struct Habits {
+    /// Sandboxes at once.
+    pub(super) max: AtomicUsize,
+    /// Whether a claim is refused.
+    pub(super) refuses_claims: AtomicBool,
+    /// Every sandbox that was claimed.
+    pub(super) claimed: Mutex<Vec<SandboxId>>,
+    /// Every sandbox that was asked for, to wait or to run at once.
+    pub(super) asked: Mutex<Vec<SandboxPlan>>,
 }
 
 impl Outside {
@@ -55,23 +72,35 @@ impl Outside {
         let socket = dir.path().join("launcher.sock");
         let listener = Arc::new(listen(&socket));
         let current = Arc::<Mutex<Option<OwnedFd>>>::default();
+        let habits = Arc::new(Habits {
+            max: AtomicUsize::new(usize::MAX),
+            refuses_claims: AtomicBool::new(false),
+            claimed: Mutex::default(),
+            asked: Mutex::default(),
+        });
         let serving = thread::spawn({
-            let (listener, current) = (listener.clone(), current.clone());
+            let (listener, current, habits) = (listener.clone(), current.clone(), habits.clone());
             move || {
                 let running = Arc::new(Mutex::new(BTreeMap::new()));
                 while let Ok(peer) = rustix::net::accept(&*listener) {
                     *current.lock().unwrap() = Some(peer.try_clone().unwrap());
-                    serve(&peer, &init, &running);
+                    serve(&peer, &init, &running, &habits);
                 }
             }
         });
         Self {
             socket,
             current,
+            habits,
             listener,
             serving: Some(serving),
             _dir: dir,
         }
+    }
+
+    /// What it does with some requests.
+    pub(super) fn habits(&self) -> &Habits {
+        &self.habits
     }
 
     /// A client of it, whose task runs on this runtime.
@@ -164,7 +193,7 @@ fn listen(path: &Path) -> OwnedFd {
 /// How to end what was started: a kill, or the news that it ended.
 type Running = Arc<Mutex<BTreeMap<SandboxId, (u32, mpsc::Sender<()>)>>>;
 
-fn serve(peer: &OwnedFd, init: &Init, running: &Running) {
+fn serve(peer: &OwnedFd, init: &Init, running: &Running, habits: &Habits) {
     loop {
         let Numbered { seq, request } = match packet::receive(peer.as_fd()) {
             Ok(Received { message, .. }) => message,
@@ -187,7 +216,20 @@ fn serve(peer: &OwnedFd, init: &Init, running: &Running) {
             Request::Create(plan) if plan.limits.memory > 1 << 40 => {
                 refused(RefusalReason::Ceiling, "memory is beyond the ceiling")
             }
-            Request::Create(plan) => {
+            Request::Create(_) | Request::Prepare { .. }
+                if running.lock().unwrap().len() >= habits.max.load(Ordering::Relaxed) =>
+            {
+                refused(RefusalReason::Full, "no place is left")
+            }
+            Request::Claim { .. } if habits.refuses_claims.load(Ordering::Relaxed) => {
+                refused(RefusalReason::NotFound, "no such sandbox waits")
+            }
+            Request::Claim { id } => {
+                habits.claimed.lock().unwrap().push(id);
+                Reply::Claimed
+            }
+            Request::Create(plan) | Request::Prepare { plan, .. } => {
+                habits.asked.lock().unwrap().push((*plan).clone());
                 let (stdin, to) = pipe().unwrap();
                 let (from, stdout) = pipe().unwrap();
                 let process = init(&plan, stdin, stdout);
@@ -303,5 +345,6 @@ fn summary(id: &SandboxId, pid: u32) -> SandboxSummary {
         age_ms: 0,
         limits: plan.limits,
         attestation: Digest::of(b""),
+        waiting: false,
     }
 }

@@ -20,7 +20,7 @@ use uuid::Uuid;
 use super::{
     frames::{Child, Exit, Output, Sandbox, SandboxError, Starter},
     keep::{self, Command},
-    launcher::Launcher,
+    pool::Origin,
     register::{Log, Stream},
 };
 
@@ -134,18 +134,18 @@ impl Noting {
     }
 }
 
-/// Makes the sandbox, runs the command, and passes on what it says. A full `events` holds the command back. Dropping the
+/// Takes or makes the sandbox, runs the command, and passes on what it says. A full `events` holds the command back. Dropping the
 /// future kills the sandbox.
 ///
 /// # Errors
 /// When the sandbox could not be made, the command could not be started, or nobody takes `events` any more.
 pub async fn run(
-    launcher: &Launcher,
+    origin: impl Into<Origin>,
     spec: RunSpec,
     events: &mpsc::Sender<RunEvent>,
 ) -> Result<RunEnd, RunError> {
     let never = CancellationToken::new();
-    run_noted(launcher, spec, events, |_| Ok(None), &never).await
+    run_noted(origin, spec, events, |_| Ok(None), &never).await
 }
 
 /// As [`run()`], for a command that another pawd can go on with: `note` says where it is noted, which stands before it begins,
@@ -154,7 +154,7 @@ pub async fn run(
 /// # Errors
 /// As [`run()`], and when it cannot be noted.
 pub async fn run_noted(
-    launcher: &Launcher,
+    origin: impl Into<Origin>,
     spec: RunSpec,
     events: &mpsc::Sender<RunEvent>,
     note: impl FnOnce(&Sandbox) -> io::Result<Option<Noting>>,
@@ -173,7 +173,7 @@ pub async fn run_noted(
         biased;
         // Nothing has begun, so there is nothing to go on with; whoever makes it sees that nobody waits.
         () = leave.cancelled() => return Err(RunError::Abandoned),
-        made = launcher.create(plan) => made?,
+        made = origin.into().sandbox(plan) => made?,
     };
     let deadline = Instant::now() + wall + GRACE;
     let noting = note(&sandbox).map_err(RunError::NotNoted)?;

@@ -158,6 +158,7 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
     let signals = block_signals().map_err(|errno| StartError::Kernel("block signals", errno))?;
     parent.open()?;
     private::make()?;
+    let memory = crate::memory::Memory::open(&options.proc);
     let (door, doorkeeper) = door::keep(listener, peer, nobody)?;
     drop::seal()?;
     drop::stay_root_with(&capabilities(machine))?;
@@ -201,6 +202,7 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
         ],
         ceilings,
         landlock_abi: enforced.abi,
+        memory,
         doorkeeper: doorkeeper.as_raw().unsigned_abs(),
     };
     info!(peer, landlock_abi = enforced.abi, "ready");

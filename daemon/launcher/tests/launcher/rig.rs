@@ -128,6 +128,7 @@ impl Rig {
             "state",
             "images",
             "shared",
+            "proc",
         ] {
             fs::create_dir(path.join(name)).unwrap();
             open_to_all(&path.join(name));
@@ -142,6 +143,7 @@ impl Rig {
             CONFIG.replace("@DIR@", path.to_str().unwrap()),
         )
         .unwrap();
+        write_memory(path, 16_000_000, 8_000_000);
         let cgroup = format!(
             "/paw-test-{}-{}",
             std::process::id(),
@@ -220,6 +222,11 @@ impl Rig {
             .collect()
     }
 
+    /// What the launcher takes for the host's memory, in KiB.
+    pub(crate) fn set_memory(&self, total: u64, available: u64) {
+        write_memory(self.dir.path(), total, available);
+    }
+
     /// Names in a directory of the state.
     pub(crate) fn state(&self, name: &str) -> Vec<String> {
         let entries = fs::read_dir(self.dir.path().join("state").join(name)).unwrap();
@@ -244,6 +251,15 @@ impl Drop for Rig {
         let _ =
             fs::remove_dir(Path::new("/sys/fs/cgroup").join(self.cgroup.trim_start_matches('/')));
     }
+}
+
+/// Puts it in place at once, so that nobody reads half of it.
+fn write_memory(dir: &Path, total: u64, available: u64) {
+    let text = format!("MemTotal: {total} kB\nMemAvailable: {available} kB\n");
+    let new = dir.join("proc/new");
+    fs::write(&new, text).unwrap();
+    open_to_all(&new);
+    fs::rename(new, dir.join("proc/meminfo")).unwrap();
 }
 
 /// As whom a launcher is started.
@@ -302,6 +318,8 @@ fn launch(dir: &Path, cgroup: &str, who: As) -> (Child, std::io::PipeWriter) {
         .arg(dir.join("libexec"))
         .arg("--data")
         .arg(dir.join("data"))
+        .arg("--proc")
+        .arg(dir.join("proc"))
         .env(
             "PAWD_LOG",
             std::env::var("PAWD_LOG").unwrap_or_else(|_| "error".to_owned()),
@@ -453,6 +471,16 @@ impl Client {
     pub(crate) fn create(&mut self, plan: SandboxPlan) -> Running {
         let id = plan.id.clone();
         match self.ask(Request::Create(Box::new(plan))) {
+            (Reply::Created { attestation }, fds) => Running::new(id, *attestation, fds),
+            (other, _) => panic!("not created: {other:?}"),
+        }
+    }
+
+    /// Makes a sandbox that waits.
+    pub(crate) fn prepare(&mut self, plan: SandboxPlan, idle_ms: u64) -> Running {
+        let id = plan.id.clone();
+        let plan = Box::new(plan);
+        match self.ask(Request::Prepare { plan, idle_ms }) {
             (Reply::Created { attestation }, fds) => Running::new(id, *attestation, fds),
             (other, _) => panic!("not created: {other:?}"),
         }

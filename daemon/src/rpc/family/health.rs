@@ -7,7 +7,7 @@ use paw_api::system::{
     Status,
 };
 use paw_confine::{landlock::Enforced, report};
-use paw_launch::request::{ProofState, Reply};
+use paw_launch::request::{MemoryWatch, ProofState, Reply};
 
 use super::Context;
 use crate::{
@@ -36,14 +36,15 @@ pub async fn status(context: &Context) -> Status {
     let broker = sandbox::look(&context.paths.socket("egress")).await;
     let (broker_pid, broker_abi) =
         broker.map_or((None, 0), |ready| (Some(ready.pid), ready.landlock_abi));
-    let (running, launcher_abi, doorkeeper) = match &launcher {
+    let (sandboxes, launcher_abi, doorkeeper) = match &launcher {
         Ok(Reply::Status {
             running,
+            waiting,
             landlock_abi,
             doorkeeper,
             ..
-        }) => (*running, *landlock_abi, *doorkeeper),
-        Ok(_) | Err(_) => (0, 0, 0),
+        }) => ((*running, *waiting), *landlock_abi, *doorkeeper),
+        Ok(_) | Err(_) => ((0, 0), 0, 0),
     };
     let mut problems = Vec::new();
     let mut processes: Vec<Process> = Vec::new();
@@ -86,7 +87,10 @@ pub async fn status(context: &Context) -> Status {
         uptime_ms: u64::try_from(context.since.elapsed().as_millis()).unwrap_or(u64::MAX),
         ready: audit.writable && !context.stop.is_cancelled(),
         processes,
-        sandboxes: SandboxCounts { running, pooled: 0 },
+        sandboxes: SandboxCounts {
+            running: sandboxes.0,
+            pooled: sandboxes.1,
+        },
         queue: QueueCounts {
             queued: load.queued as u64,
             executing: load.executing as u64,
@@ -208,6 +212,27 @@ pub async fn doctor(context: &Context, prove: bool) -> Doctor {
             "that skill is not offered",
             "mend or remove it, then restart pawd",
         );
+    }
+    if let Ok(Reply::Status { memory_watch, .. }) = context.launcher.status().await
+        && context.config.borrow().sandbox.pool.max > 0
+    {
+        match memory_watch {
+            MemoryWatch::Pressure => {}
+            MemoryWatch::Available => find(
+                "pool.memory",
+                Severity::Info,
+                "the kernel does not tell the launcher of memory pressure (PSI)".into(),
+                "while a sandbox waits for its first command, available memory is looked at every five seconds instead",
+                "boot with psi=1; Linux before 6.4 tells only root",
+            ),
+            MemoryWatch::Nothing => find(
+                "pool.memory",
+                Severity::Warn,
+                "the launcher cannot see how much memory is available".into(),
+                "no sandbox waits for its first command; each is made when it is asked for",
+                "let paw-launcher read /proc/meminfo (its unit must not have ProcSubset=pid)",
+            ),
+        }
     }
     match context.launcher.runtimes().await {
         Ok(runtimes) => {

@@ -166,6 +166,12 @@ impl SandboxRpcServer for Family {
                 memory: sandbox.limits.memory,
                 pids: sandbox.limits.pids,
                 attestation: sandbox.attestation.to_string(),
+                state: if sandbox.waiting {
+                    "waiting"
+                } else {
+                    "running"
+                }
+                .into(),
             })
             .collect())
     }
@@ -420,7 +426,7 @@ fn away(error: &LauncherError) -> jsonrpsee::types::ErrorObjectOwned {
     let kind = match error {
         LauncherError::Refused(refusal) => match refusal.reason {
             RefusalReason::NotFound => ErrorKind::NotFound,
-            RefusalReason::Full => ErrorKind::Busy,
+            RefusalReason::Full | RefusalReason::Memory => ErrorKind::Busy,
             RefusalReason::Ceiling => ErrorKind::Denied,
             RefusalReason::Unsupported => ErrorKind::Unavailable,
             RefusalReason::Malformed

@@ -5,6 +5,7 @@ mod inside;
 mod jobs;
 mod life;
 mod limits;
+mod waiting;
 mod wire;
 
 /// Lists the tests of the modules by their names.
@@ -80,4 +81,12 @@ pub(crate) const ALL: &[(&str, fn())] = cases! {
         killed_launcher_with_three_sandboxes_and_one_being_made_leaves_nothing
         kill_ends_the_whole_tree_whatever_it_does
         program_that_says_no_hello_is_killed_and_refused;
+    waiting:
+        sandbox_that_waits_too_long_is_killed
+        sandbox_that_waits_is_bounded_by_the_administrator
+        claim_starts_the_life_of_a_sandbox_once
+        command_without_a_claim_ends_when_the_waiting_does
+        sandboxes_that_wait_leave_room
+        sandboxes_that_wait_end_with_their_connection
+        nothing_waits_when_the_host_is_short_of_memory;
 };

@@ -1,0 +1,154 @@
+//! Sandboxes that were made before anybody asked: attested, waiting for their first command, used once.
+//!
+//! ```text
+//!  action ── take ──► Keeper ── one of this key waits ──► it is theirs; the launcher starts its deadline
+//!                       │  └─── none does ──► made for this action alone
+//!                       └── prepares the next one, as the recent demand calls for
+//! ```
+//!
+//! - [`stock`]: what to make, to hand out, to drop. Pure.
+//! - [`key`]: for whom a sandbox was made; nobody else gets it.
+//! - [`keeper`]: the one task that owns what waits.
+//!
+//! **A command never runs without a deadline.** The launcher holds the deadlines. A waiting sandbox has one from the moment it is
+//! attested, the bound of its waiting, which is checked against a ceiling that is root's. Taking it sends two things at the same
+//! time: the command into the sandbox, and the claim to the launcher, which replaces the bound by the deadline of the plan. If
+//! the claim comes late or never, the bound still stands; if it is refused, the sandbox is killed. At worst, then, a command lives
+//! for the bound and the plan's deadline together, and both have a ceiling.
+
+mod keeper;
+mod key;
+mod stock;
+mod waiting;
+
+use paw_launch::request::{RefusalReason, SandboxPlan};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+pub use keeper::Keeper;
+pub use key::{Key, Owner};
+
+use super::{
+    Launcher, LauncherError,
+    frames::{Sandbox, SandboxError},
+};
+use crate::config::PoolBounds as Bounds;
+
+/// Asks that wait for the keeper.
+const QUEUE: usize = 64;
+
+enum Ask {
+    /// One of this key, if one waits.
+    Take(Box<Key>, oneshot::Sender<Option<Sandbox>>),
+    /// A place for one that is to run at once; whether there was one to give up.
+    Room(oneshot::Sender<bool>),
+}
+
+/// Where actions get their sandboxes from. Cheap to clone.
+#[derive(Clone)]
+pub struct Pool {
+    launcher: Launcher,
+    asks: mpsc::Sender<Ask>,
+}
+
+/// A pool in front of this launcher, and the task that keeps it.
+pub fn pool(
+    launcher: Launcher,
+    bounds: watch::Receiver<Bounds>,
+    stop: CancellationToken,
+) -> (Pool, Keeper) {
+    let (asks, asked) = mpsc::channel(QUEUE);
+    let keeper = Keeper::new(launcher.clone(), asked, bounds, stop);
+    (Pool { launcher, asks }, keeper)
+}
+
+/// The sandbox of one action: one that waited for it, or one that is still to be made.
+pub enum Origin {
+    /// It waited.
+    Ready(Box<Sandbox>),
+    /// It is made; what waits gives way to it.
+    Pool(Pool),
+    /// It is made, where there is no pool.
+    Launcher(Launcher),
+}
+
+impl Pool {
+    /// Where the sandbox of this plan comes from. If one waits for this owner and plan, it is taken, and the plan gets its id.
+    pub async fn origin(&self, owner: Owner, plan: &mut SandboxPlan) -> Origin {
+        let taken = match Key::of(owner, plan) {
+            Some(key) => self.take(key).await,
+            None => None,
+        };
+        let Some(sandbox) = taken else {
+            return self.cold();
+        };
+        plan.id = sandbox.id().clone();
+        Origin::Ready(Box::new(sandbox))
+    }
+
+    /// One that is made for this action, whatever waits.
+    #[must_use]
+    pub fn cold(&self) -> Origin {
+        Origin::Pool(self.clone())
+    }
+
+    async fn take(&self, key: Key) -> Option<Sandbox> {
+        let (reply, taken) = oneshot::channel();
+        // Without its keeper there is no pool, and then each is made when it is asked for.
+        self.asks.send(Ask::Take(Box::new(key), reply)).await.ok()?;
+        let mut sandbox = taken.await.ok()??;
+        sandbox.claim();
+        Some(sandbox)
+    }
+
+    /// Makes one. What waits is never the reason that there is no place for it.
+    async fn create(&self, plan: SandboxPlan) -> Result<Sandbox, SandboxError> {
+        loop {
+            match self.launcher.create(plan.clone()).await {
+                Err(SandboxError::Launcher(LauncherError::Refused(refusal)))
+                    if refusal.reason == RefusalReason::Full =>
+                {
+                    // Each round takes one from the pool, and it makes no new ones meanwhile.
+                    if !self.make_room().await {
+                        return Err(LauncherError::Refused(refusal).into());
+                    }
+                }
+                made => return made,
+            }
+        }
+    }
+
+    async fn make_room(&self) -> bool {
+        let (reply, made) = oneshot::channel();
+        self.asks.send(Ask::Room(reply)).await.is_ok() && made.await.unwrap_or(false)
+    }
+}
+
+impl Origin {
+    /// Whether it waited.
+    #[must_use]
+    pub const fn is_pooled(&self) -> bool {
+        matches!(self, Self::Ready(_))
+    }
+
+    /// The sandbox. Dropping the future, or what it returns, kills it.
+    ///
+    /// # Errors
+    /// As [`Launcher::create`].
+    pub async fn sandbox(self, plan: SandboxPlan) -> Result<Sandbox, SandboxError> {
+        match self {
+            Self::Ready(sandbox) => Ok(*sandbox),
+            Self::Pool(pool) => pool.create(plan).await,
+            Self::Launcher(launcher) => launcher.create(plan).await,
+        }
+    }
+}
+
+impl From<&Launcher> for Origin {
+    fn from(launcher: &Launcher) -> Self {
+        Self::Launcher(launcher.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests;
