@@ -1,5 +1,6 @@
 //! The words on the command line, and nothing else. Man pages and completions are made from [`command`].
 
+mod image;
 mod sandbox;
 
 use std::{path::PathBuf, time::Duration};
@@ -7,6 +8,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+pub(crate) use self::image::Image;
 pub(crate) use self::sandbox::{Exec, Run, Sandbox};
 use crate::values::duration;
 

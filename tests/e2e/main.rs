@@ -5,6 +5,8 @@
 mod bad_input;
 mod confinement;
 mod crash;
+mod images;
+mod images;
 mod journal;
 mod lifecycle;
 mod pool;
@@ -23,6 +25,8 @@ fn main() -> ExitCode {
     cases.extend(journal::cases());
     cases.extend(confinement::cases());
     cases.extend(sandbox::cases());
+    cases.extend(images::cases());
+    cases.extend(images::cases());
     cases.extend(lifecycle::cases());
     cases.extend(bad_input::cases());
     cases.extend(pool::cases());

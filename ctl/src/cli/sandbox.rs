@@ -2,6 +2,8 @@
 
 use clap::{Args, Subcommand};
 
+use super::Image;
+
 use super::Wait;
 use crate::values::{milli, size};
 
@@ -35,6 +37,9 @@ pub(crate) enum Sandbox {
     },
     /// Forget sandboxes that have ended, and what they said
     Gc,
+    /// Add, list and remove images
+    #[command(subcommand)]
+    Image(Image),
     /// Kill every process of a sandbox
     Kill {
         /// Its id

@@ -8,6 +8,7 @@ mod chat;
 mod config;
 mod doctor;
 mod events;
+mod image;
 mod inspect;
 mod policy;
 mod provider;

@@ -85,6 +85,7 @@ pub(super) async fn run(
         cli::Sandbox::Show { id } => inspect::show(global, out, &id).await,
         cli::Sandbox::Logs { id, follow } => inspect::logs(global, out, &id, follow).await,
         cli::Sandbox::Stats { id } => inspect::stats(global, out, id).await,
+        cli::Sandbox::Image(command) => super::image::run(global, out, command).await,
         cli::Sandbox::Gc => inspect::gc(global, out).await,
         cli::Sandbox::List => {
             let pawd = Connection::open(global).await?;

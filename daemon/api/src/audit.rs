@@ -142,6 +142,10 @@ pub enum Event {
     SessionDeleted,
     /// The store was copied or put back.
     BackupMade,
+    /// An image was added, or is about to be.
+    ImageAdded,
+    /// An image was removed.
+    ImageRemoved,
     /// Written by the writer alone: bytes that a crash left half-written were dropped.
     LogRecovered,
 }

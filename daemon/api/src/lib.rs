@@ -13,6 +13,7 @@ pub mod egress;
 pub mod error;
 pub mod events;
 pub mod fault;
+pub mod image;
 pub mod methods;
 pub mod provider;
 pub mod sandbox;

@@ -11,7 +11,7 @@ use jsonrpsee::types::ErrorObjectOwned;
 use paw_api::{
     ErrorKind, action, agent,
     error::{Error, ErrorData},
-    events, provider, sandbox, system, trail,
+    events, image, provider, sandbox, system, trail,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -56,6 +56,10 @@ fn messages_are_what_their_golden_files_say() {
     check::<provider::Provider>("provider");
     check::<provider::ProviderTest>("provider-test");
     check::<provider::Model>("model");
+    check::<image::ImageInfo>("image");
+    check::<image::ImageAdded>("image-added");
+    check::<image::ImagesSwept>("images-swept");
+    check::<image::Upload>("upload");
     check::<sandbox::RunSpec>("run-spec");
     check::<sandbox::RuntimeInfo>("runtime");
     check::<sandbox::SandboxInfo>("sandbox");

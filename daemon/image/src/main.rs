@@ -5,11 +5,24 @@
 //! ```
 //!
 //! - `store`: names, trees, what is being made, and how two of us keep out of each other's way.
-//! - `list`, `sweep`: what is asked of it.
+//! - `add`, `list`, `sweep`: what is asked of it.
+//! - `layout`, `oci`: an OCI image layout and its documents; `layer`, `stream`: archives and their packing.
+//! - `path`, `root`, `tree`: which names are paths, a root that is being made, and its digest.
 
+mod add;
+mod layer;
+mod layout;
 mod list;
+mod oci;
+mod path;
+mod root;
 mod store;
+mod stream;
 mod sweep;
+mod tree;
+
+#[cfg(test)]
+mod tests;
 
 use std::{env, io::Write as _, os::fd::OwnedFd, path::PathBuf, process::ExitCode};
 
@@ -54,15 +67,17 @@ fn main() -> ExitCode {
 }
 
 fn work(dir: &std::path::Path, charge: ImageCharge, fds: Vec<OwnedFd>) -> Result<Value, Refusal> {
-    // No order takes a descriptor yet that is not taken by name below.
-    drop(fds);
     let store = Store::open(dir)?;
     let ImageCharge {
         order,
         shipped,
         used,
+        bounds,
     } = charge;
     match order {
+        ImageOrder::Add { name, origin } => {
+            said(add::add(&store, &name, origin, &shipped, bounds, fds)?)
+        }
         ImageOrder::List { after } => said(list::page(&store, &shipped, &used, after.as_ref())?),
         ImageOrder::Remove { name } => {
             sweep::forget(&store, &name, &shipped)?;

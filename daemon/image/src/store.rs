@@ -1,17 +1,20 @@
 //! Where images are, and how several of us keep out of each other's way.
 //!
 //! ```text
-//! names/NAME      a record: which tree, and what is told of it      replaced as a whole
+//! names/NAME      a record: which tree, and what is told of it      replaced as a whole, by way of names/.new
 //! trees/DIGEST    a root; its name is the digest of all that is in it, and it never changes
-//! tmp/NAME        what is being made or unmade; whoever does it holds a lock on it
+//! trees/tmp-…     a root that is being made or unmade; whoever does it holds a lock on it
 //! ```
 //!
+//! Nothing is ever moved from one directory to another: the launcher's landlock, under which every job lives, rules over no
+//! files, and the kernel takes such a layer to forbid exactly that.
+//!
 //! A name is given, and a tree taken away, only under the lock on the directory itself. A tree that somebody runs in is locked by
-//! the launcher. What stands in `tmp` unlocked was left by somebody who died.
+//! the launcher. What is called `tmp-…` and is not locked was left by somebody who died.
 
 use std::{
     fs, io,
-    io::Read as _,
+    io::{Read as _, Write as _},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
@@ -22,6 +25,9 @@ use paw_launch::{
 };
 use paw_policy::{Digest, Name};
 use rustix::fs::{FlockOperation, Mode, OFlags};
+
+/// How the name of a tree begins that is being made or unmade. No digest begins like this.
+const UNFINISHED: &str = "tmp-";
 
 /// Why the store cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -103,11 +109,7 @@ impl Store {
             dir: dir.to_owned(),
         };
         // Sandboxes pass through `trees`, so it can be searched; what is in the others is nobody's but ours.
-        for (path, mode) in [
-            (store.names(), 0o700),
-            (store.trees(), 0o711),
-            (store.temporary(), 0o700),
-        ] {
+        for (path, mode) in [(store.names(), 0o700), (store.trees(), 0o711)] {
             match rustix::fs::mkdir(&path, Mode::from_raw_mode(mode)) {
                 Ok(()) => rustix::fs::chmod(&path, Mode::from_raw_mode(mode))
                     .map_err(files("set the mode of", &path))?,
@@ -124,10 +126,6 @@ impl Store {
 
     pub(crate) fn trees(&self) -> PathBuf {
         self.dir.join("trees")
-    }
-
-    pub(crate) fn temporary(&self) -> PathBuf {
-        self.dir.join("tmp")
     }
 
     /// Where a tree is, or would be.
@@ -168,6 +166,64 @@ impl Store {
         })
     }
 
+    /// A directory of our own to make a tree in.
+    pub(crate) fn workplace(&self) -> Result<Workplace, StoreError> {
+        // Or a sweep in the moment between making and locking it would take it for nobody's.
+        let _sweeping = self.exclusive()?;
+        self.clear_abandoned()?;
+        let path = self
+            .trees()
+            .join(format!("{UNFINISHED}add-{}", std::process::id()));
+        rustix::fs::mkdir(&path, Mode::from_raw_mode(0o700)).map_err(files("make", &path))?;
+        let Some(lock) = claim(&path)? else {
+            return Err(files("lock", &path)(rustix::io::Errno::WOULDBLOCK));
+        };
+        Ok(Workplace { path, _lock: lock })
+    }
+
+    /// Removes what somebody who died was making or removing.
+    pub(crate) fn clear_abandoned(&self) -> Result<(), StoreError> {
+        for name in entries(&self.trees())? {
+            if name.starts_with(UNFINISHED)
+                && let Some(left) = abandoned(self.trees().join(name))?
+            {
+                left.remove()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives what was made its places, durably. `true`: the tree was there already, and the one that was made is not needed.
+    pub(crate) fn keep(
+        &self,
+        place: &Workplace,
+        name: &Name,
+        digest: &Digest,
+        record: &[u8],
+        _lock: &Exclusive,
+    ) -> Result<bool, StoreError> {
+        let new = self.names().join(".new");
+        fs::File::create(&new)
+            .and_then(|mut file| {
+                file.write_all(record)?;
+                file.sync_all()
+            })
+            .map_err(files("write", &new))?;
+        let tree = self.tree(digest);
+        let already = tree.exists();
+        if !already {
+            // From here on sandboxes may enter.
+            rustix::fs::chmod(&place.path, Mode::from_raw_mode(0o755))
+                .map_err(files("set the mode of", &place.path))?;
+            fs::rename(&place.path, &tree).map_err(files("keep", &tree))?;
+            sync_dir(&self.trees())?;
+        }
+        let path = self.names().join(name.as_str());
+        fs::rename(&new, &path).map_err(files("keep", &path))?;
+        sync_dir(&self.names())?;
+        Ok(already)
+    }
+
     /// Takes a name away, durably.
     pub(crate) fn forget(&self, name: &Name, _lock: &Exclusive) -> Result<(), StoreError> {
         let path = self.names().join(name.as_str());
@@ -190,7 +246,7 @@ impl Store {
         let Some(lock) = claim(&path)? else {
             return Ok(None);
         };
-        let gone = self.temporary().join(format!("gone-{digest}"));
+        let gone = self.trees().join(format!("{UNFINISHED}gone-{digest}"));
         fs::rename(&path, &gone).map_err(files("take out", &path))?;
         Ok(Some(Claimed {
             path: gone,
@@ -199,7 +255,21 @@ impl Store {
     }
 }
 
-/// A directory in `tmp` that is ours alone as long as this lives.
+/// Where a tree is made; whatever is left of it goes when this does.
+#[derive(Debug)]
+pub(crate) struct Workplace {
+    pub(crate) path: PathBuf,
+    _lock: OwnedFd,
+}
+
+impl Drop for Workplace {
+    fn drop(&mut self) {
+        // What cannot be removed now is swept later.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// A directory called `tmp-…` that is ours alone as long as this lives.
 #[derive(Debug)]
 pub(crate) struct Claimed {
     pub(crate) path: PathBuf,
@@ -215,8 +285,8 @@ impl Claimed {
     }
 }
 
-/// A directory of `tmp` that nobody works on any more; `None` while somebody does.
-pub(crate) fn abandoned(path: PathBuf) -> Result<Option<Claimed>, StoreError> {
+/// A directory called `tmp-…` that nobody works on any more; `None` while somebody does.
+fn abandoned(path: PathBuf) -> Result<Option<Claimed>, StoreError> {
     Ok(claim(&path)?.map(|lock| Claimed { path, _lock: lock }))
 }
 
@@ -264,11 +334,11 @@ fn weigh(dir: &Path) -> Result<u64, StoreError> {
     for entry in fs::read_dir(dir).map_err(files("list", dir))? {
         let entry = entry.map_err(files("list", dir))?;
         let found = entry.metadata().map_err(files("look at", &entry.path()))?;
-        bytes += if found.is_dir() {
-            weigh(&entry.path())?
-        } else {
-            found.len()
-        };
+        if found.is_dir() {
+            bytes += weigh(&entry.path())?;
+        } else if found.is_file() {
+            bytes += found.len();
+        }
     }
     Ok(bytes)
 }

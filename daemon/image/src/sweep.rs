@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use paw_launch::image::Swept;
 use paw_policy::{Digest, Name};
 
-use crate::store::{Store, StoreError, abandoned, entries};
+use crate::store::{Store, StoreError, entries};
 
 /// Takes a name away; its tree goes with the next sweep, unless another name points to it.
 pub(crate) fn forget(store: &Store, name: &Name, shipped: &[Name]) -> Result<(), StoreError> {
@@ -40,11 +40,7 @@ pub(crate) fn sweep(store: &Store) -> Result<Swept, StoreError> {
                 None => swept.kept.push(digest),
             }
         }
-        for name in entries(&store.temporary())? {
-            if let Some(left) = abandoned(store.temporary().join(name))? {
-                left.remove()?;
-            }
-        }
+        store.clear_abandoned()?;
     }
     // Taken out under the lock, removed without it: others need not wait for that.
     for (digest, tree) in unneeded {

@@ -23,6 +23,13 @@ pub enum ImageOrder {
         /// Which one.
         name: Name,
     },
+    /// Takes in the archive that comes beside the request; answered by [`Added`].
+    Add {
+        /// What it shall be called.
+        name: Name,
+        /// Whether the archive is an OCI image layout or the root itself.
+        origin: Origin,
+    },
     /// Removes what nobody needs: trees without a name or a sandbox, and what broken-off work left; answered by [`Swept`].
     Sweep,
 }
@@ -37,6 +44,27 @@ pub struct ImageCharge {
     pub shipped: Vec<Name>,
     /// Sandboxes that run in a tree.
     pub used: BTreeMap<Digest, Vec<SandboxId>>,
+    /// How large an image may be.
+    pub bounds: ImageBounds,
+}
+
+/// How large an image may be; `[images]` of `launcher.toml`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImageBounds {
+    /// Bytes of all its layers, unpacked.
+    pub max_bytes: u64,
+    /// Entries of all its layers.
+    pub max_entries: u64,
+}
+
+impl Default for ImageBounds {
+    fn default() -> Self {
+        Self {
+            max_bytes: 4 << 30,
+            max_entries: 200_000,
+        }
+    }
 }
 
 /// Where the root of an image came from.
@@ -127,6 +155,26 @@ pub struct ImagePage {
     pub images: Vec<ImageInfo>,
     /// Whether there are more after the last one.
     pub more: bool,
+}
+
+/// Answer to [`ImageOrder::Add`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Added {
+    /// Its name.
+    pub name: Name,
+    /// Digest of its tree.
+    pub digest: Digest,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// Files, directories and links.
+    pub entries: u64,
+    /// Layers that it was made from; 0 for a directory.
+    pub layers: u32,
+    /// Devices, pipes and sockets that were left out.
+    pub left_out: u64,
+    /// Whether its tree was there already.
+    pub already: bool,
 }
 
 /// Answer to [`ImageOrder::Remove`] and [`ImageOrder::Sweep`].

@@ -10,6 +10,7 @@ use std::{
     rc::Rc,
 };
 
+use paw_launch::image::ImageBounds;
 use paw_launch::request::{
     Image, Isolation, Limits, MountSource, Refusal, RefusalReason, Runtime, SandboxId, SandboxPlan,
 };
@@ -68,6 +69,9 @@ pub(crate) struct Ceilings {
     pub(crate) limits: Limits,
     #[serde(default)]
     pub(crate) total: Total,
+    /// How large an image may be that is added.
+    #[serde(default)]
+    pub(crate) images: ImageBounds,
 }
 
 /// Where gVisor is, and how it intercepts system calls.

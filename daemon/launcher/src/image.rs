@@ -48,6 +48,7 @@ impl Launcher {
             order,
             shipped: self.shipped(),
             used: self.used(),
+            bounds: self.host.ceilings.images,
         };
         let order = serde_json::to_value(charge).map_err(|error| {
             refusal(

@@ -184,9 +184,7 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
         dir: places.state.join("bundles"),
         init: places.init.clone(),
     };
-    // Jobs of an earlier life end with it, so what they were making is nobody's.
-    let unfinished = places.state.join(Program::Image.dir()).join("tmp");
-    sweep::sweep(&parent, &[&bundles.dir, &unfinished])?;
+    sweep::sweep(&parent, &[&bundles.dir])?;
     let enforced = confine(&if runtimes.has_gvisor() {
         seccomp::launcher_with_gvisor()
     } else {

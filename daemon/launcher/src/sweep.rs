@@ -61,7 +61,7 @@ pub(crate) fn sweep(parent: &Parent, dirs: &[&Path]) -> Result<(), SweepError> {
         clear(leaf, until)?;
         info!(cgroup = leaf.path(), "removed a sandbox of an earlier life");
     }
-    for dir in dirs.iter().filter(|dir| dir.exists()) {
+    for dir in dirs {
         let files = |step, path: &Path| {
             let path = path.to_owned();
             move |source| SweepError::Files { step, path, source }

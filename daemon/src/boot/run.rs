@@ -263,6 +263,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         over: over.clone(),
         verified: Mutex::default(),
         proofs,
+        uploads: family::Uploads::default(),
         inputs: Mutex::default(),
     };
     let serving = serve(

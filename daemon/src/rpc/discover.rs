@@ -1,7 +1,7 @@
 //! `rpc.discover`: every method, described by OpenRPC with the schemas of results and items.
 
 use jsonrpsee::RpcModule;
-use paw_api::{action, agent, events, methods, provider, sandbox, system, trail};
+use paw_api::{action, agent, events, image, methods, provider, sandbox, system, trail};
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::Value;
 
@@ -57,6 +57,10 @@ fn result_of(method: &str) -> Option<SchemaOf> {
         "config.reload" => of::<system::Reloaded>,
         "config.show" | "rpc.discover" => of::<Value>,
         "events.subscribe" => of::<events::EventItem>,
+        "image.add" => of::<image::ImageAdded>,
+        "image.list" => of::<Vec<image::ImageInfo>>,
+        "image.remove" => of::<image::ImagesSwept>,
+        "image.send" => of::<image::Upload>,
         "model.list" => of::<Vec<provider::Model>>,
         "policy.show" => of::<Vec<system::Rule>>,
         "provider.list" => of::<Vec<provider::Provider>>,

@@ -6,6 +6,7 @@ mod chat;
 mod config;
 mod events;
 pub mod health;
+mod image;
 mod provider;
 mod sandbox;
 mod shown;
@@ -24,6 +25,7 @@ use paw_api::{
     action::{ActionRpcServer, ApprovalRpcServer},
     agent::{AgentRpcServer, SessionRpcServer, SkillRpcServer},
     events::EventsRpcServer,
+    image::ImageRpcServer,
     provider::{ChatRpcServer, ModelRpcServer, ProviderRpcServer},
     sandbox::SandboxRpcServer,
     system::{ConfigRpcServer, PolicyRpcServer, SystemRpcServer},
@@ -37,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use self::health::Born;
+pub use self::image::Uploads;
 use crate::{
     audit::Audit,
     config::{Config, Paths},
@@ -89,6 +92,8 @@ pub struct Context {
     pub over: CancellationToken,
     /// Whether the log was verified in this life, and how that came out.
     pub verified: Mutex<Option<bool>>,
+    /// Archives that are being sent.
+    pub uploads: Uploads,
     /// Input of commands that run, by action.
     pub inputs: Mutex<BTreeMap<Uuid, Input>>,
 }
@@ -135,6 +140,7 @@ pub fn methods(context: Context) -> Result<Methods, RegisterMethodError> {
     all.merge(ProviderRpcServer::into_rpc(family.clone()))?;
     all.merge(ModelRpcServer::into_rpc(family.clone()))?;
     all.merge(SandboxRpcServer::into_rpc(family.clone()))?;
+    all.merge(ImageRpcServer::into_rpc(family.clone()))?;
     all.merge(EventsRpcServer::into_rpc(family.clone()))?;
     all.merge(AuditRpcServer::into_rpc(family))?;
     all.merge(super::discover::module(env!("CARGO_PKG_VERSION")))?;

@@ -421,7 +421,7 @@ fn run_end(record: ActionRecord) -> RunEvent {
 }
 
 /// The launcher did not do its part.
-fn away(error: &LauncherError) -> jsonrpsee::types::ErrorObjectOwned {
+pub(super) fn away(error: &LauncherError) -> jsonrpsee::types::ErrorObjectOwned {
     use paw_launch::request::RefusalReason;
     let kind = match error {
         LauncherError::Refused(refusal) => match refusal.reason {

@@ -1,6 +1,7 @@
 //! What the launcher promises, one claim for each test.
 
 mod gvisor;
+mod images;
 mod inside;
 mod jobs;
 mod life;
@@ -65,6 +66,12 @@ pub(crate) const ALL: &[(&str, fn())] = cases! {
         a_descriptor_goes_to_a_job_and_comes_back
         more_jobs_than_allowed_are_refused_and_sandboxes_go_on
         jobs_end_with_the_launcher;
+    images:
+        a_command_runs_in_an_added_image
+        a_command_runs_in_an_added_image_by_gvisor
+        an_image_stays_while_a_sandbox_runs_in_it
+        an_added_image_hides_no_shipped_one
+        an_image_outlives_the_launcher_and_half_of_one_does_not;
     life:
         killed_launcher_is_swept_up_after
         two_capabilities_are_enough_to_sweep_and_to_run
