@@ -2,14 +2,18 @@
 
 mod image;
 mod sandbox;
+mod workspace;
 
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-pub(crate) use self::image::Image;
-pub(crate) use self::sandbox::{Exec, Run, Sandbox};
+pub(crate) use self::{
+    image::Image,
+    sandbox::{Exec, Run, Sandbox},
+    workspace::Workspaces,
+};
 use crate::values::duration;
 
 /// The whole command line, for man pages and completions.
@@ -122,6 +126,9 @@ pub(crate) enum Command {
     /// Run commands in sandboxes of their own
     #[command(subcommand)]
     Sandbox(Sandbox),
+    /// Decide on what runs wrote to workspaces
+    #[command(subcommand)]
+    Workspace(Workspaces),
     /// Show skills and call their tools
     #[command(subcommand)]
     Skill(Skill),

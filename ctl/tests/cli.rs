@@ -89,6 +89,16 @@ fn every_result_has_its_table_and_its_json_unchanged() {
         fixtures::provider_test(true),
     );
     check("model_list", &["model", "list"], fixtures::models());
+    check(
+        "workspace_list",
+        &["workspace", "list"],
+        json!([fixtures::workspace()]),
+    );
+    check(
+        "workspace_diff",
+        &["workspace", "diff", "00000000000000aa"],
+        fixtures::workspace_diff(),
+    );
     check("policy_show", &["policy", "show"], fixtures::rules());
     check(
         "config_show",

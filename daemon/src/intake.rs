@@ -142,11 +142,12 @@ impl Intake {
         progress: Progress,
     ) -> Result<Submission, Error> {
         let config = Arc::clone(&self.config.borrow());
+        let workspace = spec.workspace.clone();
         let operation = match &spec.sandbox {
             Some(id) => self.further_run(id.clone(), spec, &caller)?,
             None => own_run(&config, spec)?,
         };
-        let (agent, _) = agent(&config, None)?;
+        let (agent, _) = agent(&config, workspace.as_deref())?;
         let taint = origin(&caller);
         self.submission(
             Plan {
@@ -172,6 +173,7 @@ impl Intake {
         let chosen = spec.runtime.is_some()
             || spec.isolation_floor.is_some()
             || spec.image.is_some()
+            || spec.workspace.is_some()
             || !spec.mounts.is_empty()
             || spec.cpu_milli.is_some()
             || spec.memory.is_some()
@@ -510,7 +512,12 @@ fn own_run(config: &Config, mut spec: RunSpec) -> Result<Operation, Error> {
     spec.disk.get_or_insert(limits.disk);
     spec.pids.get_or_insert(limits.pids);
     spec.timeout_ms.get_or_insert(limits.wall_ms);
-    spec.workdir.get_or_insert_with(|| "/".into());
+    let workdir = if spec.workspace.is_some() {
+        run::WORKSPACE
+    } else {
+        "/"
+    };
+    spec.workdir.get_or_insert_with(|| workdir.into());
     written(&spec)
 }
 

@@ -6,7 +6,6 @@ mod bad_input;
 mod confinement;
 mod crash;
 mod images;
-mod images;
 mod journal;
 mod lifecycle;
 mod pool;
@@ -15,6 +14,7 @@ mod roles;
 mod sandbox;
 mod scale;
 mod secrets;
+mod workspace;
 
 use std::{fs, process::ExitCode};
 
@@ -26,11 +26,11 @@ fn main() -> ExitCode {
     cases.extend(confinement::cases());
     cases.extend(sandbox::cases());
     cases.extend(images::cases());
-    cases.extend(images::cases());
     cases.extend(lifecycle::cases());
     cases.extend(bad_input::cases());
     cases.extend(pool::cases());
     cases.extend(secrets::cases());
+    cases.extend(workspace::cases());
     cases.extend(probes::cases());
     cases.extend(scale::cases());
     cases.extend(crash::cases());

@@ -30,6 +30,7 @@ use paw_launch::{
         ProofState, Refusal, RefusalReason, Reply, Request, Runtime, RuntimeState, SandboxId,
         SandboxPlan, SandboxSummary, Usage, VERSION,
     },
+    workspace::{Answer, Settled, WorkspaceRequest},
 };
 use paw_policy::Digest;
 use rustix::net::{
@@ -388,8 +389,20 @@ fn answer(shared: &Arc<Shared>, request: Request) -> (Reply, Vec<OwnedFd>) {
                 memory_watch: MemoryWatch::Available,
             }
         }
-        Request::Image { .. } => {
-            Reply::Refused(refusal(RefusalReason::Failed, "this fake keeps no images"))
+        // Here a run writes to the workspace itself, so there is nothing left to be done.
+        Request::Workspaces {
+            about: WorkspaceRequest::Settle { then, .. },
+        } => Reply::Done {
+            result: serde_json::to_value(Answer::Settled(Settled {
+                then,
+                changes: 1,
+                left_out: Vec::new(),
+                dropped: Vec::new(),
+            }))
+            .expect("an answer is JSON"),
+        },
+        Request::Image { .. } | Request::Workspaces { .. } => {
+            Reply::Refused(refusal(RefusalReason::Failed, "this fake has no jobs"))
         }
     };
     (reply, Vec::new())
@@ -499,7 +512,10 @@ fn places(shared: &Shared, plan: &SandboxPlan) -> io::Result<Vec<(String, PathBu
             let source = match &mount.source {
                 MountSource::Path(path) => path.clone(),
                 MountSource::Skill(name) => stage::skill(&name.to_string()),
-                MountSource::Workspace(name) => {
+                MountSource::Workspace(name)
+                | MountSource::Layer {
+                    workspace: name, ..
+                } => {
                     let path = shared.workspaces.join(name.to_string());
                     fs::create_dir_all(&path)?;
                     std::os::unix::fs::chown(&path, Some(root::uid()), Some(root::gid()))?;

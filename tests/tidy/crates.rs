@@ -40,6 +40,10 @@ const ARROWS: &[(&str, &[&str])] = &[
         "paw-kata",
         &["paw-confine", "paw-launch", "paw-launcher", "paw-log"],
     ),
+    (
+        "paw-workspace",
+        &["paw-confine", "paw-job", "paw-launch", "paw-policy"],
+    ),
     ("paw-init", &["paw-launch"]),
     ("paw-probe", &["paw-confine"]),
     (

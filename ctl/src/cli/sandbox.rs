@@ -105,6 +105,9 @@ pub(crate) struct Run {
     /// A variable of the environment
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) env: Vec<String>,
+    /// The workspace of an agent, at /workspace; what is written there waits for a decision
+    #[arg(long, value_name = "AGENT")]
+    pub(crate) workspace: Option<String>,
     /// A mount
     #[arg(long, value_name = "SRC:DST[:ro]")]
     pub(crate) mount: Vec<String>,

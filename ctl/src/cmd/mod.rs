@@ -15,6 +15,7 @@ mod provider;
 mod sandbox;
 mod skill;
 mod status;
+mod workspace;
 
 use std::io::{self, Read as _};
 
@@ -52,6 +53,7 @@ pub(crate) async fn run(cli: Cli, out: &mut Out) -> Result<u8, Failure> {
         Command::Agent(command) => agent::agents(&global, out, command).await,
         Command::Session(command) => agent::sessions(&global, out, command).await,
         Command::Sandbox(command) => sandbox::run(&global, out, command).await,
+        Command::Workspace(command) => workspace::run(&global, out, command).await,
         Command::Skill(command) => skill::run(&global, out, command).await,
         Command::Provider(command) => provider::providers(&global, out, command).await,
         Command::Model(command) => provider::models(&global, out, command).await,

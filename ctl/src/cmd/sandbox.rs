@@ -152,6 +152,7 @@ fn spec(global: &Global, run: &Run) -> RunSpec {
         image: run.image.clone(),
         env: run.env.clone(),
         workdir: run.workdir.clone(),
+        workspace: run.workspace.clone(),
         mounts: run.mount.clone(),
         cpu_milli: run.cpus,
         memory: run.memory,
@@ -322,6 +323,9 @@ fn ended(
     }
     if result.pids_denied > 0 {
         out.say("it was refused more processes: give it more with --pids");
+    }
+    if let Some(layer) = &result.workspace {
+        super::workspace::told(out, &result.id, layer);
     }
     if result.timed_out {
         out.say("its time was over: give it more with --timeout");

@@ -146,6 +146,12 @@ pub enum Event {
     ImageAdded,
     /// An image was removed.
     ImageRemoved,
+    /// Somebody made what a run wrote part of its workspace.
+    WorkspaceCommitted,
+    /// Somebody threw away what a run wrote.
+    WorkspaceDiscarded,
+    /// Somebody took commits of a workspace back.
+    WorkspaceUndone,
     /// Written by the writer alone: bytes that a crash left half-written were dropped.
     LogRecovered,
 }

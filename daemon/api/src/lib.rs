@@ -19,6 +19,7 @@ pub mod provider;
 pub mod sandbox;
 pub mod system;
 pub mod trail;
+pub mod workspace;
 
 pub use error::{Error, ErrorData, ErrorKind};
 

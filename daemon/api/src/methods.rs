@@ -297,6 +297,36 @@ pub const TABLE: &[Method] = &[
         &[],
         "Says who the kernel reports the caller to be.",
     ),
+    call(
+        "workspace.commit",
+        Role::Approver,
+        &["id", "digest"],
+        "Makes what a run wrote part of its workspace, as it was shown.",
+    ),
+    call(
+        "workspace.diff",
+        Role::User,
+        &["id", "from"],
+        "Shows what a run changed in its workspace.",
+    ),
+    call(
+        "workspace.discard",
+        Role::User,
+        &["id"],
+        "Throws away what a run wrote.",
+    ),
+    call(
+        "workspace.list",
+        Role::User,
+        &["agent"],
+        "Lists what is pending in workspaces, and what can be undone.",
+    ),
+    call(
+        "workspace.undo",
+        Role::Approver,
+        &["id"],
+        "Takes back a commit and every one after it.",
+    ),
 ];
 
 /// Whether a method changes nothing, so that asking it again after a connection broke is no harm.
@@ -306,7 +336,8 @@ pub fn only_reads(name: &str) -> bool {
     find(name).is_some()
         && matches!(
             word,
-            "discover"
+            "diff"
+                | "discover"
                 | "doctor"
                 | "list"
                 | "ping"

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::error::ErrorData;
+use crate::{error::ErrorData, workspace::RunLayer};
 
 /// A way to make sandboxes, and whether its protection was seen to hold here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -46,6 +46,9 @@ pub struct RunSpec {
     /// Absolute working directory; `/` if not given.
     #[serde(default)]
     pub workdir: Option<String>,
+    /// The agent whose workspace is at `/workspace`; what is written there is a layer of its own that waits for a decision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace: Option<String>,
     /// Mounts, `SRC:DST[:ro]`.
     #[serde(default)]
     pub mounts: Vec<String>,
@@ -127,6 +130,9 @@ pub struct RunResult {
     pub rounds: Option<Rounds>,
     /// What the kernel said it was: `{digest, facts}`.
     pub attestation: Value,
+    /// What became of what it wrote to a workspace, if it had one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace: Option<RunLayer>,
 }
 
 /// Round trips of lines through a command that runs, as pawd saw them.

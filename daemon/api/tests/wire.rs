@@ -11,7 +11,7 @@ use jsonrpsee::types::ErrorObjectOwned;
 use paw_api::{
     ErrorKind, action, agent,
     error::{Error, ErrorData},
-    events, image, provider, sandbox, system, trail,
+    events, image, provider, sandbox, system, trail, workspace,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -66,6 +66,11 @@ fn messages_are_what_their_golden_files_say() {
     check::<sandbox::SandboxDetail>("sandbox-detail");
     check::<sandbox::SandboxUsage>("sandbox-usage");
     check::<sandbox::SandboxesForgotten>("sandboxes-forgotten");
+    check::<workspace::Workspace>("workspace");
+    check::<workspace::WorkspaceDiff>("workspace-diff");
+    check::<workspace::Committed>("workspace-committed");
+    check::<workspace::Discarded>("workspace-discarded");
+    check::<workspace::Undone>("workspace-undone");
     check::<system::Status>("status");
     check::<system::Doctor>("doctor");
     check::<system::Reloaded>("reloaded");

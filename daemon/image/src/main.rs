@@ -52,11 +52,11 @@ fn main() -> ExitCode {
     };
     let cgroups: Vec<PathBuf> = arguments.collect();
     let bounds = Bounds {
-        paths: vec![PathRule::new(
+        paths: Some(vec![PathRule::new(
             &dir,
             Rights::ReadWrite,
             "images are kept here, and nowhere else",
-        )],
+        )]),
         keep: Vec::new(),
         calls: seccomp::image(),
         open_files: OPEN_FILES,

@@ -43,8 +43,9 @@ use serde::{Serialize, de::DeserializeOwned};
 /// What a job may do, once it has begun.
 #[derive(Debug)]
 pub struct Bounds {
-    /// The only paths it can reach.
-    pub paths: Vec<PathRule>,
+    /// The only paths it can reach. `None`: its user is the wall, because below the launcher's own landlock domain a further one
+    /// for files forbids every link and rename from one directory to another.
+    pub paths: Option<Vec<PathRule>>,
     /// Capabilities that its work takes, in the launcher's user namespace.
     pub keep: Vec<Capability>,
     /// The only calls it can make.
@@ -137,7 +138,7 @@ fn begin(cgroups: &[PathBuf], bounds: Bounds) -> Result<OwnedFd, JobError> {
     drop::keep_only(&bounds.keep)?;
     drop::seal()?;
     let rules = Rules {
-        paths: Some(bounds.paths),
+        paths: bounds.paths,
         connect: Ports::None,
         bind: Ports::None,
         scope: true,
@@ -145,7 +146,7 @@ fn begin(cgroups: &[PathBuf], bounds: Bounds) -> Result<OwnedFd, JobError> {
     landlock::enforce(
         &rules,
         Floor {
-            files: true,
+            files: rules.paths.is_some(),
             ..Floor::default()
         },
     )?;

@@ -25,3 +25,5 @@ pub mod resume;
 pub mod shim;
 #[cfg(feature = "requests")]
 mod waiting;
+#[cfg(feature = "requests")]
+pub mod workspace;

@@ -10,7 +10,10 @@ use paw_policy::{Digest, Name};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::image::ImageOrder;
+use crate::{
+    image::ImageOrder,
+    workspace::{Settle, WorkspaceRequest},
+};
 
 pub use crate::waiting::MemoryWatch;
 
@@ -177,8 +180,17 @@ pub enum MountSource {
     Path(PathBuf),
     /// The files of an installed skill.
     Skill(Name),
-    /// An agent's workspace, made at first use.
+    /// An agent's workspace, made at first use. Mounted writable, it is a [`MountSource::Layer`] that is staged and nobody's.
     Workspace(Name),
+    /// An agent's workspace, with a layer of this run's own over it.
+    Layer {
+        /// Whose workspace.
+        workspace: Name,
+        /// What becomes of the layer when nobody says it in time.
+        then: Settle,
+        /// The host uid of whom the run is; only kept, for pawd to ask who may decide.
+        owner: Option<u32>,
+    },
 }
 
 /// What a sandbox may use at most; each is checked against the launcher's ceilings, and read back from the kernel.
@@ -278,6 +290,11 @@ pub enum Request {
     Claim {
         /// Which one.
         id: SandboxId,
+    },
+    /// Workspaces; answered by [`Reply::Done`] with an [`crate::workspace::Answer`].
+    Workspaces {
+        /// What about them.
+        about: WorkspaceRequest,
     },
 }
 

@@ -15,10 +15,12 @@ use paw_launch::{
 };
 
 use crate::{
-    ceilings::{ceiling, refusal},
+    ceilings::{Approved, ceiling, refusal},
     connection::{ConnectionError, ConnectionId},
+    job::Asked,
     sandbox::Sandbox,
     serve::{Launcher, tell},
+    workspaces::Before,
 };
 
 impl Launcher {
@@ -109,12 +111,21 @@ impl Launcher {
             },
             (Request::Status, _) => self.status(now),
             (Request::Image { order }, _) => {
-                let begun = self
-                    .image(order, fds)
-                    .and_then(|job| self.jobs.begin(&self.host, job, Some((id, seq)), now));
+                let begun = self.image(order, fds).and_then(|job| {
+                    let asked = Asked::Connection(id, seq);
+                    self.jobs.begin(&self.host, job, asked, now)
+                });
                 match begun {
                     // The reply follows when the job is over.
                     Ok(()) => return Ok(()),
+                    Err(refusal) => Reply::Refused(refusal),
+                }
+            }
+            (Request::Workspaces { about }, _) => {
+                match self.workspace(about, Asked::Connection(id, seq)) {
+                    Ok(Some(reply)) => reply,
+                    // The reply follows when the order is carried out.
+                    Ok(None) => return Ok(()),
                     Err(refusal) => Reply::Refused(refusal),
                 }
             }
@@ -153,7 +164,7 @@ impl Launcher {
                 "wait for one to end, or raise max_sandboxes in launcher.toml",
             ));
         }
-        let plan = self
+        let mut plan = self
             .host
             .ceilings
             .approve(plan, &self.host.data, &self.host.state)?;
@@ -184,14 +195,37 @@ impl Launcher {
             })?),
             None => None,
         };
+        let settings = &self.host.ceilings.workspaces;
+        let before = self
+            .workspaces
+            .open(&mut plan, owner.unwrap_or(0), settings)?;
         let Some(slot) = self.slots.take() else {
+            self.workspaces.close(&plan.id);
             return Err(refusal(
                 RefusalReason::Full,
                 "no range of ids is free".to_owned(),
                 "wait for a sandbox to end",
             ));
         };
+        match before {
+            Before::Nothing => self.make(asked, plan, (slot, owner), now),
+            Before::Copy => {
+                self.copy_then_make(plan, asked, (slot, owner));
+                Ok(())
+            }
+        }
+    }
+
+    /// Makes an approved sandbox, whose ids are taken and whose workspace, if it has one, is ready.
+    pub(crate) fn make(
+        &mut self,
+        asked: (ConnectionId, u64),
+        plan: Approved,
+        (slot, owner): (u32, Option<u32>),
+        now: Instant,
+    ) -> Result<(), Refusal> {
         let id = plan.id.clone();
+        let runtime = self.host.runtimes.get(plan.runtime)?;
         let map = self.slots.map(slot, owner);
         match Sandbox::begin(&self.host, runtime, plan, asked, (slot, map), idle, now) {
             Ok(sandbox) => {
@@ -200,6 +234,7 @@ impl Launcher {
             }
             Err(error) => {
                 self.slots.give_back(slot);
+                self.workspaces.close(&id);
                 Err(tell(&id, &error))
             }
         }

@@ -10,9 +10,13 @@ use std::{
     rc::Rc,
 };
 
-use paw_launch::image::ImageBounds;
-use paw_launch::request::{
-    Image, Isolation, Limits, MountSource, Refusal, RefusalReason, Runtime, SandboxId, SandboxPlan,
+use paw_launch::{
+    image::ImageBounds,
+    request::{
+        Image, Isolation, Limits, MountSource, Refusal, RefusalReason, Runtime, SandboxId,
+        SandboxPlan,
+    },
+    workspace::Settle,
 };
 use paw_policy::Name;
 use serde::Deserialize;
@@ -20,6 +24,7 @@ use serde::Deserialize;
 use crate::{
     cgroup::LARGEST_IO_WEIGHT,
     image::{self, Tree},
+    workspaces::{Overlay, WorkspaceSettings},
 };
 
 /// The most mounts that one plan may have.
@@ -72,6 +77,8 @@ pub(crate) struct Ceilings {
     /// How large an image may be that is added.
     #[serde(default)]
     pub(crate) images: ImageBounds,
+    #[serde(default)]
+    pub(crate) workspaces: WorkspaceSettings,
 }
 
 /// Where gVisor is, and how it intercepts system calls.
@@ -326,7 +333,16 @@ impl Ceilings {
                     ));
                 }
                 MountSource::Skill(name) => (data.join("skills").join(name.as_str()), false),
-                MountSource::Workspace(name) => {
+                source @ (MountSource::Workspace(_) | MountSource::Layer { .. }) => {
+                    let (name, layer) = match source {
+                        MountSource::Layer {
+                            workspace,
+                            then,
+                            owner,
+                        } => (workspace, (then, owner)),
+                        MountSource::Workspace(name) => (name, (Settle::Stage, None)),
+                        MountSource::Path(_) | MountSource::Skill(_) => continue,
+                    };
                     let path = state.join("workspaces").join(name.as_str());
                     if mounts
                         .iter()
@@ -342,6 +358,7 @@ impl Ceilings {
                         target,
                         writable: mount.writable,
                         workspace: Some(name),
+                        layer,
                     });
                     continue;
                 }
@@ -351,6 +368,7 @@ impl Ceilings {
                 target,
                 writable,
                 workspace: None,
+                layer: (Settle::Discard, None),
             });
         }
         Ok(Approved {
@@ -358,6 +376,7 @@ impl Ceilings {
             runtime: plan.runtime,
             image,
             tree,
+            overlay: None,
             mounts,
             limits: plan.limits,
             floor: plan.floor,
@@ -426,6 +445,8 @@ pub(crate) struct Approved {
     pub(crate) image: ApprovedImage,
     /// Set when the image is one that was added; it is not removed meanwhile.
     pub(crate) tree: Option<Rc<Tree>>,
+    /// What the overlay of its workspace is made of, once there is one.
+    pub(crate) overlay: Option<Overlay>,
     pub(crate) mounts: Vec<ApprovedMount>,
     pub(crate) limits: Limits,
     pub(crate) floor: Isolation,
@@ -446,6 +467,8 @@ pub(crate) struct ApprovedMount {
     pub(crate) writable: bool,
     /// Set when the source is an agent's workspace, which is made at first use.
     pub(crate) workspace: Option<Name>,
+    /// What becomes of what is written to it when nobody says, and the host uid of whom it is.
+    pub(crate) layer: (Settle, Option<u32>),
 }
 
 impl Approved {

@@ -59,6 +59,7 @@ impl Launcher {
         })?;
         Ok(Job {
             program: Program::Image,
+            arguments: vec![self.host.state.join(Program::Image.dir()).into()],
             order,
             fds,
             limits: LIMITS,

@@ -16,6 +16,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     process::{Command, Stdio},
@@ -65,15 +66,18 @@ const AGAIN: Duration = Duration::from_millis(5);
 pub(crate) enum Program {
     /// Keeps images; the only place where archives of others are read.
     Image,
+    /// Works on one workspace, as its owner.
+    Workspace,
 }
 
 impl Program {
-    pub(crate) const ALL: [Self; 1] = [Self::Image];
+    pub(crate) const ALL: [Self; 2] = [Self::Image, Self::Workspace];
 
     /// Its file in the directory of our programs.
     pub(crate) const fn file(self) -> &'static str {
         match self {
             Self::Image => "paw-image",
+            Self::Workspace => "paw-workspace",
         }
     }
 
@@ -81,13 +85,14 @@ impl Program {
     pub(crate) const fn dir(self) -> &'static str {
         match self {
             Self::Image => "images",
+            Self::Workspace => "workspaces",
         }
     }
 
     /// Capabilities that its work takes, as the kernel writes them.
     const fn capabilities(self) -> u64 {
         match self {
-            Self::Image => 0,
+            Self::Image | Self::Workspace => 0,
         }
     }
 }
@@ -96,6 +101,8 @@ impl Program {
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) program: Program,
+    /// What it is started with, in front of the directories of its cgroup.
+    pub(crate) arguments: Vec<OsString>,
     /// In the words of the program.
     pub(crate) order: Value,
     /// What came with the request and goes with the order.
@@ -104,8 +111,16 @@ pub(crate) struct Job {
     pub(crate) limits: Limits,
 }
 
-/// Who is told what came of a job; nobody, when the launcher itself wants it done.
-pub(crate) type Asked = Option<(ConnectionId, u64)>;
+/// Who is told what came of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// The launcher itself wants it done.
+    Nobody,
+    /// A request of a connection.
+    Connection(ConnectionId, u64),
+    /// An order on a workspace, by its ticket.
+    Workspace(u64),
+}
 
 /// A job that is over, and what is to be told.
 #[derive(Debug)]
@@ -275,6 +290,11 @@ impl Jobs {
         }
     }
 
+    /// Whether one more can begin.
+    pub(crate) fn has_room(&self) -> bool {
+        !self.stopping && self.running.len() < MAX_JOBS
+    }
+
     /// Which descriptors to wait for, by the number of their job.
     pub(crate) fn waiting(&self) -> impl Iterator<Item = (u64, BorrowedFd<'_>)> {
         self.running
@@ -365,7 +385,7 @@ fn start(host: &Host, leaf: &Leaf, job: &Job) -> Result<(Pid, OwnedFd, OwnedFd),
     }
     let program = host.programs.join(name);
     let child = Command::new(&program)
-        .arg(host.state.join(job.program.dir()))
+        .args(&job.arguments)
         .args(leaf.dirs())
         .env_clear()
         .current_dir("/")

@@ -11,6 +11,7 @@
 //! - `job`, `image`: short-lived programs of ours that work on the state, and what the one for images is asked.
 //! - `kata`: the launcher for virtual machines, a program of its own with real root.
 //! - `waiting`, `memory`: sandboxes that wait for their first command, and when the host has no memory for them.
+//! - `workspaces`: a layer for each run that writes to a workspace, and what becomes of it.
 //! - `sweep`: what an earlier life left behind.
 //!
 //! A library and a program: the launcher for virtual machines shares all of this but the start.
@@ -37,6 +38,7 @@ mod spawn;
 mod start;
 mod sweep;
 mod waiting;
+mod workspaces;
 
 use std::{path::PathBuf, process::ExitCode};
 

@@ -31,9 +31,10 @@ use crate::{
     door::Visitor,
     ends::Ends,
     host::Host,
-    job::{Jobs, Over},
+    job::{Asked, Jobs, Over},
     sandbox::{CreateError, Finished, Sandbox},
     slots::Slots,
+    workspaces::Workspaces,
 };
 
 /// Connections at the same time. pawd has one; a second one is a pawd that restarts, the others are for `doctor`.
@@ -69,6 +70,7 @@ pub(crate) struct Launcher {
     pub(crate) slots: Slots,
     pub(crate) sandboxes: BTreeMap<SandboxId, Sandbox>,
     pub(crate) jobs: Jobs,
+    pub(crate) workspaces: Workspaces,
     pub(crate) connections: Vec<Connection>,
     next_connection: ConnectionId,
     /// Children that were reaped before anybody knew whose they are: a paw-init can end before paw-create has told its number.
@@ -90,12 +92,13 @@ enum Waiter {
 }
 
 impl Launcher {
-    pub(crate) fn new(host: Host, slots: Slots) -> Self {
+    pub(crate) fn new(host: Host, slots: Slots, workspaces: Workspaces) -> Self {
         Self {
             host,
             slots,
             sandboxes: BTreeMap::new(),
             jobs: Jobs::default(),
+            workspaces,
             connections: Vec::new(),
             next_connection: 0,
             unclaimed: BTreeMap::new(),
@@ -184,6 +187,7 @@ impl Launcher {
             .values()
             .map(Sandbox::deadline)
             .chain(self.jobs.deadlines())
+            .chain(self.workspaces.deadlines())
             .chain(ping)
             .chain(self.watches_memory().then(|| self.host.memory.next_look()))
             .min();
@@ -275,6 +279,7 @@ impl Launcher {
             self.stopping = true;
         }
         self.jobs.stop(now);
+        self.workspaces.abandon();
         for sandbox in self.sandboxes.values_mut() {
             sandbox.kill(now);
         }
@@ -400,6 +405,7 @@ impl Launcher {
             sandbox.overdue(now);
         }
         self.jobs.overdue(now);
+        self.workspaces.overdue(now);
     }
 
     /// Lets go of sandboxes whose last trace is removed, and tells whom it concerns.
@@ -420,6 +426,7 @@ impl Launcher {
             drop(sandbox);
             match finished {
                 Finished::Refused(error) => {
+                    self.workspaces.close(&id);
                     let refusal = tell(&id, &error);
                     if let Err(error) = self.reply(connection, seq, Reply::Refused(refusal)) {
                         self.close(connection, &error);
@@ -432,6 +439,7 @@ impl Launcher {
                         "sandbox ended"
                     );
                     self.ends.note(id.clone(), end, usage);
+                    self.layer_ended(&id, end.killed || end.timed_out, now);
                     self.broadcast(&Event::Ended { id, end, usage });
                 }
             }
@@ -440,12 +448,17 @@ impl Launcher {
             self.unclaimed.clear();
         }
         for Over { asked, reply, fds } in self.jobs.finish(now) {
-            if let Some((connection, seq)) = asked
-                && let Err(error) = self.reply_with(connection, seq, reply, fds)
-            {
-                self.close(connection, &error);
+            match asked {
+                Asked::Nobody => {}
+                Asked::Connection(connection, seq) => {
+                    if let Err(error) = self.reply_with(connection, seq, reply, fds) {
+                        self.close(connection, &error);
+                    }
+                }
+                Asked::Workspace(ticket) => self.order_over(ticket, reply, now),
             }
         }
+        self.begin_orders(now);
     }
 
     fn broadcast(&mut self, event: &Event) {

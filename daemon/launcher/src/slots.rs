@@ -16,14 +16,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    os::unix::fs::{MetadataExt, PermissionsExt, chown},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
 use paw_confine::userns::Extent;
 use paw_policy::Name;
 
-use crate::ceilings::Ids;
+use crate::{ceilings::Ids, workspaces::place};
 
 /// Ids of one slot.
 pub(crate) const SLOT: u32 = 65536;
@@ -122,6 +122,11 @@ impl Slots {
         self.taken.remove(&slot);
     }
 
+    /// The owner of a workspace that is there.
+    pub(crate) fn owner(&self, name: &Name) -> Option<u32> {
+        self.owners.get(name).copied()
+    }
+
     /// The owner of a workspace, which is made if it is new.
     pub(crate) fn workspace(&mut self, name: &Name) -> Result<u32, WorkspaceError> {
         if let Some(owner) = self.owners.get(name) {
@@ -132,15 +137,7 @@ impl Slots {
             .find(|id| !used.contains(id))
             .ok_or(WorkspaceError::Full)?;
         let path = self.workspaces.join(name.as_str());
-        let files = |step| {
-            let path = path.clone();
-            move |source| WorkspaceError::Files { step, path, source }
-        };
-        fs::create_dir(&path).map_err(files("make the workspace"))?;
-        // The mode first: afterwards it is somebody else's, and who else may look in is never everybody.
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o700))
-            .map_err(files("set the mode of"))?;
-        chown(&path, Some(owner), Some(owner)).map_err(files("give away"))?;
+        place::make(&self.workspaces, &path, owner)?;
         self.owners.insert(name.clone(), owner);
         Ok(owner)
     }

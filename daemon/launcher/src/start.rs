@@ -57,6 +57,11 @@ use crate::{
     serve::{Launcher, ServeError, Sources, notify},
     slots::{SLOT, Slots, WorkspaceError, launcher_map},
     sweep::{self, SweepError},
+    workspaces::{
+        Workspaces,
+        layer::{self, LayerError},
+        place,
+    },
 };
 
 /// Why the launcher does not start, or ended.
@@ -111,6 +116,8 @@ pub(crate) enum StartError {
     #[error(transparent)]
     Workspaces(#[from] WorkspaceError),
     #[error(transparent)]
+    Layers(#[from] LayerError),
+    #[error(transparent)]
     Sweep(#[from] SweepError),
     #[error("{0}")]
     Kernel(&'static str, #[source] Errno),
@@ -137,6 +144,7 @@ impl StartError {
             | Self::Landlock(_)
             | Self::Seccomp(_)
             | Self::Cgroup(_)
+            | Self::Layers(_)
             | Self::Workspaces(_) => 77,
             Self::Private(_)
             | Self::Leftovers(_)
@@ -184,7 +192,15 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
         dir: places.state.join("bundles"),
         init: places.init.clone(),
     };
-    sweep::sweep(&parent, &[&bundles.dir])?;
+    let layers = places.state.join("layers");
+    layer::own_mounts(&layers)?;
+    sweep::sweep(&parent, &[&bundles.dir, &layers])?;
+    place::migrate(&places.state)?;
+    let overlay = if ceilings.workspaces.overlay {
+        layer::probe(&layers)
+    } else {
+        Err(LayerError::Off)
+    };
     let enforced = confine(&if runtimes.has_gvisor() {
         seccomp::launcher_with_gvisor()
     } else {
@@ -192,6 +208,7 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
     })?;
 
     let slots = Slots::read(SLOT, ceilings.ids, places.state.join("workspaces"))?;
+    let workspaces = Workspaces::new(places.state.join("workspaces"), layers, overlay);
     let host = Host {
         unheld: parent.unheld(),
         ceilings,
@@ -212,7 +229,7 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
     notify(&[NotifyState::Ready]);
     // Twice as often as it has to be, as the manual of systemd advises.
     let watchdog = sd_notify::watchdog_enabled().map(|limit| limit / 2);
-    Launcher::new(host, slots).serve(&Sources {
+    Launcher::new(host, slots, workspaces).serve(&Sources {
         signals,
         door,
         doorkeeper,
@@ -288,7 +305,7 @@ impl Places {
     /// Makes the directories below the state, as the launcher's user. Sandboxes pass through them, so they can be searched but
     /// not listed.
     pub(crate) fn prepare(&self) -> Result<(), StartError> {
-        let dirs = ["", "bundles", "workspaces"]
+        let dirs = ["", "bundles", "workspaces", "layers"]
             .map(|name| self.state.join(name))
             .into_iter()
             .chain(Program::ALL.map(|program| self.state.join(program.dir())));

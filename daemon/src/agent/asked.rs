@@ -7,6 +7,7 @@ use paw_launch::{
     frame::{MAX_PAYLOAD, Start},
     request::{Image, Isolation, Mount, MountSource, Runtime},
 };
+use paw_policy::Name;
 
 /// The most mounts of one sandbox; the launcher takes no more either.
 const MAX_MOUNTS: usize = 32;
@@ -19,6 +20,8 @@ pub struct Checked {
     pub floor: Isolation,
     pub(super) image: Option<Image>,
     pub(super) mounts: Vec<Mount>,
+    /// Whose workspace it sees.
+    pub(super) workspace: Option<Name>,
 }
 
 /// Checks a request to run a command.
@@ -137,7 +140,16 @@ pub fn check(asked: &Asked) -> Result<Checked, paw_api::Error> {
         .iter()
         .map(|mount| parse_mount(mount))
         .collect::<Result<Vec<Mount>, _>>()?;
+    let workspace = match asked.workspace.as_deref() {
+        None => None,
+        Some(name) => Some(
+            name.parse()
+                .map_err(|_| invalid(format!("{name:?} is no agent"), "see `pawctl agent list`"))?,
+        ),
+    };
+    let own = PathBuf::from(super::run::WORKSPACE);
     let mut targets: Vec<&PathBuf> = mounts.iter().map(|mount| &mount.target).collect();
+    targets.extend(workspace.as_ref().map(|_: &Name| &own));
     targets.sort();
     if let Some(twice) = targets.windows(2).find(|pair| pair[0] == pair[1]) {
         return Err(invalid(
@@ -150,6 +162,7 @@ pub fn check(asked: &Asked) -> Result<Checked, paw_api::Error> {
         floor,
         image,
         mounts,
+        workspace,
     })
 }
 

@@ -6,6 +6,7 @@ pub mod adopted;
 pub mod asked;
 mod chat;
 pub mod run;
+mod staged;
 pub mod tool;
 mod worker;
 

@@ -4,9 +4,13 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use paw_api::sandbox::{RunEvent as Shown, RunResult, RunSpec as Asked};
-use paw_launch::request::{
-    Attestation, End, Image, Limits, Runtime, SandboxId, SandboxPlan, Usage,
+use paw_launch::{
+    request::{
+        Attestation, End, Image, Limits, Mount, MountSource, Runtime, SandboxId, SandboxPlan, Usage,
+    },
+    workspace::Settle,
 };
+use paw_policy::Name;
 use serde_json::{Map, Value};
 use tokio::{
     sync::mpsc,
@@ -19,6 +23,7 @@ use uuid::Uuid;
 use super::{
     Agents,
     asked::{Checked, check},
+    staged,
     tool::{fresh_id, not_chosen, not_made},
     worker,
 };
@@ -38,6 +43,9 @@ const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// How long a further command may take when nothing is said: as long as the sandbox.
 const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Where a command finds the workspace that it asked for.
+pub const WORKSPACE: &str = "/workspace";
 
 /// The environment of a command that is given none.
 const ENVIRONMENT: [&str; 3] = [
@@ -98,7 +106,7 @@ pub(super) async fn run(
         };
         return exec(agents, (whose.0, id), command, output, told).await;
     }
-    let mut plan = match plan_of(agents, &asked).await {
+    let mut plan = match plan_of(agents, &asked, whose.1.uid).await {
         Ok(plan) => plan,
         Err(outcome) => return *outcome,
     };
@@ -118,6 +126,7 @@ pub(super) async fn run(
         };
     }
     let (id, runtime) = (plan.id.to_string(), plan.runtime);
+    let (layer, workspace) = (plan.id.clone(), asked.workspace.clone());
     let spec = RunSpec {
         plan: plan.clone(),
         argv: asked.argv,
@@ -162,6 +171,10 @@ pub(super) async fn run(
         result.pooled = pooled;
         result.first_output_us = heard_of.first_output.map(|at| micros(at - began));
     });
+    let outcome = match workspace {
+        Some(agent) => staged::staged(agents, layer, agent, outcome).await,
+        None => outcome,
+    };
     Outcome {
         sandbox: Some(id),
         attestation: heard_of.attestation.as_ref().map(|it| it.digest),
@@ -404,6 +417,7 @@ pub(super) fn finished(
         attestation: attestation.map_or(Value::Null, |attestation| {
             serde_json::to_value(attestation).unwrap_or(Value::Null)
         }),
+        workspace: None,
     };
     match serde_json::to_value(&result) {
         Ok(value) => Outcome::plain(Ending::Completed(value)),
@@ -420,7 +434,7 @@ fn micros(time: Duration) -> u64 {
 }
 
 /// The plan of a sandbox from what was asked and the defaults. The launcher checks it against its ceilings.
-async fn plan_of(agents: &Agents, asked: &Asked) -> Result<SandboxPlan, Box<Outcome>> {
+async fn plan_of(agents: &Agents, asked: &Asked, owner: u32) -> Result<SandboxPlan, Box<Outcome>> {
     let defaults = agents.config.borrow().sandbox.clone();
     let limits = Limits {
         cpu_milli: asked.cpu_milli.unwrap_or(defaults.limits.cpu_milli),
@@ -437,8 +451,19 @@ async fn plan_of(agents: &Agents, asked: &Asked) -> Result<SandboxPlan, Box<Outc
         runtime,
         floor,
         image,
-        mounts,
+        mut mounts,
+        workspace,
     } = checked;
+    mounts.extend(workspace.map(|workspace| Mount {
+        source: MountSource::Layer {
+            workspace,
+            // Nobody else decides on what a person's command wrote.
+            then: Settle::Stage,
+            owner: Some(owner),
+        },
+        target: WORKSPACE.into(),
+        writable: true,
+    }));
     // The configuration may have become stricter since this was judged.
     let floor = floor.max(defaults.isolation_floor);
     let runtime = sandbox::choose(

@@ -1,6 +1,9 @@
 //! A tool of a skill, in a sandbox of its own.
 
-use paw_launch::request::{Attestation, RefusalReason, SandboxId};
+use paw_launch::{
+    request::{Attestation, RefusalReason, SandboxId},
+    workspace::Settle,
+};
 use paw_policy::ToolArguments;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -69,13 +72,13 @@ pub(super) async fn call(
             "submit it again: it is judged anew",
         );
     }
-    let (floor, proof_is_required) = {
+    let (floor, proof_is_required, then) = {
         let config = agents.config.borrow();
-        let settings = config.agents.get(&owner.agent);
-        let floor = settings.map_or(config.sandbox.isolation_floor, |settings| {
-            settings.isolation_floor
-        });
-        (floor, config.sandbox.require_proof)
+        let (floor, then) = config.agents.get(&owner.agent).map_or(
+            (config.sandbox.isolation_floor, Settle::Stage),
+            |settings| (settings.isolation_floor, settings.workspace),
+        );
+        (floor, config.sandbox.require_proof, then)
     };
     let chosen = sandbox::choose(
         &agents.launcher,
@@ -92,10 +95,10 @@ pub(super) async fn call(
         Ok(id) => id,
         Err(outcome) => return *outcome,
     };
-    let agent = owner.agent.clone();
+    let (agent, uid) = (owner.agent.clone(), owner.uid);
     let (id, origin) = match skill.tools.get(&call.tool) {
         Some(tool) => {
-            let mut plan = plan(skill, tool.class, &agent, runtime, floor, id);
+            let mut plan = plan(skill, tool.class, &agent, (runtime, floor), (id, uid));
             let origin = agents.pool.origin(owner, &mut plan).await;
             (plan.id, origin)
         }
@@ -111,10 +114,12 @@ pub(super) async fn call(
         runtime,
         floor,
         id,
+        owner: uid,
+        then,
         limit,
     };
     let called = tokio::select! {
-        called = sandbox::call(origin, request) => called,
+        called = sandbox::call(&agents.launcher, origin, request) => called,
         () = cancel.cancelled() => return Outcome { sandbox: Some(name), ..Outcome::plain(Ending::Cancelled) },
     };
     match called {
@@ -132,6 +137,7 @@ pub(super) async fn call(
                     "structured": answer.structured,
                     "sandbox": sandbox_facts(&answer.sandbox, &answer.attestation),
                     "usage": answer.usage,
+                    "workspace": answer.layer,
                 }))
             };
             Outcome {
@@ -169,6 +175,14 @@ fn not_called(error: &McpError) -> Outcome {
             message,
             "the skill is broken; look at its own messages",
         ),
+        McpError::NotKept { source, .. } => {
+            let kind = if source.is_conflict() {
+                "conflict"
+            } else {
+                "workspace"
+            };
+            Outcome::failed(kind, message, source.remedy())
+        }
         McpError::Slow { .. } => timed_out(message),
     }
 }

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, fmt::Display, ops::RangeInclusive, path::Path, time::Duration};
 
-use paw_launch::request::{Isolation, Limits};
+use paw_launch::{
+    request::{Isolation, Limits},
+    workspace::Settle,
+};
 use paw_llm::Timeouts;
 use paw_policy::{Name, Rules};
 use toml::Spanned;
@@ -479,6 +482,7 @@ fn agents(
         provider: default.cloned(),
         model: None,
         isolation_floor: floor,
+        workspace: Settle::Commit,
         skills: vec!["files".parse().expect("`files` is a name")],
         max_tokens: None,
         may_leave_host: false,
@@ -523,6 +527,11 @@ fn agents(
                     .as_ref()
                     .and_then(|value| read_value(source, value, &isolation, faults))
                     .unwrap_or(floor),
+                workspace: agent
+                    .workspace
+                    .as_ref()
+                    .and_then(|value| read_value(source, value, &settle, faults))
+                    .unwrap_or(Settle::Commit),
                 skills: skills.unwrap_or_default(),
                 max_tokens: agent.max_tokens.as_ref().map(|value| *value.get_ref()),
                 may_leave_host: agent.may_leave_host.unwrap_or(false),
@@ -531,6 +540,14 @@ fn agents(
         }
     }
     agents
+}
+
+fn settle(text: &str) -> Result<Settle, String> {
+    match text {
+        "commit" => Ok(Settle::Commit),
+        "stage" => Ok(Settle::Stage),
+        _ => Err("use commit, or stage for a person to decide".into()),
+    }
 }
 
 fn reference<T>(

@@ -177,6 +177,8 @@ pub struct Agent {
     pub model: Option<String>,
     /// The weakest isolation that will do for its tools, in place of `[sandbox] isolation_floor`.
     pub isolation_floor: Option<Spanned<String>>,
+    /// `commit` or `stage`: what becomes of what its tools write to its workspace.
+    pub workspace: Option<Spanned<String>>,
     /// Skills it may use.
     pub skills: Option<Spanned<Vec<String>>>,
     /// Tokens of an answer at most.

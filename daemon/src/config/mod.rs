@@ -10,7 +10,10 @@ mod value;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use paw_launch::request::{Isolation, Limits};
+use paw_launch::{
+    request::{Isolation, Limits},
+    workspace::Settle,
+};
 use paw_llm::{ProviderKind, Timeouts};
 use paw_policy::{Name, Rules};
 use serde::Serialize;
@@ -172,6 +175,8 @@ pub struct AgentSettings {
     pub model: Option<String>,
     /// The weakest isolation that will do for its tools.
     pub isolation_floor: Isolation,
+    /// What becomes of what its tools write to its workspace.
+    pub workspace: Settle,
     /// Skills it may use; none means none.
     pub skills: Vec<Name>,
     /// Tokens of an answer at most.

@@ -1,7 +1,7 @@
 //! `rpc.discover`: every method, described by OpenRPC with the schemas of results and items.
 
 use jsonrpsee::RpcModule;
-use paw_api::{action, agent, events, image, methods, provider, sandbox, system, trail};
+use paw_api::{action, agent, events, image, methods, provider, sandbox, system, trail, workspace};
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::Value;
 
@@ -82,6 +82,11 @@ fn result_of(method: &str) -> Option<SchemaOf> {
         "system.ping" => of::<String>,
         "system.status" => of::<system::Status>,
         "system.whoami" => of::<action::Caller>,
+        "workspace.commit" => of::<workspace::Committed>,
+        "workspace.diff" => of::<workspace::WorkspaceDiff>,
+        "workspace.discard" => of::<workspace::Discarded>,
+        "workspace.list" => of::<Vec<workspace::Workspace>>,
+        "workspace.undo" => of::<workspace::Undone>,
         "chat.cancel" | "events.unsubscribe" | "sandbox.abort" | "sandbox.input"
         | "sandbox.kill" | "sandbox.leave" | "session.delete" => of::<bool>,
         _ => return None,

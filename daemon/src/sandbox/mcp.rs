@@ -17,11 +17,10 @@ use std::{
 
 use paw_launch::{
     frame::Exited,
-    request::{
-        Attestation, End, Isolation, Mount, MountSource, Runtime, SandboxId, SandboxPlan, Usage,
-    },
+    request::{Attestation, End, Isolation, Runtime, SandboxId, Usage},
+    workspace::{Settle, Settled},
 };
-use paw_policy::{Name, ToolClass};
+use paw_policy::Name;
 use rmcp::{
     RoleClient,
     model::{
@@ -39,8 +38,11 @@ use tokio::{
 
 use super::{
     frames::{Child, Output, SandboxError, Stdin},
+    launcher::Launcher,
+    least::{plan, writes},
     manifest::Skill,
     pool::Origin,
+    workspace::{self, WorkspaceError},
 };
 
 /// The longest line that a skill may say, in bytes.
@@ -73,6 +75,10 @@ pub struct ToolCall<'a> {
     pub floor: Isolation,
     /// The name of its sandbox.
     pub id: SandboxId,
+    /// The host uid of whom the call is.
+    pub owner: u32,
+    /// What becomes of what it wrote when it has done what it was asked; whatever else it wrote is gone.
+    pub then: Settle,
     /// How long it may take, the making of the sandbox not counted; the skill's own limit counts if it is shorter.
     pub limit: Duration,
 }
@@ -94,6 +100,8 @@ pub struct ToolOutcome {
     pub end: End,
     /// What it used.
     pub usage: Usage,
+    /// What became of what it wrote, if it could write.
+    pub layer: Option<Settled>,
 }
 
 /// Why a call has no answer.
@@ -143,6 +151,14 @@ pub enum McpError {
         /// The beginning of what it wrote to stderr, safe to show.
         complaint: String,
     },
+    /// The tool did what it was asked, and what it wrote did not become part of the workspace.
+    #[error("keep what skill {skill} wrote")]
+    NotKept {
+        /// The skill.
+        skill: Name,
+        /// Why not.
+        source: WorkspaceError,
+    },
     /// There was no answer in time; the sandbox was killed.
     #[error("skill {skill} did not answer within {} ms", .limit.as_millis())]
     Slow {
@@ -153,56 +169,15 @@ pub enum McpError {
     },
 }
 
-/// The sandbox that a call of this tool gets, with the least that the tool's class needs: the workspace can be written to only
-/// for a tool that is declared to write, so that a skill cannot write in a call that was allowed as a read.
-#[must_use]
-pub fn plan(
-    skill: &Skill,
-    class: ToolClass,
-    agent: &Name,
-    runtime: Runtime,
-    floor: Isolation,
-    id: SandboxId,
-) -> SandboxPlan {
-    let mut mounts = vec![Mount {
-        source: MountSource::Skill(skill.name.clone()),
-        target: "/skill".into(),
-        writable: false,
-    }];
-    if skill.workspace {
-        mounts.push(Mount {
-            source: MountSource::Workspace(agent.clone()),
-            target: "/workspace".into(),
-            writable: writes(class),
-        });
-    }
-    SandboxPlan {
-        id,
-        runtime,
-        image: skill.image.clone(),
-        mounts,
-        limits: skill.limits,
-        floor,
-    }
-}
-
-const fn writes(class: ToolClass) -> bool {
-    match class {
-        ToolClass::ReadPublic | ToolClass::ReadPrivate | ToolClass::Egress | ToolClass::Money => {
-            false
-        }
-        ToolClass::WriteLocalReversible
-        | ToolClass::WriteDestructive
-        | ToolClass::Exec
-        | ToolClass::Admin => true,
-    }
-}
-
-/// Calls a tool and ends its sandbox. Dropping the future kills it.
+/// Calls a tool in the sandbox of this origin, and ends it. Dropping the future kills it.
 ///
 /// # Errors
 /// When there is no answer; see [`McpError`]. An answer that says the tool failed is an answer.
-pub async fn call(origin: impl Into<Origin>, call: ToolCall<'_>) -> Result<ToolOutcome, McpError> {
+pub async fn call(
+    launcher: &Launcher,
+    origin: Origin,
+    call: ToolCall<'_>,
+) -> Result<ToolOutcome, McpError> {
     let ToolCall {
         skill,
         tool,
@@ -211,6 +186,8 @@ pub async fn call(origin: impl Into<Origin>, call: ToolCall<'_>) -> Result<ToolO
         runtime,
         floor,
         id,
+        owner,
+        then,
         limit,
     } = call;
     let Some(declared) = skill.tools.get(tool) else {
@@ -231,8 +208,13 @@ pub async fn call(origin: impl Into<Origin>, call: ToolCall<'_>) -> Result<ToolO
         source,
     };
     let sandbox = origin
-        .into()
-        .sandbox(plan(skill, declared.class, agent, runtime, floor, id))
+        .sandbox(plan(
+            skill,
+            declared.class,
+            agent,
+            (runtime, floor),
+            (id, owner),
+        ))
         .await
         .map_err(failed)?;
     let limit = limit.min(Duration::from_millis(skill.limits.wall_ms));
@@ -317,8 +299,23 @@ pub async fn call(origin: impl Into<Origin>, call: ToolCall<'_>) -> Result<ToolO
         sandbox.id().clone(),
         Box::new(sandbox.attestation().clone()),
     );
-    let (end, usage) = sandbox.end(END_LIMIT).await.map_err(failed)?;
     let is_error = answer.is_error == Some(true);
+    let layered = skill.workspace && writes(declared.class);
+    let settling = async {
+        if !layered {
+            return Ok(None);
+        }
+        let then = if is_error { Settle::Discard } else { then };
+        let settled = workspace::settle(launcher, sandbox_id.clone(), then).await;
+        settled.map(Some)
+    };
+    // What becomes of the layer is said while the sandbox is still there, so that its end cannot come first.
+    let (ended, settled) = tokio::join!(sandbox.end(END_LIMIT), settling);
+    let (end, usage) = ended.map_err(failed)?;
+    let layer = settled.map_err(|source| McpError::NotKept {
+        skill: skill.name.clone(),
+        source,
+    })?;
     let text = text_of(&answer.content);
     Ok(ToolOutcome {
         text,
@@ -328,6 +325,7 @@ pub async fn call(origin: impl Into<Origin>, call: ToolCall<'_>) -> Result<ToolO
         attestation,
         end,
         usage,
+        layer,
     })
 }
 
@@ -585,18 +583,5 @@ mod tests {
             .concat(),
             true,
         );
-    }
-
-    #[test]
-    fn only_tools_that_write_get_a_writable_workspace() {
-        let check = |class, writable| assert_eq!(writes(class), writable, "{class}");
-        check(ToolClass::ReadPublic, false);
-        check(ToolClass::ReadPrivate, false);
-        check(ToolClass::Egress, false);
-        check(ToolClass::Money, false);
-        check(ToolClass::WriteLocalReversible, true);
-        check(ToolClass::WriteDestructive, true);
-        check(ToolClass::Exec, true);
-        check(ToolClass::Admin, true);
     }
 }

@@ -15,6 +15,7 @@
 //! - [`proofs`]: what hostile probes have shown of each runtime.
 //! - [`register`]: which of them run, whose they are, what they said; [`keep`]: so that the next pawd knows it too.
 //! - [`adopt()`]: going on with those that an earlier pawd made.
+//! - [`workspace`]: what became of what a run wrote.
 //! - [`mcp`]: one tool call of one skill in one sandbox.
 //!
 //! It decides nothing: what may run, with which limits and mounts, is in the plan it is given. And it believes nothing that
@@ -27,6 +28,7 @@ mod egress;
 pub mod frames;
 pub mod keep;
 pub mod launcher;
+pub mod least;
 mod life;
 mod link;
 pub mod manifest;
@@ -38,6 +40,7 @@ mod run;
 mod stream;
 mod talk;
 mod wire;
+pub mod workspace;
 
 #[cfg(test)]
 mod outside;
@@ -60,6 +63,7 @@ pub use run::{
     Attending, ExecSpec, Noting, RunEnd, RunError, RunEvent, RunSpec, attend_exec, attend_run,
     exec, run, run_noted,
 };
+pub use workspace::{WorkspaceError, settle};
 
 use paw_launch::request::SandboxId;
 

@@ -7,6 +7,7 @@ use std::{
 use paw_launch::{
     frame::{Exited, MAX_PAYLOAD, Tag, WINDOW},
     request::{Image, Isolation, MountSource, RefusalReason, Runtime, SandboxId},
+    workspace::Settle,
 };
 use serde_json::{Map, Value, json};
 use tokio::{
@@ -689,9 +690,11 @@ async fn called(skill: &Skill, tool: &str, arguments: Value) -> Result<ToolOutco
         runtime: Runtime::Native,
         floor: Isolation::Process,
         id: plan().id,
+        owner: 0,
+        then: Settle::Commit,
         limit: Duration::from_secs(10),
     };
-    timeout(LONG, call(&launcher, wanted)).await.unwrap()
+    timeout(LONG, call(&launcher, (&launcher).into(), wanted)).await.unwrap()
 }
 
 #[tokio::test]
@@ -750,21 +753,31 @@ fn a_call_mounts_the_workspace_for_writing_only_for_a_tool_that_writes() {
     skill.workspace = true;
     let agent = "assistant".parse().unwrap();
     let writable = |tool: &str| {
-        let plan = mcp::plan(
+        let plan = least::plan(
             &skill,
             skill.tools[tool].class,
             &agent,
-            Runtime::Native,
-            Isolation::Process,
-            plan().id,
+            (Runtime::Native, Isolation::Process),
+            (plan().id, 7),
         );
         assert_eq!(plan.image, Image::Named("base".parse().unwrap()));
         assert_eq!(
             (&plan.mounts[0].source, plan.mounts[0].writable),
             (&MountSource::Skill("files".parse().unwrap()), false)
         );
-        assert_eq!(plan.mounts[1].source, MountSource::Workspace(agent.clone()));
-        plan.mounts[1].writable
+        let writable = plan.mounts[1].writable;
+        let source = if writable {
+            // Nothing of it is kept unless the call says so at its end.
+            MountSource::Layer {
+                workspace: agent.clone(),
+                then: Settle::Discard,
+                owner: Some(7),
+            }
+        } else {
+            MountSource::Workspace(agent.clone())
+        };
+        assert_eq!(plan.mounts[1].source, source);
+        writable
     };
     assert_eq!((writable("read"), writable("write")), (false, true));
 }
@@ -841,9 +854,11 @@ async fn a_skill_that_does_not_answer_is_ended_at_its_deadline() {
         runtime: Runtime::Native,
         floor: Isolation::Process,
         id: id.clone(),
+        owner: 0,
+        then: Settle::Commit,
         limit,
     };
-    let fault = call(&launcher, wanted).await.unwrap_err();
+    let fault = call(&launcher, (&launcher).into(), wanted).await.unwrap_err();
     assert_eq!(
         fault.to_string(),
         "skill files did not answer within 200 ms"

@@ -33,12 +33,13 @@ impl Profile {
 }
 
 /// The crates whose binaries run on the host.
-const HOST: [&str; 7] = [
+const HOST: [&str; 8] = [
     "pawd",
     "pawctl",
     "paw-launcher",
     "paw-create",
     "paw-image",
+    "paw-workspace",
     "paw-audit",
     "paw-egress",
 ];

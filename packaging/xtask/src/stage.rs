@@ -51,6 +51,7 @@ fn programs(tree: &mut Tree, built: &Built) -> Result<()> {
         "paw-launcher",
         "paw-create",
         "paw-image",
+        "paw-workspace",
         "paw-audit",
         "paw-egress",
     ] {

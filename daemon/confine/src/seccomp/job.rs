@@ -14,6 +14,20 @@ pub fn image() -> Profile {
     }
 }
 
+/// The lists of paw-workspace, which works on one workspace.
+#[must_use]
+pub fn workspace() -> Profile {
+    let mut allowed = work();
+    allowed.extend(calls! {
+        "whether a directory of a layer replaces the one beneath it": SYS_fgetxattr;
+    });
+    Profile {
+        process: "paw-workspace",
+        allowed,
+        ..image()
+    }
+}
+
 /// What every job calls.
 fn work() -> Vec<Call> {
     let mut allowed = pawd::runtime();

@@ -27,7 +27,7 @@ use seccompiler::{
 pub use self::{
     audit::audit,
     egress::egress,
-    job::image,
+    job::{image, workspace},
     launcher::{doorkeeper, launcher, launcher_with_gvisor, launcher_with_shim, shim_attendant},
     pawd::pawd,
     sandbox::sandbox,
@@ -292,6 +292,7 @@ mod tests {
             egress(),
             image(),
             sandbox(),
+            workspace(),
         ] {
             profile.compile().unwrap();
         }
@@ -309,6 +310,7 @@ mod tests {
             egress(),
             image(),
             sandbox(),
+            workspace(),
         ] {
             for call in profile
                 .allowed
@@ -328,7 +330,7 @@ mod tests {
 
     #[test]
     fn no_process_without_children_can_make_one_or_execute() {
-        for profile in [pawd(), audit(), egress(), image()] {
+        for profile in [pawd(), audit(), egress(), image(), workspace()] {
             for name in [
                 "SYS_execve",
                 "SYS_execveat",
@@ -357,6 +359,7 @@ mod tests {
             egress(),
             image(),
             sandbox(),
+            workspace(),
         ] {
             for call in profile
                 .refused

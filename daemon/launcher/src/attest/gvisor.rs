@@ -17,8 +17,8 @@ use paw_confine::{
 use paw_launch::request::{Attestation, Facts};
 
 use super::{
-    AttestError, Expected, check_bound, digest_of, mismatch, mounts, namespaces, network, read,
-    same, sealed, shown,
+    AttestError, Expected, check_bound, digest_of, layer, mismatch, mounts, namespaces, network,
+    read, same, sealed, shown,
 };
 use crate::{
     bundle::INIT,
@@ -148,6 +148,7 @@ pub(crate) fn gvisor(
         .cloned()
         .collect();
     check_bound(&gofer.proc, &seen)?;
+    layer::check(&mounted, expected.plan)?;
     if !seen.iter().any(|bound| bound.target == Path::new(INIT)) {
         return Err(mismatch(
             "the program".to_owned(),

@@ -8,6 +8,7 @@
 //! there, by device and inode, is the evidence. Of gVisor, see [`gvisor`].
 
 mod gvisor;
+mod layer;
 
 use std::{
     collections::BTreeMap,
@@ -155,6 +156,7 @@ pub(crate) fn process(
     let mounts = mounts(&proc)?;
     check_mounts(&mounts, &plan.limits, expected.bound)?;
     check_bound(&proc, expected.bound)?;
+    layer::check(&mounts, plan)?;
     check_program(&proc, expected.bound)?;
 
     let (interfaces, routes) = network(&proc)?;

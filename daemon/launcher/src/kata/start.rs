@@ -40,6 +40,7 @@ use crate::{
     slots::Slots,
     start::{Places, StartError, block_signals, confine, listener, owner},
     sweep,
+    workspaces::Workspaces,
 };
 
 /// What may be asked for at most.
@@ -208,7 +209,11 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
     info!(peer, landlock_abi = enforced.abi, "ready");
     notify(&[NotifyState::Ready]);
     let watchdog = sd_notify::watchdog_enabled().map(|limit| limit / 2);
-    Launcher::new(host, slots).serve(&Sources {
+    let workspaces = Workspaces::only_read(
+        host.state.join("workspaces"),
+        "layers are not made by this launcher",
+    );
+    Launcher::new(host, slots, workspaces).serve(&Sources {
         signals,
         door,
         doorkeeper,

@@ -35,6 +35,7 @@ use paw_launch::{
         Request, Runtime, SandboxId, SandboxPlan, Usage, VERSION,
     },
     resume::{Nonce, Resumed, Seeker, writes},
+    workspace::{Answer, Settle, Settled, WorkspaceRequest},
 };
 
 /// The host user that the launcher becomes; nobody's on any machine that runs tests.
@@ -75,7 +76,7 @@ pub(crate) fn built() -> PathBuf {
 fn programs() -> &'static PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
-        cargo(&["-p", "paw-create", "-p", "paw-image"]);
+        cargo(&["-p", "paw-create", "-p", "paw-image", "-p", "paw-workspace"]);
         built().join("debug")
     })
 }
@@ -114,8 +115,17 @@ impl Rig {
         Self::with_init(init())
     }
 
+    /// With more in its configuration.
+    pub(crate) fn configured(more: &str) -> Self {
+        Self::with(init(), more)
+    }
+
     /// With another program in the place of paw-init.
     pub(crate) fn with_init(init: &Path) -> Self {
+        Self::with(init, "")
+    }
+
+    fn with(init: &Path, more: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path();
@@ -133,14 +143,14 @@ impl Rig {
             fs::create_dir(path.join(name)).unwrap();
             open_to_all(&path.join(name));
         }
-        for name in ["paw-create", "paw-image"] {
+        for name in ["paw-create", "paw-image", "paw-workspace"] {
             copy(&programs().join(name), &path.join("libexec").join(name));
         }
         copy(init, &path.join("libexec/paw-init"));
         busybox(&path.join("data/images/busybox"));
         fs::write(
             path.join("launcher.toml"),
-            CONFIG.replace("@DIR@", path.to_str().unwrap()),
+            CONFIG.replace("@DIR@", path.to_str().unwrap()) + more,
         )
         .unwrap();
         write_memory(path, 16_000_000, 8_000_000);
@@ -225,6 +235,11 @@ impl Rig {
     /// What the launcher takes for the host's memory, in KiB.
     pub(crate) fn set_memory(&self, total: u64, available: u64) {
         write_memory(self.dir.path(), total, available);
+    }
+
+    /// The launcher's process id.
+    pub(crate) fn launcher_pid(&self) -> u32 {
+        self.launcher.id()
     }
 
     /// Names in a directory of the state.
@@ -504,6 +519,26 @@ impl Client {
         let reply = self.ask(Request::Kill { id: id.clone() }).0;
         assert_eq!(reply, Reply::Killing);
         self.ended(id)
+    }
+
+    /// Says what becomes of a layer, and waits until it is done.
+    pub(crate) fn settle(&mut self, id: u64, then: Settle) -> Settled {
+        let about = WorkspaceRequest::Settle {
+            id: sandbox_id(id),
+            then,
+        };
+        match self.workspace(about) {
+            Answer::Settled(settled) => settled,
+            other => panic!("not settled: {other:?}"),
+        }
+    }
+
+    /// What is answered about workspaces.
+    pub(crate) fn workspace(&mut self, about: WorkspaceRequest) -> Answer {
+        match self.ask(Request::Workspaces { about }).0 {
+            Reply::Done { result } => serde_json::from_value(result).unwrap(),
+            other => panic!("not done: {other:?}"),
+        }
     }
 
     /// Runs one command in a sandbox of its own.

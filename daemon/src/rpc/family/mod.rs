@@ -12,6 +12,7 @@ mod sandbox;
 mod shown;
 mod system;
 mod trail;
+mod workspace;
 
 use std::{
     collections::BTreeMap,
@@ -30,6 +31,7 @@ use paw_api::{
     sandbox::SandboxRpcServer,
     system::{ConfigRpcServer, PolicyRpcServer, SystemRpcServer},
     trail::AuditRpcServer,
+    workspace::WorkspaceRpcServer,
 };
 use paw_policy::Rules;
 use paw_store::ActionRecord;
@@ -142,7 +144,8 @@ pub fn methods(context: Context) -> Result<Methods, RegisterMethodError> {
     all.merge(SandboxRpcServer::into_rpc(family.clone()))?;
     all.merge(ImageRpcServer::into_rpc(family.clone()))?;
     all.merge(EventsRpcServer::into_rpc(family.clone()))?;
-    all.merge(AuditRpcServer::into_rpc(family))?;
+    all.merge(AuditRpcServer::into_rpc(family.clone()))?;
+    all.merge(WorkspaceRpcServer::into_rpc(family))?;
     all.merge(super::discover::module(env!("CARGO_PKG_VERSION")))?;
     Ok(all.into())
 }

@@ -2,8 +2,9 @@
 
 use std::fs;
 
-use paw_launch::request::{
-    Limits, Mount, MountSource, RefusalReason, Reply, Request, Runtime, SandboxPlan,
+use paw_launch::{
+    request::{Limits, Mount, MountSource, RefusalReason, Reply, Request, Runtime, SandboxPlan},
+    workspace::Settle,
 };
 
 use crate::rig::{BASE, Rig, plan};
@@ -155,6 +156,7 @@ pub(crate) fn gvisor_workspace_belongs_to_its_agent() {
     // Written under one kernel, read under the other, and the other way round.
     let output = client.run(with(gvisor(1)), &["sh", "-c", "echo one > /workspace/a"]);
     assert_eq!(output.code, Some(0), "{output:?}");
+    client.settle(1, Settle::Commit);
     let output = client.run(
         with(plan(2)),
         &["sh", "-c", "cat /workspace/a && echo two >> /workspace/a"],
@@ -164,6 +166,7 @@ pub(crate) fn gvisor_workspace_belongs_to_its_agent() {
         ("one\n", Some(0)),
         "{output:?}"
     );
+    client.settle(2, Settle::Commit);
     let output = client.run(with(gvisor(3)), &["cat", "/workspace/a"]);
     assert_eq!(output.stdout, "one\ntwo\n", "{output:?}");
 }

@@ -7,7 +7,10 @@ use std::{
 };
 
 use paw_confine::report::Confinement;
-use paw_launch::request::{Image, Limits, Mount, MountSource, Reply, Request, SandboxPlan};
+use paw_launch::{
+    request::{Image, Limits, Mount, MountSource, Reply, Request, SandboxPlan},
+    workspace::Settle,
+};
 
 use crate::rig::{BASE, Rig, Running, elapsed_ms, plan};
 
@@ -184,6 +187,7 @@ pub(crate) fn workspace_outlives_its_sandboxes_and_has_one_owner() {
         with_workspace(1, "a"),
         &["sh", "-c", "echo kept > /work/file"],
     );
+    client.settle(1, Settle::Commit);
     // Another slot is used, because the first one is taken by another sandbox.
     let other = client.create(plan(2));
     let output = client.run(
@@ -196,7 +200,7 @@ pub(crate) fn workspace_outlives_its_sandboxes_and_has_one_owner() {
     );
     assert_eq!(output.stdout, "kept\n1000\n", "{}", output.stderr);
     client.kill(&other.id);
-    let owner = fs::metadata(rig.dir.path().join("state/workspaces/a/file"))
+    let owner = fs::metadata(rig.dir.path().join("state/workspaces/a/current/files/file"))
         .unwrap()
         .uid();
     assert!(owner > BASE && owner < BASE + 65536, "{owner}");

@@ -4,6 +4,7 @@ mod gvisor;
 mod images;
 mod inside;
 mod jobs;
+mod layers;
 mod life;
 mod limits;
 mod waiting;
@@ -72,6 +73,20 @@ pub(crate) const ALL: &[(&str, fn())] = cases! {
         an_image_stays_while_a_sandbox_runs_in_it
         an_added_image_hides_no_shipped_one
         an_image_outlives_the_launcher_and_half_of_one_does_not;
+    layers:
+        run_writes_to_a_layer_and_the_workspace_stays_as_it_was
+        layer_is_an_overlay_of_what_was_made_for_it
+        disk_bomb_in_a_workspace_stays_within_its_quota
+        inode_bomb_in_a_workspace_stays_within_its_quota
+        gvisor_run_writes_to_a_layer_within_its_quota
+        what_a_killed_run_wrote_is_gone_when_its_plan_says_so
+        what_nobody_decided_on_outlives_the_launcher
+        two_runs_at_once_see_what_was_there_and_one_of_them_wins
+        run_that_reads_cannot_write_and_keeps_what_it_began_with
+        without_overlays_each_run_has_a_copy_of_its_own
+        names_and_links_of_a_run_harm_nobody_outside
+        layer_cannot_be_settled_twice_or_by_guessing
+        an_order_is_carried_out_by_the_owner_of_the_workspace;
     life:
         killed_launcher_is_swept_up_after
         two_capabilities_are_enough_to_sweep_and_to_run

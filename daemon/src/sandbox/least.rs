@@ -1,0 +1,83 @@
+//! The sandbox of a tool call, with the least that its class needs.
+
+use paw_launch::{
+    request::{Isolation, Mount, MountSource, Runtime, SandboxId, SandboxPlan},
+    workspace::Settle,
+};
+use paw_policy::{Name, ToolClass};
+
+use super::manifest::Skill;
+
+/// The sandbox that a call of this tool gets, with the least that the tool's class needs: the workspace can be written to only
+/// for a tool that is declared to write, so that a skill cannot write in a call that was allowed as a read.
+#[must_use]
+pub fn plan(
+    skill: &Skill,
+    class: ToolClass,
+    agent: &Name,
+    (runtime, floor): (Runtime, Isolation),
+    (id, owner): (SandboxId, u32),
+) -> SandboxPlan {
+    let mut mounts = vec![Mount {
+        source: MountSource::Skill(skill.name.clone()),
+        target: "/skill".into(),
+        writable: false,
+    }];
+    if skill.workspace {
+        let workspace = agent.clone();
+        let source = if writes(class) {
+            MountSource::Layer {
+                workspace,
+                // Unless this call says otherwise at its end.
+                then: Settle::Discard,
+                owner: Some(owner),
+            }
+        } else {
+            MountSource::Workspace(workspace)
+        };
+        mounts.push(Mount {
+            source,
+            target: "/workspace".into(),
+            writable: writes(class),
+        });
+    }
+    SandboxPlan {
+        id,
+        runtime,
+        image: skill.image.clone(),
+        mounts,
+        limits: skill.limits,
+        floor,
+    }
+}
+
+/// Whether a tool of this class may write to the workspace, in a layer of its own.
+pub(super) const fn writes(class: ToolClass) -> bool {
+    match class {
+        ToolClass::ReadPublic | ToolClass::ReadPrivate | ToolClass::Egress | ToolClass::Money => {
+            false
+        }
+        ToolClass::WriteLocalReversible
+        | ToolClass::WriteDestructive
+        | ToolClass::Exec
+        | ToolClass::Admin => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_tools_that_write_get_a_writable_workspace() {
+        let check = |class, writable| assert_eq!(writes(class), writable, "{class}");
+        check(ToolClass::ReadPublic, false);
+        check(ToolClass::ReadPrivate, false);
+        check(ToolClass::Egress, false);
+        check(ToolClass::Money, false);
+        check(ToolClass::WriteLocalReversible, true);
+        check(ToolClass::WriteDestructive, true);
+        check(ToolClass::Exec, true);
+        check(ToolClass::Admin, true);
+    }
+}

@@ -1,0 +1,144 @@
+//! One order, from the first to the last word.
+
+use std::path::Path;
+
+use paw_launch::workspace::{Answer, Bounds, Order, Settle, Settled, Task};
+
+use crate::{
+    Fault,
+    beneath::Dir,
+    collect::{self, Collected, Origin},
+    commit,
+    entry::{Entry, copy, dir_mode, file_mode},
+    place::Place,
+    show,
+    store::{Store, count},
+    undo,
+};
+
+/// Carries out a task on the workspace at `root`; `left` is the directory of a run, for the orders that have to do with one.
+pub fn serve(task: &Task, root: &Path, left: Option<&Path>) -> Answer {
+    match left.map(Dir::open).transpose() {
+        Ok(left) => serve_opened(task, root, left),
+        Err(fault) => Answer::Refused(fault.refused()),
+    }
+}
+
+/// [`serve`] with the directory of the run open already.
+pub fn serve_opened(task: &Task, root: &Path, left: Option<Dir>) -> Answer {
+    match carry_out(task, root, left) {
+        Ok(answer) => answer,
+        Err(fault) => Answer::Refused(fault.refused()),
+    }
+}
+
+fn carry_out(task: &Task, root: &Path, left: Option<Dir>) -> Result<Answer, Fault> {
+    let Task {
+        order,
+        bounds,
+        now_ms,
+        live,
+    } = task;
+    let store = Store::open(root)?;
+    store.tidy(live)?;
+    let left = || {
+        let missing = Fault::Files {
+            step: "find",
+            path: "the directory of the run".to_owned(),
+            source: std::io::ErrorKind::NotFound.into(),
+        };
+        left.ok_or(missing)
+    };
+    let answer = match order {
+        Order::Copy { generation } => {
+            let from = store.generation(*generation)?;
+            let mut bytes = 0;
+            copy_all(&from.files, &left()?, bounds, &mut bytes)?;
+            Answer::Copied { bytes }
+        }
+        Order::Collect {
+            layer,
+            generation,
+            overlay,
+            owner,
+            commit,
+        } => {
+            let origin = Origin {
+                layer: layer.clone(),
+                owner: *owner,
+                now_ms: *now_ms,
+                overlay: *overlay,
+            };
+            let from = store.generation(*generation)?;
+            let collected = collect::collect(&store, &left()?, &from, &origin, bounds)?;
+            settle(&store, collected, *commit, bounds, *now_ms)?
+        }
+        Order::Diff { layer, from } => Answer::Diff(Box::new(show::diff(&store, layer, *from)?)),
+        Order::Commit { layer, digest } => Answer::Committed(commit::commit(
+            &store,
+            layer,
+            Some(*digest),
+            bounds,
+            *now_ms,
+        )?),
+        Order::Discard { layer } => Answer::Discarded {
+            changes: store.discard(layer)?,
+        },
+        Order::Undo { layer } => Answer::Undone {
+            layers: undo::undo(&store, layer, bounds)?,
+        },
+        Order::List => Answer::List(store.list()?),
+    };
+    // What this order made superfluous. It is done; what cannot be removed now is removed by the next one.
+    let _ = store.tidy(live);
+    Ok(answer)
+}
+
+fn settle(
+    store: &Store,
+    Collected { layer, dropped }: Collected,
+    at_once: bool,
+    bounds: &Bounds,
+    now_ms: u64,
+) -> Result<Answer, Fault> {
+    let mut settled = Settled {
+        then: Settle::Stage,
+        changes: count(layer.changes.len()),
+        left_out: layer.left_out,
+        dropped,
+    };
+    if layer.changes.is_empty() {
+        settled.then = Settle::Discard;
+    } else if at_once {
+        settled.then = Settle::Commit;
+        if let Err(fault) = commit::commit(store, &layer.layer, None, bounds, now_ms) {
+            // Whoever wanted it committed is told that it failed; nobody asked for it to be kept.
+            store.forget(&layer.layer)?;
+            return Err(fault);
+        }
+    }
+    Ok(Answer::Settled(settled))
+}
+
+/// Fills a run's own directory with a copy of a generation.
+fn copy_all(from: &Dir, to: &Dir, bounds: &Bounds, bytes: &mut u64) -> Result<(), Fault> {
+    let most = usize::try_from(bounds.files).unwrap_or(usize::MAX);
+    for (name, _) in from.names(most)? {
+        let here = Place::new(&name)?;
+        match Entry::at(from, &here)? {
+            None => {}
+            Some(Entry::Directory { mode }) => {
+                let below = to.make_dir(&here, dir_mode(mode))?;
+                copy_all(&from.dir(&here)?, &below, bounds, bytes)?;
+            }
+            Some(Entry::File { mode, .. }) => {
+                let mut file = to.create(&here, file_mode(mode))?;
+                let rest = bounds.bytes.saturating_sub(*bytes);
+                let (size, _) = copy(&mut from.file(&here)?, Some(&mut file), rest, &here)?;
+                *bytes += size;
+            }
+            Some(Entry::Link { target }) => to.make_link(&here, &target.0)?,
+        }
+    }
+    Ok(())
+}

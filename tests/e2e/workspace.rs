@@ -1,0 +1,133 @@
+//! What runs write to workspaces, from the command line to the disk and back.
+
+use harness::{
+    cases,
+    report::Case,
+    standalone::Standalone,
+    words::{answer, ask_to_write, call, finally},
+};
+use paw_api::action::Answer;
+use paw_policy::State;
+use serde_json::{Value, json};
+
+use crate::without_sandboxes;
+
+pub(crate) fn cases() -> Vec<Case> {
+    cases![
+        without_sandboxes;
+        what_a_command_wrote_waits_is_shown_committed_and_undone,
+        approved_write_can_be_taken_back,
+        staged_agent_leaves_its_writes_to_a_person,
+    ]
+}
+
+/// Runs pawctl and gives what it printed, stderr too.
+async fn pawctl(system: &Standalone, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = system.pawctl(arguments).await;
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&output.stdout).into_owned(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    )
+}
+
+async fn what_a_command_wrote_waits_is_shown_committed_and_undone() {
+    let system = Standalone::start("").await;
+    let client = system.client().await;
+    let script = "echo hello > note.txt";
+    let (code, _, said) = pawctl(
+        &system,
+        &[
+            "sandbox",
+            "run",
+            "--workspace",
+            "default",
+            "--",
+            "sh",
+            "-c",
+            script,
+        ],
+    )
+    .await;
+    assert_eq!(code, Some(0), "{said}");
+    let id = said
+        .split("pawctl workspace diff ")
+        .nth(1)
+        .unwrap_or_else(|| panic!("{said}"))
+        .trim()
+        .to_owned();
+    // Nothing of it is there until somebody says so.
+    let read = call(&client, "read", json!({"path": "note.txt"})).await;
+    assert_eq!(read.state, State::Failed, "{read:?}");
+    let (_, shown, _) = pawctl(&system, &["workspace", "diff", &id]).await;
+    assert!(
+        shown.contains("A note.txt") && shown.contains("+hello"),
+        "{shown}"
+    );
+    let (_, json, _) = pawctl(&system, &["workspace", "diff", &id, "-o", "json"]).await;
+    let diff: Value = serde_json::from_str(&json).expect("it is JSON");
+    let digest = diff["digest"].as_str().expect("it has a digest").to_owned();
+    let wrong = "0".repeat(64);
+    let (code, _, said) = pawctl(&system, &["workspace", "commit", &id, "--digest", &wrong]).await;
+    assert_eq!(code, Some(1), "{said}");
+    let (code, _, said) = pawctl(&system, &["workspace", "commit", &id, "--digest", &digest]).await;
+    assert_eq!(code, Some(0), "{said}");
+    let read = call(&client, "read", json!({"path": "note.txt"})).await;
+    assert_eq!(read.state, State::Completed, "{read:?}");
+    let (code, _, said) = pawctl(&system, &["workspace", "undo", &id]).await;
+    assert_eq!(code, Some(0), "{said}");
+    let read = call(&client, "read", json!({"path": "note.txt"})).await;
+    assert_eq!(read.state, State::Failed, "{read:?}");
+    let (code, _, _) = pawctl(&system, &["workspace", "discard", &id]).await;
+    assert_eq!(code, Some(6), "it is not there any more");
+    let (_, records, _) = pawctl(&system, &["audit", "list", "-o", "json"]).await;
+    assert!(
+        records.contains("workspace_committed") && records.contains("workspace_undone"),
+        "{records}"
+    );
+}
+
+async fn approved_write_can_be_taken_back() {
+    let system = Standalone::start("").await;
+    let client = system.client().await;
+    let asked = ask_to_write(&client, "note.txt", "remember the milk").await;
+    answer(&client, &asked.id, asked.digest, Answer::Approve)
+        .await
+        .expect("it may be approved");
+    let written = finally(&client, &asked.id).await;
+    assert_eq!(written.state, State::Completed, "{written:?}");
+    let result = written.result.expect("it was done");
+    assert_eq!(result["workspace"]["then"], "commit", "{result}");
+    let id = result["sandbox"]["id"]
+        .as_str()
+        .expect("it ran in one")
+        .to_owned();
+    let (code, _, said) = pawctl(&system, &["workspace", "undo", &id]).await;
+    assert_eq!(code, Some(0), "{said}");
+    let read = call(&client, "read", json!({"path": "note.txt"})).await;
+    assert_eq!(read.state, State::Failed, "{read:?}");
+}
+
+async fn staged_agent_leaves_its_writes_to_a_person() {
+    let config = "[agent.default]\nskills = [\"files\"]\nworkspace = \"stage\"\n";
+    let system = Standalone::start(config).await;
+    let client = system.client().await;
+    let asked = ask_to_write(&client, "note.txt", "remember the milk").await;
+    answer(&client, &asked.id, asked.digest, Answer::Approve)
+        .await
+        .expect("it may be approved");
+    let written = finally(&client, &asked.id).await;
+    assert_eq!(written.state, State::Completed, "{written:?}");
+    let result = written.result.expect("it was done");
+    assert_eq!(result["workspace"]["then"], "stage", "{result}");
+    let read = call(&client, "read", json!({"path": "note.txt"})).await;
+    assert_eq!(read.state, State::Failed, "{read:?}");
+    let id = result["sandbox"]["id"]
+        .as_str()
+        .expect("it ran in one")
+        .to_owned();
+    let (code, _, said) = pawctl(&system, &["workspace", "commit", &id, "--yes"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    let read = call(&client, "read", json!({"path": "note.txt"})).await;
+    assert_eq!(read.state, State::Completed, "{read:?}");
+}
