@@ -513,7 +513,7 @@ fn own_run(config: &Config, mut spec: RunSpec) -> Result<Operation, Error> {
     spec.pids.get_or_insert(limits.pids);
     spec.timeout_ms.get_or_insert(limits.wall_ms);
     let workdir = if spec.workspace.is_some() {
-        run::WORKSPACE
+        crate::agent::run::WORKSPACE
     } else {
         "/"
     };

@@ -10,7 +10,6 @@ use paw_launch::{
     },
     workspace::Settle,
 };
-use paw_policy::Name;
 use serde_json::{Map, Value};
 use tokio::{
     sync::mpsc,

@@ -1,5 +1,7 @@
 //! What a run can leave, and that it is shown, committed, discarded and undone exactly.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod rig;
 
 use std::{ffi::OsStr, fs, os::unix::ffi::OsStrExt, os::unix::fs::MetadataExt, path::Path};

@@ -1,6 +1,7 @@
 //! A workspace in a temporary directory, and what a run could have left.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::{
     fs,
