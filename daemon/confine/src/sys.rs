@@ -115,6 +115,43 @@ pub fn inherited(number: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// Makes a mount, and every mount below it, nosuid and nodev, and read-only where asked.
+///
+/// # Errors
+/// What `mount_setattr` says.
+pub fn restrict_mounts(tree: BorrowedFd<'_>, read_only: bool) -> Result<(), Errno> {
+    #[repr(C)]
+    struct Attributes {
+        set: u64,
+        clear: u64,
+        propagation: u64,
+        user_namespace: u64,
+    }
+    const RDONLY: u64 = 1;
+    const NOSUID: u64 = 2;
+    const NODEV: u64 = 4;
+    const AT_RECURSIVE: libc::c_int = 0x8000;
+    let attributes = Attributes {
+        set: NOSUID | NODEV | if read_only { RDONLY } else { 0 },
+        clear: 0,
+        propagation: 0,
+        user_namespace: 0,
+    };
+    // SAFETY: the path is an empty text that ends with a zero, and the pointer and the size describe `attributes`; both outlive
+    // the call, which only reads them.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | AT_RECURSIVE,
+            &raw const attributes,
+            size_of::<Attributes>(),
+        )
+    };
+    Errno::result(done).map(drop)
+}
+
 /// A call that no library wraps safely, made in earnest and with the smallest thing to ask for: where nobody forbids it, it works,
 /// and what it gave ends with this process. Four of them would change the host if they worked, or cannot be made to work without
 /// a file that we do not have; they are made with zeros, and a kernel that is willing complains of those.

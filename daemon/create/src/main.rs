@@ -6,20 +6,23 @@
 //! lines would come out of the sandbox's stderr, with host paths in them.
 //!
 //! ```text
-//! paw-create native BUNDLE ID STATE          fd 3 stdin, 4 stdout, 5 stderr of the sandbox, 6 its user namespace
+//! paw-create native BUNDLE ID ENTRANCE...          fd 3 stdin, 4 stdout, 5 stderr of the sandbox, 6 its user namespace
 //!   stdout: {"pid": N}                       paw-init waits to be started, as a child of our parent
 //!   stderr: {"error": "..."}                 nothing was left behind; exit code 1, or 64 when called wrongly
-//! paw-create gvisor BUNDLE ID STATE RUNSC PLATFORM CGROUP...     fd 0 to 2 of the sandbox, 6 its user namespace
+//! paw-create gvisor BUNDLE ID RUNSC PLATFORM ENTRANCE...     fd 0 to 2 of the sandbox, 6 its user namespace
 //!   becomes runsc, which ends with paw-init and its exit code; fails like native
 //! ```
+//!
+//! BUNDLE is a directory with `config.json`, `root.json` and `run`; an ENTRANCE is a file by which the leaf is entered.
 
 mod executor;
 mod gvisor;
 mod native;
+mod root;
 
 use std::{env, error::Error, io::Write as _, path::PathBuf, process::ExitCode};
 
-const USAGE: &str = "usage: paw-create native BUNDLE ID STATE | gvisor BUNDLE ID STATE RUNSC PLATFORM CGROUP...; \
+const USAGE: &str = "usage: paw-create native BUNDLE ID ENTRANCE... | gvisor BUNDLE ID RUNSC PLATFORM ENTRANCE...; \
     it is started by paw-launcher, with the descriptors of one sandbox";
 
 fn main() -> ExitCode {
@@ -29,8 +32,8 @@ fn main() -> ExitCode {
         None => (None, &[][..]),
     };
     match (runtime, rest) {
-        (Some("native"), [bundle, id, state]) => {
-            match native::create(bundle, &id.to_string_lossy(), state) {
+        (Some("native"), [bundle, id, entrances @ ..]) => {
+            match native::create(bundle, &id.to_string_lossy(), entrances) {
                 Ok(pid) => {
                     let said = writeln!(std::io::stdout(), "{}", serde_json::json!({ "pid": pid }));
                     if said.is_ok() {
@@ -42,14 +45,13 @@ fn main() -> ExitCode {
                 Err(error) => fail(1, &chain(&error)),
             }
         }
-        (Some("gvisor"), [bundle, id, state, runsc, platform, cgroups @ ..]) => {
+        (Some("gvisor"), [bundle, id, runsc, platform, entrances @ ..]) => {
             let order = gvisor::Order {
                 bundle,
                 id,
-                state,
                 runsc,
                 platform,
-                cgroups,
+                entrances,
             };
             fail(1, &chain(&gvisor::become_runsc(&order)))
         }

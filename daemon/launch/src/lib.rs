@@ -8,6 +8,7 @@
 //! - [`frame`]: what goes over stdin and stdout of `paw-init`, the PID 1 of every sandbox, in every runtime.
 //! - [`resume`]: how another pawd goes on with those frames after the one that began was killed.
 //! - [`shim`]: what is told of a containerd shim, from one process of the launcher's to the next.
+//! - [`root`]: what paw-launcher has paw-create put a sandbox's root together from.
 //!
 //! This crate knows no process of ours: it only says what the bytes mean.
 
@@ -21,6 +22,7 @@ pub mod packet;
 #[cfg(feature = "requests")]
 pub mod request;
 pub mod resume;
+pub mod root;
 #[cfg(feature = "requests")]
 pub mod shim;
 #[cfg(feature = "requests")]

@@ -1,13 +1,12 @@
-//! The directory of one sandbox on the host: an empty root with the right mount points, and the OCI specification.
+//! The directory of one sandbox on the host: what its root is put together from, and the OCI specification.
 //!
 //! Nothing of an image is ever written to, and an image needs no particular directories: the root is a skeleton of our own,
 //! with a read-only bind mount for each top-level directory of the image, its top-level symlinks copied, and mount points for
-//! what a sandbox has besides: `/proc /dev /tmp /run /.paw/init` and the plan's mounts. The skeleton itself is remounted
-//! read-only as the last step.
+//! what a sandbox has besides: `/proc /dev /tmp /run /.paw/init` and the plan's mounts. It is a list, from
+//! which paw-create makes it, in a file system and a mount namespace of the sandbox's own; only a shim gets it on disk.
 
 use std::{
     collections::BTreeSet,
-    ffi::OsString,
     fs, io,
     os::{
         fd::OwnedFd,
@@ -17,7 +16,10 @@ use std::{
 };
 
 use nix::sys::stat::fstat;
-use paw_launch::request::Limits;
+use paw_launch::{
+    request::Limits,
+    root::{self, Bind, Root},
+};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use serde_json::{Value, json};
 
@@ -50,14 +52,25 @@ pub(crate) struct Bound {
     pub(crate) writable: bool,
     /// Device and inode of what was checked; what is mounted must be the same.
     pub(crate) inode: (u64, u64),
+    /// Whether the plan asks for it, as against what every sandbox of the image has.
+    pub(crate) planned: bool,
+    /// Where the runtime finds it to mount it itself; nothing for what is in the root that paw-create puts together.
+    pub(crate) seen: Option<String>,
 }
 
 impl Bound {
+    /// Whether it is part of the root that paw-create puts together. What the plan asks for is not: it may be writable, which the
+    /// sandbox's rules have to know of; it may be inside a temporary file system, which only the runtime makes; and gVisor
+    /// serves a mount of its own so that what others change there is seen inside, which is not so in its root.
+    fn is_in_root(&self) -> bool {
+        !self.planned && !self.writable
+    }
+
     /// It as a mount of the OCI specification, with these options beside its access.
     pub(crate) fn mount(&self, options: &[&'static str], read_only: &[&'static str]) -> Value {
         let access = if self.writable { &[] } else { read_only };
         let options = [options, access].concat();
-        json!({ "destination": self.target, "type": "bind", "source": self.source, "options": options })
+        json!({ "destination": self.target, "type": "bind", "source": self.seen, "options": options })
     }
 }
 
@@ -76,6 +89,9 @@ pub(crate) enum BundleError {
         "the image has no {target} to mount on; make that directory in the image, or mount below a name it has not"
     )]
     NoMountPoint { target: PathBuf },
+    /// A path that cannot be written down as text.
+    #[error("{path:?} is no UTF-8; rename it")]
+    NoText { path: PathBuf },
     /// An image of this shape is not used.
     #[error("the image {path} has more than {MAX_ENTRIES} top-level entries")]
     TooMany { path: PathBuf },
@@ -158,35 +174,50 @@ impl Bundles {
         cgroup: &str,
         runtime: &dyn Maker,
     ) -> Result<Vec<Bound>, BundleError> {
-        let root = dir.join("rootfs");
-        make_dir(dir, 0o711)?;
-        make_dir(&root, 0o755)?;
+        set_mode(dir, 0o711)?;
+        let mut skeleton = Skeleton::default();
         for name in OWN {
-            make_dir(&root.join(name), 0o755)?;
+            skeleton.dir(name);
         }
-        let mut skeleton = Skeleton {
-            root,
-            names: BTreeSet::new(),
-            bound: Vec::new(),
-        };
         match &plan.image {
             ApprovedImage::Dir(image) => skeleton.image(image)?,
             ApprovedImage::Host => skeleton.host()?,
         }
-        skeleton.etc()?;
+        skeleton.etc();
         for mount in &plan.mounts {
             skeleton.mount(&mount.source, &mount.target, mount.writable, &plan.image)?;
+            if let Some(bound) = skeleton.bound.last_mut() {
+                bound.planned = true;
+            }
         }
         skeleton.mount(&self.init, Path::new(INIT), false, &plan.image)?;
 
-        let text = runtime
-            .specification(plan, cgroup, &skeleton.bound)
-            .to_string();
-        let path = dir.join("config.json");
-        fs::write(&path, text).map_err(files("write", &path))?;
-        // A runtime that runs with the sandbox's own ids reads it, too; there is nothing secret in it.
-        set_mode(&path, 0o644)?;
-        Ok(skeleton.bound)
+        let Skeleton {
+            mut root,
+            mut bound,
+            ..
+        } = skeleton;
+        for bound in &mut bound {
+            let source = text(&bound.source)?;
+            if !runtime.assembles() {
+                bound.seen = Some(source);
+            } else if bound.is_in_root() {
+                let path = text(inside(&bound.target))?;
+                root.binds.push(Bind { source, path });
+            } else {
+                bound.seen = Some(format!("/mounts/{}", root.mounts.len()));
+                root.mounts.push(source);
+            }
+        }
+        let mut specification = runtime.specification(plan, cgroup, &bound);
+        if runtime.assembles() {
+            publish(&dir.join(root::FILE), &serde_json::json!(root))?;
+        } else {
+            make(&dir.join("rootfs"), &root)?;
+            specification["root"]["path"] = json!("rootfs");
+        }
+        publish(&dir.join("config.json"), &specification)?;
+        Ok(bound)
     }
 
     /// Removes the bundle of a sandbox, if it is there.
@@ -202,10 +233,11 @@ impl Bundles {
 }
 
 /// The root in the making.
+#[derive(Default)]
 struct Skeleton {
-    root: PathBuf,
+    root: Root,
     /// Top-level names that come from the image.
-    names: BTreeSet<OsString>,
+    names: BTreeSet<String>,
     bound: Vec<Bound>,
 }
 
@@ -220,15 +252,16 @@ impl Skeleton {
                     path: image.to_owned(),
                 });
             }
-            let (name, path) = (entry.file_name(), entry.path());
-            if OWN.iter().any(|own| name == *own) {
+            let path = entry.path();
+            let name = text(Path::new(&entry.file_name()))?;
+            if OWN.contains(&name.as_str()) {
                 continue;
             }
             let kind = entry.file_type().map_err(files("look at", &path))?;
             if kind.is_symlink() {
                 // It is resolved inside, where it can only lead to what is inside.
                 let target = fs::read_link(&path).map_err(files("read", &path))?;
-                symlink(&target, self.root.join(&name)).map_err(files("copy", &path))?;
+                self.root.links.push((name.clone(), text(&target)?));
                 self.names.insert(name);
             } else if kind.is_dir() || kind.is_file() {
                 self.bind(&path, &Path::new("/").join(&name), false)?;
@@ -246,12 +279,11 @@ impl Skeleton {
             if let Ok(target) = fs::read_link(Path::new("/").join(name))
                 && target.components().any(|part| part.as_os_str() == "usr")
             {
-                let path = self.root.join(name);
-                symlink(&target, &path).map_err(files("copy", &path))?;
+                self.root.links.push((name.to_owned(), text(&target)?));
                 self.names.insert(name.into());
             }
         }
-        make_dir(&self.root.join("etc"), 0o755)?;
+        self.dir("etc");
         for name in HOST_ETC {
             let source = Path::new("/etc").join(name);
             if source.exists() {
@@ -262,32 +294,26 @@ impl Skeleton {
     }
 
     /// Names for the two users that exist inside, when the image has no `/etc` of its own.
-    fn etc(&self) -> Result<(), BundleError> {
-        if self.names.contains(&OsString::from("etc")) {
-            return Ok(());
+    fn etc(&mut self) {
+        if self.names.contains("etc") {
+            return;
         }
-        let etc = self.root.join("etc");
-        if !etc.exists() {
-            make_dir(&etc, 0o755)?;
-        }
+        self.dir("etc");
         let texts = [
             (
-                "passwd",
+                "etc/passwd",
                 "root:x:0:0:root:/tmp:/bin/sh\npaw:x:1000:1000:paw:/tmp:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
             ),
-            ("group", "root:x:0:\npaw:x:1000:\nnogroup:x:65534:\n"),
-            ("hosts", "127.0.0.1 localhost sandbox\n::1 localhost\n"),
+            ("etc/group", "root:x:0:\npaw:x:1000:\nnogroup:x:65534:\n"),
+            ("etc/hosts", "127.0.0.1 localhost sandbox\n::1 localhost\n"),
             (
-                "nsswitch.conf",
+                "etc/nsswitch.conf",
                 "passwd: files\ngroup: files\nhosts: files\n",
             ),
         ];
-        for (name, text) in texts {
-            let path = etc.join(name);
-            fs::write(&path, text).map_err(files("write", &path))?;
-            set_mode(&path, 0o644)?;
-        }
-        Ok(())
+        self.root
+            .files
+            .extend(texts.map(|(name, text)| (name.to_owned(), text.to_owned())));
     }
 
     fn mount(
@@ -297,47 +323,40 @@ impl Skeleton {
         writable: bool,
         image: &ApprovedImage,
     ) -> Result<(), BundleError> {
-        let first = target.iter().nth(1).unwrap_or_default().to_owned();
+        let bound = |inode| Bound {
+            source: source.to_owned(),
+            target: target.to_owned(),
+            writable,
+            inode,
+            planned: false,
+            seen: None,
+        };
+        let first = target.iter().nth(1).unwrap_or_default().to_string_lossy();
         if target.starts_with("/tmp") || target.starts_with("/run") {
-            // Inside a temporary file system, which does not exist yet; libcontainer makes the mount point there.
+            // Inside a temporary file system, which does not exist yet; the runtime makes the mount point there.
             let (_, inode, _) = find("find the mount source", source)?;
-            self.bound.push(Bound {
-                source: source.to_owned(),
-                target: target.to_owned(),
-                writable,
-                inode,
-            });
+            self.bound.push(bound(inode));
             return Ok(());
         }
-        let relative = target.strip_prefix("/").unwrap_or(target);
-        if self.names.contains(&first)
-            || matches!((image, first.to_str()), (ApprovedImage::Host, Some("etc")))
+        if self.names.contains(&*first) || matches!((image, &*first), (ApprovedImage::Host, "etc"))
         {
-            self.check_mount_point(source, relative, image)?;
+            Self::check_mount_point(source, inside(target), image)?;
             let (_, inode, _) = find("find the mount source", source)?;
             // A mount in the place of a whole entry of the image: that entry is not seen, so it is not mounted beneath either.
             self.bound.retain(|bound| bound.target != target);
-            self.bound.push(Bound {
-                source: source.to_owned(),
-                target: target.to_owned(),
-                writable,
-                inode,
-            });
+            self.bound.push(bound(inode));
             return Ok(());
         }
         // A symlink of the skeleton cannot be in the way: those come from the image and are in `names`.
-        let mut made = self.root.clone();
-        for part in relative.parent().into_iter().flat_map(Path::iter) {
+        let mut made = PathBuf::new();
+        for part in inside(target).parent().into_iter().flat_map(Path::iter) {
             made.push(part);
-            if !made.is_dir() {
-                make_dir(&made, 0o755)?;
-            }
+            self.dir(&text(&made)?);
         }
         self.bind(source, target, writable)
     }
 
     fn check_mount_point(
-        &self,
         source: &Path,
         relative: &Path,
         image: &ApprovedImage,
@@ -361,33 +380,69 @@ impl Skeleton {
     /// Makes the mount point in the skeleton and remembers the mount.
     fn bind(&mut self, source: &Path, target: &Path, writable: bool) -> Result<(), BundleError> {
         let (_, inode, is_dir) = find("find the mount source", source)?;
-        let place = self.root.join(target.strip_prefix("/").unwrap_or(target));
+        let place = text(inside(target))?;
         if is_dir {
-            if !place.is_dir() {
-                make_dir(&place, 0o755)?;
-            }
+            self.dir(&place);
         } else {
-            fs::write(&place, "").map_err(files("make", &place))?;
-            set_mode(&place, 0o644)?;
+            self.root.files.push((place, String::new()));
         }
         self.bound.push(Bound {
             source: source.to_owned(),
             target: target.to_owned(),
             writable,
             inode,
+            planned: false,
+            seen: None,
         });
         Ok(())
     }
+
+    /// A directory, once; its parent is there.
+    fn dir(&mut self, path: &str) {
+        if !self.root.dirs.iter().any(|dir| dir == path) {
+            self.root.dirs.push(path.to_owned());
+        }
+    }
 }
 
-fn make_dir(path: &Path, mode: u32) -> Result<(), BundleError> {
-    match fs::create_dir(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(files("make", path)(error));
-        }
-        _ => {}
+/// Writes a file that a runtime with the sandbox's own ids reads, too; there is nothing secret in it.
+fn publish(path: &Path, value: &Value) -> Result<(), BundleError> {
+    fs::write(path, value.to_string()).map_err(files("write", path))?;
+    set_mode(path, 0o644)
+}
+
+/// Makes the skeleton on disk.
+fn make(at: &Path, root: &Root) -> Result<(), BundleError> {
+    let make_dir = |path: &Path| {
+        fs::create_dir(path).map_err(files("make", path))?;
+        set_mode(path, 0o755)
+    };
+    make_dir(at)?;
+    for path in &root.dirs {
+        make_dir(&at.join(path))?;
     }
-    set_mode(path, mode)
+    for (path, target) in &root.links {
+        symlink(target, at.join(path)).map_err(files("link", &at.join(path)))?;
+    }
+    for (path, text) in &root.files {
+        let path = at.join(path);
+        fs::write(&path, text).map_err(files("write", &path))?;
+        set_mode(&path, 0o644)?;
+    }
+    Ok(())
+}
+
+/// A path inside, as seen from the root.
+fn inside(target: &Path) -> &Path {
+    target.strip_prefix("/").unwrap_or(target)
+}
+
+fn text(path: &Path) -> Result<String, BundleError> {
+    path.to_str()
+        .map(str::to_owned)
+        .ok_or_else(|| BundleError::NoText {
+            path: path.to_owned(),
+        })
 }
 
 /// The umask is 077; what a sandbox's root has to enter is said here.
@@ -419,7 +474,7 @@ pub(crate) fn specification(plan: &Approved, mounts: Vec<Value>) -> Value {
     json!({
         "ociVersion": "1.0.2",
         "hostname": "sandbox",
-        "root": { "path": "rootfs", "readonly": true },
+        "root": { "path": "/root", "readonly": true },
         "process": {
             "terminal": false,
             "user": { "uid": INSIDE, "gid": INSIDE, "umask": 18 },

@@ -13,6 +13,7 @@
 //! - `waiting`, `memory`: sandboxes that wait for their first command, and when the host has no memory for them.
 //! - `workspaces`: a layer for each run that writes to a workspace, and what becomes of it.
 //! - `sweep`: what an earlier life left behind.
+//! - `steps`: how long everything took.
 //!
 //! A library and a program: the launcher for virtual machines shares all of this but the start.
 
@@ -36,6 +37,7 @@ mod serve;
 mod slots;
 mod spawn;
 mod start;
+mod steps;
 mod sweep;
 mod waiting;
 mod workspaces;

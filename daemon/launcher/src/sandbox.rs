@@ -51,6 +51,7 @@ use crate::{
     host::Host,
     runtime::Maker,
     spawn::{Order, Spawned, Streams, hear_hello, read_some},
+    steps::{Step, Steps},
     sweep,
 };
 
@@ -119,6 +120,7 @@ pub(crate) struct Sandbox {
     /// How long it may wait for its first command; nothing once it was claimed, or when it never was to wait.
     idle: Option<Duration>,
     deadline: Instant,
+    steps: Steps,
 }
 
 /// What a finished sandbox leaves to be told.
@@ -147,6 +149,7 @@ impl Sandbox {
         idle: Option<Duration>,
         now: Instant,
     ) -> Result<Self, CreateError> {
+        let mut steps = Steps::begin();
         let leaf = host.parent.leaf(&plan.id);
         let init_digest = host.init.digest().map_err(CreateError::Init)?;
         let bundle = host.bundles.make(&plan, leaf.path(), &*runtime)?;
@@ -169,6 +172,7 @@ impl Sandbox {
                 report,
                 ours,
             }) => {
+                steps.done(Step::Prepare);
                 let (phase, init) = match report {
                     Some(report) => (Phase::Creating { child, report }, None),
                     None => (Phase::Greeting { said: Vec::new() }, Some(child)),
@@ -193,6 +197,7 @@ impl Sandbox {
                     timed_out: false,
                     idle,
                     deadline: now + CREATE_LIMIT,
+                    steps,
                 })
             }
             Err(error) => {
@@ -224,6 +229,7 @@ impl Sandbox {
             self.init = None;
             self.exit = Some((code, signal));
             // Afterwards the cgroup is removed, and what it counted with it.
+            self.steps.done(Step::Live);
             self.usage = self.leaf.usage();
             let told = self.runtime.told(&self.bundle.dir);
             self.oom_killed = self.leaf.oom_killed() || told.oom_killed;
@@ -255,6 +261,7 @@ impl Sandbox {
         let Phase::Creating { report, .. } = &self.phase else {
             return;
         };
+        self.steps.done(Step::Create);
         let said = read_some(report);
         let reported = said
             .lines()
@@ -324,6 +331,7 @@ impl Sandbox {
                 return false;
             }
         }
+        self.steps.done(Step::Greet);
         let Some(pid) = self.init else { return false };
         let expected = Expected {
             plan: &self.plan,
@@ -339,6 +347,7 @@ impl Sandbox {
         };
         match self.runtime.attest(pid.as_raw(), &expected) {
             Ok(attestation) => {
+                self.steps.done(Step::Attest);
                 self.deadline = now + self.idle.unwrap_or_else(|| self.life());
                 self.phase = Phase::Running {
                     attestation: Box::new(attestation),
@@ -506,9 +515,12 @@ impl Sandbox {
         } else if self.init.is_some() {
             self.deadline = now + CREATE_LIMIT;
         }
-        if !cleared || !self.leaf.members().is_empty() || !remove(host, &self.plan, &self.leaf) {
+        // A cgroup that has a member yet cannot be removed.
+        if !cleared || !remove(host, &self.plan, &self.leaf) {
             return None;
         }
+        self.steps.done(Step::Remove);
+        self.steps.tell(self.runtime.name());
         Some(match why.take() {
             Some(error) => Finished::Refused(error),
             None => {

@@ -474,6 +474,8 @@ mod tests {
             target: "/work".into(),
             writable: true,
             inode: (0, 0),
+            planned: true,
+            seen: None,
         }];
         assert_eq!(
             check_mounts(&mounts, &limits, &bound).is_ok(),

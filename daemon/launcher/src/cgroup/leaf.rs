@@ -60,6 +60,18 @@ impl Leaf {
         self.dirs.values().map(PathBuf::as_path)
     }
 
+    /// The file in every hierarchy by which a process of one thread enters itself. Under v1 that is `tasks`, which moves its writer
+    /// alone: `cgroup.procs` waits until no process of the whole system is forking or ending, for which the kernel takes some
+    /// milliseconds. v2 has no such file for a move between groups.
+    pub(crate) fn entrances(&self) -> impl Iterator<Item = PathBuf> {
+        let file = if self.unified {
+            "cgroup.procs"
+        } else {
+            "tasks"
+        };
+        self.dirs.values().map(move |dir| dir.join(file))
+    }
+
     /// Makes it in every hierarchy, empty.
     pub(crate) fn make(&self) -> Result<(), CgroupError> {
         for (controllers, dir) in &self.dirs {
@@ -106,10 +118,17 @@ impl Leaf {
     pub(crate) fn read_back(&self, wanted: &Limits) -> Result<Limits, CgroupError> {
         let group = self.group();
         let unread = |what| move |error| CgroupError::Limit(what, error);
-        let memory = match group.controller_of::<MemController>() {
-            Some(memory) => memory.memory_stat().limit_in_bytes,
-            None => return Err(CgroupError::NoController("memory")),
+        // cgroups-rs reads every file of this controller for one value, which costs more than all the rest of the attestation.
+        let file = if self.unified {
+            "memory.max"
+        } else {
+            "memory.limit_in_bytes"
         };
+        // `max`, of v2, is no number and no limit.
+        let memory: i64 = read_text(&self.dir("memory")?.join(file))?
+            .trim()
+            .parse()
+            .unwrap_or(-1);
         let pids: &PidController = group
             .controller_of()
             .ok_or(CgroupError::NoController("pids"))?;
@@ -260,13 +279,12 @@ impl Leaf {
 
     /// Removes it. `Ok(false)`: the kernel still holds it, because its last process has not left entirely; try again.
     pub(crate) fn remove(&self) -> Result<bool, CgroupError> {
-        let mut gone = true;
         for dir in self.dirs.values() {
             match fs::remove_dir(dir) {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) if error.raw_os_error() == Some(nix::errno::Errno::EBUSY as i32) => {
-                    gone = false
+                    return Ok(false);
                 }
                 Err(source) => {
                     return Err(CgroupError::Files {
@@ -277,7 +295,7 @@ impl Leaf {
                 }
             }
         }
-        Ok(gone)
+        Ok(true)
     }
 
     fn group(&self) -> Cgroup {

@@ -1,8 +1,8 @@
 //! The sandboxes' cgroups: one leaf for each, made and limited before anything is in it, read back, checked, removed.
 //!
-//! libcontainer only moves the sandbox's process into the leaf. Limits are ours, because its own way needs rights that the
-//! launcher has not, and because under cgroup v2 it swallows a failed move: the process would run on unlimited. So membership
-//! is checked from outside before the start, see [`Leaf::holds`].
+//! paw-create enters the leaf by itself before it makes anything, so everything that it makes is born there. Neither entering nor
+//! limits are left to a runtime: libcontainer's own way of limiting needs rights that the launcher has not, and under cgroup v2 it
+//! swallows a failed move. Membership is checked from outside before the start, see [`Leaf::holds`].
 //!
 //! Two layouts are known. v2: one tree at `/sys/fs/cgroup`; the launcher itself sits in `PARENT/supervisor`, because a group
 //! with members cannot hand out controllers. v1 (also the hybrid of it): a tree for each controller, `PARENT` in all of them.

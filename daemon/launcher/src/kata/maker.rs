@@ -102,6 +102,11 @@ impl Maker for Kata {
         }
     }
 
+    /// A shim is no child of ours: it sees the host's files, where it was started.
+    fn assembles(&self) -> bool {
+        false
+    }
+
     fn specification(&self, plan: &Approved, cgroup: &str, bound: &[Bound]) -> Value {
         specification::write(self.shim.isolation, plan, cgroup, bound)
     }

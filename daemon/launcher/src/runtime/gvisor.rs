@@ -14,7 +14,7 @@ use std::{
     fs, io,
     os::{
         fd::OwnedFd,
-        unix::fs::{MetadataExt, PermissionsExt, chown},
+        unix::fs::{MetadataExt, chown},
     },
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -180,10 +180,10 @@ impl Maker for Gvisor {
         mounts.extend(
             bound
                 .iter()
+                .filter(|bound| bound.seen.is_some())
                 .map(|bound| bound.mount(&["rbind", "nosuid", "nodev"], &["ro"])),
         );
         let mut specification = specification(plan, mounts);
-        specification["root"]["path"] = json!("root");
         specification["linux"] = json!({
             "namespaces": [{ "type": "pid" }, { "type": "mount" }, { "type": "network" }, { "type": "uts" }, { "type": "ipc" }]
         });
@@ -193,11 +193,6 @@ impl Maker for Gvisor {
     fn spawn(&self, order: &Order<'_>) -> Result<Spawned, CreateError> {
         let Pipes { ours, theirs } = Pipes::new()?;
         let run = order.run()?;
-        // Where paw-create mounts the root; see there.
-        let root = order.dir.join("root");
-        fs::create_dir(&root).map_err(CreateError::Spawn)?;
-        fs::set_permissions(&root, fs::Permissions::from_mode(0o755))
-            .map_err(CreateError::Spawn)?;
         // Its files are the sandbox's: who breaks out of gVisor is nobody but this sandbox's own user.
         let owner = outside(order.map, 0);
         chown(&run, owner, owner).map_err(CreateError::Spawn)?;
@@ -206,10 +201,10 @@ impl Maker for Gvisor {
             |command| {
                 command
                     .arg("gvisor")
-                    .args([order.dir.as_os_str(), order.id.as_ref(), run.as_os_str()])
+                    .args([order.dir.as_os_str(), order.id.as_ref()])
                     .arg(self.runsc.path())
                     .arg(self.platform)
-                    .args(order.leaf.dirs())
+                    .args(order.leaf.entrances())
                     .stdin(theirs.stdin)
                     .stdout(theirs.stdout)
                     .stderr(theirs.stderr);

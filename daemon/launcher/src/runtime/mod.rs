@@ -47,7 +47,13 @@ pub(crate) trait Maker: fmt::Debug {
     /// What the cgroup leaf is limited to, so that the plan's limits hold inside: the runtime may need something of its own.
     fn leaf_limits(&self, limits: &Limits) -> Limits;
 
-    /// The OCI specification.
+    /// Whether paw-create puts the root together. Where not, it is made on disk as `rootfs` of the bundle, and the runtime itself
+    /// mounts everything in it.
+    fn assembles(&self) -> bool {
+        true
+    }
+
+    /// The OCI specification. The cgroup is the leaf's path.
     fn specification(&self, plan: &Approved, cgroup: &str, bound: &[Bound]) -> Value;
 
     /// Starts it, with paw-init's three streams as pipes.

@@ -55,9 +55,10 @@ impl Maker for Native {
         *limits
     }
 
+    /// Its cgroup is the root of what paw-create lets libcontainer see, which it cannot write: it stays in its leaf.
     /// It has no `linux.resources`: writing the device rules that libcontainer adds then takes rights on the host; limits are
     /// written by [`crate::cgroup`]. It has no id maps: the user namespace is made before, as descriptor 6.
-    fn specification(&self, plan: &Approved, cgroup: &str, bound: &[Bound]) -> Value {
+    fn specification(&self, plan: &Approved, _: &str, bound: &[Bound]) -> Value {
         let mut mounts = vec![
             json!({ "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"] }),
             json!({ "destination": "/dev", "type": "tmpfs", "source": "tmpfs",
@@ -70,11 +71,12 @@ impl Maker for Native {
         mounts.extend(
             bound
                 .iter()
+                .filter(|bound| bound.seen.is_some())
                 .map(|bound| bound.mount(&options, &["ro", "rro"])),
         );
         let mut specification = specification(plan, mounts);
         specification["linux"] = json!({
-            "cgroupsPath": cgroup,
+            "cgroupsPath": "/",
             "namespaces": [
                 { "type": "user", "path": "/proc/self/fd/6" },
                 { "type": "pid" }, { "type": "mount" }, { "type": "network" }, { "type": "uts" }, { "type": "ipc" }, { "type": "cgroup" }
@@ -89,7 +91,7 @@ impl Maker for Native {
     fn spawn(&self, order: &Order<'_>) -> Result<Spawned, CreateError> {
         let Pipes { ours, theirs } = Pipes::new()?;
         let (report, said) = Pipes::report()?;
-        let run = order.run()?;
+        order.run()?;
         let mapping = |parent_fd: OwnedFd, child_fd| FdMapping {
             parent_fd,
             child_fd,
@@ -99,7 +101,8 @@ impl Maker for Native {
             |command| {
                 command
                     .arg("native")
-                    .args([order.dir.as_os_str(), order.id.as_ref(), run.as_os_str()])
+                    .args([order.dir.as_os_str(), order.id.as_ref()])
+                    .args(order.leaf.entrances())
                     .stdin(Stdio::null())
                     .stdout(said.try_clone()?)
                     .stderr(said);

@@ -73,7 +73,7 @@ pub(crate) fn built() -> PathBuf {
 }
 
 /// Builds what the launcher starts, and gives the directory of it.
-fn programs() -> &'static PathBuf {
+pub(crate) fn programs() -> &'static PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         cargo(&["-p", "paw-create", "-p", "paw-image", "-p", "paw-workspace"]);

@@ -7,6 +7,7 @@ mod jobs;
 mod layers;
 mod life;
 mod limits;
+mod root;
 mod waiting;
 mod wire;
 
@@ -44,6 +45,10 @@ pub(crate) const ALL: &[(&str, fn())] = cases! {
         io_weight_is_set_and_read_back_or_refused
         swap_cannot_be_used
         throttled_time_is_told;
+    root:
+        least_limits_are_enough_to_run_a_command
+        image_with_a_name_that_is_no_text_is_refused
+        mount_point_behind_a_link_is_refused;
     wire:
         connection_of_another_user_is_closed
         request_before_hello_is_refused
