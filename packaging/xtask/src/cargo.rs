@@ -59,7 +59,13 @@ pub(crate) struct Built {
 pub(crate) fn build(root: &Path, profile: Profile) -> Result<Built> {
     let target = target(root);
     let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    run(cargo(root, profile).args(HOST.iter().flat_map(|name| ["-p", name])))?;
+    let mut host = cargo(root, profile);
+    match profile {
+        // With everything else, so that its dependencies have the features that the tests build them with, and are built once.
+        Profile::Debug => host.args(["--workspace", "--bins"]),
+        Profile::Release => host.args(HOST.iter().flat_map(|name| ["-p", name])),
+    };
+    run(&mut host)?;
     run(cargo(root, profile)
         .args(INSIDE.iter().flat_map(|name| ["-p", name]))
         .args(["--target", &triple, "--config"])
