@@ -32,6 +32,7 @@ impl Request {
             | Self::Status
             | Self::Image { .. }
             | Self::ListAfter { .. }
+            | Self::Workspaces { .. }
             | Self::Claim { .. } => None,
         }
     }

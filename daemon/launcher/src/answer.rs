@@ -18,7 +18,7 @@ use crate::{
     ceilings::{Approved, ceiling, refusal},
     connection::{ConnectionError, ConnectionId},
     job::Asked,
-    sandbox::Sandbox,
+    sandbox::{Sandbox, Terms},
     serve::{Launcher, tell},
     workspaces::Before,
 };
@@ -207,10 +207,11 @@ impl Launcher {
                 "wait for a sandbox to end",
             ));
         };
+        let terms = Terms { slot, owner, idle };
         match before {
-            Before::Nothing => self.make(asked, plan, (slot, owner), now),
+            Before::Nothing => self.make(asked, plan, terms, now),
             Before::Copy => {
-                self.copy_then_make(plan, asked, (slot, owner));
+                self.copy_then_make(plan, asked, terms);
                 Ok(())
             }
         }
@@ -221,7 +222,7 @@ impl Launcher {
         &mut self,
         asked: (ConnectionId, u64),
         plan: Approved,
-        (slot, owner): (u32, Option<u32>),
+        Terms { slot, owner, idle }: Terms,
         now: Instant,
     ) -> Result<(), Refusal> {
         let id = plan.id.clone();

@@ -123,6 +123,17 @@ pub(crate) struct Sandbox {
     steps: Steps,
 }
 
+/// What was set aside for a sandbox before it is made.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms {
+    /// Its range of ids.
+    pub(crate) slot: u32,
+    /// The id of the workspace that it mounts.
+    pub(crate) owner: Option<u32>,
+    /// How long it may wait for its first command, if it is to wait for one.
+    pub(crate) idle: Option<Duration>,
+}
+
 /// What a finished sandbox leaves to be told.
 #[derive(Debug)]
 pub(crate) enum Finished {

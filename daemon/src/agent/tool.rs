@@ -12,7 +12,7 @@ use super::Agents;
 use crate::{
     orchestrator::work::{Ending, Outcome, failure},
     sandbox::{
-        self, ChoiceError, LauncherError, McpError, Owner, SandboxError, ToolCall, mcp::plan,
+        self, ChoiceError, LauncherError, McpError, Owner, SandboxError, ToolCall, least::plan,
         sandbox_id,
     },
 };

@@ -269,7 +269,8 @@ fn serve(peer: &OwnedFd, init: &Init, running: &Running, habits: &Habits) {
             Request::Attach { .. }
             | Request::Status
             | Request::Image { .. }
-            | Request::ListAfter { .. } => refused(RefusalReason::Malformed, "not in this fake"),
+            | Request::ListAfter { .. }
+            | Request::Workspaces { .. } => refused(RefusalReason::Malformed, "not in this fake"),
         };
         let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         if packet::send(peer.as_fd(), &Message::Reply { seq, reply }, &borrowed).is_err() {

@@ -694,7 +694,9 @@ async fn called(skill: &Skill, tool: &str, arguments: Value) -> Result<ToolOutco
         then: Settle::Commit,
         limit: Duration::from_secs(10),
     };
-    timeout(LONG, call(&launcher, (&launcher).into(), wanted)).await.unwrap()
+    timeout(LONG, call(&launcher, (&launcher).into(), wanted))
+        .await
+        .unwrap()
 }
 
 #[tokio::test]
@@ -858,7 +860,9 @@ async fn a_skill_that_does_not_answer_is_ended_at_its_deadline() {
         then: Settle::Commit,
         limit,
     };
-    let fault = call(&launcher, (&launcher).into(), wanted).await.unwrap_err();
+    let fault = call(&launcher, (&launcher).into(), wanted)
+        .await
+        .unwrap_err();
     assert_eq!(
         fault.to_string(),
         "skill files did not answer within 200 ms"

@@ -36,6 +36,7 @@ use crate::{
     ceilings::{Approved, refusal},
     connection::ConnectionId,
     job::{Asked, Job, Program},
+    sandbox::Terms,
     serve::Launcher,
     slots::WorkspaceError,
 };
@@ -163,7 +164,7 @@ enum Then {
     /// For whoever asked, if anybody did.
     Tell(Asked),
     /// The sandbox can be made now.
-    Make(Request, Box<Approved>, (u32, Option<u32>)),
+    Make(Request, Box<Approved>, Terms),
 }
 
 /// A request of a connection.
@@ -554,12 +555,7 @@ impl Launcher {
     }
 
     /// Has the workspace of a plan copied, and the sandbox made after that.
-    pub(crate) fn copy_then_make(
-        &mut self,
-        plan: Approved,
-        asked: Request,
-        ids: (u32, Option<u32>),
-    ) {
+    pub(crate) fn copy_then_make(&mut self, plan: Approved, asked: Request, terms: Terms) {
         let Some(run) = self.workspaces.runs.get(&plan.id) else {
             return;
         };
@@ -569,7 +565,7 @@ impl Launcher {
                 generation: run.generation,
             },
             run: Some(plan.id.clone()),
-            then: Then::Make(asked, Box::new(plan), ids),
+            then: Then::Make(asked, Box::new(plan), terms),
         });
     }
 
@@ -648,14 +644,14 @@ impl Launcher {
                 }
                 self.respond(asked, reply);
             }
-            Then::Make(asked, plan, ids) => {
+            Then::Make(asked, plan, terms) => {
                 let id = plan.id.clone();
                 let made = copied(reply)
                     .inspect_err(|_| {
-                        self.slots.give_back(ids.0);
+                        self.slots.give_back(terms.slot);
                         self.workspaces.close(&id);
                     })
-                    .and_then(|()| self.make(asked, *plan, ids, now));
+                    .and_then(|()| self.make(asked, *plan, terms, now));
                 if let Err(refusal) = made {
                     let asked = Asked::Connection(asked.0, asked.1);
                     self.respond(asked, Reply::Refused(refusal));
