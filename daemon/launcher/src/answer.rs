@@ -18,10 +18,21 @@ use crate::{
     ceilings::{Approved, ceiling, refusal},
     connection::{ConnectionError, ConnectionId},
     job::Asked,
-    sandbox::{Sandbox, Terms},
+    sandbox::Sandbox,
     serve::{Launcher, tell},
     workspaces::Before,
 };
+
+/// What was set aside for a sandbox before it is made.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms {
+    /// Its range of ids.
+    pub(crate) slot: u32,
+    /// The id of the workspace that it mounts.
+    pub(crate) owner: Option<u32>,
+    /// How long it may wait for its first command, if it is to wait for one.
+    pub(crate) idle: Option<Duration>,
+}
 
 impl Launcher {
     /// A packet that is no request has no number that could be repeated; what answers has number 0.

@@ -21,6 +21,8 @@
 //! This module owns the steps and keeps each of them short; [`crate::serve`] owns the loop that calls them when something
 //! happened. No step waits: processes are awaited by SIGCHLD, output by readiness, everything by a deadline.
 
+mod seen;
+
 use std::{
     io,
     os::{
@@ -36,7 +38,7 @@ use nix::{
     unistd::Pid,
 };
 use paw_confine::userns::Extent;
-use paw_launch::request::{Attestation, End, Limits, SandboxSummary, Usage};
+use paw_launch::request::{Attestation, End, Limits, Usage};
 use paw_policy::Digest;
 use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
@@ -121,17 +123,6 @@ pub(crate) struct Sandbox {
     idle: Option<Duration>,
     deadline: Instant,
     steps: Steps,
-}
-
-/// What was set aside for a sandbox before it is made.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Terms {
-    /// Its range of ids.
-    pub(crate) slot: u32,
-    /// The id of the workspace that it mounts.
-    pub(crate) owner: Option<u32>,
-    /// How long it may wait for its first command, if it is to wait for one.
-    pub(crate) idle: Option<Duration>,
 }
 
 /// What a finished sandbox leaves to be told.
@@ -397,52 +388,6 @@ impl Sandbox {
         self.idle.is_some()
     }
 
-    /// The attestation, while it runs.
-    pub(crate) fn attestation(&self) -> Option<&Attestation> {
-        match &self.phase {
-            Phase::Running { attestation, .. } => Some(attestation),
-            Phase::Creating { .. } | Phase::Greeting { .. } | Phase::Ending { .. } => None,
-        }
-    }
-
-    /// Copies of the two descriptors that pawd gets.
-    pub(crate) fn descriptors(&self) -> io::Result<Vec<OwnedFd>> {
-        Ok(vec![
-            self.streams.stdin.try_clone()?,
-            self.streams.stdout.try_clone()?,
-        ])
-    }
-
-    /// One line of the list, while it runs.
-    pub(crate) fn summary(&self, now: Instant) -> Option<SandboxSummary> {
-        let Phase::Running { attestation, since } = &self.phase else {
-            return None;
-        };
-        Some(SandboxSummary {
-            id: self.plan.id.clone(),
-            runtime: attestation.facts.runtime,
-            pid: self
-                .init
-                .and_then(|pid| u32::try_from(pid.as_raw()).ok())
-                .unwrap_or(0),
-            age_ms: millis(now - *since),
-            limits: self.plan.limits,
-            attestation: attestation.digest,
-            waiting: self.idle.is_some(),
-        })
-    }
-
-    /// What it has used so far, while it runs.
-    pub(crate) fn usage(&self, now: Instant) -> Option<Usage> {
-        let Phase::Running { since, .. } = &self.phase else {
-            return None;
-        };
-        Some(Usage {
-            wall_ms: millis(now - *since),
-            ..self.leaf.usage()
-        })
-    }
-
     /// When something has to happen by itself.
     pub(crate) fn deadline(&self) -> Instant {
         self.deadline
@@ -543,7 +488,7 @@ impl Sandbox {
                     timed_out: self.timed_out,
                     killed: self.killed,
                 };
-                let wall_ms = since.map_or(0, |since| millis(now - since));
+                let wall_ms = since.map_or(0, |since| seen::millis(now - since));
                 Finished::Ended(
                     end,
                     Usage {
@@ -608,8 +553,4 @@ fn remove(host: &Host, plan: &Approved, leaf: &Leaf) -> bool {
         complain(&error);
     }
     true
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

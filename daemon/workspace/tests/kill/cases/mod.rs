@@ -1,126 +1,33 @@
-//! Killed at any system call, the workspace is as before or as after, and the next order finds nothing left behind.
-//!
-//! The victim is this program again: it carries out one order, and is stopped at each of its calls in turn and killed there.
-#![allow(
-    clippy::unwrap_used,
-    reason = "these are tests, which the linter cannot know of a runner of our own"
-)]
+//! What a kill may leave, one claim for each order.
 
-mod rig;
+use std::{fs, path::PathBuf};
 
-use std::{
-    fs,
-    io::{Read as _, Write as _},
-    path::{Path, PathBuf},
-    process::{ChildStdin, Command, ExitCode, Stdio},
-};
-
-use nix::{
-    sys::{
-        ptrace,
-        signal::{Signal, kill},
-        wait::{WaitStatus, waitpid},
-    },
-    unistd::Pid,
-};
 use paw_launch::workspace::{Answer, Order, Task};
-use paw_workspace::serve::serve;
 
-use crate::rig::{Rig, id, whiteout};
+use crate::{
+    killed_at,
+    rig::{Rig, id, whiteout},
+};
 
-fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [first, root, left] = arguments.as_slice()
-        && first == "victim"
-    {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).unwrap();
-        let task: Task = serde_json::from_str(&text).unwrap();
-        let answer = serve(&task, Path::new(root), Some(Path::new(left)));
-        return ExitCode::from(u8::from(matches!(answer, Answer::Refused(_))));
-    }
-    let filter = arguments.iter().find(|argument| !argument.starts_with('-'));
-    let tests: [(&str, fn()); 4] = [
-        ("commit_killed_anywhere_is_done_or_not_begun", commit),
-        (
-            "commit_at_the_end_of_a_run_killed_anywhere_is_done_or_not_begun",
-            at_once,
-        ),
-        ("undo_killed_anywhere_is_done_or_not_begun", undo),
-        (
-            "collecting_killed_anywhere_leaves_a_whole_layer_or_none",
-            collect,
-        ),
-    ];
-    let mut out = std::io::stdout();
-    for (name, test) in tests {
-        if filter.is_some_and(|filter| !name.contains(filter.as_str())) {
-            continue;
-        }
-        if let Some(why) = obstacle() {
-            writeln!(out, "test {name} ... skipped: {why}").unwrap();
-            continue;
-        }
-        test();
-        writeln!(out, "test {name} ... ok").unwrap();
-    }
-    ExitCode::SUCCESS
-}
-
-/// Whether processes may be traced here.
-fn obstacle() -> Option<String> {
-    let rig = Rig::in_memory(&[]);
-    let task = rig.task(Order::List);
-    match killed_at(&rig, &rig.upper(), &task, 1) {
-        Ok(_) => None,
-        Err(errno) => Some(format!("a child cannot be traced: {errno}")),
-    }
-}
-
-/// Runs an order and kills it at its call with this number. `false`: it ended before.
-fn killed_at(rig: &Rig, left: &Path, task: &Task, call: usize) -> Result<bool, nix::Error> {
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .arg("victim")
-        .args([rig.root(), left.to_owned()])
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
-    let traced = trace(child.stdin.take().unwrap(), pid, task, call);
-    // Reaped already, or never stopped.
-    let _ = child.kill();
-    let _ = child.wait();
-    traced
-}
-
-fn trace(mut stdin: ChildStdin, pid: Pid, task: &Task, call: usize) -> Result<bool, nix::Error> {
-    ptrace::seize(pid, ptrace::Options::PTRACE_O_TRACESYSGOOD)?;
-    ptrace::interrupt(pid)?;
-    waitpid(pid, None)?;
-    // It waits for its order, or will.
-    stdin.write_all(&serde_json::to_vec(task).unwrap()).unwrap();
-    drop(stdin);
-    let mut stops = 0;
-    loop {
-        ptrace::syscall(pid, None)?;
-        match waitpid(pid, None)? {
-            WaitStatus::PtraceSyscall(_) => {
-                stops += 1;
-                // Each call stops twice, before it and after it.
-                if stops == 2 * call {
-                    kill(pid, Signal::SIGKILL)?;
-                    while !matches!(waitpid(pid, None)?, WaitStatus::Signaled(..)) {}
-                    return Ok(true);
-                }
-            }
-            WaitStatus::Exited(_, code) => {
-                assert_eq!(code, 0, "the order was refused");
-                return Ok(false);
-            }
-            _ => {}
-        }
-    }
-}
+/// Every test, by the claim it makes.
+pub(crate) const ALL: [(&str, fn()); 4] = [
+    (
+        "commit_killed_anywhere_is_done_or_not_begun",
+        commit_killed_anywhere_is_done_or_not_begun,
+    ),
+    (
+        "commit_at_the_end_of_a_run_killed_anywhere_is_done_or_not_begun",
+        commit_at_the_end_of_a_run_killed_anywhere_is_done_or_not_begun,
+    ),
+    (
+        "undo_killed_anywhere_is_done_or_not_begun",
+        undo_killed_anywhere_is_done_or_not_begun,
+    ),
+    (
+        "collecting_killed_anywhere_leaves_a_whole_layer_or_none",
+        collecting_killed_anywhere_leaves_a_whole_layer_or_none,
+    ),
+];
 
 type State = Vec<(String, u32, String)>;
 
@@ -189,7 +96,7 @@ fn states() -> [State; 2] {
     [before, rig.state()]
 }
 
-fn commit() {
+pub(crate) fn commit_killed_anywhere_is_done_or_not_begun() {
     let prepare = || {
         let rig = Rig::in_memory(&BEFORE);
         let left = run(&rig);
@@ -222,7 +129,7 @@ fn commit() {
     at_each_call(prepare, check, &[before.clone(), after.clone()]);
 }
 
-fn at_once() {
+pub(crate) fn commit_at_the_end_of_a_run_killed_anywhere_is_done_or_not_begun() {
     let prepare = || {
         let rig = Rig::in_memory(&BEFORE);
         let left = run(&rig);
@@ -232,7 +139,7 @@ fn at_once() {
     at_each_call(prepare, |_, _| {}, &states());
 }
 
-fn undo() {
+pub(crate) fn undo_killed_anywhere_is_done_or_not_begun() {
     let prepare = || {
         let rig = Rig::in_memory(&BEFORE);
         let left = run(&rig);
@@ -243,7 +150,7 @@ fn undo() {
     at_each_call(prepare, |_, _| {}, &states());
 }
 
-fn collect() {
+pub(crate) fn collecting_killed_anywhere_leaves_a_whole_layer_or_none() {
     let prepare = || {
         let rig = Rig::in_memory(&BEFORE);
         let left = run(&rig);
