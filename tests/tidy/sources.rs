@@ -44,7 +44,7 @@ const SLEEPS: &[(&str, &str)] = &[
         "the timer of a deadline, raced against events",
     ),
     (
-        "ctl/tests/cli.rs",
+        "ctl/tests/cli/main.rs",
         "plays a pawd that answers when the time that was asked for is over",
     ),
     (
