@@ -61,8 +61,8 @@ pub(crate) fn build(root: &Path, profile: Profile) -> Result<Built> {
     let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let mut host = cargo(root, profile);
     match profile {
-        // With everything else, so that its dependencies have the features that the tests build them with, and are built once.
-        Profile::Debug => host.args(["--workspace", "--bins"]),
+        // With the tests, so that dependencies have the features that these want of them, and are built once.
+        Profile::Debug => host.args(["--workspace", "--all-targets"]),
         Profile::Release => host.args(HOST.iter().flat_map(|name| ["-p", name])),
     };
     run(&mut host)?;
