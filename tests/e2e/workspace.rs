@@ -109,7 +109,7 @@ async fn approved_write_can_be_taken_back() {
 }
 
 async fn staged_agent_leaves_its_writes_to_a_person() {
-    let config = "[agent.default]\nskills = [\"files\"]\nworkspace = \"stage\"\n";
+    let config = "workspace = \"stage\"\n";
     let system = Standalone::start(config).await;
     let client = system.client().await;
     let asked = ask_to_write(&client, "note.txt", "remember the milk").await;
