@@ -7,7 +7,9 @@
 use std::time::Duration;
 
 use paw_api::system::Probe;
-use paw_launch::request::{Image, Isolation, Limits, ProofState, Runtime, SandboxId, SandboxPlan};
+use paw_launch::request::{
+    Image, Isolation, Limits, ProofState, Runtime, RuntimeState, SandboxId, SandboxPlan,
+};
 use serde::Deserialize;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -18,7 +20,7 @@ use tracing::{info, warn};
 
 use crate::{
     clock::now_ms,
-    sandbox::{Launcher, Proofs, RunEnd, RunEvent, RunSpec, proofs::Tried, run, sandbox_id},
+    sandbox::{Launchers, Proofs, RunEnd, RunEvent, RunSpec, proofs::Tried, run, sandbox_id},
     storage::Storage,
 };
 
@@ -197,26 +199,19 @@ struct Made {
 }
 
 /// Tries everything in every runtime that is here, and keeps what was seen.
-pub async fn prove(launcher: &Launcher, proofs: &Proofs, storage: &Storage) -> Vec<Probe> {
-    let runtimes = match launcher.runtimes().await {
-        Ok(runtimes) => runtimes,
-        Err(error) => {
-            return vec![seen(
-                "list the runtimes",
-                "launcher",
-                "a list",
-                paw_log::Chain(&error).to_string(),
-            )];
-        }
-    };
+pub async fn prove(launchers: &Launchers, proofs: &Proofs, storage: &Storage) -> Vec<Probe> {
+    if let Err(error) = launchers.usual().runtimes().await {
+        let why = paw_log::Chain(&error).to_string();
+        return vec![seen("list the runtimes", "launcher", "a list", why)];
+    }
     let mut probes = Vec::new();
-    for state in runtimes {
+    for state in launchers.runtimes().await {
         if state.state == ProofState::Absent {
             continue;
         }
-        let mut made = calls(launcher, state.name).await;
+        let mut made = calls(launchers, &state).await;
         for bomb in &BOMBS {
-            made.push(explode(launcher, state.name, bomb).await);
+            made.push(explode(launchers, state.name, bomb).await);
         }
         let names = |is_made| {
             made.iter()
@@ -238,41 +233,40 @@ pub async fn prove(launcher: &Launcher, proofs: &Proofs, storage: &Storage) -> V
 }
 
 /// At the start, where proof is required: makes the probes unless each runtime that is here was proven since the host was started.
-pub async fn prove_what_is_refused(launcher: Launcher, proofs: Proofs, storage: Storage) {
-    let is_refused = match launcher.runtimes().await {
-        Ok(runtimes) => runtimes.iter().any(|runtime| {
-            runtime.state != ProofState::Absent && proofs.objection(runtime, true).is_some()
-        }),
-        Err(error) => {
-            warn!(error = %paw_log::Chain(&error), "the runtimes are not proven; run `pawctl doctor --prove`");
-            return;
-        }
-    };
+pub async fn prove_what_is_refused(launchers: Launchers, proofs: Proofs, storage: Storage) {
+    if let Err(error) = launchers.usual().runtimes().await {
+        warn!(error = %paw_log::Chain(&error), "the runtimes are not proven; run `pawctl doctor --prove`");
+        return;
+    }
+    let is_refused = launchers.runtimes().await.iter().any(|runtime| {
+        runtime.state != ProofState::Absent && proofs.objection(runtime, true).is_some()
+    });
     if is_refused {
-        let probes = prove(&launcher, &proofs, &storage).await;
+        let probes = prove(&launchers, &proofs, &storage).await;
         let fallen = probes.iter().filter(|probe| !probe.ok).count();
         info!(probes = probes.len(), fallen, "runtimes tried");
     }
 }
 
-async fn calls(launcher: &Launcher, runtime: Runtime) -> Vec<Made> {
+async fn calls(launchers: &Launchers, state: &RuntimeState) -> Vec<Made> {
+    let runtime = state.name;
     let name = "try forbidden calls";
     // Beside it lives another one that leaves open whatever it can; it is killed when it is dropped.
     let (ready, is_ready) = oneshot::channel();
     let neighbour = one(
-        launcher,
+        launchers,
         runtime,
         &["neighbour"],
         LIMITS,
         MOST_SAID,
         Some(ready),
     );
-    let words = ["calls", runtime.as_str()];
+    let words = ["calls", wall(state)];
     let calls = async {
         if is_ready.await.is_err() {
             return Err("the sandbox beside it said nothing".to_owned());
         }
-        one(launcher, runtime, &words, LIMITS, MOST_SAID, None).await
+        one(launchers, runtime, &words, LIMITS, MOST_SAID, None).await
     };
     let told = tokio::select! {
         told = calls => told,
@@ -294,13 +288,22 @@ async fn calls(launcher: &Launcher, runtime: Runtime) -> Vec<Made> {
         .collect()
 }
 
-async fn explode(launcher: &Launcher, runtime: Runtime, bomb: &Bomb) -> Made {
+/// What answers a program's system calls there, which says what errors are to be expected.
+fn wall(state: &RuntimeState) -> &'static str {
+    match (state.name, state.isolation) {
+        (Runtime::Kata, Isolation::Process) => "shim",
+        (_, Isolation::Process) => "native",
+        (_, Isolation::Kernel | Isolation::Vm) => "gvisor",
+    }
+}
+
+async fn explode(launchers: &Launchers, runtime: Runtime, bomb: &Bomb) -> Made {
     let limits = Limits {
         wall_ms: bomb.wall_ms,
         ..LIMITS
     };
     let words = [bomb.word];
-    match one(launcher, runtime, &words, limits, bomb.most_output, None).await {
+    match one(launchers, runtime, &words, limits, bomb.most_output, None).await {
         Ok((end, said)) => made(
             bomb.name,
             runtime,
@@ -313,7 +316,7 @@ async fn explode(launcher: &Launcher, runtime: Runtime, bomb: &Bomb) -> Made {
 
 /// Runs the program once; what it wrote to stdout, or why it did not run. Its first words are told when they come.
 async fn one(
-    launcher: &Launcher,
+    launchers: &Launchers,
     runtime: Runtime,
     words: &[&str],
     limits: Limits,
@@ -362,7 +365,7 @@ async fn one(
         said
     };
     let running = async {
-        let ended = run(launcher, spec, &events).await;
+        let ended = run(launchers, spec, &events).await;
         drop(events);
         ended
     };

@@ -14,6 +14,7 @@ mod roles;
 mod sandbox;
 mod scale;
 mod secrets;
+mod shim;
 mod workspace;
 
 use std::{fs, process::ExitCode};
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
     cases.extend(pool::cases());
     cases.extend(secrets::cases());
     cases.extend(workspace::cases());
+    cases.extend(shim::cases());
     cases.extend(probes::cases());
     cases.extend(scale::cases());
     cases.extend(crash::cases());

@@ -15,7 +15,7 @@ use harness::{cases, report::Case, stage, standalone::Standalone};
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
-use crate::without_sandboxes;
+use crate::{shim::without_shim, without_sandboxes};
 
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = cases![
@@ -26,6 +26,7 @@ pub(crate) fn cases() -> Vec<Case> {
         runtime_is_proven_by_its_probes_and_refused_when_they_fall,
     ];
     cases.extend(cases![without_gvisor; every_probe_is_held_by_gvisor]);
+    cases.extend(cases![without_shim; every_probe_is_held_by_a_shim]);
     cases
 }
 
@@ -43,7 +44,11 @@ const LEAST: usize = 70;
 async fn proved() -> &'static Value {
     static TOLD: OnceCell<Value> = OnceCell::const_new();
     TOLD.get_or_init(|| async {
-        let system = Standalone::start("").await;
+        let system = if without_shim().is_none() {
+            Standalone::start_with_shim("").await
+        } else {
+            Standalone::start("").await
+        };
         let output = system
             .pawctl(&["doctor", "--prove", "-o", "json", "--timeout", "120s"])
             .await;
@@ -184,7 +189,7 @@ const MAYBE_MISSING: [&str; 10] = [
 ];
 
 async fn every_probe_succeeds_without_a_sandbox() {
-    let tried = ["native", "gvisor"].map(unbound);
+    let tried = ["native", "shim", "gvisor"].map(unbound);
     let mut blind = Vec::new();
     for (probe, expected, observed) in tried.iter().flatten() {
         if EXCEPTIONS.iter().any(|(name, _)| name == probe) {
@@ -316,6 +321,10 @@ async fn runtime_is_proven_by_its_probes_and_refused_when_they_fall() {
 
 async fn every_probe_is_held_natively() {
     held("native").await;
+}
+
+async fn every_probe_is_held_by_a_shim() {
+    held("kata").await;
 }
 
 async fn every_probe_is_held_by_gvisor() {

@@ -5,6 +5,7 @@
 
 pub mod deadline;
 pub mod footprint;
+pub mod kata;
 pub mod launcher;
 pub mod model;
 pub mod notify;
@@ -18,6 +19,7 @@ pub mod standalone;
 pub mod words;
 
 pub use deadline::{LIMIT, within};
+pub use kata::KataLauncher;
 pub use launcher::FakeLauncher;
 pub use model::{Answer, Model, Step};
 pub use pawd::{POOL, PROCESS_WILL_DO, Pawd, Setup};

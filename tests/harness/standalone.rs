@@ -12,14 +12,14 @@ use jsonrpsee::async_client::Client;
 use nix::sys::signal::{Signal, kill};
 use paw_api::system::SystemRpcClient;
 
-use crate::{LIMIT, PROCESS_WILL_DO, Root, Running, notify::Notify, pawd, stage, within};
+use crate::{LIMIT, PROCESS_WILL_DO, Root, Running, kata, notify::Notify, pawd, stage, within};
 
 /// First host id of the sandboxes of these tests, far from what an installed launcher uses.
 const IDS: u32 = 1_610_612_736;
 
 /// Users that exist for one test.
 pub struct Accounts {
-    names: [String; 4],
+    names: [String; 5],
 }
 
 impl Accounts {
@@ -31,7 +31,7 @@ impl Accounts {
     pub fn make() -> Self {
         let mark = std::process::id();
         let accounts = Self {
-            names: ["d", "l", "a", "e"].map(|part| format!("pawt{mark}{part}")),
+            names: ["d", "l", "a", "e", "s"].map(|part| format!("pawt{mark}{part}")),
         };
         for name in &accounts.names {
             let done = Command::new("useradd")
@@ -46,9 +46,9 @@ impl Accounts {
     /// The lines of configuration that name them.
     #[must_use]
     pub fn config(&self) -> String {
-        let [user, launcher, audit, egress] = &self.names;
+        let [user, launcher, audit, egress, shim] = &self.names;
         format!(
-            "[confinement]\nuser = \"{user}\"\nlauncher_user = \"{launcher}\"\naudit_user = \"{audit}\"\negress_user = \"{egress}\"\n"
+            "[confinement]\nuser = \"{user}\"\nlauncher_user = \"{launcher}\"\naudit_user = \"{audit}\"\negress_user = \"{egress}\"\nshim_user = \"{shim}\"\n"
         )
     }
 }
@@ -70,6 +70,8 @@ pub struct Standalone {
     pub daemon: Running,
     /// Where it has everything.
     pub root: Root,
+    /// How many launchers it has.
+    launchers: usize,
     _accounts: Accounts,
 }
 
@@ -87,8 +89,23 @@ impl Standalone {
     /// # Panics
     /// As [`Standalone::start`].
     pub async fn start_for(config: &str, max_sandboxes: u32) -> Self {
+        Self::start_with(config, max_sandboxes, false).await
+    }
+
+    /// As [`Standalone::start`], with a launcher for sandboxes of a shim, which is runc's, beside the usual one.
+    ///
+    /// # Panics
+    /// As [`Standalone::start`].
+    pub async fn start_with_shim(config: &str) -> Self {
+        Self::start_with(config, 8, true).await
+    }
+
+    async fn start_with(config: &str, max_sandboxes: u32, with_shim: bool) -> Self {
         let accounts = Accounts::make();
         let root = Root::bare();
+        if with_shim {
+            root.write("etc/launcher-kata.toml", &kata::config());
+        }
         root.write(
             "etc/pawd.toml",
             &format!(
@@ -103,6 +120,7 @@ impl Standalone {
             notify,
             daemon,
             root,
+            launchers: 1 + usize::from(with_shim),
             _accounts: accounts,
         };
         system.ready().await;
@@ -130,7 +148,7 @@ impl Standalone {
             "pawd ended instead of becoming ready:\n{}",
             self.daemon.stderr()
         );
-        self.daemon.says("launcher connected", 1).await;
+        self.daemon.says("launcher connected", self.launchers).await;
     }
 
     /// A client, as root.
@@ -225,10 +243,11 @@ impl Standalone {
                 .iter()
                 .map(|path| format!("cgroup {}", path.display())),
         );
-        let bundles = self.root.path().join("launcher/bundles");
+        let bundles = ["launcher/bundles", "launcher-kata/bundles"];
         left.extend(
-            fs::read_dir(bundles)
+            bundles
                 .into_iter()
+                .filter_map(|dir| fs::read_dir(self.root.path().join(dir)).ok())
                 .flatten()
                 .filter_map(Result::ok)
                 .map(|entry| format!("directory {}", entry.path().display())),
@@ -239,11 +258,19 @@ impl Standalone {
     /// Control groups of its sandboxes, in every hierarchy.
     #[must_use]
     pub fn sandbox_groups(&self) -> Vec<PathBuf> {
-        groups(&self.cgroup_name())
+        self.totals()
             .into_iter()
             .flat_map(|total| below(&total))
             .filter(|group| is_of_a_sandbox(group))
             .collect()
+    }
+
+    /// The control groups with the total limits of its launchers, in every hierarchy.
+    fn totals(&self) -> Vec<PathBuf> {
+        let name = self.cgroup_name();
+        let mut totals = groups(&name);
+        totals.extend(groups(&format!("{name}-kata")));
+        totals
     }
 
     /// The name of the control group that its launcher makes.
@@ -271,7 +298,7 @@ impl Drop for Standalone {
         for process in &seen {
             let _ = gone(process.pid);
         }
-        for total in groups(&self.cgroup_name()) {
+        for total in self.totals() {
             let mut all = below(&total);
             all.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
             // What still runs in one of them keeps it; then the test has failed already.

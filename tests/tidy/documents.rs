@@ -161,3 +161,26 @@ fn every_threat_names_a_test_that_exists() {
     found(unproven(&example, THREATS, "threat", 2), 1);
     none(unproven(files(), THREATS, "threat", 10));
 }
+
+/// Ids of rows of tables that stand there more than once.
+fn given_twice(files: &[File], path: &str) -> Vec<String> {
+    let Some(document) = files.iter().find(|file| file.path == path) else {
+        return vec![format!("{path} is missing")];
+    };
+    let mut known = BTreeSet::new();
+    document
+        .text
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.split(" |").next())
+        .filter(|id| id.bytes().any(|byte| byte.is_ascii_digit()))
+        .filter(|id| !known.insert(*id))
+        .map(|id| format!("{path}: {id} is the id of two rows"))
+        .collect()
+}
+
+#[test]
+fn every_threat_has_an_id_of_its_own() {
+    let rows = "| id | attack |\n|---|---|\n| S1 | a |\n| S2 | b |\n| S1 | c |\n";
+    found(given_twice(&[File::example(THREATS, rows)], THREATS), 1);
+    none(given_twice(files(), THREATS));
+}

@@ -9,8 +9,8 @@ use std::{
 use paw_launch::{
     packet::PacketError,
     request::{
-        MAX_LISTED, Numbered, Refusal, RefusalReason, Reply, Request, SandboxId, SandboxPlan,
-        VERSION,
+        Image, MAX_LISTED, Numbered, Refusal, RefusalReason, Reply, Request, SandboxId,
+        SandboxPlan, VERSION,
     },
 };
 
@@ -175,10 +175,24 @@ impl Launcher {
                 "wait for one to end, or raise max_sandboxes in launcher.toml",
             ));
         }
-        let mut plan = self
+        let is_named = matches!(plan.image, Image::Named(_));
+        let approved = self
             .host
             .ceilings
-            .approve(plan, &self.host.data, &self.host.state)?;
+            .approve(plan, &self.host.data, &self.host.state);
+        let mut plan = approved.map_err(|error| {
+            if is_named && error.reason == RefusalReason::Missing && !self.host.has_jobs {
+                let remedy = "use the runtime native or gvisor for an added image; one of a directory below image_dirs of \
+                    launcher-kata.toml can be used by its path";
+                refusal(
+                    RefusalReason::Missing,
+                    format!("{} that came with the package; added ones are kept by paw-launcher", error.message),
+                    remedy,
+                )
+            } else {
+                error
+            }
+        })?;
         let runtime = self.host.runtimes.get(plan.runtime)?;
         if runtime.isolation() < plan.floor {
             let message = format!(
@@ -195,6 +209,12 @@ impl Launcher {
         }
         if let Some(objection) = runtime.objection(&plan.limits) {
             return Err(ceiling(&objection, "ask for a limit that it can keep"));
+        }
+        if let Some(objection) = plan
+            .workspace()
+            .and_then(|name| self.workspaces.objection(name))
+        {
+            return Err(objection);
         }
         let owner = match plan.workspace() {
             Some(name) => Some(self.slots.workspace(name).map_err(|error| {

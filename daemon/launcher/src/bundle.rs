@@ -421,6 +421,12 @@ fn make(at: &Path, root: &Root) -> Result<(), BundleError> {
     for path in &root.dirs {
         make_dir(&at.join(path))?;
     }
+    for path in ["tmp", "run"].map(|name| at.join(name)) {
+        // runc gives a temporary file system the mode of what it is mounted over, whatever the specification says.
+        if path.is_dir() {
+            set_mode(&path, 0o1777)?;
+        }
+    }
     for (path, target) in &root.links {
         symlink(target, at.join(path)).map_err(files("link", &at.join(path)))?;
     }

@@ -236,7 +236,9 @@ impl Sandbox {
             let told = self.runtime.told(&self.bundle.dir);
             self.oom_killed = self.leaf.oom_killed() || told.oom_killed;
             if let Some(why) = told.lost {
-                warn!(paw_sandbox = %self.plan.id, why, "a sandbox was lost; what is left of it is killed");
+                if !matches!(self.phase, Phase::Ending { .. }) {
+                    warn!(paw_sandbox = %self.plan.id, why, "a sandbox was lost; what is left of it is killed");
+                }
                 // Nobody saw how its first process ended; it is killed now if it is still there.
                 self.exit = Some((None, Some(Signal::SIGKILL as i32)));
             }

@@ -91,6 +91,10 @@ pub(crate) enum StartError {
         "{0} does not say enabled = true below [kata]; this launcher has real root, so that is asked for twice"
     )]
     NotEnabled(PathBuf),
+    #[error(
+        "there is no user {0} for what speaks with shims; make it with `systemd-sysusers pawd.conf`, or give --uid and --gid"
+    )]
+    Nobody(&'static str),
     #[error("not started as root, which a shim needs")]
     NotRoot,
     #[error(
@@ -130,6 +134,7 @@ impl StartError {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::NoUser
+            | Self::Nobody(_)
             | Self::NotRoot
             | Self::BelowRun(_)
             | Self::NoSocket

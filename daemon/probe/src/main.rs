@@ -1,7 +1,7 @@
 //! paw-probe: tries from inside a sandbox what must not work there, and says what happened.
 //!
 //! ```text
-//! paw-probe calls native|gvisor      one line of JSON for each thing tried: what was expected, what was seen
+//! paw-probe calls native|shim|gvisor one line of JSON for each thing tried: what was expected, what was seen
 //! paw-probe memory|fork|disk|inode|output|sleep|stubborn|daemon|orphan
 //!                                    a bomb; whether it was held is seen from outside
 //! paw-probe abstract NAME            tries to reach an abstract socket

@@ -22,7 +22,7 @@ use crate::{
     config::Config,
     orchestrator::work::{Continuation, Execute, Outcome, Task},
     providers::Providers,
-    sandbox::{Launcher, Owner, Pool, Proofs, Register, Skills},
+    sandbox::{Launchers, Owner, Pool, Proofs, Register, Skills},
     storage::Storage,
 };
 
@@ -35,7 +35,7 @@ pub struct Agents {
     /// Sessions and what was said in them.
     pub storage: Storage,
     /// The way to sandboxes.
-    pub launcher: Launcher,
+    pub launchers: Launchers,
     /// Those that wait for their first command.
     pub pool: Pool,
     /// Skills that are installed.

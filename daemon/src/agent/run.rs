@@ -466,7 +466,7 @@ async fn plan_of(agents: &Agents, asked: &Asked, owner: u32) -> Result<SandboxPl
     // The configuration may have become stricter since this was judged.
     let floor = floor.max(defaults.isolation_floor);
     let runtime = sandbox::choose(
-        &agents.launcher,
+        &agents.launchers,
         &agents.proofs,
         defaults.require_proof,
         runtime,

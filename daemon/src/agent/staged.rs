@@ -21,7 +21,7 @@ pub(super) async fn staged(
     if !matches!(outcome.ending, Ending::Completed(_)) {
         return outcome;
     }
-    let layer = match sandbox::settle(&agents.launcher, id, Settle::Stage).await {
+    let layer = match sandbox::settle(agents.launchers.usual(), id, Settle::Stage).await {
         Ok(settled) => {
             let then = if settled.changes > 0 {
                 "stage"

@@ -44,10 +44,10 @@ const NONE_HERE: &str = "install runsc (Debian: apt-get install runsc), or set i
 const UNPROVEN: &str = "see `pawctl sandbox runtimes`, mend it, and run `pawctl doctor --prove`";
 
 /// What to do when the launcher does not answer.
-const LAUNCHER_AWAY: &str = "see `systemctl status paw-launcher` and `pawctl doctor`";
+const LAUNCHER_AWAY: &str = "see `systemctl status 'paw-launcher*'` and `pawctl doctor`";
 
 /// What to do when the launcher ended in the middle.
-const LAUNCHER_LOST: &str = "look at what was done so far, then submit it again if it is still wanted; why the launcher ended is in its journal (journalctl -u paw-launcher)";
+const LAUNCHER_LOST: &str = "look at what was done so far, then submit it again if it is still wanted; why the launcher ended is in its journal (journalctl -u 'paw-launcher*')";
 
 /// Calls a tool, if its skill is still the one that was judged.
 pub(super) async fn call(
@@ -81,7 +81,7 @@ pub(super) async fn call(
         (floor, config.sandbox.require_proof, then)
     };
     let chosen = sandbox::choose(
-        &agents.launcher,
+        &agents.launchers,
         &agents.proofs,
         proof_is_required,
         None,
@@ -119,7 +119,7 @@ pub(super) async fn call(
         limit,
     };
     let called = tokio::select! {
-        called = sandbox::call(&agents.launcher, origin, request) => called,
+        called = sandbox::call(agents.launchers.usual(), origin, request) => called,
         () = cancel.cancelled() => return Outcome { sandbox: Some(name), ..Outcome::plain(Ending::Cancelled) },
     };
     match called {

@@ -34,6 +34,13 @@ pub(super) struct Helpers {
     _lifeline: OwnedFd,
 }
 
+impl Helpers {
+    /// Whether this one is among them.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.running.iter().any(|(helper, ..)| *helper == name)
+    }
+}
+
 /// Starts all of them.
 pub(super) fn start(paths: &Paths, people: &People, sockets: &Sockets) -> Result<Helpers, Fatal> {
     let (held, lifeline) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
@@ -56,6 +63,18 @@ pub(super) fn start(paths: &Paths, people: &People, sockets: &Sockets) -> Result
         .arg(&paths.data)
         .arg("--cgroup")
         .arg(cgroup(paths));
+    // Real root, so it is not started with anybody's account: the one that it is told is for what it starts beside a shim.
+    let mut kata = Command::new(paths.libexec.join("paw-launcher-kata"));
+    kata.arg("--config")
+        .arg(paths.etc.join("launcher-kata.toml"))
+        .arg("--state")
+        .arg(&paths.kata_state)
+        .arg("--libexec")
+        .arg(&paths.libexec)
+        .arg("--data")
+        .arg(&paths.data)
+        .arg("--cgroup")
+        .arg(format!("{}-kata", cgroup(paths)));
     let mut egress = Command::new(paths.libexec.join("paw-egress"));
     egress
         .arg("--config")
@@ -70,6 +89,12 @@ pub(super) fn start(paths: &Paths, people: &People, sockets: &Sockets) -> Result
             launcher,
             people.launcher,
             sockets.launcher.as_ref(),
+        ),
+        (
+            "paw-launcher-kata",
+            kata,
+            people.shim.unwrap_or(people.own),
+            sockets.kata.as_ref(),
         ),
     ];
     let mut running = Vec::new();

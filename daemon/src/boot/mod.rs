@@ -61,7 +61,7 @@ pub fn boot(options: &Options) -> Result<(), Fatal> {
         return say_checked(&paths, &config);
     }
     let logging = paw_log::init("pawd", Some(&config.log_level)).context("set up logging")?;
-    let people = users::resolve(&config, options.standalone)?;
+    let people = users::resolve(&config, &paths, options.standalone)?;
     let mut sockets = sockets::open(&paths, &people, options.standalone)?;
     let keys = keys(&paths, &config)?;
     let helpers = if options.standalone {
@@ -70,7 +70,8 @@ pub fn boot(options: &Options) -> Result<(), Fatal> {
         None
     };
     // Only the helpers listen on their sockets: with a copy of ours, connecting to a dead one would seem to succeed.
-    (sockets.launcher, sockets.audit, sockets.egress) = (None, None, None);
+    (sockets.launcher, sockets.kata) = (None, None);
+    (sockets.audit, sockets.egress) = (None, None);
     let ports = ports(&config);
     let born = confine(&paths, &config, &people, &ports)?;
     run::run(run::Start {

@@ -51,7 +51,10 @@ use crate::{
         denials::Denials,
         family::{self, health::Born},
     },
-    sandbox::{self, Launcher, LauncherState, Proofs, Register, Skills, pool::pool, proofs::Host},
+    sandbox::{
+        self, Found, Launcher, LauncherState, Launchers, Proofs, Register, Skills, Which,
+        pool::pool, proofs::Host,
+    },
     storage::Storage,
 };
 
@@ -126,8 +129,11 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         .context("start the thread of the store")?;
     let (audit, keep_audit) = Audit::connect(paths.socket("audit"));
     parts.spawn(keep_audit);
-    let (launcher, connection) = sandbox::connect(paths.socket("launcher"));
+    let (usual, connection) = sandbox::connect(Which::Usual, paths.socket("launcher"));
     parts.spawn(connection.run());
+    let (kata, connection) = sandbox::connect(Which::Kata, paths.socket("launcher-kata"));
+    parts.spawn(connection.run());
+    let launchers = Launchers::new(usual, kata);
     let skills = Arc::new(
         Skills::load(&paths.data.join("skills")).context("read the skills that are installed")?,
     );
@@ -155,13 +161,13 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         .context("read what is known of the runtimes")
         .map_err(Fatal::Software)?;
     let (pool_bounds, pool_bounds_now) = watch::channel(config_now.borrow().sandbox.pool);
-    let (pool, keeper) = pool(launcher.clone(), pool_bounds_now, stop.clone());
+    let (pool, keeper) = pool(launchers.clone(), pool_bounds_now, stop.clone());
     let mut keeper = tokio::spawn(keeper.run());
     let executor = Arc::new(Agents {
         config: config_now.clone(),
         providers: providers_now.clone(),
         storage: storage.clone(),
-        launcher: launcher.clone(),
+        launchers: launchers.clone(),
         pool,
         skills: Arc::clone(&skills),
         register: register.clone(),
@@ -184,6 +190,11 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
     let mut helpers = helpers;
     let lost = watch_helpers(helpers.as_ref())?;
     tokio::pin!(lost);
+    let ours = [Which::Usual, Which::Kata].map(|which| {
+        helpers
+            .as_ref()
+            .is_some_and(|helpers| helpers.has(which.unit()))
+    });
     // Nothing is accepted before the writer of the log is there, and the first record says that pawd is. What an earlier life
     // left is taken on or ended first: what is told as interrupted must not go on.
     let parts_ready = async {
@@ -193,13 +204,24 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
             Fatal::Software(error.context(format!("reach the audit writer ({remedy})")))
         })?;
         let executing = executing(&storage)?;
-        let left = settle(&launcher, helpers.is_some()).await?;
-        match left {
-            Some(left) => {
-                let taken = adopted::take_on(&launcher, &register, found, &executing, &left).await;
-                agents.adoptions.add(taken);
+        let (usual_left, kata_left) = tokio::try_join!(
+            settle(launchers.usual(), Which::Usual, ours[0]),
+            settle(launchers.kata(), Which::Kata, ours[1]),
+        )?;
+        let (usual_found, kata_found): (Vec<Found>, Vec<Found>) = found
+            .into_iter()
+            .partition(|found| Which::makes(found.saved.about.plan.runtime) == Which::Usual);
+        for (launcher, left, found) in [
+            (launchers.usual(), usual_left, usual_found),
+            (launchers.kata(), kata_left, kata_found),
+        ] {
+            match left {
+                Some(left) => {
+                    let taken = adopted::take_on(launcher, &register, found, &executing, &left);
+                    agents.adoptions.add(taken.await);
+                }
+                None => adopted::give_up(launcher, &register, found),
             }
-            None => adopted::give_up(&launcher, &register, found),
         }
         Ok::<(), Fatal>(())
     };
@@ -241,7 +263,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
     let door = actions.clone();
     let proving =
         config_now.borrow().sandbox.require_proof.then(|| {
-            prove::prove_what_is_refused(launcher.clone(), proofs.clone(), storage.clone())
+            prove::prove_what_is_refused(launchers.clone(), proofs.clone(), storage.clone())
         });
     let context = family::Context {
         actions,
@@ -249,7 +271,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         storage,
         audit: audit.clone(),
         news,
-        launcher,
+        launchers,
         register,
         skills,
         config: config_now,
@@ -345,13 +367,17 @@ fn executing(storage: &Storage) -> Result<BTreeMap<Uuid, ActionRecord>, Fatal> {
 
 /// Waits for the launcher and asks what an earlier pawd left behind; nothing, when it cannot be asked. Where no service manager
 /// starts the launcher later, it has to be there now; its end is noticed by who waits beside us.
-async fn settle(launcher: &Launcher, ours: bool) -> Result<Option<Vec<SandboxSummary>>, Fatal> {
+async fn settle(
+    launcher: &Launcher,
+    which: Which,
+    ours: bool,
+) -> Result<Option<Vec<SandboxSummary>>, Fatal> {
     let mut state = launcher.state();
     let settled = |state: &LauncherState| match state {
         LauncherState::Connecting => false,
         LauncherState::Connected { .. } => true,
         // One that starts later sweeps up after its own earlier life.
-        LauncherState::Away { .. } => !ours,
+        LauncherState::Away { .. } | LauncherState::Off => !ours,
     };
     let seen = tokio::time::timeout(LAUNCHER_LIMIT, state.wait_for(settled)).await;
     match seen {
@@ -360,11 +386,13 @@ async fn settle(launcher: &Launcher, ours: bool) -> Result<Option<Vec<SandboxSum
         Ok(Err(_)) | Err(_) if ours => {
             let limit = LAUNCHER_LIMIT.as_secs();
             return Err(Fatal::Software(anyhow!(
-                "paw-launcher did not answer within {limit} s"
+                "{} did not answer within {limit} s",
+                which.unit()
             )));
         }
         Ok(Err(_)) | Err(_) => {
             warn!(
+                unit = which.unit(),
                 "the launcher takes connections and does not answer; what needs a sandbox is refused until it does"
             );
             return Ok(None);

@@ -27,6 +27,8 @@ pub(super) struct Sockets {
     pub(super) control: UnixListener,
     /// The launcher's; only where we start it.
     pub(super) launcher: Option<OwnedFd>,
+    /// That of the launcher for virtual machines; only where we start it, and it is switched on.
+    pub(super) kata: Option<OwnedFd>,
     /// The audit writer's; only where we start it.
     pub(super) audit: Option<OwnedFd>,
     /// The broker's; only where we start it.
@@ -39,6 +41,7 @@ pub(super) fn open(paths: &Paths, people: &People, standalone: bool) -> Result<S
         return Ok(Sockets {
             control,
             launcher: None,
+            kata: None,
             audit: None,
             egress: None,
         });
@@ -46,20 +49,23 @@ pub(super) fn open(paths: &Paths, people: &People, standalone: bool) -> Result<S
     make_directories(paths, people, standalone)?;
     let control = listener(&paths.socket("control"), SockType::Stream)?;
     allow(&paths.socket("control"), people.own, people.clients, 0o660)?;
-    let (launcher, audit, egress) = if standalone {
-        let launcher = listener(&paths.socket("launcher"), SockType::SeqPacket)?;
-        allow(&paths.socket("launcher"), people.own, None, 0o600)?;
-        let audit = listener(&paths.socket("audit"), SockType::Stream)?;
-        allow(&paths.socket("audit"), people.own, None, 0o600)?;
-        let egress = listener(&paths.socket("egress"), SockType::Stream)?;
-        allow(&paths.socket("egress"), people.own, None, 0o600)?;
-        (Some(launcher), Some(audit), Some(egress))
-    } else {
-        (None, None, None)
+    let ours = |is_wanted: bool, name: &str, kind: SockType| -> Result<Option<OwnedFd>, Fatal> {
+        if !is_wanted {
+            return Ok(None);
+        }
+        let socket = listener(&paths.socket(name), kind)?;
+        allow(&paths.socket(name), people.own, None, 0o600)?;
+        Ok(Some(socket))
     };
+    let launcher = ours(standalone, "launcher", SockType::SeqPacket)?;
+    let has_kata = standalone && people.shim.is_some();
+    let kata = ours(has_kata, "launcher-kata", SockType::SeqPacket)?;
+    let audit = ours(standalone, "audit", SockType::Stream)?;
+    let egress = ours(standalone, "egress", SockType::Stream)?;
     Ok(Sockets {
         control: control.into(),
         launcher,
+        kata,
         audit,
         egress,
     })
@@ -96,6 +102,10 @@ fn make_directories(paths: &Paths, people: &People, standalone: bool) -> Result<
         (&paths.run, 0o755, None),
         (&paths.state, 0o700, Some(people.own)),
     ];
+    if people.shim.is_some() {
+        // Root's, whose that launcher is.
+        wanted.push((&paths.kata_state, 0o711, None));
+    }
     if standalone {
         wanted.extend([
             (&paths.launcher_state, 0o711, Some(people.launcher)),

@@ -1,12 +1,16 @@
 //! Who our processes become and which groups give roles: asked of the user database before the drop, because afterwards pawd
 //! may not read it.
 
-use std::{collections::BTreeMap, ffi::CString};
+use std::{collections::BTreeMap, ffi::CString, fs, io::ErrorKind};
 
 use anyhow::{Context as _, anyhow};
 use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid, getgrouplist};
 
-use crate::{config::Config, exit::Fatal, rpc::Roles};
+use crate::{
+    config::{Config, Paths},
+    exit::Fatal,
+    rpc::Roles,
+};
 
 /// How many names of users are remembered.
 const MAX_NAMES: usize = 10_000;
@@ -31,6 +35,8 @@ pub(super) struct People {
     pub(super) audit: Account,
     /// Who the egress broker becomes; only where we start it.
     pub(super) egress: Account,
+    /// Who speaks with the shims of virtual machines; only where we start their launcher, and it is switched on.
+    pub(super) shim: Option<Account>,
     /// The group whose members may connect to the control socket.
     pub(super) clients: Option<u32>,
     /// Which groups give which role.
@@ -42,7 +48,7 @@ pub(super) struct People {
 }
 
 /// Looks everybody up.
-pub(super) fn resolve(config: &Config, standalone: bool) -> Result<People, Fatal> {
+pub(super) fn resolve(config: &Config, paths: &Paths, standalone: bool) -> Result<People, Fatal> {
     let wanted = &config.confinement;
     let root = geteuid().is_root();
     if standalone && !root {
@@ -70,21 +76,27 @@ pub(super) fn resolve(config: &Config, standalone: bool) -> Result<People, Fatal
     } else {
         (here, here, here, here)
     };
+    let shim = if standalone && kata_is_on(paths)? {
+        Some(account(&wanted.shim_user)?)
+    } else {
+        None
+    };
     let mut groups = if root {
         groups_of(&wanted.user, own.gid)?
     } else {
         Vec::new()
     };
     if standalone {
-        let ids = [own.uid, launcher.uid, audit.uid, egress.uid];
+        let mut ids = vec![own.uid, launcher.uid, audit.uid, egress.uid];
+        ids.extend(shim.map(|shim| shim.uid));
         let apart = ids
             .iter()
             .enumerate()
             .all(|(index, uid)| !ids[..index].contains(uid));
         if !apart {
             return Err(Fatal::Config(anyhow!(
-                "pawd, the launcher, the audit writer and the egress broker must be four users; name them in [confinement]: who \
-                 is one user with the audit writer could rewrite the log, and who is one with the broker could read its secrets"
+                "pawd, the launcher, the audit writer, the egress broker and what speaks with shims must be users of their own; \
+                 name them in [confinement]: who is one user with the audit writer could rewrite the log, and who is one with the broker could read its secrets"
             )));
         }
         // The log is readable for the writer's group, and pawd lists and verifies it.
@@ -96,6 +108,7 @@ pub(super) fn resolve(config: &Config, standalone: bool) -> Result<People, Fatal
         launcher,
         audit,
         egress,
+        shim,
         clients: group("paw")?,
         roles: roles(config, here, root)?,
         names: names(),
@@ -105,6 +118,25 @@ pub(super) fn resolve(config: &Config, standalone: bool) -> Result<People, Fatal
                 .flatten()
                 .is_none_or(|user| user.name != wanted.user),
     })
+}
+
+/// Whether the launcher for virtual machines is switched on, in the file that is its own and that it checks itself.
+fn kata_is_on(paths: &Paths) -> Result<bool, Fatal> {
+    let path = paths.etc.join("launcher-kata.toml");
+    let text = match fs::read_to_string(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        read => read
+            .with_context(|| format!("read {}", path.display()))
+            .map_err(Fatal::Config)?,
+    };
+    let table: toml::Table = toml::from_str(&text)
+        .with_context(|| format!("understand {}", path.display()))
+        .map_err(Fatal::Config)?;
+    Ok(table
+        .get("kata")
+        .and_then(|kata| kata.get("enabled"))
+        .and_then(toml::Value::as_bool)
+        .unwrap_or(false))
 }
 
 fn account(name: &str) -> Result<Account, Fatal> {
@@ -150,7 +182,7 @@ fn roles(config: &Config, here: Account, root: bool) -> Result<Roles, Fatal> {
 
 /// Names of the host's own users. Those of a directory service are shown as numbers, rather than asked for over the network.
 fn names() -> BTreeMap<u32, String> {
-    let text = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let text = fs::read_to_string("/etc/passwd").unwrap_or_default();
     let entry = |line: &str| {
         let mut fields = line.split(':');
         let name = fields.next()?.to_owned();

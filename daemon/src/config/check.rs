@@ -309,6 +309,7 @@ fn confinement(layers: &Layers, faults: &mut Faults) -> Confinement {
         launcher_user: user(|c| c.launcher_user.as_ref(), "paw-launcher", faults),
         audit_user: user(|c| c.audit_user.as_ref(), "paw-audit", faults),
         egress_user: user(|c| c.egress_user.as_ref(), "paw-egress", faults),
+        shim_user: user(|c| c.shim_user.as_ref(), "paw-shim", faults),
         landlock_floor: layers.number(
             |f| f.confinement.as_ref()?.landlock_floor.as_ref(),
             2,

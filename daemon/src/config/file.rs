@@ -97,6 +97,8 @@ pub struct Confinement {
     pub audit_user: Option<Spanned<String>>,
     /// User that the egress broker becomes.
     pub egress_user: Option<Spanned<String>>,
+    /// User that what speaks with a containerd shim becomes.
+    pub shim_user: Option<Spanned<String>>,
     /// Least landlock ABI; below it pawd does not start.
     pub landlock_floor: Option<Spanned<u32>>,
 }

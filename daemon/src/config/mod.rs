@@ -100,6 +100,8 @@ pub struct Confinement {
     pub audit_user: String,
     /// User that the egress broker becomes.
     pub egress_user: String,
+    /// User that what speaks with a containerd shim becomes.
+    pub shim_user: String,
     /// Least landlock ABI.
     pub landlock_floor: u32,
 }
@@ -196,6 +198,8 @@ pub struct Paths {
     pub state: PathBuf,
     /// The launcher's state.
     pub launcher_state: PathBuf,
+    /// The state of the launcher for virtual machines.
+    pub kata_state: PathBuf,
     /// The audit writer's state.
     pub audit_state: PathBuf,
     /// The audit log.
@@ -221,6 +225,7 @@ impl Paths {
                 run: root.join("run"),
                 state: root.join("state"),
                 launcher_state: root.join("launcher"),
+                kata_state: root.join("launcher-kata"),
                 audit_state: root.join("audit"),
                 log: root.join("log"),
                 libexec,
@@ -231,6 +236,7 @@ impl Paths {
                 run: "/run/pawd".into(),
                 state: "/var/lib/pawd".into(),
                 launcher_state: "/var/lib/paw-launcher".into(),
+                kata_state: "/var/lib/paw-launcher-kata".into(),
                 audit_state: "/var/lib/paw-audit".into(),
                 log: "/var/log/pawd".into(),
                 libexec,

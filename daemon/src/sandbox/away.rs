@@ -12,10 +12,12 @@ use paw_launch::{
 pub enum LauncherError {
     /// There is no connection. It is tried again all the time; nothing has to be restarted here.
     #[error(
-        "the launcher does not answer on {socket}: {why}; start it (systemctl start paw-launcher), pawd connects again by itself",
+        "the launcher does not answer on {socket}: {why}; start it (systemctl start {unit}), pawd connects again by itself",
         socket = socket.display()
     )]
     Away {
+        /// Its unit.
+        unit: &'static str,
         /// Where it is expected.
         socket: PathBuf,
         /// Why it is not there.
@@ -28,7 +30,7 @@ pub enum LauncherError {
     #[error("the connection to the launcher broke before it answered; try again")]
     Lost,
     /// It did not answer in time.
-    #[error("the launcher did not answer within {} s; see its journal (journalctl -u paw-launcher)", .0.as_secs())]
+    #[error("the launcher did not answer within {} s; see its journal (journalctl -u 'paw-launcher*')", .0.as_secs())]
     Slow(Duration),
     /// It answered something else than what was asked.
     #[error(
@@ -60,6 +62,8 @@ pub enum LauncherState {
         /// Why, for people.
         why: String,
     },
+    /// It is one that need not be there, and nothing says that it should: it has no socket. Attempts go on.
+    Off,
 }
 
 /// That this answer does not belong to what was asked.

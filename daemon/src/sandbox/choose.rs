@@ -2,7 +2,7 @@
 
 use paw_launch::request::{Isolation, ProofState, Runtime};
 
-use super::{Launcher, LauncherError, Proofs};
+use super::{LauncherError, Launchers, Proofs};
 
 /// Why no runtime makes this sandbox.
 #[derive(Debug, thiserror::Error)]
@@ -78,31 +78,23 @@ fn enough(
 /// # Errors
 /// When there is none, or the launcher cannot be asked.
 pub async fn choose(
-    launcher: &Launcher,
+    launchers: &Launchers,
     proofs: &Proofs,
     proof_is_required: bool,
     asked: Option<Runtime>,
     floor: Isolation,
 ) -> Result<Runtime, ChoiceError> {
-    let states = launcher.runtimes().await?;
     if let Some(runtime) = asked {
         allow(runtime, floor)?;
-        return match states.into_iter().find(|state| state.name == runtime) {
-            Some(state) if state.state == ProofState::Absent => Err(ChoiceError::Absent {
-                runtime,
-                why: state.reason,
-            }),
-            Some(state) => {
-                enough(runtime, state.isolation, floor)?;
-                match proofs.objection(&state, proof_is_required) {
-                    Some(why) => Err(ChoiceError::Unproven { runtime, why }),
-                    None => Ok(runtime),
-                }
-            }
-            None => Err(ChoiceError::Absent {
-                runtime,
-                why: "the launcher does not know it".to_owned(),
-            }),
+        let state = launchers.runtime(runtime).await?;
+        if state.state == ProofState::Absent {
+            let why = state.reason;
+            return Err(ChoiceError::Absent { runtime, why });
+        }
+        enough(runtime, state.isolation, floor)?;
+        return match proofs.objection(&state, proof_is_required) {
+            Some(why) => Err(ChoiceError::Unproven { runtime, why }),
+            None => Ok(runtime),
         };
     }
     let mut missing = Vec::new();
@@ -110,18 +102,17 @@ pub async fn choose(
         if runtime.isolation() < floor {
             continue;
         }
-        match states.iter().find(|state| state.name == runtime) {
-            Some(state) if state.state == ProofState::Absent => {
-                missing.push(format!("{runtime}: {}", state.reason));
-            }
-            Some(state) if state.isolation < floor => {
-                missing.push(format!("{runtime}: isolates by {} here", state.isolation));
-            }
-            Some(state) => match proofs.objection(state, proof_is_required) {
+        // A launcher that every host has and that is away is no reason to take another one's runtime.
+        let state = launchers.runtime(runtime).await?;
+        if state.state == ProofState::Absent {
+            missing.push(format!("{runtime}: {}", state.reason));
+        } else if state.isolation < floor {
+            missing.push(format!("{runtime}: isolates by {} here", state.isolation));
+        } else {
+            match proofs.objection(&state, proof_is_required) {
                 Some(why) => missing.push(format!("{runtime}: {why}")),
                 None => return Ok(runtime),
-            },
-            None => missing.push(format!("{runtime}: the launcher does not know it")),
+            }
         }
     }
     Err(ChoiceError::None {

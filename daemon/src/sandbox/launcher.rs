@@ -1,4 +1,4 @@
-//! The one connection to the launcher: one task owns it, everybody else asks.
+//! The one connection to a launcher: one task owns it, everybody else asks. Which launchers there are, [`super::launchers`] knows.
 //!
 //! ```text
 //!            ┌──────────── greeted ────────────┐
@@ -22,8 +22,8 @@ use std::{
 use paw_launch::{
     packet::{PacketError, Received},
     request::{
-        Attestation, End, Event, MAX_LISTED, Message, Numbered, Refusal, RefusalReason, Reply,
-        Request, RuntimeState, SandboxId, SandboxPlan, SandboxSummary, Usage, VERSION,
+        Attestation, End, Event, Message, Numbered, Refusal, RefusalReason, Reply, Request,
+        RuntimeState, SandboxId, SandboxPlan, SandboxSummary, Usage, VERSION,
     },
 };
 use tokio::{
@@ -34,8 +34,9 @@ use tracing::{info, warn};
 
 use super::away::{LauncherError, LauncherState, confused};
 use super::frames::{Sandbox, SandboxError};
+use super::launchers::Which;
 use super::link::Link;
-use super::talk::{Talk, Waiting};
+use super::talk::{Talk, Waiting, next_page};
 
 /// Requests that wait for an answer at once; further ones wait in the queue.
 const MAX_IN_FLIGHT: usize = 64;
@@ -100,6 +101,7 @@ pub(super) enum Attached {
 /// The task that owns the connection; nothing happens until [`Connection::run`] is polled.
 #[must_use = "nothing is connected until it runs"]
 pub struct Connection {
+    which: Which,
     socket: PathBuf,
     asks: mpsc::Receiver<Ask>,
     kills: mpsc::UnboundedReceiver<SandboxId>,
@@ -111,12 +113,13 @@ pub struct Connection {
 }
 
 /// A launcher at this socket, and the task that connects to it.
-pub fn connect(socket: PathBuf) -> (Launcher, Connection) {
+pub fn connect(which: Which, socket: PathBuf) -> (Launcher, Connection) {
     let (asks, asked) = mpsc::channel(QUEUE);
     // Not bounded here because `Drop` cannot wait; there is at most one entry for each sandbox, and the launcher bounds those.
     let (kills, killed) = mpsc::unbounded_channel();
     let (state, watched) = watch::channel(LauncherState::Connecting);
     let connection = Connection {
+        which,
         socket,
         asks: asked,
         kills: killed,
@@ -324,14 +327,6 @@ impl Launcher {
     }
 }
 
-/// How to ask for what comes after these; a list that is not full was the last.
-fn next_page(sandboxes: &[SandboxSummary]) -> Option<Request> {
-    let last = sandboxes.last().filter(|_| sandboxes.len() >= MAX_LISTED)?;
-    Some(Request::ListAfter {
-        id: last.id.clone(),
-    })
-}
-
 /// Why a connection was given up.
 enum Over {
     /// Nobody can ask any more.
@@ -346,8 +341,8 @@ impl Connection {
         loop {
             let why = match self.greet().await {
                 Ok((link, pid)) => {
-                    info!(socket = %self.socket.display(), pid, "launcher connected");
-                    self.state.send_replace(LauncherState::Connected { pid });
+                    info!(unit = self.which.unit(), socket = %self.socket.display(), pid, "launcher connected");
+                    self.tell(LauncherState::Connected { pid });
                     pause = FIRST_PAUSE;
                     match self.serve(&link).await {
                         Over::Unused => return,
@@ -356,16 +351,26 @@ impl Connection {
                 }
                 Err(why) => why,
             };
-            let state = LauncherState::Away { why: why.clone() };
-            if *self.state.borrow() != state {
-                warn!(socket = %self.socket.display(), why, "launcher away");
+            let is_off = self.which == Which::Kata && !self.socket.exists();
+            if is_off {
+                self.tell(LauncherState::Off);
+            } else if self.tell(LauncherState::Away { why: why.clone() }) {
+                warn!(unit = self.which.unit(), socket = %self.socket.display(), why, "launcher away");
             }
-            self.state.send_replace(state);
             if !self.refuse_until(Instant::now() + pause, &why).await {
                 return;
             }
             pause = LONGEST_PAUSE.min(pause * 2);
         }
+    }
+
+    /// Says how it is now; `true`, when that is news. Who watches is not woken up by what is none.
+    fn tell(&self, now: LauncherState) -> bool {
+        self.state.send_if_modified(|state| {
+            let is_news = *state != now;
+            *state = now;
+            is_news
+        })
     }
 
     /// Connects and says Hello; the reason for people if that does not work.
@@ -378,8 +383,13 @@ impl Connection {
             };
             link.send(&hello, &[])
                 .await
-                .map_err(|fault| chain(&fault))?;
-            match link.receive().await.map_err(|fault| chain(&fault))?.message {
+                .map_err(|fault| paw_log::Chain(&fault).to_string())?;
+            match link
+                .receive()
+                .await
+                .map_err(|fault| paw_log::Chain(&fault).to_string())?
+                .message
+            {
                 Message::Reply {
                     reply:
                         Reply::Hello {
@@ -414,7 +424,7 @@ impl Connection {
                 ask = self.asks.recv() => match ask {
                     None => return false,
                     // Who does not wait any more does not need the reason.
-                    Some(ask) => drop(ask.answer.send(Err(LauncherError::Away { socket: self.socket.clone(), why: why.to_owned() }))),
+                    Some(ask) => drop(ask.answer.send(Err(LauncherError::Away { unit: self.which.unit(), socket: self.socket.clone(), why: why.to_owned() }))),
                 },
             }
         }
@@ -458,7 +468,7 @@ impl Connection {
                 biased;
                 received = link.receive() => match received {
                     Ok(received) => self.hear(received, talk),
-                    Err(fault) => return Over::Broken(chain(&fault)),
+                    Err(fault) => return Over::Broken(paw_log::Chain(&fault).to_string()),
                 },
                 sent = link.send_front(&talk.outgoing), if !talk.outgoing.is_empty() => {
                     let sent_one = talk.outgoing.pop_front();
@@ -471,7 +481,7 @@ impl Connection {
                                 drop(answer.send(Err(LauncherError::Unsendable(fault))));
                             }
                         }
-                        Err(fault) => return Over::Broken(chain(&fault)),
+                        Err(fault) => return Over::Broken(paw_log::Chain(&fault).to_string()),
                     }
                 },
                 Some(id) = self.kills.recv(), if quiet => talk.kill(id),
@@ -582,10 +592,4 @@ impl Connection {
         // Who does not wait any more does not need it.
         let _ = answer.send(result);
     }
-}
-
-/// An error with every cause, on one line, for a state that people read.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -56,6 +56,6 @@ impl Life {
 fn process(state: &LauncherState) -> Option<u32> {
     match state {
         LauncherState::Connected { pid } => Some(*pid),
-        LauncherState::Connecting | LauncherState::Away { .. } => None,
+        LauncherState::Connecting | LauncherState::Away { .. } | LauncherState::Off => None,
     }
 }

@@ -6,7 +6,8 @@
 //!                └── Launcher ─┴── packets (launcher.sock) ──► paw-launcher
 //! ```
 //!
-//! - [`launcher`]: the one connection to the launcher, its requests, and the ends of sandboxes.
+//! - [`launcher`]: the one connection to a launcher, its requests, and the ends of sandboxes.
+//! - [`launchers`]: which launchers there are, and which of them makes what.
 //! - [`frames`]: commands inside one sandbox: start, streams with back-pressure, ends.
 //! - [`manifest`]: what skills are installed and what they say they do.
 //! - [`run()`]: one command in one sandbox, for `sandbox run`.
@@ -28,6 +29,7 @@ mod egress;
 pub mod frames;
 pub mod keep;
 pub mod launcher;
+pub mod launchers;
 pub mod least;
 mod life;
 mod link;
@@ -53,6 +55,7 @@ pub use choose::{ChoiceError, allow, choose};
 pub use egress::{EgressError, look};
 pub use frames::{Child, Exit, Output, Process, Sandbox, SandboxError, Starter, Stdin};
 pub use launcher::{Connection, Launcher, connect};
+pub use launchers::{Launchers, Which};
 pub use manifest::{ManifestError, Skill, Skills, Tool};
 pub use mcp::{McpError, ToolCall, ToolOutcome, call};
 pub use pool::{Keeper, Origin, Owner, Pool};

@@ -27,7 +27,7 @@ use paw_launch::{
 use paw_policy::Digest;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use super::{Launcher, connect, sandbox_id};
+use super::{Launcher, Launchers, Which, connect, sandbox_id};
 
 /// What the fake launcher does instead of starting paw-init, for tests of what pawd makes of it.
 pub(super) type Init = Arc<dyn Fn(&SandboxPlan, PipeReader, PipeWriter) -> Child + Send + Sync>;
@@ -105,9 +105,17 @@ impl Outside {
 
     /// A client of it, whose task runs on this runtime.
     pub(super) fn client(&self) -> Launcher {
-        let (launcher, connection) = connect(self.socket.clone());
+        let (launcher, connection) = connect(Which::Usual, self.socket.clone());
         tokio::spawn(connection.run());
         launcher
+    }
+
+    /// The same as the only launcher of a host.
+    pub(super) fn launchers(&self) -> Launchers {
+        let nowhere = self.socket.with_file_name("launcher-kata.sock");
+        let (kata, connection) = connect(Which::Kata, nowhere);
+        tokio::spawn(connection.run());
+        Launchers::new(self.client(), kata)
     }
 
     /// Breaks the current connection, as a crash of the launcher would.

@@ -5,7 +5,7 @@ use std::{
     os::fd::OwnedFd,
 };
 
-use paw_launch::request::{Numbered, Request, SandboxId};
+use paw_launch::request::{MAX_LISTED, Numbered, Request, SandboxId, SandboxSummary};
 use tokio::sync::oneshot;
 
 use super::{away::LauncherError, launcher::Answer};
@@ -48,4 +48,12 @@ impl Talk {
     pub(super) fn kill(&mut self, id: SandboxId) {
         self.say(Request::Kill { id: id.clone() }, Waiting::Kill(id));
     }
+}
+
+/// How to ask for what comes after these; a list that is not full was the last.
+pub(super) fn next_page(sandboxes: &[SandboxSummary]) -> Option<Request> {
+    let last = sandboxes.last().filter(|_| sandboxes.len() >= MAX_LISTED)?;
+    Some(Request::ListAfter {
+        id: last.id.clone(),
+    })
 }

@@ -275,7 +275,7 @@ async fn a_sandbox_that_does_not_end_is_killed_at_the_deadline() {
 #[tokio::test]
 async fn a_sandbox_is_killed_although_its_last_launcher_is_dropped_with_it() {
     let outside = stubborn();
-    let (launcher, connection) = connect(outside.socket.clone());
+    let (launcher, connection) = connect(Which::Usual, outside.socket.clone());
     let serving = tokio::spawn(connection.run());
     connected(&launcher).await;
     let sandbox = launcher.create(plan()).await.unwrap();
@@ -349,7 +349,7 @@ async fn a_refusal_is_passed_on_with_its_remedy() {
 async fn without_a_launcher_requests_fail_with_the_socket_and_the_remedy() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("launcher.sock");
-    let (launcher, connection) = connect(socket.clone());
+    let (launcher, connection) = connect(Which::Usual, socket.clone());
     tokio::spawn(connection.run());
     let fault = launcher.list().await.unwrap_err().to_string();
     let expected = format!(
@@ -368,7 +368,7 @@ async fn something_else_on_the_socket_is_not_taken_for_the_launcher() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("launcher.sock");
     let _stream = UnixListener::bind(&socket).unwrap();
-    let (launcher, connection) = connect(socket);
+    let (launcher, connection) = connect(Which::Usual, socket);
     tokio::spawn(connection.run());
     assert!(matches!(
         launcher.list().await,
@@ -516,7 +516,8 @@ async fn ran(
     stdin: Option<&'static [u8]>,
     most_output: u64,
 ) -> (Vec<RunEvent>, Result<RunEnd, RunError>) {
-    let launcher = outside.client();
+    let launchers = outside.launchers();
+    let launcher = launchers.usual().clone();
     connected(&launcher).await;
     let (events, mut happened) = mpsc::channel(4);
     let spec = RunSpec {
@@ -527,7 +528,7 @@ async fn ran(
         stdin: stdin.map(|bytes| Box::new(bytes) as Box<_>),
         most_output,
     };
-    let running = async move { run(&launcher, spec, &events).await };
+    let running = async move { run(&launchers, spec, &events).await };
     let collecting = async {
         let mut all = Vec::new();
         while let Some(event) = happened.recv().await {
@@ -620,7 +621,8 @@ async fn a_run_whose_sandbox_is_killed_under_it_ends_without_an_exit() {
 #[tokio::test]
 async fn a_run_that_nobody_listens_to_is_killed() {
     let outside = Outside::new();
-    let launcher = outside.client();
+    let launchers = outside.launchers();
+    let launcher = launchers.usual().clone();
     connected(&launcher).await;
     let (events, mut happened) = mpsc::channel(1);
     let plan = plan();
@@ -639,7 +641,7 @@ async fn a_run_that_nobody_listens_to_is_killed() {
         drop(happened);
     };
     let (ended, ()) = timeout(LONG, async {
-        tokio::join!(run(&launcher, spec, &events), listening)
+        tokio::join!(run(&launchers, spec, &events), listening)
     })
     .await
     .unwrap();
@@ -676,7 +678,8 @@ fn scripted(script: &str) -> Skill {
 
 async fn called(skill: &Skill, tool: &str, arguments: Value) -> Result<ToolOutcome, McpError> {
     let outside = Outside::new();
-    let launcher = outside.client();
+    let launchers = outside.launchers();
+    let launcher = launchers.usual().clone();
     connected(&launcher).await;
     let Value::Object(arguments) = arguments else {
         panic!("arguments are an object")
@@ -694,7 +697,7 @@ async fn called(skill: &Skill, tool: &str, arguments: Value) -> Result<ToolOutco
         then: Settle::Commit,
         limit: Duration::from_secs(10),
     };
-    timeout(LONG, call(&launcher, (&launcher).into(), wanted))
+    timeout(LONG, call(&launcher, (&launchers).into(), wanted))
         .await
         .unwrap()
 }
@@ -840,7 +843,8 @@ async fn a_skill_whose_program_is_missing_says_so() {
 #[tokio::test]
 async fn a_skill_that_does_not_answer_is_ended_at_its_deadline() {
     let outside = Outside::new();
-    let launcher = outside.client();
+    let launchers = outside.launchers();
+    let launcher = launchers.usual().clone();
     connected(&launcher).await;
     let (agent, skill, id) = (
         "assistant".parse().unwrap(),
@@ -860,7 +864,7 @@ async fn a_skill_that_does_not_answer_is_ended_at_its_deadline() {
         then: Settle::Commit,
         limit,
     };
-    let fault = call(&launcher, (&launcher).into(), wanted)
+    let fault = call(&launcher, (&launchers).into(), wanted)
         .await
         .unwrap_err();
     assert_eq!(

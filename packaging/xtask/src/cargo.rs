@@ -33,7 +33,7 @@ impl Profile {
 }
 
 /// The crates whose binaries run on the host.
-const HOST: [&str; 8] = [
+const HOST: [&str; 9] = [
     "pawd",
     "pawctl",
     "paw-launcher",
@@ -42,6 +42,7 @@ const HOST: [&str; 8] = [
     "paw-workspace",
     "paw-audit",
     "paw-egress",
+    "paw-kata",
 ];
 
 /// The crates whose binaries run inside a sandbox, where no library of the host can be relied on.

@@ -54,6 +54,8 @@ fn programs(tree: &mut Tree, built: &Built) -> Result<()> {
         "paw-workspace",
         "paw-audit",
         "paw-egress",
+        "paw-launcher-kata",
+        "paw-shim",
     ] {
         tree.file(
             &format!("usr/libexec/pawd/{name}"),
@@ -115,6 +117,11 @@ fn system(tree: &mut Tree, root: &Path) -> Result<()> {
         "etc/pawd/launcher.toml",
         0o644,
         &root.join("daemon/launcher/launcher.toml"),
+    )?;
+    tree.file(
+        "etc/pawd/launcher-kata.toml",
+        0o644,
+        &root.join("daemon/kata/launcher-kata.toml"),
     )?;
     tree.file(
         "etc/pawd/egress.toml",

@@ -7,7 +7,7 @@ install_packages() {
     printf '[sandbox]\nisolation_floor = "process"\n' >/etc/pawd/pawd.d/20-isolation.toml
     chmod 644 /etc/pawd/pawd.d/20-isolation.toml
     holds packages_install dpkg --install ./*.deb
-    for name in paw paw-launcher paw-audit paw-egress; do
+    for name in paw paw-launcher paw-audit paw-egress paw-shim; do
         holds "user_${name}_exists" getent passwd "$name"
     done
     for name in paw-admin paw-approver paw-user; do
@@ -22,6 +22,9 @@ units_are_up() {
         same "${unit}_is_enabled" enabled "$(systemctl is-enabled "$unit")"
         same "${unit}_is_active" active "$(systemctl is-active "$unit")"
     done
+    # Real root: only an administrator switches it on.
+    same kata_is_switched_off disabled "$(systemctl is-enabled paw-launcher-kata.socket)"
+    same kata_does_not_run inactive "$(systemctl is-active paw-launcher-kata.socket)"
     for unit in paw-launcher.service paw-audit.service; do
         same "${unit}_is_active" active "$(systemctl is-active "$unit")"
     done
@@ -41,6 +44,7 @@ modes_are_as_documented() {
 /run/pawd/egress.sock 600 paw root
 /var/lib/pawd 700 paw paw
 /var/lib/paw-launcher 711 paw-launcher paw-launcher
+/var/lib/paw-launcher-kata 711 root root
 /var/lib/paw-audit 700 paw-audit paw-audit
 /var/log/pawd 750 paw-audit paw-audit
 /etc/pawd 755 root root

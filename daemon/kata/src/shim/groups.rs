@@ -1,17 +1,13 @@
 //! The cgroups of one sandbox's shim: who is in them, and how they are emptied and removed.
 
-use std::{
-    fs, io,
-    os::fd::AsFd,
-    path::{Path, PathBuf},
-    time::Instant,
-};
+use std::{fs, io, os::fd::AsFd, path::PathBuf, time::Instant};
 
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use paw_launcher::hierarchies;
 use rustix::process::{PidfdFlags, pidfd_open};
 
 /// How often members are looked up and killed: one may have forked meanwhile.
@@ -89,31 +85,8 @@ fn await_end(pid: i32, until: Instant) -> bool {
 
 /// Removes the group of this path, and what is below it, in every hierarchy that is mounted; who is in it was killed.
 pub(crate) fn remove_everywhere(path: &str) -> io::Result<()> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-    for mount in mounts.lines().filter_map(hierarchy) {
-        remove(&mount.join(path.trim_start_matches('/')))?;
+    for mount in hierarchies::mounted()? {
+        hierarchies::remove(&mount.join(path.trim_start_matches('/')))?;
     }
     Ok(())
-}
-
-/// Where a line of mountinfo mounts a hierarchy, if it does.
-fn hierarchy(line: &str) -> Option<PathBuf> {
-    let (place, kind) = line.split_once(" - ")?;
-    kind.starts_with("cgroup")
-        .then(|| place.split(' ').nth(4).map(PathBuf::from))?
-}
-
-fn remove(dir: &Path) -> io::Result<()> {
-    let Ok(listing) = fs::read_dir(dir) else {
-        return Ok(());
-    };
-    for entry in listing.filter_map(Result::ok) {
-        if entry.file_type()?.is_dir() {
-            remove(&entry.path())?;
-        }
-    }
-    match fs::remove_dir(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }

@@ -16,6 +16,7 @@ pub(crate) const ALL: &[(&str, fn())] = cases! {
         shim_passes_binary_streams_unchanged
         shim_sandbox_sees_nothing_of_the_host_and_changes_nothing
         shim_attestation_says_what_the_kernel_says
+        temporary_files_can_be_written_in_a_shim_within_their_limit
         shim_memory_over_the_limit_is_killed_and_told
         shim_processes_over_the_limit_are_denied
         shim_deadline_kills_and_is_told;

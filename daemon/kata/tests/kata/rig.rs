@@ -285,6 +285,7 @@ pub(crate) fn launch(dir: &Path, cgroup: &str, stderr: Stdio) -> (Child, std::io
     let mut command = Command::new(shared::built().join("debug/paw-launcher-kata"));
     command
         .args(["--listen-fd", "3", "--lifeline-fd", "4", "--cgroup", cgroup])
+        .args(["--uid", "65534", "--gid", "65534"])
         .arg("--config")
         .arg(dir.join("launcher-kata.toml"))
         .arg("--state")

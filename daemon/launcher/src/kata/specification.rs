@@ -109,6 +109,9 @@ fn filter(profile: &Profile) -> Value {
     rules.extend(partly(profile).into_iter().map(|(name, args)| {
         json!({ "names": [name.trim_start_matches("SYS_")], "action": "SCMP_ACT_ALLOW", "args": args })
     }));
+    rules.extend(others(profile).into_iter().map(|(name, args)| {
+        json!({ "names": [name.trim_start_matches("SYS_")], "action": "SCMP_ACT_ERRNO", "errnoRet": eperm, "args": args })
+    }));
     json!({
         "defaultAction": "SCMP_ACT_ERRNO",
         "defaultErrnoRet": enosys,
@@ -164,19 +167,38 @@ fn partly(profile: &Profile) -> Vec<(&'static str, Vec<Value>)> {
                 vec![json!({ "index": index, "value": value, "op": "SCMP_CMP_EQ" })],
             ));
         }
-        // Values that are refused: what lies below, between and above them is allowed.
-        single.sort_unstable();
-        let mut from = 0_u64;
-        for (index, value) in &single {
-            if u64::from(*value) > from {
-                rules.extend(between(name, *index, from, u64::from(*value) - 1));
-            }
-            from = u64::from(*value) + 1;
+        // Values that are refused: all others are allowed.
+        rules.extend(all_but(name, single));
+    }
+    rules
+}
+
+/// The other values of the calls of which only some are allowed, for the answer that our own filter gives.
+fn others(profile: &Profile) -> Vec<(&'static str, Vec<Value>)> {
+    let only = profile.refused.iter().filter_map(|call| match call.when {
+        When::NoneOf { argument, values } => {
+            let values = values.iter().map(|value| (argument, *value)).collect();
+            Some(all_but(call.name, values))
         }
-        if let Some((index, _)) = single.last() {
-            // Not "greater than": the kernel looks at the low half alone, and a high half must not hide a refused value.
-            rules.extend(between(name, *index, from, u64::from(u32::MAX)));
+        When::Always | When::Bits { .. } => None,
+    });
+    only.flatten().collect()
+}
+
+/// What lies below, between and above these values of one argument.
+fn all_but(name: &'static str, mut values: Vec<(u8, u32)>) -> Vec<(&'static str, Vec<Value>)> {
+    values.sort_unstable();
+    let mut rules = Vec::new();
+    let mut from = 0_u64;
+    for (index, value) in &values {
+        if u64::from(*value) > from {
+            rules.extend(between(name, *index, from, u64::from(*value) - 1));
         }
+        from = u64::from(*value) + 1;
+    }
+    if let Some((index, _)) = values.last() {
+        // Not "greater than": the kernel looks at the low half alone, and a high half must not hide a refused value.
+        rules.extend(between(name, *index, from, u64::from(u32::MAX)));
     }
     rules
 }
@@ -266,6 +288,9 @@ mod tests {
         check("read", 0, 3, true);
         check("mount", 0, 0, false);
         check("bpf", 0, 0, false);
+        // As our own filter answers, and not as if there were no such call.
+        assert_eq!(answer(&filter, "socket", 0, 16), "SCMP_ACT_ERRNO");
+        assert_eq!(answer(&filter, "socket", 0, 40), "SCMP_ACT_ERRNO");
         check("clone3", 0, 0, false);
     }
 }

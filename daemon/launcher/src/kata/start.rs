@@ -20,7 +20,7 @@ use nix::{
         prctl,
         stat::{Mode, umask},
     },
-    unistd::geteuid,
+    unistd::{User, geteuid},
 };
 use paw_confine::{drop, seccomp, sys, userns::Extent};
 use paw_launch::request::{Isolation, Runtime};
@@ -50,7 +50,7 @@ const CONFIG: &str = "/etc/pawd/launcher-kata.toml";
 const CGROUP: &str = "/pawd-kata";
 
 /// Whom the doorkeeper and paw-shim become when the command line names nobody.
-const NOBODY: u32 = 65534;
+const NOBODY: &str = "paw-shim";
 
 /// What stays of root's capabilities, and why: without any of the first seven, runc's shim makes no container (tried one by one).
 const KEPT: [(Capability, &str); 9] = [
@@ -127,7 +127,15 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
     if places.state.starts_with("/run") {
         return Err(StartError::BelowRun(places.state));
     }
-    let nobody = (options.uid.unwrap_or(NOBODY), options.gid.unwrap_or(NOBODY));
+    let nobody = match (options.uid, options.gid) {
+        (Some(uid), Some(gid)) => (uid, gid),
+        _ => User::from_name(NOBODY)
+            .ok()
+            .flatten()
+            .map(|user| (user.uid.as_raw(), user.gid.as_raw()))
+            .filter(|(uid, _)| *uid != 0)
+            .ok_or(StartError::Nobody(NOBODY))?,
+    };
     let delegated =
         options.cgroup.is_none() && Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
     let parent = match (&options.cgroup, delegated) {
@@ -209,9 +217,9 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
     info!(peer, landlock_abi = enforced.abi, "ready");
     notify(&[NotifyState::Ready]);
     let watchdog = sd_notify::watchdog_enabled().map(|limit| limit / 2);
-    let workspaces = Workspaces::only_read(
+    let workspaces = Workspaces::none(
         host.state.join("workspaces"),
-        "layers are not made by this launcher",
+        "workspaces are kept by paw-launcher",
     );
     Launcher::new(host, slots, workspaces).serve(&Sources {
         signals,

@@ -128,7 +128,7 @@ impl Runtimes {
                 .map_err(|error| paw_log::Chain(&error).to_string())
         });
         let kata = Err(
-            "this launcher has no right on the host, which a virtual machine needs, and pawd does not use paw-launcher-kata yet".to_owned(),
+            "paw-launcher-kata makes these: a virtual machine needs rights on the host".to_owned(),
         );
         Self {
             native: Availability::of(native),

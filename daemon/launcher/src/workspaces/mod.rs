@@ -87,8 +87,8 @@ impl WorkspaceSettings {
 pub(crate) struct Workspaces {
     dir: PathBuf,
     layers: PathBuf,
-    /// Why nothing can be written here, if that is so.
-    unwritable: Option<&'static str>,
+    /// Why there are none here, if that is so.
+    none: Option<&'static str>,
     /// Why a layer is a copy here and no overlay.
     pub(crate) no_overlay: Option<String>,
     runs: BTreeMap<SandboxId, Run>,
@@ -175,7 +175,7 @@ impl Workspaces {
         Self {
             dir,
             layers,
-            unwritable: None,
+            none: None,
             no_overlay,
             runs: BTreeMap::new(),
             queue: VecDeque::new(),
@@ -184,18 +184,29 @@ impl Workspaces {
         }
     }
 
-    /// Workspaces that can only be read, and why.
-    pub(crate) fn only_read(dir: PathBuf, why: &'static str) -> Self {
+    /// None at all, and why.
+    pub(crate) fn none(dir: PathBuf, why: &'static str) -> Self {
         Self {
             layers: dir.clone(),
             dir,
-            unwritable: Some(why),
+            none: Some(why),
             no_overlay: None,
             runs: BTreeMap::new(),
             queue: VecDeque::new(),
             working: BTreeMap::new(),
             next: 0,
         }
+    }
+
+    /// Why a workspace cannot be seen by any sandbox here, if that is so.
+    pub(crate) fn objection(&self, name: &Name) -> Option<Refusal> {
+        self.none.map(|why| {
+            refusal(
+                RefusalReason::Runtime,
+                format!("the workspace {name} cannot be used by this runtime: {why}"),
+                "use the runtime native or gvisor for what needs a workspace",
+            )
+        })
     }
 
     /// Gives the mounts of a plan their sources: a generation to read, or a layer to write.
@@ -225,13 +236,6 @@ impl Workspaces {
         let mut layer = None;
         let mut source = files.clone();
         if writes {
-            if let Some(why) = self.unwritable {
-                return Err(refusal(
-                    RefusalReason::Runtime,
-                    format!("the workspace {name} cannot be written to: {why}"),
-                    "use the runtime native or gvisor for what writes to a workspace",
-                ));
-            }
             if place::has(&self.dir, &name, &plan.id) || self.runs.contains_key(&plan.id) {
                 return Err(refusal(
                     RefusalReason::Exists,

@@ -1,6 +1,6 @@
 //! How the system is: what `status` and `doctor` show, read from the kernel and the parts themselves at the time of asking.
 
-use std::sync::PoisonError;
+use std::{collections::BTreeSet, sync::PoisonError};
 
 use paw_api::system::{
     AuditState, Confinement, Doctor, Finding, Probe, Process, QueueCounts, SandboxCounts, Severity,
@@ -12,7 +12,7 @@ use paw_launch::request::{MemoryWatch, ProofState, Reply};
 use super::Context;
 use crate::{
     prove,
-    sandbox::{self, LauncherState},
+    sandbox::{self, Launcher, LauncherState, Which},
 };
 
 /// What was seen when pawd started, and cannot be seen again from inside.
@@ -32,33 +32,28 @@ pub struct Born {
 pub async fn status(context: &Context) -> Status {
     let load = context.actions.load();
     let audit = context.audit.health();
-    let launcher = context.launcher.status().await;
+    let launchers = [
+        seen_of(Which::Usual, context.launchers.usual()).await,
+        seen_of(Which::Kata, context.launchers.kata()).await,
+    ];
     let broker = sandbox::look(&context.paths.socket("egress")).await;
     let (broker_pid, broker_abi) =
         broker.map_or((None, 0), |ready| (Some(ready.pid), ready.landlock_abi));
-    let (sandboxes, launcher_abi, doorkeeper) = match &launcher {
-        Ok(Reply::Status {
-            running,
-            waiting,
-            landlock_abi,
-            doorkeeper,
-            ..
-        }) => ((*running, *waiting), *landlock_abi, *doorkeeper),
-        Ok(_) | Err(_) => ((0, 0), 0, 0),
-    };
     let mut problems = Vec::new();
     let mut processes: Vec<Process> = Vec::new();
     // The kernel tells a process's landlock rules to nobody else, so each says its own; the rest is what the kernel shows.
-    let parts = [
-        ("pawd", Some(std::process::id()), context.born.landlock.abi),
-        ("paw-launcher", launcher_pid(context), launcher_abi),
+    let mut parts = vec![("pawd", Some(std::process::id()), context.born.landlock.abi)];
+    for seen in launchers.iter().filter(|seen| !seen.is_off) {
+        parts.push((seen.which.unit(), seen.pid, seen.landlock_abi));
+    }
+    parts.extend([
         (
             "paw-audit",
             Some(audit.pid).filter(|pid| *pid != 0),
             audit.landlock_abi,
         ),
         ("paw-egress", broker_pid, broker_abi),
-    ];
+    ]);
     for (name, pid, landlock_abi) in parts {
         match pid.map(|pid| (pid, report::Confinement::of(pid))) {
             Some((pid, Ok(seen))) => processes.push(process(name, pid, landlock_abi, &seen)),
@@ -70,10 +65,11 @@ pub async fn status(context: &Context) -> Status {
         }
     }
     // Its list of system calls has none that opens a file or a port, so there is nothing for landlock to rule over.
-    if doorkeeper != 0
-        && let Ok(seen) = report::Confinement::of(doorkeeper)
-    {
-        processes.push(process("paw-launcher-door", doorkeeper, 0, &seen));
+    for launcher in launchers.iter().filter(|launcher| launcher.doorkeeper != 0) {
+        if let Ok(seen) = report::Confinement::of(launcher.doorkeeper) {
+            let name = format!("{}-door", launcher.which.unit());
+            processes.push(process(&name, launcher.doorkeeper, 0, &seen));
+        }
     }
     if !audit.writable {
         problems
@@ -88,8 +84,8 @@ pub async fn status(context: &Context) -> Status {
         ready: audit.writable && !context.stop.is_cancelled(),
         processes,
         sandboxes: SandboxCounts {
-            running: sandboxes.0,
-            pooled: sandboxes.1,
+            running: launchers.iter().map(|seen| seen.running).sum(),
+            pooled: launchers.iter().map(|seen| seen.waiting).sum(),
         },
         queue: QueueCounts {
             queued: load.queued as u64,
@@ -126,7 +122,16 @@ pub async fn doctor(context: &Context, prove: bool) -> Doctor {
             remedy: remedy.into(),
         });
     };
-    if let LauncherState::Away { why } = &*context.launcher.state().borrow() {
+    if let LauncherState::Away { why } = &*context.launchers.kata().state().borrow() {
+        find(
+            "launcher.kata",
+            Severity::Warn,
+            format!("paw-launcher-kata is switched on and does not answer: {why}"),
+            "what asks for the runtime kata is refused",
+            "systemctl status paw-launcher-kata, then journalctl -u paw-launcher-kata",
+        );
+    }
+    if let LauncherState::Away { why } = &*context.launchers.usual().state().borrow() {
         find(
             "launcher.absent",
             Severity::Error,
@@ -213,7 +218,7 @@ pub async fn doctor(context: &Context, prove: bool) -> Doctor {
             "mend or remove it, then restart pawd",
         );
     }
-    if let Ok(Reply::Status { memory_watch, .. }) = context.launcher.status().await
+    if let Ok(Reply::Status { memory_watch, .. }) = context.launchers.usual().status().await
         && context.config.borrow().sandbox.pool.max > 0
     {
         match memory_watch {
@@ -234,58 +239,57 @@ pub async fn doctor(context: &Context, prove: bool) -> Doctor {
             ),
         }
     }
-    match context.launcher.runtimes().await {
-        Ok(runtimes) => {
-            let required = context.config.borrow().sandbox.require_proof;
-            for runtime in runtimes {
-                let objection = (runtime.state != ProofState::Absent)
-                    .then(|| context.proofs.objection(&runtime, required))
-                    .flatten();
-                let shown = context.proofs.shown(runtime);
-                let what = format!("runtime {}: {}", shown.name, shown.reason);
-                match (objection, shown.state) {
-                    (Some(_), _) => find(
-                        "runtime.refused",
-                        Severity::Error,
-                        what,
-                        "what asks for it is refused",
-                        "mend it, then run `pawctl doctor --prove`",
-                    ),
-                    (None, ProofState::Proven) => {}
-                    (None, ProofState::Unverified) => find(
-                        "runtime.unproven",
-                        Severity::Info,
-                        what,
-                        "it is used; its sandboxes are attested, and nobody has tried to get out of one here",
-                        "pawctl doctor --prove; [sandbox] require_proof refuses it until then",
-                    ),
-                    (None, ProofState::Absent) => find(
-                        "runtime.absent",
-                        Severity::Info,
-                        what,
-                        "what asks for it is refused",
-                        "see `pawctl sandbox runtimes`",
-                    ),
-                }
-            }
-        }
-        Err(error) => tracing::debug!(error = %paw_log::Chain(&error), "runtimes not listed"),
-    }
-    if let Ok(Reply::Status { unheld, .. }) = context.launcher.status().await {
-        for limit in unheld {
-            find(
-                "limit.unheld",
+    let required = context.config.borrow().sandbox.require_proof;
+    for runtime in context.launchers.runtimes().await {
+        let objection = (runtime.state != ProofState::Absent)
+            .then(|| context.proofs.objection(&runtime, required))
+            .flatten();
+        let shown = context.proofs.shown(runtime);
+        let what = format!("runtime {}: {}", shown.name, shown.reason);
+        match (objection, shown.state) {
+            (Some(_), _) => find(
+                "runtime.refused",
+                Severity::Error,
+                what,
+                "what asks for it is refused",
+                "mend it, then run `pawctl doctor --prove`",
+            ),
+            (None, ProofState::Proven) => {}
+            (None, ProofState::Unverified) => find(
+                "runtime.unproven",
                 Severity::Info,
-                limit,
-                "sandboxes are not bound by it, and their attestations say so",
-                "see LIMITS in paw-launcher(8)",
-            );
+                what,
+                "it is used; its sandboxes are attested, and nobody has tried to get out of one here",
+                "pawctl doctor --prove; [sandbox] require_proof refuses it until then",
+            ),
+            (None, ProofState::Absent) => find(
+                "runtime.absent",
+                Severity::Info,
+                what,
+                "what asks for it is refused",
+                "see `pawctl sandbox runtimes`",
+            ),
         }
+    }
+    let mut told = BTreeSet::new();
+    for launcher in [context.launchers.usual(), context.launchers.kata()] {
+        if let Ok(Reply::Status { unheld, .. }) = launcher.status().await {
+            told.extend(unheld);
+        }
+    }
+    for limit in told {
+        find(
+            "limit.unheld",
+            Severity::Info,
+            limit,
+            "sandboxes are not bound by it, and their attestations say so",
+            "see LIMITS in paw-launcher(8)",
+        );
     }
     let mut probes: Vec<Probe> = Vec::new();
     if prove {
         probes.extend(context.born.probes.iter().map(probe));
-        let prove = prove::prove(&context.launcher, &context.proofs, &context.storage);
+        let prove = prove::prove(&context.launchers, &context.proofs, &context.storage);
         probes.extend(prove.await);
     }
     let ok = findings
@@ -299,10 +303,49 @@ pub async fn doctor(context: &Context, prove: bool) -> Doctor {
     }
 }
 
-fn launcher_pid(context: &Context) -> Option<u32> {
-    match *context.launcher.state().borrow() {
-        LauncherState::Connected { pid } => Some(pid),
-        LauncherState::Connecting | LauncherState::Away { .. } => None,
+/// What a launcher says of itself.
+struct SeenLauncher {
+    which: Which,
+    /// Whether it need not be there, and is not.
+    is_off: bool,
+    pid: Option<u32>,
+    landlock_abi: u32,
+    /// 0 for none.
+    doorkeeper: u32,
+    running: u32,
+    waiting: u32,
+}
+
+async fn seen_of(which: Which, launcher: &Launcher) -> SeenLauncher {
+    let (pid, is_off) = match *launcher.state().borrow() {
+        LauncherState::Connected { pid } => (Some(pid), false),
+        LauncherState::Connecting | LauncherState::Away { .. } => (None, false),
+        LauncherState::Off => (None, true),
+    };
+    let nothing = SeenLauncher {
+        which,
+        is_off,
+        pid,
+        landlock_abi: 0,
+        doorkeeper: 0,
+        running: 0,
+        waiting: 0,
+    };
+    match launcher.status().await {
+        Ok(Reply::Status {
+            running,
+            waiting,
+            landlock_abi,
+            doorkeeper,
+            ..
+        }) => SeenLauncher {
+            landlock_abi,
+            doorkeeper,
+            running,
+            waiting,
+            ..nothing
+        },
+        Ok(_) | Err(_) => nothing,
     }
 }
 

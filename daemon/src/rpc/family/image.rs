@@ -195,7 +195,8 @@ impl Family {
         fds: Vec<std::os::fd::OwnedFd>,
     ) -> Result<T, LauncherError> {
         let (result, _) = self
-            .launcher
+            .launchers
+            .usual()
             .work(Request::Image { order }, fds, JOB_LIMIT)
             .await?;
         serde_json::from_value(result).map_err(|_| LauncherError::Confused {

@@ -50,7 +50,7 @@ use crate::{
     orchestrator::handle::Actions,
     providers::Providers,
     reload::Reload,
-    sandbox::{Launcher, Proofs, Register, Skills},
+    sandbox::{Launchers, Proofs, Register, Skills},
     storage::Storage,
 };
 
@@ -67,7 +67,7 @@ pub struct Context {
     /// News.
     pub news: Arc<News>,
     /// The way to sandboxes.
-    pub launcher: Launcher,
+    pub launchers: Launchers,
     /// Sandboxes of people's commands.
     pub register: Register,
     /// What is known of each runtime.

@@ -45,11 +45,7 @@ const MAX_PIECE: usize = 64 * 1024;
 #[async_trait]
 impl SandboxRpcServer for Family {
     async fn runtimes(&self, _: &Extensions) -> RpcResult<Vec<RuntimeInfo>> {
-        let runtimes = self
-            .launcher
-            .runtimes()
-            .await
-            .map_err(|error| away(&error))?;
+        let runtimes = self.launchers.runtimes().await;
         Ok(runtimes
             .into_iter()
             .map(|runtime| self.proofs.shown(runtime))
@@ -155,7 +151,7 @@ impl SandboxRpcServer for Family {
     }
 
     async fn list(&self, _: &Extensions) -> RpcResult<Vec<SandboxInfo>> {
-        let sandboxes = self.launcher.list().await.map_err(|error| away(&error))?;
+        let sandboxes = self.launchers.list().await.map_err(|error| away(&error))?;
         Ok(sandboxes
             .into_iter()
             .map(|sandbox| SandboxInfo {
@@ -183,7 +179,7 @@ impl SandboxRpcServer for Family {
             Some(end) => Some(usage_of(&id, end.usage)),
             // It may end between the look and the question; then its end is there in a moment.
             None => self
-                .launcher
+                .launchers
                 .stats(id.clone())
                 .await
                 .ok()
@@ -201,7 +197,7 @@ impl SandboxRpcServer for Family {
         let ids = match id {
             Some(id) => vec![self.known(&id, &caller).map_err(fail)?.0],
             None => {
-                let all = self.launcher.list().await.map_err(|error| away(&error))?;
+                let all = self.launchers.list().await.map_err(|error| away(&error))?;
                 let own = |id: &SandboxId| {
                     self.register
                         .known(id)
@@ -215,7 +211,7 @@ impl SandboxRpcServer for Family {
         };
         let mut used = Vec::with_capacity(ids.len());
         for id in ids {
-            match self.launcher.stats(id.clone()).await {
+            match self.launchers.stats(id.clone()).await {
                 Ok(usage) => used.push(usage_of(&id, usage)),
                 // One that has ended meanwhile uses nothing any more.
                 Err(LauncherError::Refused(_)) => {}
@@ -277,7 +273,7 @@ impl SandboxRpcServer for Family {
                 error.remedy(),
             ))
         })?;
-        self.launcher
+        self.launchers
             .kill(known)
             .await
             .map_err(|error| away(&error))?;
@@ -444,6 +440,6 @@ pub(super) fn away(error: &LauncherError) -> jsonrpsee::types::ErrorObjectOwned 
     fail(Error::new(
         kind,
         paw_log::Chain(error).to_string(),
-        "see `systemctl status paw-launcher` and `pawctl doctor`",
+        "see `systemctl status 'paw-launcher*'` and `pawctl doctor`",
     ))
 }

@@ -216,7 +216,7 @@ impl Family {
     }
 
     async fn done(&self, about: &str, request: WorkspaceRequest) -> Result<Answer, Error> {
-        ask(&self.launcher, request)
+        ask(self.launchers.usual(), request)
             .await
             .map_err(|error| refused(about, &error))
     }

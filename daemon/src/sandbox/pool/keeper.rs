@@ -23,7 +23,7 @@ use super::{
 use crate::{
     config::PoolBounds as Bounds,
     sandbox::{
-        Launcher, LauncherError,
+        LauncherError, Launchers,
         frames::{Sandbox, SandboxError},
         sandbox_id,
     },
@@ -41,7 +41,7 @@ struct Made {
 /// The keeper; nothing waits until [`Keeper::run`] is polled.
 #[must_use = "nothing is kept until it runs"]
 pub struct Keeper {
-    launcher: Launcher,
+    launchers: Launchers,
     asks: mpsc::Receiver<Ask>,
     bounds: watch::Receiver<Bounds>,
     stop: CancellationToken,
@@ -55,14 +55,14 @@ pub struct Keeper {
 
 impl Keeper {
     pub(super) fn new(
-        launcher: Launcher,
+        launchers: Launchers,
         asks: mpsc::Receiver<Ask>,
         mut bounds: watch::Receiver<Bounds>,
         stop: CancellationToken,
     ) -> Self {
         let first = *bounds.borrow_and_update();
         Self {
-            launcher,
+            launchers,
             asks,
             bounds,
             stop,
@@ -76,7 +76,8 @@ impl Keeper {
 
     /// Keeps the pool until `stop`, and is back when nothing waits any more.
     pub async fn run(mut self) {
-        let mut launcher = self.launcher.state();
+        // What the other launcher has made to wait is seen to end, as everything is.
+        let mut launcher = self.launchers.usual().state();
         // Only what changes from now on is news.
         launcher.mark_unchanged();
         loop {
@@ -219,10 +220,10 @@ impl Keeper {
             self.stock.failed(number, Instant::now());
             return;
         }
-        let (launcher, plan) = (self.launcher.clone(), key.plan(sandbox_id(random)));
+        let (launchers, plan) = (self.launchers.clone(), key.plan(sandbox_id(random)));
         let idle = bound(self.bounds.borrow().idle);
         self.making.spawn(async move {
-            let result = make(&launcher, plan, idle).await;
+            let result = make(&launchers, plan, idle).await;
             Made { number, result }
         });
     }
@@ -234,12 +235,12 @@ fn bound(idle: Duration) -> Duration {
 }
 
 async fn make(
-    launcher: &Launcher,
+    launchers: &Launchers,
     plan: paw_launch::request::SandboxPlan,
     idle: Duration,
 ) -> Result<(Sandbox, u64), SandboxError> {
-    let sandbox = launcher.prepare(plan, idle).await?;
-    let used = launcher.stats(sandbox.id().clone()).await;
+    let sandbox = launchers.prepare(plan, idle).await?;
+    let used = launchers.stats(sandbox.id().clone()).await;
     match used {
         Ok(usage) => Ok((sandbox, usage.memory_peak)),
         // It ended right after it was made.

@@ -29,7 +29,7 @@ pub use keeper::Keeper;
 pub use key::{Key, Owner};
 
 use super::{
-    Launcher, LauncherError,
+    LauncherError, Launchers,
     frames::{Sandbox, SandboxError},
 };
 use crate::config::PoolBounds as Bounds;
@@ -47,19 +47,19 @@ enum Ask {
 /// Where actions get their sandboxes from. Cheap to clone.
 #[derive(Clone)]
 pub struct Pool {
-    launcher: Launcher,
+    launchers: Launchers,
     asks: mpsc::Sender<Ask>,
 }
 
-/// A pool in front of this launcher, and the task that keeps it.
+/// A pool in front of these launchers, and the task that keeps it.
 pub fn pool(
-    launcher: Launcher,
+    launchers: Launchers,
     bounds: watch::Receiver<Bounds>,
     stop: CancellationToken,
 ) -> (Pool, Keeper) {
     let (asks, asked) = mpsc::channel(QUEUE);
-    let keeper = Keeper::new(launcher.clone(), asked, bounds, stop);
-    (Pool { launcher, asks }, keeper)
+    let keeper = Keeper::new(launchers.clone(), asked, bounds, stop);
+    (Pool { launchers, asks }, keeper)
 }
 
 /// The sandbox of one action: one that waited for it, or one that is still to be made.
@@ -69,7 +69,7 @@ pub enum Origin {
     /// It is made; what waits gives way to it.
     Pool(Pool),
     /// It is made, where there is no pool.
-    Launcher(Launcher),
+    Launchers(Launchers),
 }
 
 impl Pool {
@@ -104,7 +104,7 @@ impl Pool {
     /// Makes one. What waits is never the reason that there is no place for it.
     async fn create(&self, plan: SandboxPlan) -> Result<Sandbox, SandboxError> {
         loop {
-            match self.launcher.create(plan.clone()).await {
+            match self.launchers.create(plan.clone()).await {
                 Err(SandboxError::Launcher(LauncherError::Refused(refusal)))
                     if refusal.reason == RefusalReason::Full =>
                 {
@@ -134,19 +134,19 @@ impl Origin {
     /// The sandbox. Dropping the future, or what it returns, kills it.
     ///
     /// # Errors
-    /// As [`Launcher::create`].
+    /// As [`Launchers::create`].
     pub async fn sandbox(self, plan: SandboxPlan) -> Result<Sandbox, SandboxError> {
         match self {
             Self::Ready(sandbox) => Ok(*sandbox),
             Self::Pool(pool) => pool.create(plan).await,
-            Self::Launcher(launcher) => launcher.create(plan).await,
+            Self::Launchers(launchers) => launchers.create(plan).await,
         }
     }
 }
 
-impl From<&Launcher> for Origin {
-    fn from(launcher: &Launcher) -> Self {
-        Self::Launcher(launcher.clone())
+impl From<&Launchers> for Origin {
+    fn from(launchers: &Launchers) -> Self {
+        Self::Launchers(launchers.clone())
     }
 }
 

@@ -31,15 +31,15 @@ struct Rig {
 impl Rig {
     async fn new(bounds: Bounds) -> Self {
         let outside = Outside::new();
-        let launcher = outside.client();
+        let launchers = outside.launchers();
         let connected = |state: &LauncherState| matches!(state, LauncherState::Connected { .. });
-        timeout(LONG, launcher.state().wait_for(connected))
+        timeout(LONG, launchers.usual().state().wait_for(connected))
             .await
             .unwrap()
             .unwrap();
         let (bounds, now) = watch::channel(bounds);
         let stop = CancellationToken::new();
-        let (pool, keeper) = pool(launcher, now, stop.clone());
+        let (pool, keeper) = pool(launchers, now, stop.clone());
         let keeper = tokio::spawn(keeper.run());
         Self {
             outside,
@@ -78,7 +78,7 @@ impl Rig {
     async fn runs(&self, count: usize) {
         let list = async {
             // The answers come as they change: nobody tells, so it is asked; each round is a message to another thread.
-            while self.pool.launcher.list().await.map(|all| all.len()).ok() != Some(count) {
+            while self.pool.launchers.list().await.map(|all| all.len()).ok() != Some(count) {
                 tokio::task::yield_now().await;
             }
         };
@@ -165,8 +165,8 @@ async fn one_whose_deadline_the_launcher_does_not_start_is_killed() {
 async fn one_that_died_while_it_waited_is_not_handed_out() {
     let rig = Rig::new(BOUNDS).await;
     rig.warm(&usual()).await;
-    let dead = rig.pool.launcher.list().await.unwrap().remove(0).id;
-    rig.pool.launcher.kill(dead.clone()).await.unwrap();
+    let dead = rig.pool.launchers.list().await.unwrap().remove(0).id;
+    rig.pool.launchers.kill(dead.clone()).await.unwrap();
     rig.runs(0).await;
     let (pooled, sandbox) = rig.take(usual(), plan()).await;
     assert!(!pooled);
@@ -228,7 +228,7 @@ async fn everything_that_waits_ends_with_pawd() {
     rig.warm(&usual()).await;
     rig.stop.cancel();
     timeout(LONG, rig.keeper).await.unwrap().unwrap();
-    assert_eq!(rig.pool.launcher.list().await.unwrap().len(), 0);
+    assert_eq!(rig.pool.launchers.list().await.unwrap().len(), 0);
     // What is asked for after that is made all the same.
     let mut plan = plan();
     let origin = rig.pool.origin(usual(), &mut plan).await;
@@ -241,7 +241,7 @@ async fn everything_that_waits_ends_when_the_launcher_comes_back() {
     let rig = Rig::new(BOUNDS).await;
     rig.warm(&usual()).await;
     rig.outside.hang_up();
-    let mut state = rig.pool.launcher.state();
+    let mut state = rig.pool.launchers.usual().state();
     timeout(LONG, state.changed()).await.unwrap().unwrap();
     let connected = |state: &LauncherState| matches!(state, LauncherState::Connected { .. });
     timeout(LONG, state.wait_for(connected))

@@ -125,6 +125,16 @@ pub(crate) fn shim_attestation_says_what_the_kernel_says() {
     client.kill(&running.id);
 }
 
+pub(crate) fn temporary_files_can_be_written_in_a_shim_within_their_limit() {
+    let rig = Rig::new();
+    let script = "for dir in /tmp /run /dev/shm; do echo $dir > $dir/x && cat $dir/x; done; \
+        dd if=/dev/zero of=/tmp/big bs=1M count=100 2>&1 | grep -c 'No space left'";
+    let image = rig.dir.path().join("data/images/busybox/bin");
+    std::os::unix::fs::symlink("busybox", image.join("grep")).unwrap();
+    let output = rig.client().run(plan(1), &["sh", "-c", script]);
+    assert_eq!(output.stdout, "/tmp\n/run\n/dev/shm\n1\n", "{output:?}");
+}
+
 pub(crate) fn shim_memory_over_the_limit_is_killed_and_told() {
     let rig = Rig::new();
     let mut client = rig.client();
