@@ -152,9 +152,7 @@ impl Layout {
         let version: Version = serde_json::from_slice(&named("oci-layout")?)
             .map_err(|_| LayoutError::No("readable oci-layout"))?;
         if version.version != "1.0.0" {
-            return Err(LayoutError::Version(
-                version.version.chars().take(40).collect(),
-            ));
+            return Err(LayoutError::Version(oci::brief(&version.version)));
         }
         let mut next = oci::choose(&named("index.json")?, oci::architecture())?;
         for _ in 0..MAX_INDEXES {

@@ -16,8 +16,11 @@ const MAX_LAYERS: usize = 128;
 /// The most entries of an index.
 const MAX_MANIFESTS: usize = 256;
 
-/// Bytes of what a configuration suggests, all of it; it is shown in lists.
+/// Bytes of what a configuration suggests, all of it as JSON; it is recorded, and shown in lists.
 const MAX_SUGGESTED: usize = 4096;
+
+/// The most characters of a document's text in an error.
+const MAX_SHOWN: usize = 100;
 
 /// Why a document is not used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -176,16 +179,28 @@ pub(crate) fn architecture() -> &'static str {
     }
 }
 
+/// The beginning of what somebody else wrote, safe to show.
+pub(crate) fn brief(text: &str) -> String {
+    let plain = |character: char| {
+        if character.is_control() {
+            char::REPLACEMENT_CHARACTER
+        } else {
+            character
+        }
+    };
+    text.chars().take(MAX_SHOWN).map(plain).collect()
+}
+
 fn read<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, OciError> {
     serde_json::from_slice(bytes).map_err(|error| OciError::Json {
         what,
-        why: error.to_string(),
+        why: brief(&error.to_string()),
     })
 }
 
 /// A digest as OCI writes it.
 pub(crate) fn digest(text: &str) -> Result<Digest, OciError> {
-    let bad = || OciError::Digest(text.chars().take(80).collect());
+    let bad = || OciError::Digest(brief(text));
     let hex = text.strip_prefix("sha256:").ok_or_else(bad)?;
     if hex.len() != 64 || !hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
         return Err(bad());
@@ -238,14 +253,14 @@ pub(crate) fn choose(bytes: &[u8], architecture: &str) -> Result<Next, OciError>
         [entry] if entry.is(&MANIFEST) => Ok(Next::Manifest(entry.blob()?)),
         [entry] => Err(OciError::MediaType {
             what: "the entry of the index",
-            kind: entry.media_type.chars().take(100).collect(),
+            kind: brief(&entry.media_type),
         }),
         [] => {
             let has: Vec<String> = index
                 .manifests
                 .iter()
                 .filter_map(|entry| entry.platform.as_ref())
-                .map(|platform| format!("{}/{}", platform.os, platform.architecture))
+                .map(|platform| brief(&format!("{}/{}", platform.os, platform.architecture)))
                 .take(8)
                 .collect();
             Err(OciError::Platform {
@@ -280,7 +295,7 @@ pub(crate) fn manifest(bytes: &[u8]) -> Result<Manifest, OciError> {
     }
     let kind = |what, descriptor: &RawDescriptor| OciError::MediaType {
         what,
-        kind: descriptor.media_type.chars().take(100).collect(),
+        kind: brief(&descriptor.media_type),
     };
     if !raw.config.is(&CONFIG) {
         return Err(kind("the configuration", &raw.config));
@@ -303,16 +318,15 @@ pub(crate) fn manifest(bytes: &[u8]) -> Result<Manifest, OciError> {
 pub(crate) fn config(bytes: &[u8], layers: usize, architecture: &str) -> Result<Config, OciError> {
     let raw: RawConfig = read("the configuration", bytes)?;
     if raw.os != "linux" || raw.architecture != architecture {
-        let clip = |text: &str| text.chars().take(32).collect::<String>();
         return Err(OciError::Platform {
             wanted: format!("linux/{architecture}"),
-            has: format!("{}/{}", clip(&raw.os), clip(&raw.architecture)),
+            has: brief(&format!("{}/{}", raw.os, raw.architecture)),
         });
     }
     if raw.rootfs.kind != "layers" {
         return Err(OciError::MediaType {
             what: "the root in the configuration",
-            kind: raw.rootfs.kind.chars().take(100).collect(),
+            kind: brief(&raw.rootfs.kind),
         });
     }
     if raw.rootfs.diff_ids.len() != layers {
@@ -332,12 +346,7 @@ pub(crate) fn config(bytes: &[u8], layers: usize, architecture: &str) -> Result<
         workdir: said.working_dir.filter(|dir| !dir.is_empty()),
         user: said.user.filter(|user| !user.is_empty()),
     };
-    let words = suggested.env.iter().chain(&suggested.command);
-    let more = [&suggested.created, &suggested.workdir, &suggested.user];
-    let bytes: usize = words
-        .chain(more.into_iter().flatten())
-        .map(|word| word.len() + 4)
-        .sum();
+    let bytes = serde_json::to_vec(&suggested).map_or(usize::MAX, |json| json.len());
     if bytes > MAX_SUGGESTED {
         return Err(OciError::Suggested);
     }

@@ -233,6 +233,22 @@ impl Layout {
         }
     }
 
+    /// The same with another `config` in its configuration.
+    fn suggest(&mut self, config: Value) {
+        let at = self.blobs.len() - 2;
+        let mut document: Value = serde_json::from_slice(&self.blobs[at].1).unwrap();
+        document["config"] = config;
+        let bytes = document.to_string().into_bytes();
+        let mut manifest: Value = serde_json::from_slice(&self.blobs[at + 1].1).unwrap();
+        manifest["config"]["digest"] = json!(format!("sha256:{}", sha(&bytes)));
+        manifest["config"]["size"] = json!(bytes.len());
+        self.blobs[at] = (sha(&bytes), bytes);
+        let bytes = manifest.to_string().into_bytes();
+        self.index["manifests"][0]["digest"] = json!(format!("sha256:{}", sha(&bytes)));
+        self.index["manifests"][0]["size"] = json!(bytes.len());
+        self.blobs[at + 1] = (sha(&bytes), bytes);
+    }
+
     fn archive(&self) -> Vec<u8> {
         let mut archive = Builder::new(Vec::new());
         let version = json!({"imageLayoutVersion": self.version}).to_string();
@@ -655,6 +671,60 @@ fn a_bomb_is_refused_before_it_fills_anything() {
     let many: Vec<_> = many.iter().map(|name| (FILE, name.as_str(), "x")).collect();
     let refusal = rig.refuses(Origin::Directory, &archive(&many));
     assert!(refusal.message.contains("max_entries"), "{refusal:?}");
+}
+
+#[test]
+fn directories_that_nobody_names_count_as_well() {
+    let rig = Rig::new();
+    let deep: Vec<String> = ["a", "b", "c"]
+        .iter()
+        .map(|top| format!("{top}/{}f", "d/".repeat(48)))
+        .collect();
+    let deep: Vec<_> = deep.iter().map(|name| (FILE, name.as_str(), "x")).collect();
+    let refusal = rig.refuses(Origin::Directory, &archive(&deep));
+    assert!(refusal.message.contains("max_entries"), "{refusal:?}");
+    assert!(
+        rig.add("two", Origin::Directory, &archive(&deep[..2]))
+            .is_ok()
+    );
+}
+
+#[test]
+fn what_an_image_says_of_itself_is_told_within_bounds() {
+    let rig = Rig::new();
+    let long = "A".repeat(60 << 10);
+    let mut version = Layout::new(&[small()]);
+    version.index["schemaVersion"] = json!(long);
+    let mut platform = Layout::new(&[small()]);
+    platform.index["manifests"][0]["platform"] = json!({"os": long, "architecture": "\u{1b}[2J"});
+    for layout in [version, platform] {
+        let refusal = rig.refuses(Origin::Oci, &layout.archive());
+        assert!(refusal.message.len() < 2000, "{}", refusal.message.len());
+        assert!(!refusal.message.contains('\u{1b}'), "{refusal:?}");
+    }
+}
+
+#[test]
+fn what_an_image_suggests_does_not_hide_the_others() {
+    let rig = Rig::new();
+    let mut layout = Layout::new(&[small()]);
+    // Each of these characters takes six as JSON.
+    layout.suggest(json!({"Env": ["\u{1}".repeat(4000)]}));
+    let refusal = rig.refuses(Origin::Oci, &layout.archive());
+    assert!(refusal.message.contains("suggests"), "{refusal:?}");
+    assert!(list::page(&rig.store, &[], &Default::default(), None).is_ok());
+}
+
+#[test]
+fn sparse_files_of_every_kind_are_refused() {
+    let rig = Rig::new();
+    let mut archive = Builder::new(Vec::new());
+    archive
+        .append_pax_extensions([("GNU.sparse.major", &b"1"[..]), ("GNU.sparse.minor", b"0")])
+        .unwrap();
+    put(&mut archive, FILE, "hole", "", 0o644, b"1\n0\n512\n");
+    let refusal = rig.refuses(Origin::Directory, &archive.into_inner().unwrap());
+    assert!(refusal.message.contains("sparse"), "{refusal:?}");
 }
 
 #[test]

@@ -8,8 +8,10 @@ use std::{
 use nix::poll::PollFlags;
 use paw_launch::{
     packet::{self, PacketError},
-    request::{Message, Numbered},
+    request::{Message, Numbered, RefusalReason, Reply},
 };
+
+use crate::ceilings::refusal;
 
 /// How many messages may wait for a pawd that does not read. Beyond it, the connection is closed: a pawd that comes back asks
 /// for the list of sandboxes, so nothing is lost but the news of their ends, which it then reads from what is missing.
@@ -100,6 +102,13 @@ impl Connection {
                     self.waiting.pop_front();
                 }
                 Err(PacketError::WouldBlock) => return Ok(()),
+                // Whoever asked made it so long, and everybody else uses this connection too.
+                Err(error @ (PacketError::TooLong | PacketError::TooManyFds)) => {
+                    let said = instead(message, &error).ok_or(error)?;
+                    if let Some(front) = self.waiting.front_mut() {
+                        *front = (said, Vec::new());
+                    }
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -107,8 +116,65 @@ impl Connection {
     }
 }
 
+/// What is said in the place of a reply that no packet holds; `None` for what always fits.
+fn instead(message: &Message, error: &PacketError) -> Option<Message> {
+    let Message::Reply { seq, reply } = message else {
+        return None;
+    };
+    let reason = match reply {
+        Reply::Refused(refusal) => refusal.reason,
+        _ => RefusalReason::Failed,
+    };
+    let said = Message::Reply {
+        seq: *seq,
+        reply: Reply::Refused(refusal(
+            reason,
+            format!("the reply cannot be sent: {error}"),
+            "ask for less at a time, by shorter names; the journal of paw-launcher may say more",
+        )),
+    };
+    Some(said)
+}
+
 impl AsFd for Connection {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use paw_launch::packet::{MAX_PACKET, Received};
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    use super::*;
+
+    #[test]
+    fn reply_that_is_too_long_is_a_refusal_and_the_connection_stays() {
+        let (ours, theirs) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
+            None,
+        )
+        .unwrap();
+        let mut connection = Connection::new(1, 1, ours);
+        let reply = |seq, message| Message::Reply {
+            seq,
+            reply: Reply::Refused(refusal(RefusalReason::Ceiling, message, "")),
+        };
+        connection
+            .send(reply(7, "x".repeat(MAX_PACKET)), Vec::new())
+            .unwrap();
+        connection
+            .send(reply(8, "short".to_owned()), Vec::new())
+            .unwrap();
+        let got: Received<Message> = packet::receive(theirs.as_fd()).unwrap();
+        assert!(
+            matches!(&got.message, Message::Reply { seq: 7, reply: Reply::Refused(refusal) } if refusal.reason == RefusalReason::Ceiling),
+            "{got:?}"
+        );
+        let got: Received<Message> = packet::receive(theirs.as_fd()).unwrap();
+        assert_eq!(got.message, reply(8, "short".to_owned()));
     }
 }

@@ -135,13 +135,14 @@ pub fn shown(bytes: &[u8]) -> String {
     text
 }
 
-/// The beginning of a shown path, where many are named and each is only a hint.
+/// The beginning of a shown path, where many are named and each is only a hint: in bytes, because all of them have to fit into
+/// an answer beside a change with the longest names there are.
 pub(crate) fn brief(shown: &str) -> String {
-    const MOST: usize = 200;
-    match shown.char_indices().nth(MOST) {
-        Some((at, _)) => format!("{}…", &shown[..at]),
-        None => shown.to_owned(),
+    const MOST: usize = 160;
+    if shown.len() <= MOST {
+        return shown.to_owned();
     }
+    format!("{}…", &shown[..shown.floor_char_boundary(MOST)])
 }
 
 /// The bytes that [`shown`] shows as this text; nothing when it shows none so.

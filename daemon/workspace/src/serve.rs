@@ -41,6 +41,7 @@ fn carry_out(task: &Task, root: &Path, left: Option<Dir>) -> Result<Answer, Faul
     } = task;
     let store = Store::open(root)?;
     store.tidy(live)?;
+    let began = store.current()?.number;
     let left = || {
         let missing = Fault::Files {
             step: "find",
@@ -89,8 +90,9 @@ fn carry_out(task: &Task, root: &Path, left: Option<Dir>) -> Result<Answer, Faul
         },
         Order::List => Answer::List(store.list()?),
     };
-    // What this order made superfluous. It is done; what cannot be removed now is removed by the next one.
-    let _ = store.tidy(live);
+    // What this order made superfluous, but for the generation that was the workspace until now: who came while this was done
+    // began with it and is not in `live`. It is done; what cannot be removed now is removed by the next one.
+    let _ = store.tidy(&[live, &[began][..]].concat());
     Ok(answer)
 }
 

@@ -16,8 +16,8 @@ use crate::{
     place::Place,
 };
 
-/// The largest record of ours, in bytes.
-const MAX_RECORD: u64 = 64 << 20;
+/// The largest record of ours, in bytes. What is longer is never written, because it could never be read again.
+const MAX_RECORD: u64 = 32 << 20;
 
 /// The most names in one of our own directories.
 const MAX_NAMES: usize = 4096;
@@ -88,10 +88,17 @@ pub struct Layer {
 }
 
 pub(crate) fn json<T: Serialize>(value: &T, what: &str) -> Result<Vec<u8>, Fault> {
-    serde_json::to_vec(value).map_err(|source| Fault::Damaged {
+    let bytes = serde_json::to_vec(value).map_err(|source| Fault::Damaged {
         what: what.to_owned(),
         source,
-    })
+    })?;
+    if bytes.len() as u64 > MAX_RECORD {
+        return Err(Fault::TooMuch {
+            what: "bytes of names and targets in one layer, as they are recorded",
+            most: MAX_RECORD,
+        });
+    }
+    Ok(bytes)
 }
 
 pub(crate) fn record<T: DeserializeOwned>(dir: &Dir, name: &str) -> Result<T, Fault> {
@@ -178,14 +185,18 @@ impl Store {
         Ok((record(&dir, "layer.json")?, dir.dir(&own("new"))?))
     }
 
-    /// Throws a pending layer away.
+    /// Throws a pending layer away, also one whose record cannot be read; nobody knows then how many changes it had.
     ///
     /// # Errors
     /// When there is none, or it cannot be removed.
     pub fn discard(&self, layer: &SandboxId) -> Result<u32, Fault> {
-        let (found, _) = self.pending(layer)?;
+        let changes = match self.pending(layer) {
+            Ok((found, _)) => count(found.changes.len()),
+            Err(fault @ Fault::NotPending(_)) => return Err(fault),
+            Err(_) => 0,
+        };
         self.forget(layer)?;
-        Ok(count(found.changes.len()))
+        Ok(changes)
     }
 
     /// Removes a pending layer as a whole: first its name, so that no half of it is ever seen as one.
@@ -197,10 +208,10 @@ impl Store {
         pending.remove_all(&gone)
     }
 
-    /// All pending layers, the oldest first.
+    /// All pending layers, the oldest first; one whose record is damaged is the oldest of all.
     ///
     /// # Errors
-    /// When one cannot be read.
+    /// When a file cannot be read.
     pub fn waiting(&self) -> Result<Vec<Waiting>, Fault> {
         let pending = self.pending_dir()?;
         let mut waiting = Vec::new();
@@ -211,13 +222,30 @@ impl Store {
             else {
                 continue;
             };
-            let layer: Layer = record(&pending.dir(&own(id.as_str()))?, "layer.json")?;
-            waiting.push(Waiting {
-                layer: id,
-                owner: layer.owner,
-                at_ms: layer.at_ms,
-                changes: count(layer.changes.len()),
-                bytes: layer.bytes,
+            let read = record(&pending.dir(&own(id.as_str()))?, "layer.json");
+            waiting.push(match read {
+                Ok(Layer {
+                    owner,
+                    at_ms,
+                    changes,
+                    bytes,
+                    ..
+                }) => Waiting {
+                    layer: id,
+                    owner,
+                    at_ms,
+                    changes: count(changes.len()),
+                    bytes,
+                },
+                // It stands in nobody's way: nobody's, and the first to make room.
+                Err(Fault::Damaged { .. } | Fault::TooMuch { .. }) => Waiting {
+                    layer: id,
+                    owner: None,
+                    at_ms: 0,
+                    changes: 0,
+                    bytes: 0,
+                },
+                Err(fault) => return Err(fault),
             });
         }
         waiting.sort_by_key(|layer| layer.at_ms);

@@ -448,6 +448,97 @@ fn generation_that_a_run_sees_is_neither_changed_nor_removed() {
 }
 
 #[test]
+fn generation_that_a_run_may_just_have_begun_with_is_not_removed() {
+    let rig = Rig::new(&[("a", "0")]);
+    // Who sees what is said when an order begins. Whoever comes while it is carried out begins with what the workspace is then.
+    rig.stage_file(1, "a", "1");
+    rig.commit(1).unwrap();
+    assert_eq!(
+        fs::read(rig.root().join("generations/0/files/a")).unwrap(),
+        b"0"
+    );
+    assert_eq!(rig.undo(1).unwrap().len(), 1);
+    assert!(!rig.root().join("generations/0").exists());
+    assert_eq!(
+        fs::read(rig.root().join("generations/1/files/a")).unwrap(),
+        b"1"
+    );
+    // The next order is told of everybody who came before it.
+    rig.order(Order::List);
+    assert!(!rig.root().join("generations/1").exists());
+}
+
+#[test]
+fn names_and_targets_beyond_what_a_record_holds_are_refused_and_harm_no_other_layer() {
+    let mut rig = Rig::new(&[]);
+    rig.bounds.files = 50_000;
+    rig.stage_file(1, "a", "1");
+    let upper = rig.upper();
+    let target = OsStr::from_bytes(&[0xff; 4000]);
+    for number in 0..3500 {
+        std::os::unix::fs::symlink(target, upper.join(number.to_string())).unwrap();
+    }
+    let answer = rig.collect(2, &upper, false);
+    assert!(
+        matches!(&answer, Answer::Refused(refused) if refused.why == Why::TooMuch),
+        "{answer:?}"
+    );
+    rig.stage_file(3, "b", "1");
+    let Answer::List(list) = rig.order(Order::List) else {
+        panic!("no list")
+    };
+    assert_eq!(list.pending.len(), 2);
+}
+
+#[test]
+fn layer_whose_record_is_damaged_can_be_discarded_and_is_in_nobodys_way() {
+    let rig = Rig::new(&[]);
+    rig.stage_file(1, "a", "1");
+    let record = rig.root().join("pending").join(id(1).as_str());
+    fs::write(record.join("layer.json"), "{").unwrap();
+    rig.stage_file(2, "b", "1");
+    rig.commit(2).unwrap();
+    assert_eq!(
+        rig.order(Order::Discard { layer: id(1) }),
+        Answer::Discarded { changes: 0 }
+    );
+    assert!(!record.exists());
+}
+
+#[test]
+fn change_with_the_longest_names_can_be_shown() {
+    let rig = Rig::new(&[]);
+    let long = [&b"a"[..], &[0xff; 249]].concat();
+    let links = Path::new(OsStr::from_bytes(&long)).join(OsStr::from_bytes(&long));
+    let files = vec!["\u{10348}".repeat(60); 3].join("/");
+    let make = |number: u64, target: u8, text: &str| {
+        let upper = rig.upper();
+        let links = upper.join(&links).join(&links);
+        fs::create_dir_all(&links).unwrap();
+        fs::create_dir_all(upper.join(&files)).unwrap();
+        std::os::unix::fs::symlink(OsStr::from_bytes(&[target; 4095]), links.join("l")).unwrap();
+        for number in 0..40 {
+            fs::write(upper.join(&files).join(number.to_string()), text).unwrap();
+            fifo(&upper.join(format!("{number}{}", "\u{10348}".repeat(60))));
+        }
+        rig.stage(number, &upper);
+    };
+    make(1, 0xfd, "x");
+    rig.commit(1).unwrap();
+    make(2, 0xfe, "y");
+    make(3, 0xff, "z");
+    rig.commit(3).unwrap();
+    let diff = rig.diff(2);
+    assert_eq!((diff.conflicts.len(), diff.left_out.len()), (21, 17));
+    let answer = serde_json::to_vec(&Answer::Diff(Box::new(diff))).unwrap();
+    assert!(
+        answer.len() < paw_launch::workspace::MAX_ANSWER,
+        "{}",
+        answer.len()
+    );
+}
+
+#[test]
 fn what_a_run_made_unreadable_is_collected_all_the_same() {
     let rig = Rig::new(&[]);
     let upper = rig.upper();
