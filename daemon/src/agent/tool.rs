@@ -1,5 +1,7 @@
 //! A tool of a skill, in a sandbox of its own.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use paw_launch::{
     request::{Attestation, RefusalReason, SandboxId},
     workspace::Settle,
@@ -106,6 +108,7 @@ pub(super) async fn call(
         None => (id, agents.pool.cold()),
     };
     let name = id.to_string();
+    let keeping = AtomicBool::new(false);
     let request = ToolCall {
         skill,
         tool: &call.tool,
@@ -116,11 +119,12 @@ pub(super) async fn call(
         id,
         owner: uid,
         then,
+        keeping: &keeping,
         limit,
     };
     let called = tokio::select! {
         called = sandbox::call(agents.launchers.usual(), origin, request) => called,
-        () = cancel.cancelled() => return Outcome { sandbox: Some(name), ..Outcome::plain(Ending::Cancelled) },
+        () = cancelled(cancel, &keeping) => return Outcome { sandbox: Some(name), ..Outcome::plain(Ending::Cancelled) },
     };
     match called {
         Ok(answer) => {
@@ -151,6 +155,15 @@ pub(super) async fn call(
             sandbox: Some(name),
             ..not_called(&error)
         },
+    }
+}
+
+/// Waits until it shall stop. What is being kept already is not stopped, or a call would be said to be cancelled whose files are
+/// there; keeping has a deadline of its own.
+async fn cancelled(cancel: &CancellationToken, keeping: &AtomicBool) {
+    cancel.cancelled().await;
+    if keeping.load(Ordering::Relaxed) {
+        std::future::pending().await
     }
 }
 
@@ -250,4 +263,21 @@ pub(super) fn not_made(error: &SandboxError, message: String) -> Outcome {
 
 fn sandbox_facts(id: &SandboxId, attestation: &Attestation) -> Value {
     json!({"id": id, "attestation": {"digest": attestation.digest, "facts": attestation.facts}})
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn call_whose_files_are_being_kept_is_not_cancelled_any_more() {
+        let cancel = CancellationToken::new();
+        cancel.cancel();
+        for (keeping, stops) in [(false, true), (true, false)] {
+            let keeping = AtomicBool::new(keeping);
+            assert_eq!(cancelled(&cancel, &keeping).now_or_never().is_some(), stops);
+        }
+    }
 }

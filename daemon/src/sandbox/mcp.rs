@@ -79,6 +79,8 @@ pub struct ToolCall<'a> {
     pub owner: u32,
     /// What becomes of what it wrote when it has done what it was asked; whatever else it wrote is gone.
     pub then: Settle,
+    /// Set when the launcher is told to keep what it wrote. From then on it is not to be dropped: it would be kept all the same.
+    pub keeping: &'a AtomicBool,
     /// How long it may take, the making of the sandbox not counted; the skill's own limit counts if it is shorter.
     pub limit: Duration,
 }
@@ -188,6 +190,7 @@ pub async fn call(
         id,
         owner,
         then,
+        keeping,
         limit,
     } = call;
     let Some(declared) = skill.tools.get(tool) else {
@@ -306,6 +309,7 @@ pub async fn call(
             return Ok(None);
         }
         let then = if is_error { Settle::Discard } else { then };
+        keeping.store(then != Settle::Discard, Ordering::Relaxed);
         let settled = workspace::settle(launcher, sandbox_id.clone(), then).await;
         settled.map(Some)
     };

@@ -695,6 +695,7 @@ async fn called(skill: &Skill, tool: &str, arguments: Value) -> Result<ToolOutco
         id: plan().id,
         owner: 0,
         then: Settle::Commit,
+        keeping: &std::sync::atomic::AtomicBool::new(false),
         limit: Duration::from_secs(10),
     };
     timeout(LONG, call(&launcher, (&launchers).into(), wanted))
@@ -862,6 +863,7 @@ async fn a_skill_that_does_not_answer_is_ended_at_its_deadline() {
         id: id.clone(),
         owner: 0,
         then: Settle::Commit,
+        keeping: &std::sync::atomic::AtomicBool::new(false),
         limit,
     };
     let fault = call(&launcher, (&launchers).into(), wanted)
