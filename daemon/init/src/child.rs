@@ -30,6 +30,10 @@ use crate::{kept::Kept, outbox::Outbox};
 /// process may have. Whatever comes beyond it is a grandchild's, which may write for ever.
 const LAST_WORDS: usize = 1024 * 1024;
 
+/// From this many bytes of input on it is told that they were taken. The outside, whose window is four times as large, does not
+/// wait for fewer; telling it of each line would be a second frame, and mostly a second time that it wakes, for every answer.
+const WORTH_A_FRAME: usize = WINDOW / 4;
+
 /// How a command ended.
 enum End {
     Exited(Exited),
@@ -80,6 +84,7 @@ impl Child {
                 waiting: VecDeque::new(),
                 ended: false,
                 taken: 0,
+                untold: 0,
             },
             stdout: Output::new(stdout, Tag::Stdout),
             stderr: Output::new(stderr, Tag::Stderr),
@@ -133,6 +138,7 @@ impl Child {
     /// Another outside goes on with it: how far the earlier one got. Whatever is not acknowledged will be said again.
     pub(crate) fn resume(&mut self, number: u32) -> ResumedChild {
         self.told = false;
+        self.stdin.untold = 0;
         ResumedChild {
             number,
             stdout: self.stdout.kept.again(),
@@ -232,6 +238,8 @@ pub(crate) struct Input {
     ended: bool,
     /// Bytes that the command has taken.
     taken: u64,
+    /// Those of them of which the outside was not told yet.
+    untold: usize,
 }
 
 impl Input {
@@ -253,7 +261,7 @@ impl Input {
         outbox: &mut Outbox,
     ) -> Result<(), Overrun> {
         if self.pipe.is_none() || self.ended {
-            taken(bytes.len(), true, number, outbox);
+            self.tell(bytes.len(), true, number, outbox);
         } else if self.waiting.len() + bytes.len() > WINDOW {
             return Err(Overrun);
         } else {
@@ -296,7 +304,7 @@ impl Input {
             self.close();
         }
         if written > 0 {
-            taken(written, gone, number, outbox);
+            self.tell(written, gone, number, outbox);
         }
         if self.ended && self.waiting.is_empty() {
             self.close();
@@ -307,18 +315,23 @@ impl Input {
     pub(crate) fn reader_left(&mut self, number: u32, outbox: &mut Outbox) {
         let left = self.waiting.len();
         self.close();
-        taken(left, true, number, outbox);
+        self.tell(left, true, number, outbox);
+    }
+
+    /// These bytes were taken, or nobody will take them.
+    fn tell(&mut self, bytes: usize, closed: bool, number: u32, outbox: &mut Outbox) {
+        self.untold += bytes;
+        if closed || self.untold >= WORTH_A_FRAME {
+            let bytes = u32::try_from(std::mem::take(&mut self.untold))
+                .expect("at most a window and a frame");
+            outbox.control(Tag::StdinTaken, number, &StdinTaken { bytes, closed });
+        }
     }
 
     fn close(&mut self) {
         self.pipe = None;
         self.waiting = VecDeque::new();
     }
-}
-
-fn taken(bytes: usize, closed: bool, number: u32, outbox: &mut Outbox) {
-    let bytes = u32::try_from(bytes).expect("at most a window and a frame");
-    outbox.control(Tag::StdinTaken, number, &StdinTaken { bytes, closed });
 }
 
 /// Makes a descriptor answer `EAGAIN` instead of waiting.

@@ -336,6 +336,20 @@ fn a_command_that_closes_its_stdin_is_reported_and_its_input_acknowledged() {
 }
 
 #[test]
+fn a_short_line_is_answered_and_not_acknowledged() {
+    let mut outside = Outside::new();
+    outside.start(1, &["cat"]);
+    outside.send(Tag::Stdin, 1, b"{}\n");
+    let answer = outside.next();
+    assert_eq!(
+        (answer.tag, &answer.payload[..]),
+        (Tag::Stdout, &b"{}\n"[..])
+    );
+    outside.send(Tag::StdinEnd, 1, &[]);
+    assert_eq!(outside.outcome(1).exited, DONE);
+}
+
+#[test]
 fn two_commands_run_at_once_and_are_told_apart() {
     let mut outside = Outside::new();
     outside.start(1, &["cat"]);
