@@ -147,10 +147,13 @@ impl ImageRpcServer for Family {
         self.record(Event::ImageAdded, &caller, &detail)
             .await
             .map_err(fail)?;
-        let added: Added = self
-            .images(ImageOrder::Add { name, origin }, vec![file.into()])
-            .await
-            .map_err(|error| away(&error))?;
+        let order = ImageOrder::Add {
+            name: name.clone(),
+            origin,
+        };
+        let added: Result<Added, _> = self.images(order, vec![file.into()]).await;
+        self.pool.forget(&name).await;
+        let added = added.map_err(|error| away(&error))?;
         Ok(ImageAdded {
             name: added.name.to_string(),
             digest: added.digest.to_string(),
@@ -169,10 +172,12 @@ impl ImageRpcServer for Family {
         self.record(Event::ImageRemoved, &caller, &detail)
             .await
             .map_err(fail)?;
-        let swept: Swept = self
-            .images(ImageOrder::Remove { name }, Vec::new())
-            .await
-            .map_err(|error| away(&error))?;
+        // What waits would keep the tree that is to be removed; what is made meanwhile may still be of it.
+        self.pool.forget(&name).await;
+        let order = ImageOrder::Remove { name: name.clone() };
+        let swept: Result<Swept, _> = self.images(order, Vec::new()).await;
+        self.pool.forget(&name).await;
+        let swept = swept.map_err(|error| away(&error))?;
         let texts = |digests: Vec<paw_policy::Digest>| {
             digests
                 .into_iter()

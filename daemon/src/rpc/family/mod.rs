@@ -50,7 +50,7 @@ use crate::{
     orchestrator::handle::Actions,
     providers::Providers,
     reload::Reload,
-    sandbox::{Launchers, Proofs, Register, Skills},
+    sandbox::{Launchers, Pool, Proofs, Register, Skills},
     storage::Storage,
 };
 
@@ -68,6 +68,8 @@ pub struct Context {
     pub news: Arc<News>,
     /// The way to sandboxes.
     pub launchers: Launchers,
+    /// Sandboxes that wait.
+    pub pool: Pool,
     /// Sandboxes of people's commands.
     pub register: Register,
     /// What is known of each runtime.

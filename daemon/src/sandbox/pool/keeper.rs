@@ -3,11 +3,13 @@
 use std::{
     collections::BTreeMap,
     future::poll_fn,
+    sync::Arc,
     task::Poll,
     time::{Duration, Instant},
 };
 
 use paw_launch::request::SandboxId;
+use paw_policy::Name;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
@@ -51,6 +53,8 @@ pub struct Keeper {
     ending: JoinSet<()>,
     /// Who waits for the place of one that is still being made.
     rooms: Vec<(u64, oneshot::Sender<bool>)>,
+    /// Who waits for the end of one that is still being made: until the last of this is dropped.
+    ends: Vec<(u64, Arc<oneshot::Sender<()>>)>,
 }
 
 impl Keeper {
@@ -71,6 +75,7 @@ impl Keeper {
             making: JoinSet::new(),
             ending: JoinSet::new(),
             rooms: Vec::new(),
+            ends: Vec::new(),
         }
     }
 
@@ -87,6 +92,7 @@ impl Keeper {
                 ask = self.asks.recv() => match ask {
                     Some(Ask::Take(key, reply)) => self.take(&key, reply),
                     Some(Ask::Room(reply)) => self.make_room(reply),
+                    Some(Ask::Forget(image, reply)) => self.forget(&image, reply),
                     None => break,
                 },
                 Some(made) = self.making.join_next() => match made {
@@ -150,8 +156,23 @@ impl Keeper {
         }
     }
 
+    fn forget(&mut self, image: &Name, reply: oneshot::Sender<()>) {
+        let reply = Arc::new(reply);
+        let (waiting, coming) = self.stock.forget(image);
+        for sandbox in waiting.iter().filter_map(|id| self.waiting.remove(id)) {
+            let reply = reply.clone();
+            self.ending.spawn(async move {
+                end(sandbox).await;
+                drop(reply);
+            });
+        }
+        self.ends
+            .extend(coming.into_iter().map(|number| (number, reply.clone())));
+    }
+
     fn made(&mut self, Made { number, result }: Made) {
         let now = Instant::now();
+        let forgotten: Vec<_> = self.ends.extract_if(.., |(of, _)| *of == number).collect();
         let room = self.rooms.iter().position(|(wanted, _)| *wanted == number);
         let room = room.map(|at| self.rooms.swap_remove(at).1);
         match result {
@@ -165,6 +186,7 @@ impl Keeper {
                 }
                 self.ending.spawn(async move {
                     end(sandbox).await;
+                    drop(forgotten);
                     if let Some(room) = room {
                         let _ = room.send(true);
                     }

@@ -2,7 +2,7 @@
 //!
 //! It is handed out to nobody else: agent, user, origin of the data, and every word of the plan but the id have to be the same.
 
-use paw_launch::request::{MountSource, Runtime, SandboxId, SandboxPlan};
+use paw_launch::request::{Image, MountSource, Runtime, SandboxId, SandboxPlan};
 use paw_policy::{Name, TaintSet};
 
 use crate::sandbox::sandbox_id;
@@ -50,6 +50,12 @@ impl Key {
             id,
             ..self.plan.clone()
         }
+    }
+
+    /// Whether its root is the image of this name, whatever that name meant when it was made.
+    #[must_use]
+    pub fn is_of(&self, image: &Name) -> bool {
+        matches!(&self.plan.image, Image::Named(name) if name == image)
     }
 
     /// What makes it.

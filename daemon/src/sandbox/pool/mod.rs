@@ -22,6 +22,7 @@ mod stock;
 mod waiting;
 
 use paw_launch::request::{RefusalReason, SandboxPlan};
+use paw_policy::Name;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -42,6 +43,8 @@ enum Ask {
     Take(Box<Key>, oneshot::Sender<Option<Sandbox>>),
     /// A place for one that is to run at once; whether there was one to give up.
     Room(oneshot::Sender<bool>),
+    /// Nothing of this image may wait; dropped when it has ended.
+    Forget(Name, oneshot::Sender<()>),
 }
 
 /// Where actions get their sandboxes from. Cheap to clone.
@@ -90,6 +93,22 @@ impl Pool {
     #[must_use]
     pub fn cold(&self) -> Origin {
         Origin::Pool(self.clone())
+    }
+
+    /// Ends what waits of this image, and what is being made of it, because its name is about to mean another root, or just began
+    /// to: with what was made before, an action would get the old one. It has ended when this returns.
+    pub async fn forget(&self, image: &Name) {
+        let (reply, forgotten) = oneshot::channel();
+        // Without its keeper there is no pool, and nothing waits.
+        if self
+            .asks
+            .send(Ask::Forget(image.clone(), reply))
+            .await
+            .is_ok()
+        {
+            // Nothing is ever sent: it is over when the last sandbox lets go of the other end.
+            let _ = forgotten.await;
+        }
     }
 
     async fn take(&self, key: Key) -> Option<Sandbox> {

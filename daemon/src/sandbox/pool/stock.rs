@@ -3,7 +3,7 @@
 //! ```text
 //!  asked for ──► claimed from what waits, or made for whoever asks
 //!      └──► asked for twice within a minute: making ──► waiting ──► claimed, once
-//!                                              │           └──► dropped: idle, pressure, room, another plan
+//!                                              │           └──► dropped: idle, pressure, room, another plan, another image
 //!                                              └──► doomed while it was made: dropped as soon as it is there
 //! ```
 //!
@@ -13,6 +13,7 @@
 use std::time::{Duration, Instant};
 
 use paw_launch::request::{Runtime, SandboxId};
+use paw_policy::Name;
 
 use super::key::Key;
 use crate::config::PoolBounds as Bounds;
@@ -215,6 +216,21 @@ impl Stock {
             .drain(..)
             .map(|one| Effect::Drop(one.id))
             .collect()
+    }
+
+    /// What is of this image goes, and what is made of it goes as soon as it is there: the name may mean another root from now on.
+    /// Also the numbers of the latter.
+    pub(super) fn forget(&mut self, image: &Name) -> (Vec<SandboxId>, Vec<u64>) {
+        self.demands.retain(|demand| !demand.key.is_of(image));
+        let of_it = self.making.iter_mut().filter(|one| one.key.is_of(image));
+        let coming = of_it
+            .map(|one| {
+                one.doomed = true;
+                one.number
+            })
+            .collect();
+        let waiting = self.waiting.extract_if(.., |one| one.key.is_of(image));
+        (waiting.map(|one| one.id).collect(), coming)
     }
 
     /// Whether it is at rest with nothing in it.

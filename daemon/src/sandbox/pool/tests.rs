@@ -67,8 +67,12 @@ impl Rig {
 
     /// Asks until one waits for this owner, which is not taken.
     async fn warm(&self, owner: &Owner) {
+        self.warm_with(owner, &plan()).await;
+    }
+
+    async fn warm_with(&self, owner: &Owner, plan: &SandboxPlan) {
         for _ in 0..2 {
-            let (_, sandbox) = self.take(owner.clone(), plan()).await;
+            let (_, sandbox) = self.take(owner.clone(), plan.clone()).await;
             sandbox.end(LONG).await.unwrap();
         }
         self.runs(1).await;
@@ -114,11 +118,16 @@ async fn one_that_waited_is_used_once_and_claimed_at_the_launcher() {
     assert!(pooled);
     assert!(says(&sandbox, "hello").await);
     let id = sandbox.id().clone();
+    // The claim goes another way than the command, and may come later.
+    let claimed = async {
+        while rig.habits().claimed.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(LONG, claimed).await.unwrap();
+    let claimed = rig.habits().claimed.lock().unwrap().clone();
+    assert_eq!(claimed, [id.clone()]);
     sandbox.end(LONG).await.unwrap();
-    assert_eq!(
-        rig.habits().claimed.lock().unwrap().as_slice(),
-        std::slice::from_ref(&id)
-    );
     rig.runs(1).await;
     let (_, next) = rig.take(usual(), plan()).await;
     assert_ne!(*next.id(), id);
@@ -220,6 +229,42 @@ async fn everything_that_waits_ends_with_a_new_configuration() {
     rig.warm(&usual()).await;
     rig.bounds.send_replace(BOUNDS);
     rig.runs(0).await;
+}
+
+#[tokio::test]
+async fn what_waits_of_an_image_ends_before_its_name_means_another() {
+    let rig = Rig::new(BOUNDS).await;
+    let image = |name: &str| SandboxPlan {
+        image: Image::Named(name.parse().unwrap()),
+        ..plan()
+    };
+    rig.warm_with(&usual(), &image("mine")).await;
+    let old = rig.pool.launchers.list().await.unwrap().remove(0).id;
+    rig.pool.forget(&"other".parse().unwrap()).await;
+    rig.runs(1).await;
+    rig.pool.forget(&"mine".parse().unwrap()).await;
+    assert_eq!(rig.pool.launchers.list().await.unwrap().len(), 0);
+    let (pooled, next) = rig.take(usual(), image("mine")).await;
+    assert!(!pooled);
+    assert_ne!(*next.id(), old);
+}
+
+#[tokio::test]
+async fn what_is_being_made_of_an_image_ends_before_its_name_means_another() {
+    let rig = Rig::new(BOUNDS).await;
+    let image = SandboxPlan {
+        image: Image::Named("mine".parse().unwrap()),
+        ..plan()
+    };
+    for _ in 0..2 {
+        let (_, sandbox) = rig.take(usual(), image.clone()).await;
+        sandbox.end(LONG).await.unwrap();
+    }
+    // The keeper is still at it: it was told to make one a moment ago, and answers in order.
+    rig.pool.forget(&"mine".parse().unwrap()).await;
+    assert_eq!(rig.pool.launchers.list().await.unwrap().len(), 0);
+    let (pooled, _sandbox) = rig.take(usual(), image).await;
+    assert!(!pooled);
 }
 
 #[tokio::test]

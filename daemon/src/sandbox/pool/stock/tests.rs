@@ -30,8 +30,8 @@ fn plan() -> SandboxPlan {
         floor: Isolation::Process,
         image: Image::Host,
         mounts: vec![Mount {
-            source: MountSource::Workspace("assistant".parse().unwrap()),
-            target: "/workspace".into(),
+            source: MountSource::Skill("files".parse().unwrap()),
+            target: "/skill".into(),
             writable: false,
         }],
         limits: Limits {
