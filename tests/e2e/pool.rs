@@ -52,7 +52,7 @@ async fn run(client: &Client) -> RunResult {
         .expect("it is accepted");
     loop {
         match within("the run", running.next()).await {
-            Some(Ok(RunEvent::Ended(result))) => return result,
+            Some(Ok(RunEvent::Ended(result))) => return *result,
             Some(Ok(RunEvent::Failed { message, error })) => panic!("{message}: {error:?}"),
             Some(Ok(_)) => {}
             other => panic!("{other:?}"),

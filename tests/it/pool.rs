@@ -27,7 +27,7 @@ async fn run(client: &Client, spec: RunSpec) -> RunResult {
             .expect("the run goes on")
             .expect("it can be read");
         match event {
-            RunEvent::Ended(result) => return result,
+            RunEvent::Ended(result) => return *result,
             RunEvent::Failed { message, error } => panic!("{message}: {error:?}"),
             _ => {}
         }

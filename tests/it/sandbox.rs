@@ -58,7 +58,7 @@ async fn rest(run: &mut Subscription<RunEvent>) -> (String, String, RunEvent) {
 
 fn ended(event: RunEvent) -> RunResult {
     match event {
-        RunEvent::Ended(result) => result,
+        RunEvent::Ended(result) => *result,
         other => panic!("the run ended with {other:?}"),
     }
 }

@@ -181,7 +181,7 @@ pub enum RunEvent {
         data: String,
     },
     /// It ended.
-    Ended(RunResult),
+    Ended(Box<RunResult>),
     /// It did not run, or its end is not known.
     Failed {
         /// What failed and why.

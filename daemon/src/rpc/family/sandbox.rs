@@ -402,7 +402,7 @@ fn run_end(record: ActionRecord) -> RunEvent {
             .result
             .and_then(|value| serde_json::from_value(value).ok())
     {
-        return RunEvent::Ended(result);
+        return RunEvent::Ended(Box::new(result));
     }
     let (kind, message, hint) = super::why(record.state, record.error);
     RunEvent::Failed {

@@ -126,7 +126,7 @@ async fn one_that_waited_is_used_once_and_claimed_at_the_launcher() {
     };
     timeout(LONG, claimed).await.unwrap();
     let claimed = rig.habits().claimed.lock().unwrap().clone();
-    assert_eq!(claimed, [id.clone()]);
+    assert_eq!(claimed, std::slice::from_ref(&id));
     sandbox.end(LONG).await.unwrap();
     rig.runs(1).await;
     let (_, next) = rig.take(usual(), plan()).await;
