@@ -2,6 +2,8 @@
 
 use std::{str::FromStr, time::Duration};
 
+use paw_api::egress::{BadRule, NetRule};
+
 /// A time like `500ms`, `30s`, `1.5h`; a plain number is seconds.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let at = text
@@ -22,6 +24,14 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     match Duration::try_from_secs_f64(number * seconds) {
         Ok(time) if time > Duration::ZERO && time <= Duration::from_secs(365 * 86_400) => Ok(time),
         _ => Err("a time is between 1ms and 365d".to_owned()),
+    }
+}
+
+/// What a sandbox may reach, or `none`, which is what it may without this.
+pub(crate) fn net(text: &str) -> Result<Option<NetRule>, BadRule> {
+    match text {
+        "none" => Ok(None),
+        rule => rule.parse().map(Some),
     }
 }
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use paw_api::{Error, ErrorKind, sandbox::RunSpec};
 use paw_policy::{
-    ChatArguments, Facts, Kind, Name, Operation, Plan, Principal, Role, Rules, State, Taint,
-    TaintSet, ToolArguments, judge,
+    ApiArguments, ChatArguments, Facts, Kind, Name, Operation, Plan, Principal, Role, Rules, State,
+    Taint, TaintSet, ToolArguments, judge,
 };
 use paw_store::{ActionRecord, Caller, SessionRecord, StoreError};
 use serde::Deserialize;
@@ -17,13 +17,13 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{
-    agent::{asked, tool},
+    agent::{asked, net::Ask, tool},
     clock::now_ms,
     config::{AgentSettings, Config},
     orchestrator::{handle::Submission, work::Progress},
     providers::Providers,
     records::shorten,
-    sandbox::{self, Register, Skills},
+    sandbox::{self, Register, Skills, least::reaches},
     storage::Storage,
 };
 
@@ -34,6 +34,7 @@ const MAX_TEXT: usize = 64 * 1024;
 const LOOKED_THROUGH: usize = 1_000;
 
 /// What judging needs to know.
+#[derive(Clone)]
 pub struct Intake {
     /// Agents and limits.
     pub config: watch::Receiver<Arc<Config>>,
@@ -105,7 +106,7 @@ impl Intake {
         let (agent, settings) = agent(&config, asked.agent.as_deref())?;
         let (operation, place) = match kind {
             Kind::Chat => self.chat(&agent, settings, asked, &caller)?,
-            Kind::ToolCall => self.tool_call(settings, asked, &caller)?,
+            Kind::ToolCall => self.tool_call((&agent, settings), asked, &caller)?,
             Kind::ModelSwitch
             | Kind::FileOperation
             | Kind::ConfigChange
@@ -143,11 +144,11 @@ impl Intake {
     ) -> Result<Submission, Error> {
         let config = Arc::clone(&self.config.borrow());
         let workspace = spec.workspace.clone();
+        let (agent, settings) = agent(&config, workspace.as_deref())?;
         let operation = match &spec.sandbox {
             Some(id) => self.further_run(id.clone(), spec, &caller)?,
-            None => own_run(&config, spec)?,
+            None => own_run(&config, (&agent, settings), spec)?,
         };
-        let (agent, _) = agent(&config, workspace.as_deref())?;
         let taint = origin(&caller);
         self.submission(
             Plan {
@@ -179,13 +180,36 @@ impl Intake {
             || spec.memory.is_some()
             || spec.disk.is_some()
             || spec.pids.is_some()
-            || spec.io_weight.is_some();
+            || spec.io_weight.is_some()
+            || !spec.net.is_empty();
         if chosen {
             let message = "a command in a sandbox that runs can choose nothing of that sandbox";
-            let hint = "leave out runtime, image, mounts and limits";
+            let hint = "leave out runtime, image, mounts, network and limits";
             return Err(Error::new(ErrorKind::Invalid, message, hint));
         }
         written(&spec)
+    }
+
+    /// Judges whether a sandbox that was refused something shall be given it. It asks in the name of who asked for the sandbox;
+    /// what it wants was said by a program inside, and is worth as much.
+    ///
+    /// # Errors
+    /// `denied` for what the agent's sandboxes may not reach at all.
+    pub fn judge_ask(&self, ask: Ask) -> Result<Submission, Error> {
+        let config = Arc::clone(&self.config.borrow());
+        let (agent, settings) = agent(&config, Some(ask.agent.as_str()))?;
+        asked::within(settings, std::slice::from_ref(&ask.rule), &agent)?;
+        let taint = origin(&ask.caller).with(&TaintSet::of(Taint::Tool));
+        let plan = Plan {
+            agent,
+            session: None,
+            operation: Operation::ApiCall(ApiArguments {
+                sandbox: ask.sandbox.to_string(),
+                run: ask.action.to_string(),
+                rule: ask.rule.to_string(),
+            }),
+        };
+        self.submission(plan, ask.caller, taint, None, Progress::None)
     }
 
     fn submission(
@@ -314,7 +338,7 @@ impl Intake {
 
     fn tool_call(
         &self,
-        settings: &AgentSettings,
+        (agent, settings): (&Name, &AgentSettings),
         asked: Asked,
         caller: &Caller,
     ) -> Result<(Operation, Option<Place>), Error> {
@@ -345,6 +369,9 @@ impl Intake {
                 "see `pawctl skill show`",
             )
         })?;
+        if reaches(known.class) {
+            asked::within(settings, &installed.net, agent)?;
+        }
         let place = match asked.session.as_deref() {
             None => None,
             Some(text) => {
@@ -496,13 +523,18 @@ fn agent<'a>(config: &'a Config, name: Option<&str>) -> Result<(Name, &'a AgentS
 }
 
 /// The exact command, with every default written out, so that what is approved does not change with the configuration.
-fn own_run(config: &Config, mut spec: RunSpec) -> Result<Operation, Error> {
+fn own_run(
+    config: &Config,
+    (name, settings): (&Name, &AgentSettings),
+    mut spec: RunSpec,
+) -> Result<Operation, Error> {
     let checked = asked::check(&spec)?;
     let floor = checked.floor.max(config.sandbox.isolation_floor);
     if let Some(runtime) = checked.runtime {
         sandbox::allow(runtime, floor)
             .map_err(|error| Error::new(ErrorKind::Denied, error.to_string(), tool::TOO_WEAK))?;
     }
+    asked::within(settings, &spec.net, name)?;
     let (limits, image) = (config.sandbox.limits, config.sandbox.image.to_string());
     spec.runtime.get_or_insert_with(|| "auto".into());
     spec.isolation_floor = Some(floor.to_string());

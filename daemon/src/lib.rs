@@ -14,6 +14,7 @@ pub mod intake;
 pub mod orchestrator;
 pub mod prove;
 pub mod providers;
+pub mod questions;
 pub mod records;
 pub mod reload;
 pub mod rpc;

@@ -346,6 +346,7 @@ async fn one(
         cwd: "/tmp".to_owned(),
         stdin: None,
         most_output,
+        net: None,
     };
     let (events, mut heard) = mpsc::channel(16);
     let listening = async {

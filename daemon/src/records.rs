@@ -76,6 +76,9 @@ pub fn summary(plan: &Plan) -> String {
                 .collect();
             format!("run {}", words.join(" "))
         }
+        Operation::ApiCall(call) => {
+            format!("let sandbox {} reach {}", call.sandbox, call.rule)
+        }
     };
     shorten(&text)
 }

@@ -189,7 +189,7 @@ pub fn may_approve(
 pub fn risk(plan: &Plan) -> Risk {
     match &plan.operation {
         Operation::Chat(_) => Risk::Low,
-        Operation::SandboxRun(_) => Risk::High,
+        Operation::SandboxRun(_) | Operation::ApiCall(_) => Risk::High,
         Operation::ToolCall(call) => match call.class {
             ToolClass::ReadPublic | ToolClass::ReadPrivate => Risk::Medium,
             ToolClass::WriteLocalReversible
@@ -217,6 +217,7 @@ fn evaluate(rules: &Rules, plan: &Plan, facts: &Facts, risk: Risk, approved: boo
     let (action, resource, entities) = match &plan.operation {
         Operation::Chat(_) => ("chat", uid("Agent", plan.agent.as_str()), Vec::new()),
         Operation::SandboxRun(_) => ("sandbox_run", host(), Vec::new()),
+        Operation::ApiCall(_) => ("api_call", host(), Vec::new()),
         Operation::ToolCall(call) => {
             let (skill, tool) = (
                 uid("Skill", call.skill.as_str()),
@@ -383,6 +384,18 @@ mod tests {
         }
     }
 
+    fn reach() -> Plan {
+        Plan {
+            agent: name("default"),
+            session: None,
+            operation: Operation::ApiCall(crate::plan::ApiArguments {
+                sandbox: "5f0c7b1e5f0c7b1e".into(),
+                run: "01a20b7a-4cf4-761d-8c49-e013a0f029fe".into(),
+                rule: "api.example.com:443".into(),
+            }),
+        }
+    }
+
     fn facts(role: Role, taint: Taint) -> Facts {
         Facts {
             principal: Principal { uid: 1000, role },
@@ -491,6 +504,16 @@ mod tests {
             Risk::Critical,
             &["no-admin-from-untrusted-data"],
         );
+        for role in [Role::User, Role::Admin] {
+            check(
+                &reach(),
+                role,
+                Taint::Tool,
+                Ask,
+                Risk::High,
+                &["ask-before-reaching-further"],
+            );
+        }
         check(
             &run(),
             Role::Admin,

@@ -36,6 +36,20 @@ pub enum Operation {
     ToolCall(ToolArguments),
     /// One command in a sandbox of its own, asked for by a person of this host.
     SandboxRun(Map<String, Value>),
+    /// One more thing that a sandbox which runs may reach; it asked for it and was refused.
+    ApiCall(ApiArguments),
+}
+
+/// Arguments of [`Operation::ApiCall`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApiArguments {
+    /// Which sandbox.
+    pub sandbox: String,
+    /// The action that the sandbox belongs to.
+    pub run: String,
+    /// The rule that would be added, `HOST:PORT`.
+    pub rule: String,
 }
 
 /// Arguments of [`Operation::Chat`].
@@ -84,6 +98,7 @@ impl Plan {
         match &self.operation {
             Operation::Chat(_) => Kind::Chat,
             Operation::ToolCall(_) | Operation::SandboxRun(_) => Kind::ToolCall,
+            Operation::ApiCall(_) => Kind::ApiCall,
         }
     }
 

@@ -5,6 +5,7 @@
 mod bad_input;
 mod confinement;
 mod crash;
+mod egress;
 mod images;
 mod journal;
 mod lifecycle;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     cases.extend(shim::cases());
     cases.extend(probes::cases());
     cases.extend(scale::cases());
+    cases.extend(egress::cases());
     cases.extend(crash::cases());
     run(cases)
 }

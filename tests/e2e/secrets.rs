@@ -104,6 +104,21 @@ async fn host_cannot_be_changed() {
     all_fail(&system, &commands.map(str::to_owned)).await;
 }
 
+/// Some addresses of this host.
+pub(crate) fn host_addresses() -> Vec<String> {
+    let addresses = std::fs::read_to_string("/proc/net/fib_trie").unwrap_or_default();
+    let mut hosts: Vec<String> = addresses
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("|-- "))
+        .filter(|address| !address.ends_with(".0") && !address.ends_with(".255"))
+        .map(str::to_owned)
+        .collect();
+    hosts.sort_unstable();
+    hosts.dedup();
+    hosts.truncate(6);
+    hosts
+}
+
 async fn network_of_the_host_cannot_be_reached() {
     let system = Standalone::start("").await;
     let listener = TcpListener::bind("0.0.0.0:0").expect("the host has a network");
@@ -112,17 +127,8 @@ async fn network_of_the_host_cannot_be_reached() {
     let name = std::os::unix::net::SocketAddr::from_abstract_name(format!("{CANARY}-{port}"))
         .expect("a short name");
     let _abstract = UnixListener::bind_addr(&name).expect("nobody has it");
-    let addresses = std::fs::read_to_string("/proc/net/fib_trie").unwrap_or_default();
-    let mut hosts: Vec<&str> = addresses
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("|-- "))
-        .filter(|address| !address.ends_with(".0") && !address.ends_with(".255"))
-        .collect();
-    hosts.sort_unstable();
-    hosts.dedup();
-    let mut commands: Vec<String> = hosts
+    let mut commands: Vec<String> = host_addresses()
         .iter()
-        .take(6)
         .map(|host| format!("echo x | nc -w 1 {host} {port}"))
         .collect();
     commands.push(format!("echo x | nc -w 1 127.0.0.1 {port}"));

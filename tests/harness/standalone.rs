@@ -89,7 +89,7 @@ impl Standalone {
     /// # Panics
     /// As [`Standalone::start`].
     pub async fn start_for(config: &str, max_sandboxes: u32) -> Self {
-        Self::start_with(config, max_sandboxes, false).await
+        Self::start_all(config, max_sandboxes, false, &[]).await
     }
 
     /// As [`Standalone::start`], with a launcher for sandboxes of a shim, which is runc's, beside the usual one.
@@ -97,10 +97,24 @@ impl Standalone {
     /// # Panics
     /// As [`Standalone::start`].
     pub async fn start_with_shim(config: &str) -> Self {
-        Self::start_with(config, 8, true).await
+        Self::start_all(config, 8, true, &[]).await
     }
 
-    async fn start_with(config: &str, max_sandboxes: u32, with_shim: bool) -> Self {
+    /// As [`Standalone::start`], with a launcher for sandboxes of a shim where that is wanted, and with further files by their
+    /// path below its root, which `ROOT` in them stands for. Credentials are only their owner's.
+    ///
+    /// # Panics
+    /// As [`Standalone::start`].
+    pub async fn start_with(config: &str, with_shim: bool, files: &[(&str, &str)]) -> Self {
+        Self::start_all(config, 8, with_shim, files).await
+    }
+
+    async fn start_all(
+        config: &str,
+        max_sandboxes: u32,
+        with_shim: bool,
+        files: &[(&str, &str)],
+    ) -> Self {
         let accounts = Accounts::make();
         let root = Root::bare();
         if with_shim {
@@ -115,6 +129,15 @@ impl Standalone {
         );
         root.write("etc/pawd.d/00-isolation.toml", PROCESS_WILL_DO);
         root.write("etc/launcher.toml", &format!("runtimes = [\"native\", \"gvisor\"]\nimage_dirs = []\nmount_prefixes = []\nmax_sandboxes = {max_sandboxes}\n\n[ids]\nbase = {IDS}\nslots = {}\n", 2 * max_sandboxes));
+        for (path, text) in files {
+            root.write(
+                path,
+                &text.replace("ROOT", &root.path().display().to_string()),
+            );
+            if path.contains("credentials/") {
+                root.mode(path, 0o400);
+            }
+        }
         let (daemon, notify) = launch(&root);
         let mut system = Self {
             notify,

@@ -1,11 +1,10 @@
 //! The words after `pawctl sandbox`.
 
 use clap::{Args, Subcommand};
+use paw_api::egress::NetRule;
 
-use super::Image;
-
-use super::Wait;
-use crate::values::{milli, size};
+use super::{Image, Wait};
+use crate::values::{milli, net, size};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Sandbox {
@@ -99,9 +98,10 @@ pub(crate) struct Run {
     /// Output that is passed on, for example 10M; the rest is thrown away
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) max_output: Option<u64>,
-    /// Network: there is none in a sandbox
-    #[arg(long, value_parser = ["none"])]
-    pub(crate) net: Option<String>,
+    /// What it may reach: HOST:PORT, '*.NAME:PORT' or broker/NAME, more than once; after a comma may follow method=GET+HEAD,
+    /// path=/v1/, sent=1M, received=10M, requests=100 [default: none]
+    #[arg(long, value_name = "none|HOST:PORT", value_parser = net)]
+    pub(crate) net: Vec<Option<NetRule>>,
     /// A variable of the environment
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) env: Vec<String>,

@@ -161,6 +161,7 @@ fn spec(global: &Global, run: &Run) -> RunSpec {
         timeout_ms: life(global),
         io_weight: run.io_weight,
         max_output: run.max_output,
+        net: run.net.iter().flatten().cloned().collect(),
         sandbox: None,
         stdin: run.stdin,
         detach: run.detach,

@@ -132,6 +132,12 @@ pub enum Event {
     SandboxEnded,
     /// A secret was used.
     SecretUsed,
+    /// A sandbox may reach something, by a rule of its run.
+    EgressAllowed,
+    /// A sandbox was kept from reaching something.
+    EgressRefused,
+    /// Something that a sandbox reached has ended.
+    EgressEnded,
     /// A skill was installed, enabled, changed or removed.
     SkillChanged,
     /// An agent's definition changed.

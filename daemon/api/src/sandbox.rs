@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{error::ErrorData, workspace::RunLayer};
+use crate::{egress::NetRule, error::ErrorData, workspace::RunLayer};
 
 /// A way to make sandboxes, and whether its protection was seen to hold here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -73,6 +73,9 @@ pub struct RunSpec {
     /// Bytes of output that are passed on; what comes after them is thrown away.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_output: Option<u64>,
+    /// What it may reach: `HOST:PORT` or `broker/NAME`, with what follows a comma; nothing if not given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub net: Vec<NetRule>,
     /// Id of a running sandbox of the same user in which to run it, in place of one of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<String>,
@@ -133,6 +136,9 @@ pub struct RunResult {
     /// What became of what it wrote to a workspace, if it had one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workspace: Option<RunLayer>,
+    /// What it reached; nothing for one without a network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub net: Option<NetUsage>,
 }
 
 /// Round trips of lines through a command that runs, as pawd saw them.
@@ -150,6 +156,21 @@ pub struct Rounds {
     pub max_us: f64,
     /// All of them together.
     pub total_us: f64,
+}
+
+/// What a sandbox may reach, and what it has done with that.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NetUsage {
+    /// Its rules, those that a person added included.
+    pub rules: Vec<NetRule>,
+    /// Requests that were allowed.
+    pub allowed: u64,
+    /// Requests that were refused.
+    pub refused: u64,
+    /// Bytes that it sent.
+    pub sent: u64,
+    /// Bytes that it received.
+    pub received: u64,
 }
 
 /// What a `sandbox.run` subscription sends. It ends with `ended` or `failed`, or with `started` where `detach` was asked for; a
@@ -234,6 +255,9 @@ pub struct SandboxDetail {
     pub end: Option<Value>,
     /// What the kernel said it was: `{digest, facts}`.
     pub attestation: Value,
+    /// What it reached; nothing for one without a network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub net: Option<NetUsage>,
 }
 
 /// What a sandbox has used, as its cgroup counts it.

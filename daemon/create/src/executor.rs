@@ -13,6 +13,7 @@ use paw_confine::{
     landlock::{self, Floor, PathRule, Ports, Rights, Rules},
     seccomp::Filters,
 };
+use paw_launch::egress::PORT;
 
 /// Confines the process that it runs in, then executes the sandbox's program. It carries the filter, compiled beforehand.
 #[derive(Debug, Clone)]
@@ -110,8 +111,10 @@ fn rules(mounts: &[Mount]) -> Rules {
     );
     Rules {
         paths: Some(paths),
-        connect: Ports::None,
-        bind: Ports::None,
+        // The namespace has nothing but its loopback, and this is the one port on it where something may be: the proxy of
+        // paw-init, which is bound by this domain, too.
+        connect: Ports::Only(vec![PORT]),
+        bind: Ports::Only(vec![PORT]),
         scope: true,
     }
 }

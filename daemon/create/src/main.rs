@@ -17,6 +17,7 @@
 
 mod executor;
 mod gvisor;
+mod loopback;
 mod native;
 mod root;
 

@@ -17,6 +17,7 @@ use rustix::fs::statfs;
 
 use crate::{
     executor::Confined,
+    loopback,
     root::{self, BUNDLE, Kept, RootError},
 };
 
@@ -42,6 +43,9 @@ pub(crate) enum CreateError {
     /// libcontainer failed at some step.
     #[error("make the container")]
     Container(#[from] LibcontainerError),
+    /// The loopback interface stays down.
+    #[error("bring up the loopback interface of the sandbox")]
+    Loopback(#[source] nix::errno::Errno),
     /// libcontainer says it made one, and there is no process.
     #[error("the container has no process")]
     NoProcess,
@@ -77,7 +81,9 @@ pub(crate) fn create(bundle: &Path, id: &str, entrances: &[PathBuf]) -> Result<i
         .with_detach(true)
         .as_sibling(true)
         .build()?;
-    container.pid().map(nix_pid).ok_or(CreateError::NoProcess)
+    let pid = container.pid().map(nix_pid).ok_or(CreateError::NoProcess)?;
+    loopback::up(pid).map_err(CreateError::Loopback)?;
+    Ok(pid)
 }
 
 /// Where v2 of cgroups is mounted, if it is. libcontainer gets it read-only and as all there is, so that it leaves this process in

@@ -171,6 +171,23 @@ impl Lanes {
         })
     }
 
+    /// Nobody is inside any more: every connection ends, and no new one begins.
+    pub(crate) fn close(&self) {
+        let mut lanes = lock(&self.lanes);
+        lanes.last = u32::MAX;
+        for state in lanes.open.values() {
+            let mut state = lock(state);
+            (state.inbound_ended, state.outbound_closed, state.ended) = (true, true, true);
+            state.outbound = BytesMut::new();
+            for waker in [state.reader.take(), state.writer.take()]
+                .into_iter()
+                .flatten()
+            {
+                waker.wake();
+            }
+        }
+    }
+
     /// Frames to be sent now. Connections that are over on both sides are forgotten.
     pub(crate) fn take_due(&self) -> Vec<Bytes> {
         let mut due = Vec::new();

@@ -38,6 +38,9 @@ use crate::{
 /// How long pawd may take to say what a connection is for.
 const BEGIN_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long connections may take to end when their run does.
+const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+
 /// How long a decision may wait for its record.
 const RECORD_LIMIT: Duration = Duration::from_secs(15);
 
@@ -147,16 +150,36 @@ pub async fn serve(stream: UnixStream, shared: Arc<Shared>) -> Result<(), RunErr
     let lanes = Arc::new(Lanes::default());
     tracing::debug!(run = run.name, "run begins");
     // Whichever ends first ends the other; what still runs ends with it.
+    let writing = write(&mut to, queue, &lanes);
+    tokio::pin!(writing);
+    let mut serving = JoinSet::new();
     let ended = tokio::select! {
-        heard = hear(&mut from, &run, &lanes) => heard,
-        written = write(&mut to, queue, &lanes) => written.map_err(RunError::Io),
+        heard = hear(&mut from, &run, &lanes, &mut serving) => heard,
+        written = &mut writing => written.map_err(RunError::Io),
     };
-    tracing::debug!(run = run.name, "run ended");
+    if ended.is_ok() {
+        // pawd is done with the run, and still wants to know how it ended.
+        lanes.close();
+        let drained = async { while serving.join_next().await.is_some() {} };
+        tokio::select! {
+            _ = timeout(DRAIN_LIMIT, drained) => {}
+            _ = &mut writing => {}
+        }
+        serving.shutdown().await;
+        // The last one who could say anything is gone, so this ends when all of it is written.
+        drop(run);
+        let _ = timeout(DRAIN_LIMIT, writing).await;
+    }
+    tracing::debug!("run ended");
     ended
 }
 
-async fn hear(from: &mut OwnedReadHalf, run: &Arc<Run>, lanes: &Lanes) -> Result<(), RunError> {
-    let mut serving = JoinSet::new();
+async fn hear(
+    from: &mut OwnedReadHalf,
+    run: &Arc<Run>,
+    lanes: &Lanes,
+    serving: &mut JoinSet<()>,
+) -> Result<(), RunError> {
     while let Some((tag, number, payload)) = next(from).await? {
         match tag {
             Tag::Open => {

@@ -8,6 +8,7 @@
 mod child;
 mod inbox;
 mod kept;
+mod net;
 mod outbox;
 mod resume;
 mod serve;

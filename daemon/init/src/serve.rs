@@ -24,6 +24,7 @@ use serde::de::DeserializeOwned;
 use crate::{
     child::{Child, set_nonblocking},
     inbox::{Filled, Inbox},
+    net::{self, Net},
     outbox::Outbox,
     resume::resume,
     start::{failed, start},
@@ -56,6 +57,7 @@ pub(crate) enum Fault {
 pub(crate) fn serve(stdin: impl AsFd, stdout: impl AsFd) -> Result<(), Fault> {
     let mut init = Init {
         children: BTreeMap::new(),
+        net: Net::default(),
         inbox: Inbox::new(),
         outbox: Outbox::default(),
         scratch: vec![0; MAX_PAYLOAD],
@@ -84,10 +86,13 @@ enum Source {
     Stdin(u32),
     Stdout(u32),
     Stderr(u32),
+    Port,
+    Connection(u32),
 }
 
 struct Init {
     children: BTreeMap<u32, Child>,
+    net: Net,
     inbox: Inbox,
     outbox: Outbox,
     scratch: Vec<u8>,
@@ -164,6 +169,10 @@ impl Init {
                                 .relay(number, &mut self.outbox, &mut self.scratch);
                         }
                     }
+                    Source::Port => self.net.accept(&mut self.outbox),
+                    Source::Connection(number) => {
+                        self.net.serve(number, &mut self.outbox, &mut self.scratch);
+                    }
                 }
             }
         }
@@ -227,6 +236,17 @@ impl Init {
                 }
             }
         }
+        if self.outbox.has_room() {
+            if let Some(port) = self.net.listener() {
+                sources.push((Source::Port, PollFd::new(port, PollFlags::POLLIN)));
+            }
+            for (number, socket, reads, writes) in self.net.wanted() {
+                let mut events = PollFlags::empty();
+                events.set(PollFlags::POLLIN, reads);
+                events.set(PollFlags::POLLOUT, writes);
+                sources.push((Source::Connection(number), PollFd::new(socket, events)));
+            }
+        }
         let (sources, mut polled): (Vec<Source>, Vec<PollFd<'_>>) = sources.into_iter().unzip();
         match poll(&mut polled, PollTimeout::NONE) {
             Ok(_) => {}
@@ -258,6 +278,7 @@ impl Init {
             })?;
         let Self {
             children,
+            net,
             inbox,
             outbox,
             ..
@@ -267,7 +288,7 @@ impl Init {
                 // What was still on its way behind it, such as the end of a command's input, concerns nobody any more.
                 return Ok(Outside::Done);
             }
-            obey(tag, number, payload, children, outbox)?;
+            obey(tag, number, payload, children, net, outbox)?;
         }
         match filled {
             Filled::Some => Ok(Outside::Open),
@@ -302,9 +323,17 @@ fn obey(
     number: u32,
     payload: &[u8],
     children: &mut BTreeMap<u32, Child>,
+    net: &mut Net,
     outbox: &mut Outbox,
 ) -> Result<(), Fault> {
+    let broken = |net::Broken(what)| Fault::Broken(what);
     match tag {
+        Tag::EgressListen => net.listen(outbox),
+        Tag::EgressData => net.data(number, payload, outbox).map_err(broken)?,
+        Tag::EgressEnd => net.end(number, outbox).map_err(broken)?,
+        Tag::EgressTaken => net
+            .taken(number, control(tag, payload)?, outbox)
+            .map_err(broken)?,
         Tag::Start => {
             if children.contains_key(&number) {
                 return Err(Fault::Broken("start of a child whose number is in use"));
@@ -346,8 +375,12 @@ fn obey(
                 child.signal(signal);
             }
         }
-        Tag::Resume => resume(payload, children, outbox)
-            .map_err(|_| Fault::Broken("a resume without a nonce"))?,
+        Tag::Resume => {
+            // Nobody outside knows of them any more.
+            net.forget();
+            resume(payload, children, outbox)
+                .map_err(|_| Fault::Broken("a resume without a nonce"))?;
+        }
         Tag::Forget => {
             // What runs has no end that could have been noted.
             if children.get(&number).is_some_and(Child::is_draining) {
@@ -355,6 +388,7 @@ fn obey(
             }
         }
         Tag::Hello
+        | Tag::EgressOpen
         | Tag::Stdout
         | Tag::Stderr
         | Tag::Exited

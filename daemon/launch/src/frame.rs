@@ -75,6 +75,16 @@ pub enum Tag {
     Resume = 14,
     /// To paw-init: the end of this child is noted outside; its number is free again.
     Forget = 15,
+    /// To paw-init: open the proxy's port. From paw-init: [`crate::egress::Listening`].
+    EgressListen = 16,
+    /// From paw-init: somebody inside has connected to the proxy's port.
+    EgressOpen = 17,
+    /// Both ways: raw bytes of a connection.
+    EgressData = 18,
+    /// Both ways: no more bytes of a connection come from this side.
+    EgressEnd = 19,
+    /// Both ways: [`crate::egress::EgressTaken`].
+    EgressTaken = 20,
 }
 
 impl TryFrom<u8> for Tag {
@@ -97,6 +107,11 @@ impl TryFrom<u8> for Tag {
             13 => Self::Part,
             14 => Self::Resume,
             15 => Self::Forget,
+            16 => Self::EgressListen,
+            17 => Self::EgressOpen,
+            18 => Self::EgressData,
+            19 => Self::EgressEnd,
+            20 => Self::EgressTaken,
             other => return Err(FrameError::UnknownTag(other)),
         })
     }

@@ -12,6 +12,7 @@
 //!
 //! This crate knows no process of ours: it only says what the bytes mean.
 
+pub mod egress;
 pub mod frame;
 #[cfg(feature = "requests")]
 pub mod image;

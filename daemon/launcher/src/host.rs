@@ -40,6 +40,8 @@ pub(crate) struct Host {
     pub(crate) memory: Memory,
     /// Process id of the doorkeeper.
     pub(crate) doorkeeper: u32,
+    /// The network namespace that we were started in, by its inode: the host's, or one that a service manager made for us.
+    pub(crate) network: u64,
     /// Limits that this kernel does not hold, in words.
     pub(crate) unheld: Vec<String>,
 }

@@ -348,6 +348,7 @@ impl Sandbox {
             launcher_map: &host.map,
             landlock_abi: host.landlock_abi,
             unheld: &host.unheld,
+            host_network: host.network,
         };
         match self.runtime.attest(pid.as_raw(), &expected) {
             Ok(attestation) => {

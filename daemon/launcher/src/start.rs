@@ -8,7 +8,9 @@
 //!   make the user namespace, enter it, become its root             no right on the host from here on
 //!   no_new_privs, undumpable
 //!   kill and remove what an earlier life left                      before landlock: its signal scope would be in the way
-//!   landlock: no TCP, no abstract socket, no signal outside        never files: that would forbid every mount
+//!   a network namespace of its own, with nothing in it
+//!   landlock: TCP on the one port of the proxy, no abstract socket,
+//!     no signal outside                                            never files: that would forbid every mount
 //!   seccomp, subreaper
 //!   READY, loop
 //! ```
@@ -25,6 +27,7 @@ use std::{
 use caps::Capability;
 use nix::{
     errno::Errno,
+    sched::{CloneFlags, unshare},
     sys::{
         prctl,
         signal::{SigSet, Signal},
@@ -40,11 +43,13 @@ use paw_confine::{
     sys,
     userns::{self, UsernsError},
 };
+use paw_launch::egress::PORT;
 use sd_notify::NotifyState;
 use tracing::{info, warn};
 
 use crate::{
     Options,
+    attest::{AttestError, namespace},
     bundle::Bundles,
     ceilings::{Ceilings, CeilingsError},
     cgroup::{CgroupError, Parent},
@@ -111,6 +116,12 @@ pub(crate) enum StartError {
     Door(#[from] DoorError),
     #[error(transparent)]
     Userns(#[from] UsernsError),
+    /// What network the host has cannot be read.
+    #[error("look at the network of the host")]
+    HostNetwork(#[from] AttestError),
+    /// The launcher stays in the network of the host.
+    #[error("leave the network of the host")]
+    Network(#[source] Errno),
     #[error(transparent)]
     Landlock(#[from] LandlockError),
     #[error(transparent)]
@@ -144,7 +155,9 @@ impl StartError {
             | Self::NotEnabled(_)
             | Self::Writable { .. }
             | Self::Files { .. } => 78,
-            Self::Drop(_)
+            Self::HostNetwork(_)
+            | Self::Network(_)
+            | Self::Drop(_)
             | Self::Userns(_)
             | Self::Landlock(_)
             | Self::Seccomp(_)
@@ -206,11 +219,13 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
     } else {
         Err(LayerError::Off)
     };
-    let enforced = confine(&if runtimes.has_gvisor() {
+    let network = leave_network()?;
+    let profile = if runtimes.has_gvisor() {
         seccomp::launcher_with_gvisor()
     } else {
         seccomp::launcher()
-    })?;
+    };
+    let enforced = confine(&profile)?;
 
     let slots = Slots::read(SLOT, ceilings.ids, places.state.join("workspaces"))?;
     let workspaces = Workspaces::new(places.state.join("workspaces"), layers, overlay);
@@ -229,6 +244,7 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
         landlock_abi: enforced.abi,
         memory,
         doorkeeper: doorkeeper.as_raw().unsigned_abs(),
+        network,
     };
     info!(uid, gid, peer, landlock_abi = enforced.abi, "ready");
     notify(&[NotifyState::Ready]);
@@ -396,12 +412,21 @@ pub(crate) fn block_signals() -> Result<SignalFd, Errno> {
     SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
 }
 
-/// What the launcher can forbid itself and still make sandboxes. All of it is inherited by them.
+/// Goes to a network namespace with nothing in it, and says which one was left. A launcher never needs a network, and so the one
+/// port that its landlock domain has to leave to its sandboxes, for the proxy inside, leads nowhere from here.
+pub(crate) fn leave_network() -> Result<u64, StartError> {
+    let left = namespace(Path::new("/proc/self"), "net")?;
+    unshare(CloneFlags::CLONE_NEWNET).map_err(StartError::Network)?;
+    Ok(left)
+}
+
+/// What the launcher can forbid itself and still make sandboxes. All of it is inherited by them, so the one
+/// port is what a program inside can bind and connect to over TCP at most.
 pub(crate) fn confine(profile: &Profile) -> Result<Enforced, StartError> {
     let rules = Rules {
         paths: None,
-        connect: Ports::None,
-        bind: Ports::None,
+        connect: Ports::Only(vec![PORT]),
+        bind: Ports::Only(vec![PORT]),
         scope: true,
     };
     // No part is the floor: on a kernel that has none of them, sandboxes are still bound by namespaces and by file rules.

@@ -20,7 +20,8 @@ use uuid::Uuid;
 
 use super::{
     Agents,
-    run::{Leaving, Told, cancelled, end_of_exec, finished, outcome_of},
+    ended::{end_of_exec, finished, outcome_of},
+    run::{Leaving, Told, cancelled},
 };
 use crate::{
     orchestrator::work::{Continuation, Outcome},
@@ -304,6 +305,8 @@ async fn run(
         known.plan.runtime,
         ended,
         Some(&*known.attestation),
+        // A run loses its way out with the pawd that opened it.
+        None,
     );
     of(outcome, &id, known.attestation.digest)
 }
@@ -342,6 +345,8 @@ async fn exec(
         known.plan.runtime,
         ended,
         Some(&*known.attestation),
+        // A run loses its way out with the pawd that opened it.
+        None,
     );
     of(outcome, &id, known.attestation.digest)
 }
@@ -377,7 +382,13 @@ fn exit_of<'a>(command: impl Into<Option<&'a Command>>) -> Option<Exit> {
 fn end_of(found: &Found, end: &RunEnd) -> Outcome {
     let about = &found.saved.about;
     let runtime: Runtime = about.plan.runtime;
-    let outcome = finished(found.id.as_str(), runtime, end, Some(&*about.attestation));
+    let outcome = finished(
+        found.id.as_str(),
+        runtime,
+        end,
+        Some(&*about.attestation),
+        None,
+    );
     of(outcome, &found.id, about.attestation.digest)
 }
 

@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 
-use paw_api::{ErrorKind, sandbox::RunSpec as Asked};
+use paw_api::{ErrorKind, egress::NetRule, sandbox::RunSpec as Asked};
 use paw_launch::{
     frame::{MAX_PAYLOAD, Start},
     request::{Image, Isolation, Mount, MountSource, Runtime},
 };
 use paw_policy::Name;
+
+use crate::config::AgentSettings;
 
 /// The most mounts of one sandbox; the launcher takes no more either.
 const MAX_MOUNTS: usize = 32;
@@ -38,6 +40,12 @@ pub fn check(asked: &Asked) -> Result<Checked, paw_api::Error> {
         return Err(invalid(
             "a command whose asker leaves cannot be given input".into(),
             "leave out `detach` or `stdin`",
+        ));
+    }
+    if asked.lines.is_some() && !asked.net.is_empty() {
+        return Err(invalid(
+            "rounds are measured without a network".into(),
+            "leave out `lines` or `net`",
         ));
     }
     let words = asked.argv.iter().chain(&asked.env);
@@ -164,6 +172,25 @@ pub fn check(asked: &Asked) -> Result<Checked, paw_api::Error> {
         mounts,
         workspace,
     })
+}
+
+/// Whether an agent's sandboxes may have these rules.
+///
+/// # Errors
+/// `denied`, with the first that goes beyond what they may reach.
+pub fn within(
+    settings: &AgentSettings,
+    rules: &[NetRule],
+    agent: &Name,
+) -> Result<(), paw_api::Error> {
+    match settings.beyond(rules) {
+        None => Ok(()),
+        Some(rule) => Err(paw_api::Error::new(
+            ErrorKind::Denied,
+            format!("sandboxes of agent {agent} may not reach {rule}"),
+            format!("have the administrator add it to net of [agent.{agent}] in pawd.toml"),
+        )),
+    }
 }
 
 /// How many bytes it takes to tell paw-init of it, which takes so many at once.

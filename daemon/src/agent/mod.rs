@@ -5,20 +5,26 @@
 pub mod adopted;
 pub mod asked;
 mod chat;
+mod ended;
+pub mod net;
 pub mod run;
 mod staged;
 pub mod tool;
 mod worker;
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{future::Future, path::PathBuf, pin::Pin, sync::Arc};
 
 use paw_policy::Operation;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use self::adopted::Adoptions;
+use self::{
+    adopted::Adoptions,
+    net::{Ask, Ways},
+};
 use crate::{
+    audit::Audit,
     config::Config,
     orchestrator::work::{Continuation, Execute, Outcome, Task},
     providers::Providers,
@@ -48,6 +54,14 @@ pub struct Agents {
     pub outlived: bool,
     /// What is known of each runtime.
     pub proofs: Proofs,
+    /// Ways out of sandboxes.
+    pub ways: Ways,
+    /// Where paw-egress is.
+    pub egress: PathBuf,
+    /// The audit log, for what sandboxes reach.
+    pub audit: Audit,
+    /// Where questions go that sandboxes cause.
+    pub asks: mpsc::Sender<Ask>,
 }
 
 impl Execute for Agents {
@@ -81,7 +95,9 @@ impl Execute for Agents {
                     )
                     .await
                 }
-                Operation::ToolCall(call) => tool::call(&self, owner, call, &cancel).await,
+                Operation::ToolCall(call) => {
+                    tool::call(&self, (id, &caller, owner), call, &cancel).await
+                }
                 Operation::SandboxRun(spec) => {
                     // With a launcher of our own, which ends with us, nothing can be left.
                     let leave = if self.outlived {
@@ -93,8 +109,9 @@ impl Execute for Agents {
                         cancel: &cancel,
                         leave: &leave,
                     };
-                    run::run(&self, (id, owner), spec, progress, told).await
+                    run::run(&self, (id, &caller, owner), spec, progress, told).await
                 }
+                Operation::ApiCall(call) => net::allow(&self, &plan.agent, &call).await,
             }
         })
     }

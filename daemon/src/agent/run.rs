@@ -1,15 +1,14 @@
 //! A command of a person, in a sandbox of its own or in one that runs already.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use base64::Engine as _;
-use paw_api::sandbox::{RunEvent as Shown, RunResult, RunSpec as Asked};
+use paw_api::sandbox::{RunEvent as Shown, RunSpec as Asked};
 use paw_launch::{
-    request::{
-        Attestation, End, Image, Limits, Mount, MountSource, Runtime, SandboxId, SandboxPlan, Usage,
-    },
+    request::{Attestation, Image, Limits, Mount, MountSource, SandboxId, SandboxPlan},
     workspace::Settle,
 };
+use paw_store::Caller;
 use serde_json::{Map, Value};
 use tokio::{
     sync::mpsc,
@@ -22,15 +21,17 @@ use uuid::Uuid;
 use super::{
     Agents,
     asked::{Checked, check},
+    ended::{end_of_exec, outcome_of},
+    net::{Whose, way_out},
     staged,
-    tool::{fresh_id, not_chosen, not_made},
+    tool::{fresh_id, not_chosen},
     worker,
 };
 use crate::{
     orchestrator::work::{Ending, Outcome, Progress},
     sandbox::{
-        self, ExecSpec, Exit, Known, Noting, Owner, Register, RunEnd, RunError, RunEvent, RunSpec,
-        Sandbox,
+        self, ExecSpec, Known, Noting, Owner, PROXY_ENVIRONMENT, Register, RunEnd, RunError,
+        RunEvent, RunSpec, Sandbox,
     },
 };
 
@@ -62,10 +63,10 @@ pub(super) struct Told<'a> {
     pub(super) leave: &'a CancellationToken,
 }
 
-/// Runs a command for a person: `whose` are the action and the host uid of who asked.
+/// Runs a command for a person: with whose action it is, who asked, and for whom its sandbox may be used.
 pub(super) async fn run(
     agents: &Agents,
-    whose: (Uuid, Owner),
+    (action, caller, owner): (Uuid, &Caller, Owner),
     spec: Map<String, Value>,
     progress: Progress,
     told: Told<'_>,
@@ -85,11 +86,15 @@ pub(super) async fn run(
         Box::new(StreamReader::new(ReceiverStream::new(input)))
             as Box<dyn tokio::io::AsyncRead + Send + Unpin>
     });
-    let env = if asked.env.is_empty() {
+    let mut env = if asked.env.is_empty() {
         ENVIRONMENT.map(str::to_owned).to_vec()
     } else {
         asked.env.clone()
     };
+    let further = asked.sandbox.as_ref().and_then(|id| id.parse().ok());
+    if !asked.net.is_empty() || further.is_some_and(|id| agents.ways.of(&id).is_some()) {
+        env.extend(PROXY_ENVIRONMENT.map(str::to_owned));
+    }
     let cwd = asked.workdir.clone().unwrap_or_else(|| "/".into());
     let most_output = asked
         .max_output
@@ -103,14 +108,13 @@ pub(super) async fn run(
             most_output,
             limit: asked.timeout_ms.map_or(LONGEST, Duration::from_millis),
         };
-        return exec(agents, (whose.0, id), command, output, told).await;
+        return exec(agents, (action, id), command, output, told).await;
     }
-    let mut plan = match plan_of(agents, &asked, whose.1.uid).await {
+    let mut plan = match plan_of(agents, &asked, owner.uid).await {
         Ok(plan) => plan,
         Err(outcome) => return *outcome,
     };
-    let (action, owner) = whose;
-    let (uid, began) = (owner.uid, Instant::now());
+    let (uid, agent, began) = (owner.uid, owner.agent.clone(), Instant::now());
     let origin = if asked.cold {
         agents.pool.cold()
     } else {
@@ -126,6 +130,16 @@ pub(super) async fn run(
     }
     let (id, runtime) = (plan.id.to_string(), plan.runtime);
     let (layer, workspace) = (plan.id.clone(), asked.workspace.clone());
+    let whose = Whose {
+        action,
+        caller,
+        agent: &agent,
+    };
+    let (way, keeping) = match way_out(agents, &plan.id, whose, asked.net) {
+        Ok(way) => way,
+        Err(outcome) => return *outcome,
+    };
+    let used = way.as_ref().map(|(way, _)| Arc::clone(way));
     let spec = RunSpec {
         plan: plan.clone(),
         argv: asked.argv,
@@ -133,6 +147,7 @@ pub(super) async fn run(
         cwd,
         stdin,
         most_output,
+        net: way.map(|(_, net)| net),
     };
     let (events, heard) = mpsc::channel(EVENTS);
     let mut leaving = Leaving::new(&agents.register, plan.id.clone());
@@ -154,8 +169,15 @@ pub(super) async fn run(
     };
     let mut heard_of = Heard::default();
     let running = async {
-        let ended = sandbox::run_noted(origin, spec, &events, note, told.leave).await;
-        drop(events);
+        // The run ends what it says about its network, so its records are complete before its result is.
+        let (ended, ()) = tokio::join!(
+            async {
+                let ended = sandbox::run_noted(origin, spec, &events, note, told.leave).await;
+                drop(events);
+                ended
+            },
+            keeping,
+        );
         ended
     };
     let work = heard_to_the_end(running, heard_of.pass_on(heard, output));
@@ -165,7 +187,13 @@ pub(super) async fn run(
     };
     leaving.is(&ended);
     drop(leaving);
-    let outcome = outcome_of(&id, runtime, ended, heard_of.attestation.as_deref());
+    let outcome = outcome_of(
+        &id,
+        runtime,
+        ended,
+        heard_of.attestation.as_deref(),
+        used.map(|way| way.usage()),
+    );
     let outcome = worker::amended(outcome, |result| {
         result.pooled = pooled;
         result.first_output_us = heard_of.first_output.map(|at| micros(at - began));
@@ -186,26 +214,6 @@ pub(super) async fn cancelled(told: Told<'_>) {
     told.cancel.cancelled().await;
     if told.leave.is_cancelled() {
         std::future::pending().await
-    }
-}
-
-/// What a run came to; none when it was told to stop.
-pub(super) fn outcome_of(
-    id: &str,
-    runtime: Runtime,
-    ended: Option<Result<RunEnd, RunError>>,
-    attestation: Option<&Attestation>,
-) -> Outcome {
-    match ended {
-        Some(Ok(end)) => finished(id, runtime, &end, attestation),
-        Some(Err(RunError::Sandbox(error))) => not_made(&error, paw_log::Chain(&error).to_string()),
-        Some(Err(error @ RunError::NotNoted(_))) => Outcome::failed(
-            "unavailable",
-            paw_log::Chain(&error).to_string(),
-            "see whether the disk of pawd's state is full",
-        ),
-        Some(Err(RunError::Left)) => Outcome::plain(Ending::Left),
-        Some(Err(RunError::Abandoned)) | None => Outcome::plain(Ending::Cancelled),
     }
 }
 
@@ -259,26 +267,13 @@ async fn exec(
     Outcome {
         sandbox: Some(id.to_owned()),
         attestation: Some(known.attestation.digest),
-        ..outcome_of(id, known.plan.runtime, ended, Some(&*known.attestation))
-    }
-}
-
-/// How a further command ended: of all that a sandbox uses, only the time is its own.
-pub(super) fn end_of_exec(exit: Option<Exit>, took: Duration) -> RunEnd {
-    RunEnd {
-        exit: exit.map(|exit| exit.exited),
-        end: End {
-            exit_code: None,
-            signal: None,
-            oom_killed: false,
-            timed_out: exit.is_none(),
-            killed: false,
-        },
-        usage: Usage {
-            wall_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-            ..Usage::default()
-        },
-        output_truncated: exit.is_some_and(|exit| exit.output_truncated),
+        ..outcome_of(
+            id,
+            known.plan.runtime,
+            ended,
+            Some(&*known.attestation),
+            agents.ways.of(&known.plan.id).map(|way| way.usage()),
+        )
     }
 }
 
@@ -382,49 +377,6 @@ impl Heard {
                 to = None;
             }
         }
-    }
-}
-
-pub(super) fn finished(
-    id: &str,
-    runtime: Runtime,
-    ended: &RunEnd,
-    attestation: Option<&Attestation>,
-) -> Outcome {
-    let RunEnd {
-        exit,
-        end,
-        usage,
-        output_truncated,
-    } = ended;
-    let result = RunResult {
-        id: id.to_owned(),
-        runtime: runtime.to_string(),
-        exit_code: exit.and_then(|exit| exit.code),
-        signal: exit.and_then(|exit| exit.signal),
-        oom_killed: end.oom_killed,
-        timed_out: end.timed_out,
-        output_truncated: *output_truncated,
-        wall_ms: usage.wall_ms,
-        cpu_ms: usage.cpu_us / 1_000,
-        memory_peak: usage.memory_peak,
-        pids_denied: usage.pids_denied,
-        cpu_throttled: usage.cpu_throttled,
-        pooled: false,
-        first_output_us: None,
-        rounds: None,
-        attestation: attestation.map_or(Value::Null, |attestation| {
-            serde_json::to_value(attestation).unwrap_or(Value::Null)
-        }),
-        workspace: None,
-    };
-    match serde_json::to_value(&result) {
-        Ok(value) => Outcome::plain(Ending::Completed(value)),
-        Err(error) => Outcome::failed(
-            "internal",
-            error.to_string(),
-            "report it with the journal of this time",
-        ),
     }
 }
 

@@ -1,20 +1,29 @@
 //! A tool of a skill, in a sandbox of its own.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use paw_launch::{
     request::{Attestation, RefusalReason, SandboxId},
     workspace::Settle,
 };
 use paw_policy::ToolArguments;
+use paw_store::Caller;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
-use super::Agents;
+use super::{
+    Agents,
+    net::{Whose, no_way, way_out},
+};
 use crate::{
     orchestrator::work::{Ending, Outcome, failure},
     sandbox::{
-        self, ChoiceError, LauncherError, McpError, Owner, SandboxError, ToolCall, least::plan,
+        self, ChoiceError, LauncherError, McpError, Owner, SandboxError, ToolCall,
+        least::{plan, reaches},
         sandbox_id,
     },
 };
@@ -54,7 +63,7 @@ const LAUNCHER_LOST: &str = "look at what was done so far, then submit it again 
 /// Calls a tool, if its skill is still the one that was judged.
 pub(super) async fn call(
     agents: &Agents,
-    owner: Owner,
+    (action, caller, owner): (Uuid, &Caller, Owner),
     call: ToolArguments,
     cancel: &CancellationToken,
 ) -> Outcome {
@@ -109,6 +118,21 @@ pub(super) async fn call(
     };
     let name = id.to_string();
     let keeping = AtomicBool::new(false);
+    let declared = skill.tools.get(&call.tool);
+    let rules = match declared {
+        Some(tool) if reaches(tool.class) => skill.net.clone(),
+        Some(_) | None => Vec::new(),
+    };
+    let whose = Whose {
+        action,
+        caller,
+        agent: &agent,
+    };
+    let (way, recording) = match way_out(agents, &id, whose, rules) {
+        Ok(way) => way,
+        Err(outcome) => return *outcome,
+    };
+    let used = way.as_ref().map(|(way, _)| Arc::clone(way));
     let request = ToolCall {
         skill,
         tool: &call.tool,
@@ -122,8 +146,14 @@ pub(super) async fn call(
         keeping: &keeping,
         limit,
     };
+    let net = way.map(|(_, net)| net);
+    // The call ends what it says about its network, so its records are complete before its answer is.
+    let calling = async {
+        let called = sandbox::call(agents.launchers.usual(), origin, net, request);
+        tokio::join!(called, recording).0
+    };
     let called = tokio::select! {
-        called = sandbox::call(agents.launchers.usual(), origin, request) => called,
+        called = calling => called,
         () = cancelled(cancel, &keeping) => return Outcome { sandbox: Some(name), ..Outcome::plain(Ending::Cancelled) },
     };
     match called {
@@ -142,6 +172,7 @@ pub(super) async fn call(
                     "sandbox": sandbox_facts(&answer.sandbox, &answer.attestation),
                     "usage": answer.usage,
                     "workspace": answer.layer,
+                    "net": used.map(|way| way.usage()),
                 }))
             };
             Outcome {
@@ -171,6 +202,7 @@ fn not_called(error: &McpError) -> Outcome {
     let message = paw_log::Chain(error).to_string();
     match error {
         McpError::NoTool { .. } => Outcome::failed("not_found", message, "see `pawctl skill show`"),
+        McpError::Egress { source, .. } => no_way(source),
         McpError::Sandbox { source, .. } => not_made(source, message),
         McpError::Protocol { .. } => Outcome::failed(
             "protocol",

@@ -10,7 +10,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{run::finished, tool::not_made};
+use super::{ended::finished, tool::not_made};
 use crate::{
     orchestrator::work::{Ending, Outcome, failure},
     sandbox::{Child, Origin, RunEnd, SandboxError},
@@ -78,7 +78,7 @@ pub(super) async fn rounds(
         usage,
         output_truncated: false,
     };
-    let outcome = finished(&id, runtime, &ended, Some(&attestation));
+    let outcome = finished(&id, runtime, &ended, Some(&attestation), None);
     let outcome = amended(outcome, |result| {
         result.pooled = pooled;
         result.rounds = Some(rounds);

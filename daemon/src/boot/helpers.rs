@@ -5,13 +5,18 @@
 //! pawd ends too, because without root nothing can take its place; whoever supervises pawd starts all of them again.
 
 use std::{
-    os::fd::{AsRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     process::{Child, Command, Stdio},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use command_fds::{CommandFdExt as _, FdMapping};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
 use rustix::process::{PidfdFlags, pidfd_open};
+use tokio::sync::oneshot;
 
 use super::{
     sockets::Sockets,
@@ -106,6 +111,70 @@ pub(super) fn start(paths: &Paths, people: &People, sockets: &Sockets) -> Result
         running,
         _lifeline: lifeline,
     })
+}
+
+/// The name of the first helper that ends; never, without helpers. A thread waits for it, because a descriptor of this kind
+/// cannot be given to the runtime without giving up the guarantees of its type; it sleeps until then and ends with the process.
+pub(super) fn watch(
+    helpers: Option<&Helpers>,
+) -> Result<impl Future<Output = &'static str> + use<>, Fatal> {
+    let (tell, told) = oneshot::channel();
+    let mut watched: Vec<(&'static str, OwnedFd)> = Vec::new();
+    for (name, _, ended) in helpers.into_iter().flat_map(|helpers| &helpers.running) {
+        watched.push((name, ended.try_clone().context("watch a helper")?));
+    }
+    if !watched.is_empty() {
+        let wait = move || {
+            let mut fds: Vec<PollFd<'_>> = watched
+                .iter()
+                .map(|(_, fd)| PollFd::new(fd.as_fd(), PollFlags::POLLIN))
+                .collect();
+            while matches!(poll(&mut fds, PollTimeout::NONE), Err(Errno::EINTR)) {}
+            let ended = fds
+                .iter()
+                .position(|fd| fd.any() == Some(true))
+                .and_then(|index| watched.get(index));
+            // Nobody listens any more when pawd stops first.
+            let _ = tell.send(ended.map_or("a helper", |(name, _)| *name));
+        };
+        std::thread::Builder::new()
+            .name("helpers".into())
+            .spawn(wait)
+            .context("watch the helpers")?;
+    }
+    Ok(async move {
+        match told.await {
+            Ok(name) => name,
+            Err(_) => std::future::pending().await,
+        }
+    })
+}
+
+/// Why pawd ends because a helper did, with the exit code that the helper's own end calls for.
+pub(super) fn end_of(helpers: Option<&mut Helpers>, name: &'static str) -> Fatal {
+    let child = helpers.and_then(|helpers| {
+        helpers
+            .running
+            .iter_mut()
+            .find(|(known, ..)| *known == name)
+    });
+    let status = child.and_then(|(_, child, _)| child.try_wait().ok().flatten());
+    let how = status.map_or_else(
+        || "for a reason unknown".to_owned(),
+        |status| format!("with {status}"),
+    );
+    let error = anyhow!(
+        "{name} ended {how}; what it said about it stands before this. pawd gave up root and cannot start it again: mend the \
+         cause, and let a supervisor restart pawd"
+    );
+    match status
+        .and_then(|status| status.code())
+        .and_then(|code| u8::try_from(code).ok())
+    {
+        Some(crate::exit::CONFIG) => Fatal::Config(error),
+        Some(crate::exit::PERMISSION) => Fatal::Permission(error),
+        _ => Fatal::Software(error),
+    }
 }
 
 fn spawn(

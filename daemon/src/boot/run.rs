@@ -2,19 +2,12 @@
 
 use std::{
     collections::BTreeMap,
-    os::{
-        fd::{AsFd as _, OwnedFd},
-        unix::net::UnixListener,
-    },
+    os::unix::net::UnixListener,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, anyhow};
-use nix::{
-    errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-};
 use paw_api::audit::{Entry, Event};
 use paw_launch::request::SandboxSummary;
 use paw_policy::State;
@@ -23,18 +16,23 @@ use sd_notify::NotifyState;
 use secrecy::SecretString;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{oneshot, watch},
+    sync::watch,
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
-use super::{helpers::Helpers, notify, users::People};
+use super::{
+    helpers::{self, Helpers},
+    notify,
+    users::People,
+};
 use crate::{
     agent::{
         Agents,
         adopted::{self, Adoptions},
+        net::Ways,
     },
     audit::Audit,
     clock::now_ms,
@@ -45,6 +43,7 @@ use crate::{
     orchestrator::driver::{Driver, Ports},
     prove,
     providers::Providers,
+    questions,
     reload::{Current, Reload},
     rpc::{
         self, Limits,
@@ -163,6 +162,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
     let (pool_bounds, pool_bounds_now) = watch::channel(config_now.borrow().sandbox.pool);
     let (pool, keeper) = pool(launchers.clone(), pool_bounds_now, stop.clone());
     let mut keeper = tokio::spawn(keeper.run());
+    let (asks, asked) = questions::channel();
     let executor = Arc::new(Agents {
         config: config_now.clone(),
         providers: providers_now.clone(),
@@ -174,6 +174,10 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         adoptions: Adoptions::default(),
         outlived: helpers.is_none(),
         proofs: proofs.clone(),
+        ways: Ways::default(),
+        egress: paths.socket("egress"),
+        audit: audit.clone(),
+        asks,
     });
     let agents = Arc::clone(&executor);
     let driver_ports = Ports {
@@ -188,7 +192,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         .map_err(Fatal::Software)?;
 
     let mut helpers = helpers;
-    let lost = watch_helpers(helpers.as_ref())?;
+    let lost = helpers::watch(helpers.as_ref())?;
     tokio::pin!(lost);
     let ours = [Which::Usual, Which::Kata].map(|which| {
         helpers
@@ -227,7 +231,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
     };
     tokio::select! {
         ready = parts_ready => ready?,
-        name = &mut lost => return Err(end_of(helpers.as_mut(), name)),
+        name = &mut lost => return Err(helpers::end_of(helpers.as_mut(), name)),
     }
     audit
         .durable(started(&born, &rules_now.borrow()))
@@ -260,6 +264,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         skills: Arc::clone(&skills),
         storage: storage.clone(),
     };
+    parts.spawn(questions::ask(asked, intake.clone(), actions.clone()));
     let door = actions.clone();
     let proving =
         config_now.borrow().sandbox.require_proof.then(|| {
@@ -274,6 +279,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         launchers,
         pool,
         register,
+        ways: agents.ways.clone(),
         skills,
         config: config_now,
         providers: providers_now,
@@ -324,7 +330,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
             door.rebound(ActionBounds { drain: Duration::ZERO, ..bounds }).await;
             stop.cancel();
             work.await;
-            Err(end_of(helpers.as_mut(), name))
+            Err(helpers::end_of(helpers.as_mut(), name))
         }
     };
 
@@ -405,70 +411,6 @@ async fn settle(
             warn!(error = %paw_log::Chain(&error), "sandboxes of an earlier pawd could not be listed");
             Ok(None)
         }
-    }
-}
-
-/// The name of the first helper that ends; never, without helpers. A thread waits for it, because a descriptor of this kind
-/// cannot be given to the runtime without giving up the guarantees of its type; it sleeps until then and ends with the process.
-fn watch_helpers(
-    helpers: Option<&Helpers>,
-) -> Result<impl Future<Output = &'static str> + use<>, Fatal> {
-    let (tell, told) = oneshot::channel();
-    let mut watched: Vec<(&'static str, OwnedFd)> = Vec::new();
-    for (name, _, ended) in helpers.into_iter().flat_map(|helpers| &helpers.running) {
-        watched.push((name, ended.try_clone().context("watch a helper")?));
-    }
-    if !watched.is_empty() {
-        let wait = move || {
-            let mut fds: Vec<PollFd<'_>> = watched
-                .iter()
-                .map(|(_, fd)| PollFd::new(fd.as_fd(), PollFlags::POLLIN))
-                .collect();
-            while matches!(poll(&mut fds, PollTimeout::NONE), Err(Errno::EINTR)) {}
-            let ended = fds
-                .iter()
-                .position(|fd| fd.any() == Some(true))
-                .and_then(|index| watched.get(index));
-            // Nobody listens any more when pawd stops first.
-            let _ = tell.send(ended.map_or("a helper", |(name, _)| *name));
-        };
-        std::thread::Builder::new()
-            .name("helpers".into())
-            .spawn(wait)
-            .context("watch the helpers")?;
-    }
-    Ok(async move {
-        match told.await {
-            Ok(name) => name,
-            Err(_) => std::future::pending().await,
-        }
-    })
-}
-
-/// Why pawd ends because a helper did, with the exit code that the helper's own end calls for.
-fn end_of(helpers: Option<&mut Helpers>, name: &'static str) -> Fatal {
-    let child = helpers.and_then(|helpers| {
-        helpers
-            .running
-            .iter_mut()
-            .find(|(known, ..)| *known == name)
-    });
-    let status = child.and_then(|(_, child, _)| child.try_wait().ok().flatten());
-    let how = status.map_or_else(
-        || "for a reason unknown".to_owned(),
-        |status| format!("with {status}"),
-    );
-    let error = anyhow!(
-        "{name} ended {how}; what it said about it stands before this. pawd gave up root and cannot start it again: mend the \
-         cause, and let a supervisor restart pawd"
-    );
-    match status
-        .and_then(|status| status.code())
-        .and_then(|code| u8::try_from(code).ok())
-    {
-        Some(crate::exit::CONFIG) => Fatal::Config(error),
-        Some(crate::exit::PERMISSION) => Fatal::Permission(error),
-        _ => Fatal::Software(error),
     }
 }
 

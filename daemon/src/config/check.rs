@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Display, ops::RangeInclusive, path::Path, time::Duration};
 
+use paw_api::egress::NetRule;
 use paw_launch::{
     request::{Isolation, Limits},
     workspace::Settle,
@@ -485,6 +486,7 @@ fn agents(
         isolation_floor: floor,
         workspace: Settle::Commit,
         skills: vec!["files".parse().expect("`files` is a name")],
+        net: Vec::new(),
         max_tokens: None,
         may_leave_host: false,
     };
@@ -516,6 +518,21 @@ fn agents(
                 });
                 parsed.collect()
             });
+            let net = agent.net.iter().flat_map(|net| {
+                let span = net.span();
+                net.get_ref().iter().map(move |rule| (span.clone(), rule))
+            });
+            let net = net
+                .filter_map(|(span, rule)| {
+                    let parsed = rule.parse::<NetRule>();
+                    parsed
+                        .map_err(|error| {
+                            let hint = "write HOST:PORT, *.NAME:PORT or broker/NAME";
+                            faults.at(source, span, error.to_string(), hint);
+                        })
+                        .ok()
+                })
+                .collect();
             let settings = AgentSettings {
                 instructions: agent
                     .instructions
@@ -534,6 +551,7 @@ fn agents(
                     .and_then(|value| read_value(source, value, &settle, faults))
                     .unwrap_or(Settle::Commit),
                 skills: skills.unwrap_or_default(),
+                net,
                 max_tokens: agent.max_tokens.as_ref().map(|value| *value.get_ref()),
                 may_leave_host: agent.may_leave_host.unwrap_or(false),
             };

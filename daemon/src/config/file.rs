@@ -183,6 +183,8 @@ pub struct Agent {
     pub workspace: Option<Spanned<String>>,
     /// Skills it may use.
     pub skills: Option<Spanned<Vec<String>>>,
+    /// What its sandboxes may reach at most: `HOST:PORT` or `broker/NAME`.
+    pub net: Option<Spanned<Vec<String>>>,
     /// Tokens of an answer at most.
     pub max_tokens: Option<Spanned<u32>>,
     /// Whether what was said with a local provider may go to a cloud one.

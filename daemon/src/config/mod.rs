@@ -10,6 +10,7 @@ mod value;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
+use paw_api::egress::NetRule;
 use paw_launch::{
     request::{Isolation, Limits},
     workspace::Settle,
@@ -181,10 +182,22 @@ pub struct AgentSettings {
     pub workspace: Settle,
     /// Skills it may use; none means none.
     pub skills: Vec<Name>,
+    /// What its sandboxes may reach at most; none means nothing.
+    pub net: Vec<NetRule>,
     /// Tokens of an answer at most.
     pub max_tokens: Option<u32>,
     /// Whether what was said with a local provider may go to a cloud one.
     pub may_leave_host: bool,
+}
+
+impl AgentSettings {
+    /// The first of these rules that goes beyond what its sandboxes may reach.
+    #[must_use]
+    pub fn beyond<'a>(&self, rules: &'a [NetRule]) -> Option<&'a NetRule> {
+        rules
+            .iter()
+            .find(|rule| !self.net.iter().any(|most| most.covers(rule)))
+    }
 }
 
 /// Where everything is, all of it below one root with `--root`.

@@ -1,17 +1,25 @@
 //! pawd's side of paw-egress: one connection for each run that may reach something.
 
-use std::{io, path::Path, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use paw_api::egress::{
     Begin, FrameError, HEADER, NetRule, Ready, Refused, Tag, VERSION, header, parse_header,
 };
+use paw_launch::request::SandboxId;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
     net::UnixStream,
+    sync::mpsc,
     time::timeout,
 };
+
+use super::relay::Said;
 
 /// How long paw-egress may take to take a run.
 const BEGIN_LIMIT: Duration = Duration::from_secs(5);
@@ -39,11 +47,56 @@ impl From<FrameError> for EgressError {
     }
 }
 
+/// Variables by which programs find their proxy, in the spellings that are in use.
+pub const PROXY_ENVIRONMENT: [&str; 6] = [
+    "http_proxy=http://127.0.0.1:3128",
+    "https_proxy=http://127.0.0.1:3128",
+    "HTTP_PROXY=http://127.0.0.1:3128",
+    "HTTPS_PROXY=http://127.0.0.1:3128",
+    "no_proxy=localhost,127.0.0.1",
+    "NO_PROXY=localhost,127.0.0.1",
+];
+
+/// The way out of a sandbox.
+#[derive(Debug)]
+pub struct Net {
+    /// Where paw-egress is.
+    pub socket: PathBuf,
+    /// What may be reached.
+    pub rules: Vec<NetRule>,
+    /// Where goes what paw-egress says.
+    pub said: mpsc::Sender<Said>,
+    /// Answers to it, from [`super::Answerer::channel`].
+    pub answers: mpsc::Receiver<Bytes>,
+}
+
+/// A way out that paw-egress has begun, and that no sandbox has yet.
+pub(super) struct Way {
+    pub(super) stream: UnixStream,
+    pub(super) said: mpsc::Sender<Said>,
+    pub(super) answers: mpsc::Receiver<Bytes>,
+}
+
+impl Net {
+    /// Has paw-egress begin it for this sandbox.
+    ///
+    /// # Errors
+    /// As [`begin`].
+    pub(super) async fn begin(self, id: &SandboxId) -> Result<Way, EgressError> {
+        let (stream, _) = begin(&self.socket, id.to_string(), self.rules).await?;
+        Ok(Way {
+            stream,
+            said: self.said,
+            answers: self.answers,
+        })
+    }
+}
+
 /// Opens a run with these rules.
 ///
 /// # Errors
 /// When paw-egress is away, or its ceiling does not allow the rules.
-pub(super) async fn begin(
+async fn begin(
     socket: &Path,
     run: String,
     rules: Vec<NetRule>,

@@ -37,7 +37,7 @@ use super::{
     launcher::{Ending, Launcher, Made},
     life::Life,
     stream::stream,
-    wire::{Entry, Fault, Inside, Outcome, StdinState, control, data, input, read, write},
+    wire::{Entry, Fault, Inside, Outcome, StdinState, control, data, pieces, read, write},
 };
 
 /// Frames that wait to be written; each is at most one payload and a header.
@@ -106,6 +106,9 @@ pub enum SandboxError {
         /// Why not.
         why: String,
     },
+    /// The proxy's port could not be opened inside.
+    #[error("open the port of the proxy inside the sandbox")]
+    Port(#[source] io::Error),
     /// It was to be killed and did not end in time.
     #[error("sandbox {id} did not end within {} s after it was killed; see the launcher's journal", KILL_LIMIT.as_secs())]
     Unkillable {
@@ -130,6 +133,8 @@ pub struct Sandbox {
     pub(super) launcher: Launcher,
     pub(super) frames: mpsc::Sender<Bytes>,
     pub(super) tasks: JoinSet<()>,
+    /// Carries its connections to paw-egress, if it may reach anything.
+    pub(super) way: JoinSet<()>,
     pub(super) ended: oneshot::Receiver<Ending>,
     life: Life,
     pub(super) starter: Starter,
@@ -238,6 +243,7 @@ impl Sandbox {
             launcher,
             frames,
             tasks,
+            way: JoinSet::new(),
             ended,
             starter,
             claimed: None,
@@ -318,6 +324,8 @@ impl Sandbox {
             }
         };
         self.is_over = true;
+        self.starter.inside.relay.close();
+        while self.way.join_next().await.is_some() {}
         let (end, usage) = ended.map_err(|_| {
             let id = self.id.clone();
             if self.life.has_other() {
@@ -326,12 +334,7 @@ impl Sandbox {
                 SandboxError::Unknown { id }
             }
         })?;
-        // A command can be over before the launcher has heard of the claim, and then the waiting is counted, too.
-        let wall_ms = self.claimed.map_or(usage.wall_ms, |since| {
-            let own = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
-            usage.wall_ms.min(own)
-        });
-        Ok((end, Usage { wall_ms, ..usage }))
+        Ok((end, self.used_since_its_claim(usage)))
     }
 }
 
@@ -573,7 +576,7 @@ impl AsyncWrite for Stdin {
             used.forget();
         }
         this.frames
-            .send_item(input(this.number, &bytes[..length]))
+            .send_item(pieces(Tag::Stdin, this.number, &bytes[..length]))
             .map_err(|_| closed())?;
         Poll::Ready(Ok(length))
     }

@@ -64,6 +64,21 @@ pub(super) const fn writes(class: ToolClass) -> bool {
     }
 }
 
+/// Whether a tool of this class may reach what its skill names. Whatever is asked of a host is told to it, so a tool that reads
+/// from one is declared to send.
+#[must_use]
+pub const fn reaches(class: ToolClass) -> bool {
+    match class {
+        ToolClass::Egress | ToolClass::Money => true,
+        ToolClass::ReadPublic
+        | ToolClass::ReadPrivate
+        | ToolClass::WriteLocalReversible
+        | ToolClass::WriteDestructive
+        | ToolClass::Exec
+        | ToolClass::Admin => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,5 +94,18 @@ mod tests {
         check(ToolClass::WriteDestructive, true);
         check(ToolClass::Exec, true);
         check(ToolClass::Admin, true);
+    }
+
+    #[test]
+    fn only_tools_that_send_reach_anything() {
+        let check = |class, reached| assert_eq!(reaches(class), reached, "{class}");
+        check(ToolClass::ReadPublic, false);
+        check(ToolClass::ReadPrivate, false);
+        check(ToolClass::Egress, true);
+        check(ToolClass::Money, true);
+        check(ToolClass::WriteLocalReversible, false);
+        check(ToolClass::WriteDestructive, false);
+        check(ToolClass::Exec, false);
+        check(ToolClass::Admin, false);
     }
 }

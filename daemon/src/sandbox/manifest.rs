@@ -9,10 +9,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use paw_api::egress::NetRule;
 use paw_launch::request::{Image, Limits};
 use paw_policy::{Digest, Name, ToolClass};
 use serde::Deserialize;
 use serde_json::Value;
+
+use super::least::reaches;
 
 /// The largest `skill.toml`, in bytes.
 const MAX_MANIFEST: u64 = 256 * 1024;
@@ -22,6 +25,8 @@ const MAX_FILES: usize = 4096;
 const MAX_BYTES: u64 = 256 * 1024 * 1024;
 /// How deep its directories may go.
 const MAX_DEPTH: usize = 16;
+/// The most rules of one skill.
+const MAX_RULES: usize = 64;
 /// The most tools of one skill.
 const MAX_TOOLS: usize = 256;
 
@@ -40,6 +45,8 @@ pub struct Skill {
     pub image: Image,
     /// Whether it sees the agent's workspace, at `/workspace`.
     pub workspace: bool,
+    /// What its tools that send may reach, where the agent's sandboxes may.
+    pub net: Vec<NetRule>,
     /// What one call may use.
     pub limits: Limits,
     /// Its tools by name.
@@ -217,6 +224,8 @@ struct File {
     image: String,
     #[serde(default)]
     workspace: bool,
+    #[serde(default)]
+    net: Vec<String>,
     limits: Limits,
     tools: Vec<FileTool>,
 }
@@ -274,6 +283,21 @@ fn check(file: File, digest: Digest) -> Result<Skill, Wrong> {
     if file.tools.is_empty() || file.tools.len() > MAX_TOOLS {
         return wrong("tools", "1 to 256 tools are expected");
     }
+    if file.net.len() > MAX_RULES {
+        return wrong("net", "at most 64 rules are expected");
+    }
+    let net = file
+        .net
+        .iter()
+        .map(|rule| rule.parse::<NetRule>())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|bad| ("net".to_owned(), bad.to_string()))?;
+    if !net.is_empty() && !file.tools.iter().any(|tool| reaches(tool.class)) {
+        return wrong(
+            "net",
+            "no tool is of class egress or money, so nothing would be reached",
+        );
+    }
     let mut tools = BTreeMap::new();
     for tool in file.tools {
         let field = format!("tools.{}", tool.name.escape_debug());
@@ -316,6 +340,7 @@ fn check(file: File, digest: Digest) -> Result<Skill, Wrong> {
         command,
         image,
         workspace,
+        net,
         limits,
         tools,
         digest,
@@ -512,6 +537,16 @@ mod tests {
             "tools.list.input",
         );
         check("image = \"base\"", "image = \"/etc\"", "image");
+        check(
+            "workspace = true",
+            "workspace = true\nnet = [\"example.com\"]",
+            "net",
+        );
+        check(
+            "workspace = true",
+            "workspace = true\nnet = [\"example.com:443\"]",
+            "no tool is of class egress",
+        );
     }
 
     #[test]

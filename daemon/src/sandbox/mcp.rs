@@ -37,6 +37,7 @@ use tokio::{
 };
 
 use super::{
+    egress::{EgressError, Net, PROXY_ENVIRONMENT},
     frames::{Child, Output, SandboxError, Stdin},
     launcher::Launcher,
     least::{plan, writes},
@@ -55,6 +56,12 @@ const MAX_OUTPUT: u64 = 8 * 1024 * 1024;
 const MAX_PAGES: usize = 8;
 /// How much of what a skill complains of is kept, in bytes.
 const MAX_COMPLAINT: usize = 4096;
+/// What every skill's program finds in its environment.
+const ENVIRONMENT: [&str; 3] = [
+    "PATH=/usr/local/bin:/usr/bin:/bin",
+    "HOME=/tmp",
+    "LANG=C.UTF-8",
+];
 /// How long a sandbox may take to end after its answer, before it is killed.
 const END_LIMIT: Duration = Duration::from_secs(2);
 
@@ -119,6 +126,14 @@ pub enum McpError {
         /// The tools it has.
         known: String,
     },
+    /// It may reach something, and has no way there; nothing was started.
+    #[error("open the way out of skill {skill}")]
+    Egress {
+        /// The skill.
+        skill: Name,
+        /// What failed.
+        source: EgressError,
+    },
     /// The sandbox was not made, or the skill's program was not started in it.
     #[error("run skill {skill}")]
     Sandbox {
@@ -171,13 +186,14 @@ pub enum McpError {
     },
 }
 
-/// Calls a tool in the sandbox of this origin, and ends it. Dropping the future kills it.
+/// Calls a tool in the sandbox of this origin, and ends it; without `net` it reaches nothing. Dropping the future kills it.
 ///
 /// # Errors
 /// When there is no answer; see [`McpError`]. An answer that says the tool failed is an answer.
 pub async fn call(
     launcher: &Launcher,
     origin: Origin,
+    net: Option<Net>,
     call: ToolCall<'_>,
 ) -> Result<ToolOutcome, McpError> {
     let ToolCall {
@@ -210,7 +226,14 @@ pub async fn call(
         skill: skill.name.clone(),
         source,
     };
-    let sandbox = origin
+    let way = match net {
+        None => None,
+        Some(net) => Some(net.begin(&id).await.map_err(|source| McpError::Egress {
+            skill: skill.name.clone(),
+            source,
+        })?),
+    };
+    let mut sandbox = origin
         .sandbox(plan(
             skill,
             declared.class,
@@ -223,13 +246,11 @@ pub async fn call(
     let limit = limit.min(Duration::from_millis(skill.limits.wall_ms));
     let deadline = Instant::now() + limit;
 
-    let environment = [
-        "PATH=/usr/local/bin:/usr/bin:/bin",
-        "HOME=/tmp",
-        "LANG=C.UTF-8",
-    ]
-    .map(str::to_owned)
-    .to_vec();
+    let mut environment = ENVIRONMENT.map(str::to_owned).to_vec();
+    if let Some(way) = way {
+        sandbox.open_way(way).await.map_err(failed)?;
+        environment.extend(PROXY_ENVIRONMENT.map(str::to_owned));
+    }
     let directory = if skill.workspace { "/workspace" } else { "/" };
     let started = sandbox
         .starter()

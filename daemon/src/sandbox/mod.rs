@@ -17,6 +17,7 @@
 //! - [`register`]: which of them run, whose they are, what they said; [`keep`]: so that the next pawd knows it too.
 //! - [`adopt()`]: going on with those that an earlier pawd made.
 //! - [`workspace`]: what became of what a run wrote.
+//! - [`egress`], [`relay`]: the way of its connections to paw-egress and back.
 //! - [`mcp`]: one tool call of one skill in one sandbox.
 //!
 //! It decides nothing: what may run, with which limits and mounts, is in the plan it is given. And it believes nothing that
@@ -38,6 +39,7 @@ pub mod mcp;
 pub mod pool;
 pub mod proofs;
 pub mod register;
+mod relay;
 mod run;
 mod stream;
 mod talk;
@@ -52,7 +54,7 @@ mod tests;
 pub use adopt::{Adopted, Going, adopt};
 pub use away::{LauncherError, LauncherState};
 pub use choose::{ChoiceError, allow, choose};
-pub use egress::{EgressError, look};
+pub use egress::{EgressError, Net, PROXY_ENVIRONMENT, look};
 pub use frames::{Child, Exit, Output, Process, Sandbox, SandboxError, Starter, Stdin};
 pub use launcher::{Connection, Launcher, connect};
 pub use launchers::{Launchers, Which};
@@ -61,6 +63,7 @@ pub use mcp::{McpError, ToolCall, ToolOutcome, call};
 pub use pool::{Keeper, Origin, Owner, Pool};
 pub use proofs::Proofs;
 pub use register::{Found, Known, Log, Register, Stream};
+pub use relay::{Answerer, Said};
 pub(crate) use run::GRACE;
 pub use run::{
     Attending, ExecSpec, Noting, RunEnd, RunError, RunEvent, RunSpec, attend_exec, attend_run,

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
+    egress::{EgressError, Net},
     frames::{Child, Exit, Output, Sandbox, SandboxError, Starter},
     keep::{self, Command},
     pool::Origin,
@@ -41,6 +42,8 @@ pub struct RunSpec {
     pub stdin: Option<Box<dyn AsyncRead + Send + Unpin>>,
     /// The most bytes of output that are passed on; the rest is thrown away, and [`RunEnd::output_truncated`] says so.
     pub most_output: u64,
+    /// What it may reach; nothing at all without it.
+    pub net: Option<Net>,
 }
 
 /// A further command for a sandbox that runs.
@@ -96,6 +99,9 @@ pub enum RunError {
     /// The sandbox was not made, or the command was not started in it.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
+    /// It may reach something, and has no way there.
+    #[error(transparent)]
+    Egress(#[from] EgressError),
     /// Nobody takes the events any more; the sandbox was killed.
     #[error("whoever asked for it is gone; the sandbox was killed")]
     Abandoned,
@@ -167,14 +173,23 @@ pub async fn run_noted(
         cwd,
         stdin,
         most_output,
+        net,
     } = spec;
+    // First, because nothing has to be undone when it is refused.
+    let way = match net {
+        None => None,
+        Some(net) => Some(net.begin(&plan.id).await?),
+    };
     let wall = Duration::from_millis(plan.limits.wall_ms);
-    let sandbox = tokio::select! {
+    let mut sandbox = tokio::select! {
         biased;
         // Nothing has begun, so there is nothing to go on with; whoever makes it sees that nobody waits.
         () = leave.cancelled() => return Err(RunError::Abandoned),
         made = origin.into().sandbox(plan) => made?,
     };
+    if let Some(way) = way {
+        sandbox.open_way(way).await?;
+    }
     let deadline = Instant::now() + wall + GRACE;
     let noting = note(&sandbox).map_err(RunError::NotNoted)?;
     let started = RunEvent::Started {

@@ -527,6 +527,7 @@ async fn ran(
         cwd: "/".to_owned(),
         stdin: stdin.map(|bytes| Box::new(bytes) as Box<_>),
         most_output,
+        net: None,
     };
     let running = async move { run(&launchers, spec, &events).await };
     let collecting = async {
@@ -634,6 +635,7 @@ async fn a_run_that_nobody_listens_to_is_killed() {
         cwd: "/".into(),
         stdin: None,
         most_output: ENOUGH,
+        net: None,
     };
     let listening = async {
         happened.recv().await.unwrap();
@@ -698,7 +700,7 @@ async fn called(skill: &Skill, tool: &str, arguments: Value) -> Result<ToolOutco
         keeping: &std::sync::atomic::AtomicBool::new(false),
         limit: Duration::from_secs(10),
     };
-    timeout(LONG, call(&launcher, (&launchers).into(), wanted))
+    timeout(LONG, call(&launcher, (&launchers).into(), None, wanted))
         .await
         .unwrap()
 }
@@ -866,7 +868,7 @@ async fn a_skill_that_does_not_answer_is_ended_at_its_deadline() {
         keeping: &std::sync::atomic::AtomicBool::new(false),
         limit,
     };
-    let fault = call(&launcher, (&launchers).into(), wanted)
+    let fault = call(&launcher, (&launchers).into(), None, wanted)
         .await
         .unwrap_err();
     assert_eq!(

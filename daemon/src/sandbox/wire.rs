@@ -17,6 +17,7 @@ use std::{
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use paw_launch::{
+    egress::Listening,
     frame::{
         Credit, Exited, FrameError, HEADER, Hello, MAX_PAYLOAD, NotStarted, StdinTaken, Tag,
         VERSION, WINDOW, parse_header,
@@ -34,6 +35,7 @@ use tokio_util::codec::{Decoder, FramedRead};
 
 use super::{
     frames::{Exit, SandboxError},
+    relay::Relay,
     stream::Stream,
 };
 
@@ -45,6 +47,10 @@ pub(super) type Outcome = Result<Exit, NotStarted>;
 pub(super) struct Inside {
     pub(super) state: Mutex<InsideState>,
     pub(super) tell_writer: Arc<Notify>,
+    /// Its connections to the proxy's port.
+    pub(super) relay: Arc<Relay>,
+    /// Who waits for that port to be open.
+    pub(super) port: Mutex<Option<oneshot::Sender<Listening>>>,
 }
 
 #[derive(Default)]
@@ -209,6 +215,23 @@ impl Inside {
                 };
                 self.tell_end(&mut state, child, entry, Err(not_started));
             }
+            Tag::EgressListen => {
+                let waiting = self
+                    .port
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .take();
+                if let Some(waiting) = waiting {
+                    // Who does not wait any more has given the sandbox up.
+                    let _ = waiting.send(read_control(&payload)?);
+                }
+            }
+            Tag::EgressOpen | Tag::EgressData | Tag::EgressEnd | Tag::EgressTaken => {
+                let heard = self.relay.hear(tag, child, &payload);
+                if heard.map_err(|broken| Fault::Protocol(broken.0.to_owned()))? {
+                    self.tell_writer.notify_one();
+                }
+            }
             Tag::Start
             | Tag::Stdin
             | Tag::StdinEnd
@@ -250,7 +273,7 @@ impl Inside {
 
     /// Frames that are due because consumers took something, closed an input, or noted an end.
     pub(super) fn due(&self) -> Vec<Bytes> {
-        let mut due = Vec::new();
+        let mut due = self.relay.due();
         let state = &mut *self.lock();
         if state.left {
             return due;
@@ -409,12 +432,12 @@ pub(super) fn data(tag: Tag, child: u32, payload: &[u8]) -> Bytes {
     frame.freeze()
 }
 
-/// Bytes of input as frames: each goes for itself, none needs the one before it.
-pub(super) fn input(child: u32, bytes: &[u8]) -> Bytes {
+/// Bytes as frames: each goes for itself, none needs the one before it.
+pub(super) fn pieces(tag: Tag, child: u32, bytes: &[u8]) -> Bytes {
     let pieces = bytes.len().div_ceil(MAX_PIECE);
     let mut frames = BytesMut::with_capacity(pieces * HEADER + bytes.len());
     for piece in bytes.chunks(MAX_PIECE) {
-        for write in writes(Tag::Stdin, child, piece) {
+        for write in writes(tag, child, piece) {
             frames.put_slice(&write);
         }
     }

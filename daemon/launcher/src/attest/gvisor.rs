@@ -79,6 +79,7 @@ pub(crate) fn gvisor(
         namespaces(
             &member.proc,
             &["user", "net", "ipc", "uts", "mnt", "cgroup"],
+            expected.host_network,
         )?;
     }
 
@@ -173,7 +174,7 @@ pub(crate) fn gvisor(
             .iter()
             .map(|extent| (extent.inside, extent.outside, extent.count))
             .collect(),
-        namespaces: namespaces(&sentry.proc, &SENTRY_NAMESPACES)?,
+        namespaces: namespaces(&sentry.proc, &SENTRY_NAMESPACES, expected.host_network)?,
         cgroups,
         limits,
         mounts: mounted

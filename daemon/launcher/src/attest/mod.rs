@@ -88,6 +88,8 @@ pub(crate) struct Expected<'a> {
     pub(crate) landlock_abi: u32,
     /// Limits that this kernel does not hold, in words.
     pub(crate) unheld: &'a [String],
+    /// The network namespace that the launcher was started in, by its inode.
+    pub(crate) host_network: u64,
 }
 
 /// Reads every fact of paw-init and compares it. The process must be paw-init, and must be our child, so that its number
@@ -143,7 +145,7 @@ pub(crate) fn process(
     same("uid", status.uid, wanted_id)?;
     same("gid", status.gid, wanted_id)?;
 
-    let namespaces = namespaces(&proc, &NAMESPACES)?;
+    let namespaces = namespaces(&proc, &NAMESPACES, expected.host_network)?;
     let cgroups = expected.leaf.holds(pid)?;
     let mut limits = expected.leaf.read_back(expected.limits)?;
     limits.open_files = open_files(&proc)?;
@@ -249,36 +251,45 @@ fn shown(map: &[Extent]) -> String {
         .join(", ")
 }
 
-/// Inodes of the process's namespaces, each of which differs from ours.
-fn namespaces(proc: &Path, wanted: &[&str]) -> Result<BTreeMap<String, u64>, AttestError> {
-    let inode = |proc: &Path, name: &str| {
-        let path = proc.join("ns").join(name);
-        let link = fs::read_link(&path).map_err(|source| AttestError::Read {
-            path: path.clone(),
-            source,
-        })?;
-        let text = link.to_string_lossy();
-        text.split_once(":[")
-            .and_then(|(_, rest)| rest.strip_suffix(']')?.parse::<u64>().ok())
-            .ok_or(AttestError::Unreadable {
-                path,
-                what: "inode",
-            })
+/// Inodes of the process's namespaces, each of which differs from ours. Our network is not the host's, and neither may be
+/// the sandbox's.
+fn namespaces(
+    proc: &Path,
+    wanted: &[&str],
+    host_network: u64,
+) -> Result<BTreeMap<String, u64>, AttestError> {
+    let shared = |name: &str, whose: &str| {
+        mismatch(format!("the {name} namespace"), whose, "one of its own")
     };
     wanted
         .iter()
         .map(|&name| {
-            let is = inode(proc, name)?;
-            if is == inode(Path::new("/proc/self"), name)? {
-                return Err(mismatch(
-                    format!("the {name} namespace"),
-                    "the launcher's",
-                    "one of its own",
-                ));
+            let is = namespace(proc, name)?;
+            if is == namespace(Path::new("/proc/self"), name)? {
+                return Err(shared(name, "the launcher's"));
+            }
+            if name == "net" && is == host_network {
+                return Err(shared(name, "the one that the launcher was started in"));
             }
             Ok((name.to_owned(), is))
         })
         .collect()
+}
+
+/// The inode of one namespace of a process.
+pub(crate) fn namespace(proc: &Path, name: &str) -> Result<u64, AttestError> {
+    let path = proc.join("ns").join(name);
+    let link = fs::read_link(&path).map_err(|source| AttestError::Read {
+        path: path.clone(),
+        source,
+    })?;
+    let text = link.to_string_lossy();
+    text.split_once(":[")
+        .and_then(|(_, rest)| rest.strip_suffix(']')?.parse::<u64>().ok())
+        .ok_or(AttestError::Unreadable {
+            path,
+            what: "inode",
+        })
 }
 
 fn open_files(proc: &Path) -> Result<u32, AttestError> {

@@ -7,7 +7,8 @@
 //!   fork the doorkeeper, which becomes nobody
 //!   no_new_privs, undumpable; capabilities: those of the lists below, and no way back to the others
 //!   kill and remove what an earlier life left
-//!   landlock: no TCP, no abstract socket, no signal outside
+//!   a network namespace of its own, with nothing in it
+//!   landlock: TCP on the one port of the proxy, no abstract socket, no signal outside
 //!   seccomp, subreaper
 //!   READY, loop
 //! ```
@@ -38,7 +39,7 @@ use crate::{
     runtime::{Maker, Runtimes},
     serve::{Launcher, Sources, notify},
     slots::Slots,
-    start::{Places, StartError, block_signals, confine, listener, owner},
+    start::{Places, StartError, block_signals, confine, leave_network, listener, owner},
     sweep,
     workspaces::Workspaces,
 };
@@ -179,6 +180,7 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
     };
     sweep::sweep(&parent, &[&bundles.dir])?;
     super::leftovers::remove(&parent)?;
+    let network = leave_network()?;
     let enforced = confine(&seccomp::launcher_with_shim())?;
 
     let slots = Slots::read(
@@ -213,6 +215,7 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
         landlock_abi: enforced.abi,
         memory,
         doorkeeper: doorkeeper.as_raw().unsigned_abs(),
+        network,
     };
     info!(peer, landlock_abi = enforced.abi, "ready");
     notify(&[NotifyState::Ready]);

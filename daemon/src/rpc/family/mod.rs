@@ -43,6 +43,7 @@ use uuid::Uuid;
 use self::health::Born;
 pub use self::image::Uploads;
 use crate::{
+    agent::net::Ways,
     audit::Audit,
     config::{Config, Paths},
     events::News,
@@ -74,6 +75,8 @@ pub struct Context {
     pub register: Register,
     /// What is known of each runtime.
     pub proofs: Proofs,
+    /// Ways out of sandboxes.
+    pub ways: Ways,
     /// Skills that are installed.
     pub skills: Arc<Skills>,
     /// What is configured now.

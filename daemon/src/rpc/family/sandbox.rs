@@ -185,7 +185,8 @@ impl SandboxRpcServer for Family {
                 .ok()
                 .map(|usage| usage_of(&id, usage)),
         };
-        Ok(detail(&id, known, usage))
+        let net = self.ways.of(&id).map(|way| way.usage());
+        Ok(detail(&id, known, usage, net))
     }
 
     async fn stats(
@@ -402,7 +403,7 @@ fn run_end(record: ActionRecord) -> RunEvent {
             .result
             .and_then(|value| serde_json::from_value(value).ok())
     {
-        return RunEvent::Ended(Box::new(result));
+        return RunEvent::Ended(result);
     }
     let (kind, message, hint) = super::why(record.state, record.error);
     RunEvent::Failed {

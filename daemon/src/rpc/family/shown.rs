@@ -4,7 +4,7 @@ use base64::Engine as _;
 use jsonrpsee::SubscriptionSink;
 use paw_api::{
     Error, ErrorKind,
-    sandbox::{LogEvent, SandboxDetail, SandboxUsage},
+    sandbox::{LogEvent, NetUsage, SandboxDetail, SandboxUsage},
 };
 use paw_launch::request::{SandboxId, Usage};
 use serde_json::Value;
@@ -13,7 +13,12 @@ use super::send;
 use crate::sandbox::{Known, Log, Stream};
 
 /// Everything that is known of one.
-pub(super) fn detail(id: &SandboxId, known: Known, usage: Option<SandboxUsage>) -> SandboxDetail {
+pub(super) fn detail(
+    id: &SandboxId,
+    known: Known,
+    usage: Option<SandboxUsage>,
+    net: Option<NetUsage>,
+) -> SandboxDetail {
     let json = |value: serde_json::Result<Value>| value.unwrap_or(Value::Null);
     SandboxDetail {
         id: id.to_string(),
@@ -25,6 +30,7 @@ pub(super) fn detail(id: &SandboxId, known: Known, usage: Option<SandboxUsage>) 
         usage,
         end: known.end.map(|end| json(serde_json::to_value(end.end))),
         attestation: json(serde_json::to_value(&known.attestation)),
+        net,
     }
 }
 

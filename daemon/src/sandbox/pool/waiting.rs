@@ -7,6 +7,7 @@ use std::{
     time::Instant,
 };
 
+use paw_launch::request::Usage;
 use tokio::sync::oneshot;
 
 use crate::sandbox::frames::Sandbox;
@@ -24,6 +25,16 @@ impl Sandbox {
             Err(oneshot::error::TryRecvError::Empty)
         );
         !ended && self.starter().inside.lock().fault.is_none()
+    }
+
+    /// What it used, without the time that it waited: a command can be over before the launcher has heard of the claim, and then
+    /// the launcher counts the waiting, too.
+    pub(in crate::sandbox) fn used_since_its_claim(&self, usage: Usage) -> Usage {
+        let wall_ms = self.claimed.map_or(usage.wall_ms, |since| {
+            let own = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+            usage.wall_ms.min(own)
+        });
+        Usage { wall_ms, ..usage }
     }
 
     /// Its waiting is over: the launcher is told, while the first command may already be on its way. Should the launcher not
