@@ -330,7 +330,7 @@ fn run(arguments: &[&str]) -> String {
 fn this() -> &'static Graph {
     static GRAPH: LazyLock<Graph> = LazyLock::new(|| {
         // Crates that only other systems need were never fetched.
-        let here = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+        let here = format!("{}-unknown-linux-gnu", env::consts::ARCH);
         let metadata = run(&[
             "metadata",
             "--format-version=1",
