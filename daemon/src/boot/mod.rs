@@ -25,6 +25,7 @@ use crate::{
     config::{Config, Paths, check},
     exit::Fatal,
     rpc::family::health::Born,
+    sandbox::proofs::Host,
 };
 
 /// Hosts AI agents as a system service.
@@ -40,6 +41,9 @@ pub struct Options {
     /// Check the configuration, list every fault, and end.
     #[arg(long)]
     pub check_config: bool,
+    /// The kernel's id of this start of the host, for a /proc that shows processes alone [default: as /proc says].
+    #[arg(long, value_name = "ID")]
+    pub boot_id: Option<String>,
 }
 
 /// A file that every user of a host may read and that pawd must not.
@@ -73,6 +77,9 @@ pub fn boot(options: &Options) -> Result<(), Fatal> {
     (sockets.launcher, sockets.kata) = (None, None);
     (sockets.audit, sockets.egress) = (None, None);
     let ports = ports(&config);
+    let host = Host::read(options.boot_id.as_deref())
+        .context("ask the kernel which start of the host this is; is /proc mounted?")
+        .map_err(Fatal::Software)?;
     let born = confine(&paths, &config, &people, &ports)?;
     run::run(run::Start {
         paths,
@@ -83,6 +90,7 @@ pub fn boot(options: &Options) -> Result<(), Fatal> {
         keys,
         helpers,
         ports,
+        host,
         born,
     })
 }

@@ -79,6 +79,7 @@ pub(super) struct Start {
     pub(super) keys: BTreeMap<String, SecretString>,
     pub(super) helpers: Option<Helpers>,
     pub(super) ports: Vec<u16>,
+    pub(super) host: Host,
     pub(super) born: Born,
 }
 
@@ -116,6 +117,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         keys,
         helpers,
         ports,
+        host,
         mut born,
     } = start;
     let began = Instant::now();
@@ -153,9 +155,6 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
     let news = Arc::new(News::default());
     let (register, found) = Register::open(paths.state.join("sandboxes"))
         .context("read what an earlier pawd noted of its sandboxes")?;
-    let host = Host::read()
-        .context("ask the kernel for its release")
-        .map_err(Fatal::Software)?;
     let proofs = Proofs::read(storage.read(), host)
         .context("read what is known of the runtimes")
         .map_err(Fatal::Software)?;

@@ -23,6 +23,9 @@ use paw_store::{Batch, ProofRecord, Store, StoreError};
 
 use crate::storage::Storage;
 
+/// Where the kernel tells its id of this start.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
 /// What is known of a runtime, and whether it may be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
@@ -44,19 +47,24 @@ pub struct Host {
 }
 
 impl Host {
-    /// As the kernel says.
+    /// As the kernel says. `boot` is the id of this start, with or without dashes, where `/proc` shows processes alone, as it
+    /// does in pawd's unit.
     ///
     /// # Errors
-    /// When `/proc` cannot be read.
-    pub fn read() -> std::io::Result<Self> {
-        let line = |path| Ok::<_, std::io::Error>(fs::read_to_string(path)?.trim().to_owned());
+    /// When `boot` is not given and `/proc` does not have it.
+    pub fn read(boot: Option<&str>) -> std::io::Result<Self> {
+        let boot = match boot {
+            Some(boot) => boot.to_owned(),
+            None => fs::read_to_string(BOOT_ID)?,
+        };
+        let kernel = rustix::system::uname();
         Ok(Self {
             kernel: format!(
                 "{} {}",
-                line("/proc/sys/kernel/osrelease")?,
-                line("/proc/sys/kernel/version")?
+                kernel.release().to_string_lossy(),
+                kernel.version().to_string_lossy()
             ),
-            boot: line("/proc/sys/kernel/random/boot_id")?,
+            boot: boot.trim().replace('-', ""),
         })
     }
 }
@@ -275,6 +283,15 @@ mod tests {
                 .await
                 .unwrap();
         }
+    }
+
+    #[test]
+    fn start_is_the_same_whoever_names_it() {
+        let by_proc = Host::read(None).unwrap();
+        let by_unit = by_proc.boot.clone();
+        assert_eq!(by_unit.len(), 32, "{by_unit}");
+        assert_eq!(Host::read(Some(&by_unit)).unwrap(), by_proc);
+        assert_ne!(Host::read(Some(&"0".repeat(32))).unwrap(), by_proc);
     }
 
     #[tokio::test]
