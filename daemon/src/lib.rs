@@ -10,6 +10,7 @@ pub mod clock;
 pub mod config;
 pub mod events;
 pub mod exit;
+pub mod gateway;
 pub mod intake;
 pub mod orchestrator;
 pub mod prove;

@@ -10,7 +10,7 @@ use paw_llm::{Health, LlmError, Provider, ProviderConfig};
 use paw_policy::Name;
 use secrecy::SecretString;
 
-use crate::config::ProviderSettings;
+use crate::{config::ProviderSettings, gateway::budget::Budget};
 
 /// One provider.
 #[derive(Debug)]
@@ -20,6 +20,7 @@ pub struct Known {
     /// Its connection pool.
     pub client: Provider,
     seen: Mutex<Seen>,
+    budget: Mutex<Budget>,
 }
 
 /// What was last seen of a provider.
@@ -92,6 +93,7 @@ impl Providers {
                 settings: settings.clone(),
                 client,
                 seen: Mutex::default(),
+                budget: Mutex::default(),
             };
             known.insert(name.clone(), Arc::new(entry));
         }
@@ -128,6 +130,11 @@ impl Known {
             },
         };
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = seen;
+    }
+
+    /// Does this with its budget of retries.
+    pub fn budget(&self, use_it: impl FnOnce(&mut Budget) -> bool) -> bool {
+        use_it(&mut self.budget.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Asks whether it is there, and notes the answer.

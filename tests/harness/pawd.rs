@@ -54,13 +54,13 @@ impl Setup {
     /// With the model as provider `local`, over the wire of Ollama.
     #[must_use]
     pub fn ollama(self, model: &Model) -> Self {
-        self.provider("local", "ollama", &model.url(), "")
+        self.provider("local", "ollama", &model.url(), ASKED_ONCE)
     }
 
     /// With the model as provider `open`, over the wire of OpenAI.
     #[must_use]
     pub fn openai(self, model: &Model) -> Self {
-        self.provider("open", "openai", &format!("{}/v1", model.url()), "")
+        self.provider("open", "openai", &format!("{}/v1", model.url()), ASKED_ONCE)
     }
 
     /// With a provider; `more` are further lines of its table.
@@ -114,6 +114,9 @@ pub struct Pawd {
     pub root: Root,
     setup: Setup,
 }
+
+/// Most tests tell a model what to do with one question, and want to see what came of it.
+const ASKED_ONCE: &str = "max_retries = 0\n";
 
 /// Most tests are of something else than isolation, and the fake launcher has only native sandboxes. They count sandboxes, too, so
 /// none waits before it is asked for.

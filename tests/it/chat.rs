@@ -218,7 +218,7 @@ async fn model_that_falls_silent_runs_into_its_deadline() {
             "local",
             "ollama",
             &model.url(),
-            "stall_timeout = \"300ms\"\n",
+            "stall_timeout = \"300ms\"\nmax_retries = 0\n",
         )
     };
     check_failure(setup, answer, "timed_out", State::TimedOut).await;

@@ -10,6 +10,7 @@ mod chat;
 mod control;
 mod crash;
 mod pool;
+mod retry;
 mod sandbox;
 mod service;
 mod start;

@@ -138,6 +138,19 @@ async fn follow(out: &mut Out, items: &mut Items, stream: bool) -> Result<ChatRe
                     Out::write(text.as_bytes())?;
                 }
             }
+            ChatEvent::StreamReset { why, .. } => {
+                expected = 0;
+                if stream && out.format == Format::Table {
+                    if !ends_line {
+                        Out::write(b"\n")?;
+                    }
+                    ends_line = true;
+                    let why = text::line(&why);
+                    out.say(&format!(
+                        "the answer broke off ({why}) and begins again; what is above is not part of it"
+                    ));
+                }
+            }
             ChatEvent::Done(done) => {
                 match out.format {
                     Format::Table if stream => {

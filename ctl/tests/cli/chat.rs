@@ -43,6 +43,36 @@ fn a_chat_is_shown_piece_by_piece_without_control_characters() {
 }
 
 #[test]
+fn a_chat_that_begins_again_says_so_and_shows_the_whole_answer() {
+    let fake = Fake::new(|_, _| {
+        let mut done = fixtures::chat_result("Hello");
+        done["type"] = json!("done");
+        let reset = json!({"type": "stream_reset", "provider": "p", "model": "m", "why": "cut"});
+        Reply::Stream(vec![
+            accepted(),
+            delta(0, "Half an"),
+            delta(1, " ans"),
+            reset,
+            delta(0, "Hello"),
+            done,
+        ])
+    });
+    let ran = fake.run(&["chat", "hi"]);
+    assert_eq!(
+        (ran.code, ran.stdout.as_str()),
+        (0, "Half an ans\nHello\n"),
+        "{}",
+        ran.stderr
+    );
+    assert!(
+        ran.stderr.contains("broke off (cut) and begins again"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(fake.run(&["chat", "hi", "--no-stream"]).stdout, "Hello\n");
+}
+
+#[test]
 fn a_chat_as_json_is_the_result_of_the_contract() {
     let fake = Fake::new(|_, _| {
         let mut done = fixtures::chat_result("Hello");

@@ -100,7 +100,7 @@ pub struct Attempt {
     pub provider: String,
     /// Which model.
     pub model: String,
-    /// `ok` or the kind of error.
+    /// `ok` or the kind of error; waiting for a model that loads is one attempt, `loading`.
     pub outcome: String,
     /// How long it took, in milliseconds.
     pub ms: u64,
@@ -123,6 +123,15 @@ pub enum ChatEvent {
         seq: u64,
         /// The piece.
         text: String,
+    },
+    /// The answer broke off, and the question is asked again: what came so far is void, and pieces are numbered from 0 again.
+    StreamReset {
+        /// Who is asked now.
+        provider: String,
+        /// With which model.
+        model: String,
+        /// The kind of error that the answer broke off with.
+        why: String,
     },
     /// The whole answer.
     Done(ChatResult),

@@ -1,23 +1,20 @@
 //! One turn of a conversation: context in, answer out, piece by piece.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
-use paw_api::provider::{Attempt, ChatEvent, ChatResult, Usage};
-use paw_llm::{ChatRequest, Done, Finish, LlmError, Message};
+use paw_api::provider::{ChatResult, Usage};
+use paw_llm::{ChatRequest, Finish, LlmError, Message};
 use paw_policy::{ChatArguments, Name};
 use paw_store::{Speaker, StoreError};
-use tokio::{sync::mpsc, time::timeout};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::Agents;
-use crate::orchestrator::work::{Ending, Exchange, Outcome, Progress, failure};
-
-/// The longest answer that is kept, in bytes. A model that goes on is stopped and the answer marked as cut by length.
-const MAX_ANSWER: usize = 128 * 1024;
+use crate::{
+    gateway::{self, Listener, Spoken, Told},
+    orchestrator::work::{Ending, Exchange, Outcome, Progress, failure},
+};
 
 /// Turns of a session that a model is shown, newest ones.
 const CONTEXT_TURNS: usize = 64;
@@ -93,30 +90,29 @@ pub(super) async fn turn(
         max_tokens: settings.max_tokens,
         ..ChatRequest::new(chat.model.clone(), messages)
     };
-    let began = Instant::now();
-    let said = tokio::select! {
-        said = timeout(limit, speak(&provider.client, request, progress)) => said,
+    // The question has this time; its last attempt is cut off a little later by the same limit.
+    let deadline = Instant::now() + limit;
+    let mut listener = Listener::new(progress);
+    let asking = gateway::ask(
+        chat.provider.as_str(),
+        &provider,
+        request,
+        &mut listener,
+        deadline,
+    );
+    let told = tokio::select! {
+        told = timeout_at(deadline, asking) => told,
         () = cancel.cancelled() => return Outcome::plain(Ending::Cancelled),
     };
-    let attempt = |outcome: &str| Attempt {
-        provider: chat.provider.to_string(),
-        model: chat.model.clone(),
-        outcome: outcome.to_owned(),
-        ms: millis(began.elapsed()),
+    let Ok(Told { answer, attempts }) = told else {
+        let message = format!("the answer was not complete after {} ms", limit.as_millis());
+        return Outcome::plain(Ending::TimedOut(failure(
+            "timed_out",
+            message,
+            "raise [actions] chat_timeout, or use a faster model",
+        )));
     };
-    let said = match said {
-        Ok(said) => said,
-        Err(_) => {
-            let message = format!("the answer was not complete after {} ms", limit.as_millis());
-            return Outcome::plain(Ending::TimedOut(failure(
-                "timed_out",
-                message,
-                "raise [actions] chat_timeout, or use a faster model",
-            )));
-        }
-    };
-    provider.note(&said);
-    match said {
+    match answer {
         Ok(Spoken { text, done }) => {
             let result = ChatResult {
                 action_id: id.to_string(),
@@ -129,7 +125,7 @@ pub(super) async fn turn(
                     output_tokens: done.usage.output_tokens,
                 },
                 finish: finish(&done.finish),
-                attempts: vec![attempt("ok")],
+                attempts,
                 cost: None,
             };
             let exchange = Exchange {
@@ -151,79 +147,7 @@ pub(super) async fn turn(
                 ),
             }
         }
-        Err(error) => failed(&error, &chat),
-    }
-}
-
-/// An answer that came to its end.
-struct Spoken {
-    text: String,
-    done: Done,
-}
-
-/// Sends the request and passes the pieces on. A listener that is gone does not end the turn: its caller cancels for that.
-async fn speak(
-    client: &paw_llm::Provider,
-    request: ChatRequest,
-    progress: Progress,
-) -> Result<Spoken, LlmError> {
-    let mut listener = Listener::new(progress);
-    let mut stream = client.chat(request).await?;
-    let (mut text, mut end) = (String::new(), None);
-    while let Some(event) = stream.next().await {
-        match event? {
-            paw_llm::ChatEvent::Text(piece) if end.is_none() => {
-                if text.len() + piece.len() > MAX_ANSWER {
-                    end = Some(Done {
-                        finish: Finish::Length,
-                        usage: paw_llm::Usage::default(),
-                        model: None,
-                    });
-                    break;
-                }
-                text.push_str(&piece);
-                listener.hear(piece).await;
-            }
-            // It was told of no tool, and what was cut says nothing any more.
-            paw_llm::ChatEvent::Text(_) | paw_llm::ChatEvent::ToolCall(_) => {}
-            paw_llm::ChatEvent::Done(done) => end = Some(done),
-        }
-    }
-    match end {
-        Some(done) => Ok(Spoken { text, done }),
-        None => Err(LlmError::Cut { source: None }),
-    }
-}
-
-/// Who hears the pieces.
-struct Listener {
-    to: Option<mpsc::Sender<ChatEvent>>,
-    seq: u64,
-}
-
-impl Listener {
-    fn new(progress: Progress) -> Self {
-        let to = match progress {
-            Progress::Chat(to) => Some(to),
-            Progress::None | Progress::Run { .. } => None,
-        };
-        Self { to, seq: 0 }
-    }
-
-    async fn hear(&mut self, text: String) {
-        if let Some(to) = &self.to {
-            if to
-                .send(ChatEvent::Delta {
-                    seq: self.seq,
-                    text,
-                })
-                .await
-                .is_err()
-            {
-                self.to = None;
-            }
-            self.seq += 1;
-        }
+        Err(error) => failed(&error, &chat, attempts.len()),
     }
 }
 
@@ -273,9 +197,13 @@ fn messages(
     Ok(Some(shown))
 }
 
-fn failed(error: &LlmError, chat: &ChatArguments) -> Outcome {
+fn failed(error: &LlmError, chat: &ChatArguments, attempts: usize) -> Outcome {
+    let tried = match attempts {
+        1 => String::new(),
+        more => format!(" (tried {more} times)"),
+    };
     let message = format!(
-        "provider {} ({}): {}",
+        "provider {} ({}): {}{tried}",
         chat.provider,
         chat.model,
         paw_log::Chain(error)
@@ -298,8 +226,4 @@ fn finish(finish: &Finish) -> String {
         Finish::ContentFilter => "content_filter".into(),
         Finish::Other(word) => word.clone(),
     }
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

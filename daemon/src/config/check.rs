@@ -1,6 +1,6 @@
 //! From what the files say to what pawd runs on: defaults, bounds, units, names and references.
 
-use std::{collections::BTreeMap, fmt::Display, ops::RangeInclusive, path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use paw_api::egress::NetRule;
 use paw_launch::{
@@ -16,6 +16,7 @@ use super::{
     RpcBounds, SandboxDefaults,
     fault::{Fault, Faults},
     file::{self, File},
+    layers::{Layers, bounded, read_value, reference},
     source::{self, Source, SourceError},
     value::{account, duration, isolation, name, provider_kind, size, url},
 };
@@ -84,78 +85,6 @@ pub fn check(sources: Vec<Source>, policies: Option<Vec<Source>>) -> Result<Conf
         shipped_policy,
     };
     faults.or(config)
-}
-
-/// The files in their order; the last one that has a key decides.
-struct Layers(Vec<(Source, File)>);
-
-impl Layers {
-    fn last<'a, T: 'a>(
-        &'a self,
-        pick: impl Fn(&'a File) -> Option<&'a Spanned<T>>,
-    ) -> Option<(&'a Source, &'a Spanned<T>)> {
-        self.0
-            .iter()
-            .rev()
-            .find_map(|(source, file)| pick(file).map(|value| (source, value)))
-    }
-
-    /// A number within bounds.
-    fn number<'a, T: Copy + PartialOrd + Display + 'a>(
-        &'a self,
-        pick: impl Fn(&'a File) -> Option<&'a Spanned<T>>,
-        default: T,
-        bounds: RangeInclusive<T>,
-        faults: &mut Faults,
-    ) -> T {
-        let Some((source, value)) = self.last(pick) else {
-            return default;
-        };
-        if !bounds.contains(value.get_ref()) {
-            let range = format!("use {} to {}", bounds.start(), bounds.end());
-            faults.at(
-                source,
-                value.span(),
-                format!("{} is out of bounds", value.get_ref()),
-                range,
-            );
-        }
-        *value.get_ref()
-    }
-
-    /// A text that a reader understands.
-    fn text<'a, T>(
-        &'a self,
-        pick: impl Fn(&'a File) -> Option<&'a Spanned<String>>,
-        default: T,
-        read: impl Fn(&str) -> Result<T, String>,
-        faults: &mut Faults,
-    ) -> T {
-        let Some((source, value)) = self.last(pick) else {
-            return default;
-        };
-        read_value(source, value, &read, faults).unwrap_or(default)
-    }
-}
-
-fn read_value<T>(
-    source: &Source,
-    value: &Spanned<String>,
-    read: &impl Fn(&str) -> Result<T, String>,
-    faults: &mut Faults,
-) -> Option<T> {
-    match read(value.get_ref()) {
-        Ok(value) => Some(value),
-        Err(hint) => {
-            faults.at(
-                source,
-                value.span(),
-                format!("{:?} cannot be meant here", value.get_ref()),
-                hint,
-            );
-            None
-        }
-    }
 }
 
 fn rules(policies: Option<Vec<Source>>, faults: &mut Faults) -> Option<Rules> {
@@ -446,6 +375,10 @@ fn provider(
         model: provider.model.get_ref().clone(),
         api_key_credential: credential.map(|name| name.to_string()),
         allow_plaintext: provider.allow_plaintext.unwrap_or(false),
+        max_retries: provider
+            .max_retries
+            .as_ref()
+            .map_or(2, |value| bounded(source, value, &(0..=10), faults)),
         timeouts,
     };
     if settings.base_url.scheme() == "http" && !settings.is_local() && !settings.allow_plaintext {
@@ -567,30 +500,6 @@ fn settle(text: &str) -> Result<Settle, String> {
         "stage" => Ok(Settle::Stage),
         _ => Err("use commit, or stage for a person to decide".into()),
     }
-}
-
-fn reference<T>(
-    source: &Source,
-    value: &Spanned<String>,
-    known: &BTreeMap<Name, T>,
-    what: &str,
-    faults: &mut Faults,
-) -> Option<Name> {
-    let found = known.keys().find(|name| name.as_str() == value.get_ref());
-    if found.is_none() {
-        let names: Vec<_> = known.keys().map(Name::as_str).collect();
-        let hint = match names.as_slice() {
-            [] => format!("add a [{what}.{}] section", value.get_ref()),
-            names => format!("configured are: {}", names.join(", ")),
-        };
-        faults.at(
-            source,
-            value.span(),
-            format!("there is no {what} {:?}", value.get_ref()),
-            hint,
-        );
-    }
-    found.cloned()
 }
 
 fn millis(time: Duration) -> u64 {

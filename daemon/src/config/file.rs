@@ -157,6 +157,8 @@ pub struct Provider {
     pub api_key_credential: Option<Spanned<String>>,
     /// Whether http may be spoken to another host.
     pub allow_plaintext: Option<bool>,
+    /// How often a question that failed for the moment is asked again.
+    pub max_retries: Option<Spanned<u32>>,
     /// Time to connect.
     pub connect_timeout: Option<Spanned<String>>,
     /// Time to the first token.

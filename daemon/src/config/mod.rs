@@ -5,6 +5,7 @@
 pub mod check;
 pub mod fault;
 pub mod file;
+mod layers;
 pub mod source;
 mod value;
 
@@ -149,6 +150,8 @@ pub struct ProviderSettings {
     pub api_key_credential: Option<String>,
     /// Whether http may be spoken to another host.
     pub allow_plaintext: bool,
+    /// How often a question that failed for the moment is asked again.
+    pub max_retries: u32,
     /// Deadlines.
     #[serde(serialize_with = "as_debug")]
     pub timeouts: Timeouts,

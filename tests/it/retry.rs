@@ -1,0 +1,203 @@
+//! A question that failed for the moment is asked again, within bounds, and nobody is shown half an answer as a whole one.
+
+use harness::{
+    Answer, Model, Pawd, Setup, Step,
+    words::{accepted, finally, rest, say},
+};
+use paw_api::provider::{Attempt, ChatEvent, ChatResult};
+use serde_json::json;
+
+/// Asks this model over the wire of Ollama, with further lines of the provider's configuration.
+fn ollama(model: &Model, more: &str) -> Setup {
+    Setup::new().provider("local", "ollama", &model.url(), more)
+}
+
+fn openai(model: &Model, more: &str) -> Setup {
+    Setup::new().provider("open", "openai", &format!("{}/v1", model.url()), more)
+}
+
+fn overload() -> Answer {
+    let said = json!({"error": "busy"}).to_string();
+    Answer::Status(503, Vec::new(), said)
+}
+
+fn loading() -> Answer {
+    let said =
+        json!({"error": {"message": "Loading model", "type": "unavailable_error", "code": 503}});
+    Answer::Status(503, Vec::new(), said.to_string())
+}
+
+fn done(events: &[ChatEvent]) -> &ChatResult {
+    match events.last() {
+        Some(ChatEvent::Done(result)) => result,
+        other => panic!("the chat ended with {other:?}"),
+    }
+}
+
+fn outcomes(attempts: &[Attempt]) -> Vec<&str> {
+    attempts.iter().map(|it| it.outcome.as_str()).collect()
+}
+
+/// How often it was asked to chat.
+fn questions(model: &Model) -> usize {
+    let asked = model.asked();
+    asked
+        .iter()
+        .filter(|it| it.line.starts_with("POST") && it.line.contains("/chat"))
+        .count()
+}
+
+#[tokio::test]
+async fn question_that_failed_for_the_moment_is_asked_again() {
+    for setup in [ollama, openai] {
+        let model = Model::start().await;
+        let pawd = Pawd::start(setup(&model, "")).await;
+        let client = pawd.client().await;
+        model.will(overload());
+        let events = rest(&mut say(&client, "hello").await).await;
+        let result = done(&events);
+        assert_eq!(
+            (result.text.as_str(), outcomes(&result.attempts)),
+            ("Hello world", vec!["overload", "ok"])
+        );
+        assert!(
+            !events
+                .iter()
+                .any(|it| matches!(it, ChatEvent::StreamReset { .. })),
+            "nothing had been said: {events:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn answer_that_broke_off_begins_again_and_says_so() {
+    for setup in [ollama, openai] {
+        let model = Model::start().await;
+        let pawd = Pawd::start(setup(&model, "")).await;
+        let client = pawd.client().await;
+        model.will(Answer::cut(&["half an", " answer"]));
+        let events = rest(&mut say(&client, "hello").await).await;
+        let reset = events
+            .iter()
+            .position(|it| matches!(it, ChatEvent::StreamReset { why, .. } if why == "cut"));
+        let after = &events[reset.unwrap_or_else(|| panic!("nothing was reset: {events:?}"))..];
+        let pieces: Vec<(u64, &str)> = after
+            .iter()
+            .filter_map(|it| match it {
+                ChatEvent::Delta { seq, text } => Some((*seq, text.as_str())),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(pieces, [(0, "Hello"), (1, " world")]);
+        let result = done(&events);
+        assert_eq!(
+            (result.text.as_str(), outcomes(&result.attempts)),
+            ("Hello world", vec!["cut", "ok"])
+        );
+    }
+}
+
+#[tokio::test]
+async fn model_that_falls_silent_is_asked_again() {
+    let model = Model::start().await;
+    let pawd = Pawd::start(ollama(&model, "stall_timeout = \"300ms\"\n")).await;
+    let client = pawd.client().await;
+    let (steps, answer) = Answer::steps();
+    steps.send(Step::Piece("I think".into())).await.unwrap();
+    model.will(answer);
+    let events = rest(&mut say(&client, "hello").await).await;
+    let result = done(&events);
+    assert_eq!(
+        (result.text.as_str(), outcomes(&result.attempts)),
+        ("Hello world", vec!["timed_out", "ok"])
+    );
+}
+
+#[tokio::test]
+async fn question_that_is_refused_is_asked_once() {
+    let model = Model::start().await;
+    let pawd = Pawd::start(openai(&model, "max_retries = 10\n")).await;
+    let client = pawd.client().await;
+    for (status, code) in [
+        (401, "invalid_api_key"),
+        (429, "insufficient_quota"),
+        (400, "context_length_exceeded"),
+        (404, "model_not_found"),
+    ] {
+        let before = questions(&model);
+        let said = json!({"error": {"message": "no", "type": code, "code": code}}).to_string();
+        model.will(Answer::Status(status, Vec::new(), said));
+        let events = rest(&mut say(&client, "hello").await).await;
+        assert!(
+            matches!(events.last(), Some(ChatEvent::Failed { .. })),
+            "{events:?}"
+        );
+        assert_eq!(questions(&model) - before, 1, "{code}");
+    }
+}
+
+#[tokio::test]
+async fn provider_that_stays_broken_is_given_up_after_its_retries() {
+    let model = Model::start().await;
+    let pawd = Pawd::start(ollama(&model, "max_retries = 2\n")).await;
+    let client = pawd.client().await;
+    for _ in 0..4 {
+        model.will(overload());
+    }
+    let mut chat = say(&client, "hello").await;
+    let id = accepted(&mut chat).await;
+    rest(&mut chat).await;
+    let error = finally(&client, &id).await.error.expect("it failed");
+    assert_eq!((error.kind.as_str(), questions(&model)), ("overload", 3));
+    assert!(error.message.contains("tried 3 times"), "{error:?}");
+}
+
+#[tokio::test]
+async fn wait_that_would_end_after_the_deadline_is_not_begun() {
+    let model = Model::start().await;
+    let pawd = Pawd::start(openai(&model, "")).await;
+    let client = pawd.client().await;
+    let said =
+        json!({"error": {"message": "slow down", "code": "rate_limit_exceeded"}}).to_string();
+    model.will(Answer::Status(
+        429,
+        vec![("retry-after", "86000".into())],
+        said,
+    ));
+    let mut chat = say(&client, "hello").await;
+    let id = accepted(&mut chat).await;
+    rest(&mut chat).await;
+    let error = finally(&client, &id).await.error.expect("it failed");
+    assert_eq!((error.kind.as_str(), questions(&model)), ("rate", 1));
+}
+
+#[tokio::test]
+async fn model_that_loads_is_waited_for_and_that_is_no_retry() {
+    let model = Model::start().await;
+    let pawd = Pawd::start(openai(&model, "max_retries = 0\n")).await;
+    let client = pawd.client().await;
+    for _ in 0..3 {
+        model.will(loading());
+    }
+    let events = rest(&mut say(&client, "hello").await).await;
+    let result = done(&events);
+    assert_eq!(
+        (questions(&model), outcomes(&result.attempts)),
+        (4, vec!["loading", "ok"])
+    );
+}
+
+#[tokio::test]
+async fn retries_are_a_tenth_of_the_questions_and_ten_more() {
+    let model = Model::start().await;
+    let pawd = Pawd::start(ollama(&model, "max_retries = 2\n")).await;
+    let client = pawd.client().await;
+    for _ in 0..40 {
+        model.will(overload());
+    }
+    for _ in 0..6 {
+        rest(&mut say(&client, "hello").await).await;
+    }
+    // Ten were saved, which is what five questions use, and the sixth finds less than one.
+    assert_eq!(questions(&model), 6 + 10);
+}
