@@ -58,6 +58,7 @@ struct Bomb {
     word: &'static str,
     name: &'static str,
     expected: &'static str,
+    memory: u64,
     wall_ms: u64,
     most_output: u64,
     observe: fn(&RunEnd, &str) -> String,
@@ -68,6 +69,7 @@ const BOMBS: [Bomb; 9] = [
         word: "memory",
         name: "use more memory",
         expected: "killed for want of memory",
+        memory: LIMITS.memory,
         wall_ms: 30_000,
         most_output: MOST_SAID,
         observe: |end, _| {
@@ -82,6 +84,7 @@ const BOMBS: [Bomb; 9] = [
         word: "fork",
         name: "start more processes",
         expected: "stopped",
+        memory: LIMITS.memory,
         wall_ms: 30_000,
         most_output: MOST_SAID,
         // The cgroup counted a fork that it denied; how far the program got is only its own word.
@@ -97,6 +100,7 @@ const BOMBS: [Bomb; 9] = [
         word: "disk",
         name: "write more than the disk",
         expected: "no room beyond 8 MiB",
+        memory: LIMITS.memory,
         wall_ms: 30_000,
         most_output: MOST_SAID,
         observe: |end, said| match said.trim().parse::<u64>() {
@@ -109,7 +113,9 @@ const BOMBS: [Bomb; 9] = [
         word: "inode",
         name: "make more files",
         expected: "stopped",
-        wall_ms: 30_000,
+        // A gVisor that knows no size of a tmpfs is stopped by its memory, which empty files fill slowly where each call is traced.
+        memory: 64 << 20,
+        wall_ms: 120_000,
         most_output: MOST_SAID,
         observe: |end, said| match said.trim().parse::<u64>() {
             // As many as there are blocks of 4 KiB on the disk, or fewer.
@@ -123,6 +129,7 @@ const BOMBS: [Bomb; 9] = [
         word: "output",
         name: "never stop talking",
         expected: "cut, and ended at the deadline",
+        memory: LIMITS.memory,
         wall_ms: 2_000,
         most_output: 64 * 1024,
         observe: |end, said| {
@@ -137,6 +144,7 @@ const BOMBS: [Bomb; 9] = [
         word: "sleep",
         name: "stay beyond the deadline",
         expected: "ended at the deadline",
+        memory: LIMITS.memory,
         wall_ms: 1_000,
         most_output: MOST_SAID,
         observe: at_the_deadline,
@@ -145,6 +153,7 @@ const BOMBS: [Bomb; 9] = [
         word: "stubborn",
         name: "stay beyond the deadline, deaf to every signal",
         expected: "ended at the deadline",
+        memory: LIMITS.memory,
         wall_ms: 1_000,
         most_output: MOST_SAID,
         observe: at_the_deadline,
@@ -153,6 +162,7 @@ const BOMBS: [Bomb; 9] = [
         word: "daemon",
         name: "fork twice and stay",
         expected: "ended with its command",
+        memory: LIMITS.memory,
         wall_ms: 30_000,
         most_output: MOST_SAID,
         observe: with_its_command,
@@ -161,6 +171,7 @@ const BOMBS: [Bomb; 9] = [
         word: "orphan",
         name: "leave a process that holds the pipes",
         expected: "ended with its command",
+        memory: LIMITS.memory,
         wall_ms: 30_000,
         most_output: MOST_SAID,
         observe: with_its_command,
@@ -299,6 +310,7 @@ fn wall(state: &RuntimeState) -> &'static str {
 
 async fn explode(launchers: &Launchers, runtime: Runtime, bomb: &Bomb) -> Made {
     let limits = Limits {
+        memory: bomb.memory,
         wall_ms: bomb.wall_ms,
         ..LIMITS
     };
