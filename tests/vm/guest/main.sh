@@ -11,7 +11,7 @@ done
 
 # The parts in the order in which they need each other; arguments choose some.
 [ $# -gt 0 ] || set -- install_packages units_are_up modes_are_as_documented status_and_journal_say_so \
-    processes_are_confined strangers_are_kept_out sandboxes_are_limited skill_asks_before_it_writes \
+    processes_are_confined strangers_are_kept_out sandboxes_are_limited ways_out_are_held skill_asks_before_it_writes \
     restart_refuses_nobody kills_are_survived bad_configuration_is_refused upgrade_restarts_pawd_only \
     removal_ends_everything purge_leaves_nothing rpm_packages_work
 for part in "$@"; do

@@ -3,9 +3,14 @@
 
 SANDBOXES=/sys/fs/cgroup/paw.slice/paw-launcher.service
 
-# What is left of sandboxes: cgroups below the launcher's unit beside its own leaf.
-leftovers() {
-    find "$SANDBOXES" -mindepth 1 -type d ! -name supervisor
+# A reload ends what waits in the pool; what is there after it was left behind.
+nothing_is_left_of_the_sandboxes() {
+    holds pawd_reloads systemctl reload pawd.service
+    if within 60 sh -c "test -z \"\$(find $SANDBOXES -mindepth 1 -type d ! -name supervisor)\""; then
+        pass "${1:-nothing_is_left_of_the_sandboxes}"
+    else
+        fail "${1:-nothing_is_left_of_the_sandboxes}" "$(find "$SANDBOXES" -mindepth 1 -type d ! -name supervisor)"
+    fi
 }
 
 sandboxes_are_limited() {
@@ -48,8 +53,25 @@ sandboxes_are_limited() {
     has process_limit_is_in_the_cgroup 20 "$(find "$SANDBOXES" -name pids.max -exec cat {} +)"
     kill "$client" 2>/dev/null
     wait "$client"
-    holds a_sandbox_whose_caller_left_ends within 60 sh -c "test -z \"\$(find $SANDBOXES -mindepth 1 -type d ! -name supervisor)\""
-    same nothing_is_left_of_the_sandboxes '' "$(leftovers)"
+    holds a_sandbox_whose_caller_left_ends within 60 sh -c \
+        "test -z \"\$(find $SANDBOXES -name memory.max -exec grep -l -x 67108864 {} +)\""
+    nothing_is_left_of_the_sandboxes
+}
+
+# Hostile probes, in both runtimes, with a sandbox beside each. Under emulation this takes its time.
+ways_out_are_held() {
+    pawctl doctor --prove -o json --timeout 900s >/vm/out/doctor.json 2>/vm/out/doctor.txt
+    probes=$(tr -d '\n' </vm/out/doctor.json | sed 's/}/}\n/g' | grep '"probe"')
+    for runtime in native gvisor; do
+        own=$(echo "$probes" | grep -E "\"runtime\": *\"$runtime\"")
+        same "every_probe_is_held_by_$runtime" '' "$(echo "$own" | grep -vE '"ok": *true')"
+        holds "enough_is_tried_in_$runtime" test "$(echo "$own" | wc -l)" -ge 70
+        has "${runtime}_is_proven_by_its_probes" proven "$(pawctl sandbox runtimes 2>&1 | grep "$runtime")"
+    done
+    nothing_is_left_of_the_sandboxes nothing_is_left_of_the_probes
+    # They count for this start of the host, whoever asks after it.
+    holds pawd_restarts_after_its_probes systemctl restart pawd.service
+    same probes_count_after_a_restart_of_pawd 2 "$(pawctl --timeout 120s sandbox runtimes 2>&1 | grep -cw proven)"
 }
 
 skill_asks_before_it_writes() {
