@@ -77,6 +77,26 @@ pub fn fork_alone() -> io::Result<Option<Pid>> {
     }
 }
 
+/// As [`fork_alone`], and the child is born in a user namespace of its own, so that nobody has to wait until it has made one.
+///
+/// The C library does not know of this child, which is to make system calls and to end by [`exit_now`], and nothing else.
+///
+/// # Errors
+/// As [`fork_alone`], and when the kernel lets nobody of ours have such a namespace.
+pub fn fork_into_user_namespace() -> io::Result<Option<Pid>> {
+    crate::alone().map_err(io::Error::other)?;
+    let flags = i64::from(libc::CLONE_NEWUSER | libc::SIGCHLD);
+    // SAFETY: without a stack, and without sharing memory, this is a fork, for which the process has exactly one thread, as just
+    // checked; the zeros are the stack and the places that the kernel would write to, if it were asked to.
+    let child = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+    match Errno::result(child)? {
+        0 => Ok(None),
+        child => Ok(Some(Pid::from_raw(
+            i32::try_from(child).map_err(io::Error::other)?,
+        ))),
+    }
+}
+
 /// Ends the process at once: no destructors, no buffers of the parent written a second time.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: `_exit` takes a number and does not return; a forked child needs none of the work that `exit` would do.

@@ -1,7 +1,7 @@
 //! A user namespace with a chosen map.
 //!
 //! A process cannot write a map of more than one id for itself: the right to do so lies in the parent namespace, which it
-//! leaves by unsharing. So a child unshares and waits, we write its maps from outside, keep the namespace by a descriptor,
+//! leaves by unsharing. So a child is born in it and waits, we write its maps from outside, keep the namespace by a descriptor,
 //! and end the child. That needs `CAP_SETUID` and `CAP_SETGID` here, as root or as a user with just these two, and works the
 //! same for the launcher's own namespace (then [`enter`]ed) and for the nested one of each sandbox.
 
@@ -14,9 +14,9 @@ use std::{
 use nix::{
     errno::Errno,
     fcntl::OFlag,
-    sched::{CloneFlags, setns, unshare},
+    sched::{CloneFlags, setns},
     sys::{prctl, wait::waitpid},
-    unistd::{Gid, Pid, Uid, pipe2, read, setgroups, setresgid, setresuid, write},
+    unistd::{Gid, Pid, Uid, pipe2, read, setgroups, setresgid, setresuid},
 };
 use serde::{Deserialize, Serialize};
 
@@ -38,9 +38,9 @@ pub struct Extent {
 #[derive(Debug, thiserror::Error)]
 pub enum UsernsError {
     /// The child that holds the namespace could not be made.
-    #[error("fork the process that unshares")]
+    #[error("fork the process that holds a user namespace")]
     Fork(#[source] io::Error),
-    /// `unshare` was refused in the child.
+    /// The child may not have one.
     #[error(
         "make a user namespace: {0}; check that user.max_user_namespaces is not 0 and that neither \
          kernel.unprivileged_userns_clone nor kernel.apparmor_restrict_unprivileged_userns forbids it"
@@ -89,52 +89,34 @@ pub fn make(uids: &[Extent], gids: &[Extent]) -> Result<OwnedFd, UsernsError> {
 }
 
 fn make_dumpable(uids: &[Extent], gids: &[Extent]) -> Result<OwnedFd, UsernsError> {
-    let (from_child, to_parent) = pipe2(OFlag::O_CLOEXEC).map_err(step("make a pipe"))?;
     let (from_parent, to_child) = pipe2(OFlag::O_CLOEXEC).map_err(step("make a pipe"))?;
-    let Some(child) = sys::fork_alone().map_err(UsernsError::Fork)? else {
-        drop((from_child, to_child));
-        hold(to_parent, &from_parent);
+    let Some(child) = sys::fork_into_user_namespace().map_err(unshared)? else {
+        drop(to_child);
+        hold(&from_parent);
     };
-    drop((to_parent, from_parent));
-    let made = map_child(child, &from_child, uids, gids);
+    drop(from_parent);
+    let made = map_child(child, uids, gids);
     // The end of its pipe lets the child go; it is ours, so it is waited for whatever happened.
     drop(to_child);
-    waitpid(child, None).map_err(step("wait for the process that unshared"))?;
+    waitpid(child, None).map_err(step("wait for the process that held it"))?;
     made
 }
 
-/// The child: unshares, says how that went, and holds the namespace until the parent closes its pipe.
-fn hold(to_parent: OwnedFd, from_parent: &OwnedFd) -> ! {
-    let said = match unshare(CloneFlags::CLONE_NEWUSER) {
-        Ok(()) => 0_i32,
-        Err(errno) => errno as i32,
-    };
-    let told = write(&to_parent, &said.to_ne_bytes());
-    drop(to_parent);
-    if told.is_ok() && said == 0 {
-        while read(from_parent, &mut [0]) == Err(Errno::EINTR) {}
+/// Whether the kernel had no room for a process, or does not let us have the namespace.
+fn unshared(error: io::Error) -> UsernsError {
+    match error.raw_os_error().map(Errno::from_raw) {
+        None | Some(Errno::EAGAIN | Errno::ENOMEM) => UsernsError::Fork(error),
+        Some(errno) => UsernsError::Unshare(errno),
     }
+}
+
+/// The child: holds the namespace until the parent closes its pipe.
+fn hold(from_parent: &OwnedFd) -> ! {
+    while read(from_parent, &mut [0]) == Err(Errno::EINTR) {}
     sys::exit_now(0)
 }
 
-fn map_child(
-    child: Pid,
-    from_child: &OwnedFd,
-    uids: &[Extent],
-    gids: &[Extent],
-) -> Result<OwnedFd, UsernsError> {
-    let mut said = [0; 4];
-    let count = loop {
-        match read(from_child, &mut said) {
-            Err(Errno::EINTR) => {}
-            other => break other.map_err(step("hear from the process that unshares"))?,
-        }
-    };
-    match (count, i32::from_ne_bytes(said)) {
-        (4, 0) => {}
-        (4, errno) => return Err(UsernsError::Unshare(Errno::from_raw(errno))),
-        _ => return Err(UsernsError::Unshare(Errno::ESRCH)),
-    }
+fn map_child(child: Pid, uids: &[Extent], gids: &[Extent]) -> Result<OwnedFd, UsernsError> {
     for (file, extents) in [("uid_map", uids), ("gid_map", gids)] {
         let map: String = extents
             .iter()

@@ -89,6 +89,10 @@ pub(crate) fn create(bundle: &Path, id: &str, entrances: &[PathBuf]) -> Result<i
 /// Where v2 of cgroups is mounted, if it is. libcontainer gets it read-only and as all there is, so that it leaves this process in
 /// the leaf where it is: its own way of joining waits until no process of the whole system is forking or ending, in each hierarchy
 /// of v1 again, and looks for them in fifty files. Where there is none it finds no cgroups at all and looks a little longer.
+///
+/// That it stays is what libcgroups promises of a tree that is read-only, as of one in a container, to whoever is root of no more
+/// than a user namespace (`Manager::with_rootless`). Nothing depends on the promise: were the write an error, no sandbox would be
+/// made, and wherever else this process ended up, the launcher looks at its membership and its limits before it starts anything.
 fn unified() -> Option<&'static Path> {
     [CGROUPS, "/sys/fs/cgroup/unified"]
         .into_iter()

@@ -4,16 +4,20 @@
 //! and never waited for.
 
 use std::{
-    fs, io,
-    os::fd::{AsFd, OwnedFd},
+    ffi::{CStr, CString, OsStr, OsString},
+    fs,
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd, RawFd},
+        unix::ffi::OsStrExt,
+    },
     path::{Path, PathBuf},
-    process::Command,
 };
 
-use command_fds::{CommandFdExt, FdMapping};
 use nix::{
     errno::Errno,
     fcntl::OFlag,
+    spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn},
+    sys::signal::{SigSet, Signal},
     unistd::{Pid, pipe2, read},
 };
 use paw_confine::userns::{self, Extent};
@@ -116,22 +120,64 @@ impl Order<'_> {
     }
 }
 
-/// Starts paw-create with nothing of ours but what is given.
-pub(crate) fn start(
-    create: &Path,
-    with: impl FnOnce(&mut Command) -> io::Result<()>,
-    descriptors: Vec<FdMapping>,
-) -> Result<Pid, CreateError> {
-    let mut command = Command::new(create);
-    command.env_clear().current_dir("/");
-    with(&mut command).map_err(CreateError::Spawn)?;
-    command
-        .fd_mappings(descriptors)
-        .map_err(|collision| CreateError::Spawn(io::Error::other(collision)))?;
-    let child = command.spawn().map_err(CreateError::Spawn)?;
-    i32::try_from(child.id())
-        .map(Pid::from_raw)
-        .map_err(|error| CreateError::Spawn(io::Error::other(error)))
+/// A program with nothing of ours but what is given: no environment, no descriptor, no blocked signal.
+#[derive(Debug)]
+pub(crate) struct Program<'a> {
+    pub(crate) path: &'a Path,
+    /// Without its name.
+    pub(crate) arguments: Vec<OsString>,
+    /// Each of them, and the number that it has there.
+    pub(crate) descriptors: Vec<(OwnedFd, RawFd)>,
+}
+
+/// Numbers below this one may be meant for a program that is started.
+const OUT_OF_THE_WAY: RawFd = 16;
+
+/// Starts a program. Unlike the standard library, which forks as soon as a descriptor has to have a number, this lends our memory
+/// to the child until it executes, instead of copying the tables of our memory, and every page that we write until then. Nothing of
+/// ours runs in between, and we have no other thread that could see it.
+pub(crate) fn start(program: Program<'_>) -> Result<Pid, CreateError> {
+    let spawn = |errno: Errno| CreateError::Spawn(errno.into());
+    let text = |text: &OsStr| {
+        CString::new(text.as_bytes()).map_err(|error| CreateError::Spawn(error.into()))
+    };
+    let mut arguments = vec![text(program.path.as_os_str())?];
+    for argument in &program.arguments {
+        arguments.push(text(argument)?);
+    }
+    let mut actions = PosixSpawnFileActions::init().map_err(spawn)?;
+    // What gets a number must not be overwritten before its turn by another that gets the number which it has.
+    let mut held = Vec::with_capacity(program.descriptors.len());
+    for (descriptor, number) in program.descriptors {
+        let descriptor = if descriptor.as_raw_fd() < OUT_OF_THE_WAY {
+            rustix::io::fcntl_dupfd_cloexec(&descriptor, OUT_OF_THE_WAY)
+                .map_err(|errno| CreateError::Spawn(errno.into()))?
+        } else {
+            descriptor
+        };
+        actions
+            .add_dup2(descriptor.as_raw_fd(), number)
+            .map_err(spawn)?;
+        held.push(descriptor);
+    }
+    let mut attributes = PosixSpawnAttr::init().map_err(spawn)?;
+    // We block what we read from a descriptor, and the standard library ignores SIGPIPE in our place.
+    let mut ignored = SigSet::empty();
+    ignored.add(Signal::SIGPIPE);
+    attributes.set_sigmask(&SigSet::empty()).map_err(spawn)?;
+    attributes.set_sigdefault(&ignored).map_err(spawn)?;
+    attributes
+        .set_flags(PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF)
+        .map_err(spawn)?;
+    let environment: [&CStr; 0] = [];
+    posix_spawn(
+        program.path,
+        &actions,
+        &attributes,
+        &arguments,
+        &environment,
+    )
+    .map_err(spawn)
 }
 
 /// Reads towards a hello, and not a byte further: what comes after it is pawd's. `true` when it is complete.

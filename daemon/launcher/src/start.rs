@@ -34,7 +34,7 @@ use nix::{
         signalfd::{SfdFlags, SignalFd},
         stat::{Mode, umask},
     },
-    unistd::{getegid, geteuid},
+    unistd::{chdir, getegid, geteuid},
 };
 use paw_confine::{
     drop::{self, DropError},
@@ -192,6 +192,8 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
     let parent = Parent::find(options.cgroup.as_deref())?;
     let memory = Memory::open(&options.proc);
     let runtimes = Runtimes::find(&ceilings, &places.create);
+    // Whatever we start is there, too.
+    chdir("/").map_err(|errno| StartError::Kernel("go to /", errno))?;
 
     let (uid, gid) = become_launcher(options, &ceilings, &parent, &places)?;
     // Signals are blocked before the first child exists, so that no end of one is missed.

@@ -33,11 +33,10 @@ impl Profile {
 }
 
 /// The crates whose binaries run on the host.
-const HOST: [&str; 9] = [
+const HOST: [&str; 8] = [
     "pawd",
     "pawctl",
     "paw-launcher",
-    "paw-create",
     "paw-image",
     "paw-workspace",
     "paw-audit",
@@ -45,15 +44,16 @@ const HOST: [&str; 9] = [
     "paw-kata",
 ];
 
-/// The crates whose binaries run inside a sandbox, where no library of the host can be relied on.
-const INSIDE: [&str; 3] = ["paw-init", "paw-files", "paw-probe"];
+/// The crates whose binaries run inside a sandbox, where no library of the host can be relied on, and the one that makes a sandbox:
+/// it is started for each, and forks twice, so it has nothing to look for, to relocate and to copy.
+const STATIC: [&str; 4] = ["paw-init", "paw-files", "paw-probe", "paw-create"];
 
 /// Where the built binaries are.
 pub(crate) struct Built {
     /// Of [`HOST`].
     pub(crate) host: PathBuf,
-    /// Of [`INSIDE`], linked statically.
-    pub(crate) inside: PathBuf,
+    /// Of [`STATIC`].
+    pub(crate) linked: PathBuf,
 }
 
 /// Builds all binaries.
@@ -68,14 +68,14 @@ pub(crate) fn build(root: &Path, profile: Profile) -> Result<Built> {
     };
     run(&mut host)?;
     run(cargo(root, profile)
-        .args(INSIDE.iter().flat_map(|name| ["-p", name]))
+        .args(STATIC.iter().flat_map(|name| ["-p", name]))
         .args(["--target", &triple, "--config"])
         .arg(format!(
             "target.{triple}.rustflags=[\"-Ctarget-feature=+crt-static\"]"
         )))?;
     Ok(Built {
         host: target.join(profile.directory()),
-        inside: target.join(triple).join(profile.directory()),
+        linked: target.join(triple).join(profile.directory()),
     })
 }
 

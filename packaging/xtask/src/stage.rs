@@ -29,15 +29,15 @@ pub(crate) fn stage(root: &Path, profile: Profile) -> Result<PathBuf> {
         0o644,
         &root.join("daemon/skills/files/skill.toml"),
     )?;
-    inside(
+    linked(
         &mut tree,
         "usr/lib/pawd/skills/files/bin/paw-files",
-        &built.inside.join("paw-files"),
+        &built.linked.join("paw-files"),
     )?;
-    inside(
+    linked(
         &mut tree,
         "usr/lib/pawd/images/probe/bin/paw-probe",
-        &built.inside.join("paw-probe"),
+        &built.linked.join("paw-probe"),
     )?;
     system(&mut tree, root)?;
     manuals(&mut tree, root, &generated)?;
@@ -49,7 +49,6 @@ fn programs(tree: &mut Tree, built: &Built) -> Result<()> {
     tree.file("usr/bin/pawctl", 0o755, &built.host.join("pawctl"))?;
     for name in [
         "paw-launcher",
-        "paw-create",
         "paw-image",
         "paw-workspace",
         "paw-audit",
@@ -63,19 +62,22 @@ fn programs(tree: &mut Tree, built: &Built) -> Result<()> {
             &built.host.join(name),
         )?;
     }
-    inside(
-        tree,
-        "usr/libexec/pawd/paw-init",
-        &built.inside.join("paw-init"),
-    )
+    for name in ["paw-init", "paw-create"] {
+        linked(
+            tree,
+            &format!("usr/libexec/pawd/{name}"),
+            &built.linked.join(name),
+        )?;
+    }
+    Ok(())
 }
 
-/// A program for the inside of a sandbox, which must not need a library of whatever root it meets there.
-fn inside(tree: &mut Tree, path: &str, from: &Path) -> Result<()> {
+/// A program that must not need a library: of whatever root it meets inside of a sandbox, or for the time that takes.
+fn linked(tree: &mut Tree, path: &str, from: &Path) -> Result<()> {
     let file = fs::read(from).with_context(|| format!("read {}", from.display()))?;
     ensure!(
         elf::has_interpreter(&file) == Some(false),
-        "{} is not a static binary; it could not start in a sandbox",
+        "{} is not a static binary; in a sandbox it could not start",
         from.display()
     );
     tree.bytes(path, 0o755, &file)

@@ -7,10 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use cgroups_rs::fs::{
-    Cgroup, MaxValue, cpu::CpuController, cpuacct::CpuAcctController, hierarchies,
-    memory::MemController, pid::PidController,
-};
+use cgroups_rs::fs::{MaxValue, cpu::CpuController, memory::MemController, pid::PidController};
 use paw_launch::request::{Limits, Usage};
 
 use super::{
@@ -21,6 +18,10 @@ use super::{
 
 /// Length of the period over which CPU time is limited, in microseconds.
 const PERIOD_US: u64 = 100_000;
+
+/// Where a hierarchy begins, which cgroups-rs wants to know, and looks at only to walk up from a group. Ours are made from the
+/// directory that is known: through its list of hierarchies it would read all mounts again for every group.
+const ROOT: &str = "/";
 
 /// The group of one sandbox.
 #[derive(Debug, Clone)]
@@ -85,12 +86,8 @@ impl Leaf {
 
     /// Sets the limits.
     pub(crate) fn limit(&self, limits: &Limits) -> Result<(), CgroupError> {
-        let group = self.group();
-        let memory: &MemController = group
-            .controller_of()
-            .ok_or(CgroupError::NoController("memory"))?;
         let bytes = i64::try_from(limits.memory).unwrap_or(i64::MAX);
-        memory
+        MemController::new(self.dir("memory")?.into(), ROOT.into(), self.unified)
             .set_limit(bytes)
             .map_err(|error| CgroupError::Limit("memory", error))?;
         swap::forbid(self.dir("memory")?, self.unified, limits.memory)?;
@@ -98,15 +95,11 @@ impl Leaf {
             // One greedy process takes its whole sandbox down, rather than leaving half of it.
             write(&self.dirs[""].join("memory.oom.group"), "1")?;
         }
-        let pids: &PidController = group
-            .controller_of()
-            .ok_or(CgroupError::NoController("pids"))?;
-        pids.set_pid_max(MaxValue::Value(i64::from(limits.pids)))
+        self.pids()?
+            .set_pid_max(MaxValue::Value(i64::from(limits.pids)))
             .map_err(|error| CgroupError::Limit("pids", error))?;
-        let cpu: &CpuController = group
-            .controller_of()
-            .ok_or(CgroupError::NoController("cpu"))?;
-        cpu.set_cfs_quota_and_period(Some(quota(limits)), Some(PERIOD_US))
+        self.cpu()?
+            .set_cfs_quota_and_period(Some(quota(limits)), Some(PERIOD_US))
             .map_err(|error| CgroupError::Limit("cpu", error))?;
         match limits.io_weight {
             Some(weight) => io::set(self.io_dir().ok_or(CgroupError::NoIoWeight)?, weight),
@@ -116,7 +109,6 @@ impl Leaf {
 
     /// Reads the limits back; an error when one is not what was set. What a cgroup does not hold is taken from `wanted`.
     pub(crate) fn read_back(&self, wanted: &Limits) -> Result<Limits, CgroupError> {
-        let group = self.group();
         let unread = |what| move |error| CgroupError::Limit(what, error);
         // cgroups-rs reads every file of this controller for one value, which costs more than all the rest of the attestation.
         let file = if self.unified {
@@ -129,16 +121,11 @@ impl Leaf {
             .trim()
             .parse()
             .unwrap_or(-1);
-        let pids: &PidController = group
-            .controller_of()
-            .ok_or(CgroupError::NoController("pids"))?;
-        let pids = match pids.get_pid_max().map_err(unread("pids"))? {
+        let pids = match self.pids()?.get_pid_max().map_err(unread("pids"))? {
             MaxValue::Value(value) => value,
             MaxValue::Max => -1,
         };
-        let cpu: &CpuController = group
-            .controller_of()
-            .ok_or(CgroupError::NoController("cpu"))?;
+        let cpu = self.cpu()?;
         let (quota_us, period_us) = (
             cpu.cfs_quota().map_err(unread("cpu"))?,
             cpu.cfs_period().map_err(unread("cpu"))?,
@@ -203,26 +190,33 @@ impl Leaf {
 
     /// What its processes have used, without the wall time.
     pub(crate) fn usage(&self) -> Usage {
-        let group = self.group();
-        let stat = group
-            .controller_of::<CpuController>()
-            .map(|cpu| cpu.cpu().stat)
-            .unwrap_or_default();
-        let cpu_us = if self.unified {
-            field(&stat, "usage_usec")
+        let stat = self.cpu().map(|cpu| cpu.cpu().stat).unwrap_or_default();
+        let number = |controller, file: &str| {
+            let text = self
+                .dir(controller)
+                .and_then(|dir| read_text(&dir.join(file)));
+            text.ok()
+                .and_then(|text| text.trim().parse().ok())
+                .unwrap_or(0)
+        };
+        // One file of each: cgroups-rs reads all that the controller has.
+        let (cpu_us, memory_peak) = if self.unified {
+            (field(&stat, "usage_usec"), number("memory", "memory.peak"))
         } else {
-            group
-                .controller_of::<CpuAcctController>()
-                .map_or(0, |accounting| accounting.cpuacct().usage / 1000)
+            (
+                number("cpuacct", "cpuacct.usage") / 1000,
+                number("memory", "memory.max_usage_in_bytes"),
+            )
         };
         Usage {
             cpu_us,
-            memory_peak: group
-                .controller_of::<MemController>()
-                .map_or(0, |memory| memory.memory_stat().max_usage_in_bytes),
-            pids_denied: group
-                .controller_of::<PidController>()
-                .and_then(|pids| pids.get_pid_events().ok())
+            memory_peak,
+            pids_denied: self
+                .pids()
+                .and_then(|pids| {
+                    pids.get_pid_events()
+                        .map_err(|error| CgroupError::Limit("pids", error))
+                })
                 .unwrap_or(0),
             cpu_throttled: field(&stat, "nr_throttled"),
             wall_ms: 0,
@@ -298,15 +292,14 @@ impl Leaf {
         Ok(true)
     }
 
-    fn group(&self) -> Cgroup {
-        let controllers = ["cpu", "cpuacct", "memory", "pids"]
-            .map(str::to_owned)
-            .to_vec();
-        Cgroup::load_with_specified_controllers(
-            hierarchies::auto(),
-            self.path.trim_start_matches('/'),
-            controllers,
-        )
+    fn pids(&self) -> Result<PidController, CgroupError> {
+        let dir = self.dir("pids")?.into();
+        Ok(PidController::new(dir, ROOT.into(), self.unified))
+    }
+
+    fn cpu(&self) -> Result<CpuController, CgroupError> {
+        let dir = self.dir("cpu")?.into();
+        Ok(CpuController::new(dir, ROOT.into(), self.unified))
     }
 
     fn dir(&self, controller: &'static str) -> Result<&Path, CgroupError> {

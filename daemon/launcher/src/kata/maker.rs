@@ -8,7 +8,7 @@ use std::{
         unix::fs::OpenOptionsExt,
     },
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Command, Stdio},
 };
 
 use nix::{sys::stat::Mode, unistd::Pid};
@@ -27,7 +27,7 @@ use crate::{
     cgroup::Leaf,
     runtime::{Maker, Told},
     sandbox::CreateError,
-    spawn::{Order, Spawned, Streams, start},
+    spawn::{Order, Spawned, Streams},
 };
 
 /// What a shim and its paw-shim may use; neither runs anything of the sandbox's.
@@ -138,35 +138,31 @@ impl Maker for Kata {
         let complaints = open(order.dir, "err", false)?;
         let group = Self::group(order.leaf);
         group.make()?;
-        let started =
-            group
-                .limit(&SHIM)
-                .map_err(CreateError::from)
-                .and_then(|()| {
-                    let (uid, gid) = self.nobody;
-                    start(
-                        &self.helper,
-                        |command| {
-                            command
-                                .arg("attend")
-                                .args(["--id", order.id])
-                                .arg("--shim")
-                                .arg(self.shim.program.path())
-                                .args(["--uid", &uid.to_string(), "--gid", &gid.to_string()])
-                                .args(["--cgroup", order.leaf.path()])
-                                .args(self.shim.configuration.iter().flat_map(|path| {
-                                    ["--configuration".as_ref(), path.as_os_str()]
-                                }))
-                                .args(group.dirs())
-                                .current_dir(order.dir)
-                                .stdin(Stdio::null())
-                                .stdout(Stdio::null())
-                                .stderr(Stdio::from(complaints));
-                            Ok(())
-                        },
-                        Vec::new(),
-                    )
-                });
+        let started = group
+            .limit(&SHIM)
+            .map_err(CreateError::from)
+            .and_then(|()| {
+                let (uid, gid) = self.nobody;
+                start(&self.helper, |command| {
+                    command
+                        .arg("attend")
+                        .args(["--id", order.id])
+                        .arg("--shim")
+                        .arg(self.shim.program.path())
+                        .args(["--uid", &uid.to_string(), "--gid", &gid.to_string()])
+                        .args(["--cgroup", order.leaf.path()])
+                        .args(
+                            self.shim
+                                .configuration
+                                .iter()
+                                .flat_map(|path| ["--configuration".as_ref(), path.as_os_str()]),
+                        )
+                        .args(group.dirs())
+                        .current_dir(order.dir)
+                        .stdout(Stdio::null())
+                        .stderr(Stdio::from(complaints));
+                })
+            });
         match started {
             Ok(child) => Ok(Spawned {
                 child,
@@ -211,31 +207,36 @@ impl Maker for Kata {
 
     fn clear(&self, order: &Order<'_>) -> Result<Option<Pid>, CreateError> {
         let group = Self::group(order.leaf);
-        let child = start(
-            &self.helper,
-            |command| {
-                command
-                    .arg("clear")
-                    .args(["--id", order.id])
-                    .arg("--shim")
-                    .arg(self.shim.program.path())
-                    .args(["--cgroup", order.leaf.path()])
-                    .args(
-                        self.shim
-                            .configuration
-                            .iter()
-                            .flat_map(|path| ["--configuration".as_ref(), path.as_os_str()]),
-                    )
-                    .args(group.dirs())
-                    .current_dir(order.dir)
-                    .stdin(Stdio::null())
-                    .stdout(Stdio::null());
-                Ok(())
-            },
-            Vec::new(),
-        )?;
+        let child = start(&self.helper, |command| {
+            command
+                .arg("clear")
+                .args(["--id", order.id])
+                .arg("--shim")
+                .arg(self.shim.program.path())
+                .args(["--cgroup", order.leaf.path()])
+                .args(
+                    self.shim
+                        .configuration
+                        .iter()
+                        .flat_map(|path| ["--configuration".as_ref(), path.as_os_str()]),
+                )
+                .args(group.dirs())
+                .current_dir(order.dir)
+                .stdout(Stdio::null());
+        })?;
         Ok(Some(child))
     }
+}
+
+/// Starts paw-shim with nothing of ours but what is given.
+fn start(helper: &Path, with: impl FnOnce(&mut Command)) -> Result<Pid, CreateError> {
+    let mut command = Command::new(helper);
+    command.env_clear().stdin(Stdio::null());
+    with(&mut command);
+    let child = command.spawn().map_err(CreateError::Spawn)?;
+    i32::try_from(child.id())
+        .map(Pid::from_raw)
+        .map_err(|error| CreateError::Spawn(io::Error::other(error)))
 }
 
 /// Opens a FIFO of the bundle for one direction, without waiting for the other side.

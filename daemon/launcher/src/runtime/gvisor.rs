@@ -11,16 +11,13 @@
 //! `runsc wait` is never used: it polls. Nothing of ours listens for runsc; it ends with paw-init, with the same exit code.
 
 use std::{
+    ffi::OsString,
     fs, io,
-    os::{
-        fd::OwnedFd,
-        unix::fs::{MetadataExt, chown},
-    },
+    os::unix::fs::{MetadataExt, chown},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
-use command_fds::FdMapping;
 use paw_confine::userns::outside;
 use paw_launch::request::{Attestation, Limits, Runtime};
 use paw_policy::Digest;
@@ -33,7 +30,7 @@ use crate::{
     ceilings::{Approved, GvisorSettings, Platform},
     host::Program,
     sandbox::CreateError,
-    spawn::{Order, Pipes, Spawned, start},
+    spawn::{self, Order, Pipes, Spawned, start},
 };
 
 /// The oldest release that was seen to hold, and the one that Debian 12 has.
@@ -196,22 +193,24 @@ impl Maker for Gvisor {
         // Its files are the sandbox's: who breaks out of gVisor is nobody but this sandbox's own user.
         let owner = outside(order.map, 0);
         chown(&run, owner, owner).map_err(CreateError::Spawn)?;
-        let child = start(
-            &self.create,
-            |command| {
-                command
-                    .arg("gvisor")
-                    .args([order.dir.as_os_str(), order.id.as_ref()])
-                    .arg(self.runsc.path())
-                    .arg(self.platform)
-                    .args(order.leaf.entrances())
-                    .stdin(theirs.stdin)
-                    .stdout(theirs.stdout)
-                    .stderr(theirs.stderr);
-                Ok(())
-            },
-            vec![mapping(order.namespace()?)],
-        )?;
+        let mut arguments = vec![
+            "gvisor".into(),
+            order.dir.into(),
+            order.id.into(),
+            self.runsc.path().into(),
+            self.platform.into(),
+        ];
+        arguments.extend(order.leaf.entrances().map(OsString::from));
+        let child = start(spawn::Program {
+            path: &self.create,
+            arguments,
+            descriptors: vec![
+                (theirs.stdin, 0),
+                (theirs.stdout, 1),
+                (theirs.stderr, 2),
+                (order.namespace()?, 6),
+            ],
+        })?;
         Ok(Spawned {
             child,
             report: None,
@@ -221,13 +220,6 @@ impl Maker for Gvisor {
 
     fn attest(&self, pid: i32, expected: &Expected<'_>) -> Result<Attestation, AttestError> {
         attest::gvisor(pid, expected, self)
-    }
-}
-
-fn mapping(namespace: OwnedFd) -> FdMapping {
-    FdMapping {
-        parent_fd: namespace,
-        child_fd: 6,
     }
 }
 

@@ -1,8 +1,7 @@
 //! Sandboxes of libcontainer, which paw-create makes: namespaces, landlock, seccomp.
 
-use std::{io, os::fd::OwnedFd, path::Path, process::Stdio};
+use std::{ffi::OsString, fs::File, io, path::Path};
 
-use command_fds::FdMapping;
 use paw_launch::request::{Attestation, Limits, Runtime};
 use paw_policy::Digest;
 use serde_json::{Value, json};
@@ -12,9 +11,9 @@ use crate::{
     attest::{self, AttestError, Expected},
     bundle::{Bound, specification, tmpfs_mounts},
     ceilings::Approved,
-    host::Program,
+    host,
     sandbox::CreateError,
-    spawn::{Order, Pipes, Spawned, start},
+    spawn::{Order, Pipes, Program, Spawned, start},
 };
 
 /// The library that makes native sandboxes, as Cargo.toml pins it.
@@ -23,13 +22,13 @@ const VERSION: &str = "libcontainer 0.7.0";
 /// libcontainer, in paw-create.
 #[derive(Debug)]
 pub(crate) struct Native {
-    create: Program,
+    create: host::Program,
 }
 
 impl Native {
     pub(crate) fn new(create: &Path) -> Self {
         Self {
-            create: Program::new(create),
+            create: host::Program::new(create),
         }
     }
 }
@@ -92,29 +91,23 @@ impl Maker for Native {
         let Pipes { ours, theirs } = Pipes::new()?;
         let (report, said) = Pipes::report()?;
         order.run()?;
-        let mapping = |parent_fd: OwnedFd, child_fd| FdMapping {
-            parent_fd,
-            child_fd,
-        };
-        let child = start(
-            self.create.path(),
-            |command| {
-                command
-                    .arg("native")
-                    .args([order.dir.as_os_str(), order.id.as_ref()])
-                    .args(order.leaf.entrances())
-                    .stdin(Stdio::null())
-                    .stdout(said.try_clone()?)
-                    .stderr(said);
-                Ok(())
-            },
-            vec![
-                mapping(theirs.stdin, 3),
-                mapping(theirs.stdout, 4),
-                mapping(theirs.stderr, 5),
-                mapping(order.namespace()?, 6),
+        let nothing = File::open("/dev/null").map_err(CreateError::Spawn)?;
+        let own = said.try_clone().map_err(CreateError::Spawn)?;
+        let mut arguments = vec!["native".into(), order.dir.into(), order.id.into()];
+        arguments.extend(order.leaf.entrances().map(OsString::from));
+        let child = start(Program {
+            path: self.create.path(),
+            arguments,
+            descriptors: vec![
+                (nothing.into(), 0),
+                (own, 1),
+                (said, 2),
+                (theirs.stdin, 3),
+                (theirs.stdout, 4),
+                (theirs.stderr, 5),
+                (order.namespace()?, 6),
             ],
-        )?;
+        })?;
         Ok(Spawned {
             child,
             report: Some(report),
