@@ -59,6 +59,8 @@ pub enum WorkspaceRequest {
     Undo {
         /// The sandbox whose layer was committed.
         id: SandboxId,
+        /// The last commit when this was decided: what came later is not taken back unseen.
+        last: SandboxId,
     },
     /// What is pending and what can be undone, of one workspace.
     List {
@@ -128,6 +130,8 @@ pub enum Order {
     Undo {
         /// Which layer.
         layer: SandboxId,
+        /// The last one when this was decided.
+        last: SandboxId,
     },
     /// [`WorkspaceRequest::List`].
     List,

@@ -69,6 +69,9 @@ pub enum Fault {
     /// Nothing of this name can be undone.
     #[error("no commit of {0} can be undone")]
     NotCommitted(SandboxId),
+    /// Somebody has committed since it was decided what to take back.
+    #[error("{0} is no longer the last commit")]
+    NotLast(SandboxId),
     /// A pending layer is not what was shown.
     #[error("the changes are not those that were shown")]
     Changed,
@@ -100,6 +103,10 @@ impl Fault {
             Self::NotCommitted(_) => (
                 Why::NotFound,
                 "only the last commits can be undone; see `pawctl workspace list`",
+            ),
+            Self::NotLast(_) => (
+                Why::Changed,
+                "see `pawctl workspace list`, then undo it again",
             ),
             Self::Changed => (
                 Why::Changed,

@@ -85,8 +85,8 @@ fn carry_out(task: &Task, root: &Path, left: Option<Dir>) -> Result<Answer, Faul
         Order::Discard { layer } => Answer::Discarded {
             changes: store.discard(layer)?,
         },
-        Order::Undo { layer } => Answer::Undone {
-            layers: undo::undo(&store, layer, bounds)?,
+        Order::Undo { layer, last } => Answer::Undone {
+            layers: undo::undo(&store, layer, last, bounds)?,
         },
         Order::List => Answer::List(store.list()?),
     };

@@ -10,16 +10,26 @@ use crate::{
     store::{Store, record},
 };
 
-/// Takes back the commit of this layer and every one after it. Gives the layers that were taken back, the newest first.
+/// Takes back the commit of this layer and every one after it, of which `last` is the last. Gives the layers that were taken back,
+/// the newest first.
 ///
 /// # Errors
-/// When there is no such commit, or the workspace is not what these commits made of it; then nothing is changed.
-pub fn undo(store: &Store, layer: &SandboxId, bounds: &Bounds) -> Result<Vec<SandboxId>, Fault> {
+/// When there is no such commit, there are later ones than whoever decided has seen, or the workspace is not what these commits made
+/// of it; then nothing is changed.
+pub fn undo(
+    store: &Store,
+    layer: &SandboxId,
+    last: &SandboxId,
+    bounds: &Bounds,
+) -> Result<Vec<SandboxId>, Fault> {
     let current = store.current()?;
     let commits = &current.log.commits;
     let Some(first) = commits.iter().rposition(|commit| commit.layer == *layer) else {
         return Err(Fault::NotCommitted(layer.clone()));
     };
+    if commits.last().is_none_or(|commit| commit.layer != *last) {
+        return Err(Fault::NotLast(last.clone()));
+    }
     let history = store.history_dir()?;
     let mut next = Next::begin(store, &current, bounds)?;
     let mut undone = Vec::new();

@@ -407,6 +407,19 @@ fn undo_takes_back_the_last_commits_in_turn() {
 }
 
 #[test]
+fn undo_takes_back_nothing_that_was_committed_since_it_was_decided() {
+    let rig = Rig::new(&[("a", "0")]);
+    rig.stage_file(1, "a", "1");
+    rig.commit(1).unwrap();
+    rig.stage_file(2, "b", "another's");
+    rig.commit(2).unwrap();
+    let state = rig.state();
+    assert_eq!(rig.undo_seen(1, id(1)).unwrap_err().why, Why::Changed);
+    assert_eq!(rig.state(), state);
+    assert_eq!(rig.undo_seen(1, id(2)).unwrap(), [id(2), id(1)]);
+}
+
+#[test]
 fn undo_refuses_where_the_workspace_was_changed_otherwise() {
     let rig = Rig::new(&[("a", "0")]);
     rig.stage_file(1, "a", "1");

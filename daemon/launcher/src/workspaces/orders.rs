@@ -85,9 +85,9 @@ impl Launcher {
                 self.name_of(&layer).ok_or_else(|| nothing(&layer))?,
                 Order::Discard { layer },
             ),
-            WorkspaceRequest::Undo { id: layer } => (
+            WorkspaceRequest::Undo { id: layer, last } => (
                 self.name_of(&layer).ok_or_else(|| nothing(&layer))?,
-                Order::Undo { layer },
+                Order::Undo { layer, last },
             ),
         };
         self.workspaces.queue.push_back(Queued {

@@ -108,13 +108,14 @@ impl WorkspaceRpcServer for Family {
     async fn undo(&self, extensions: &Extensions, id: String) -> RpcResult<Undone> {
         let caller = caller(extensions).map_err(fail)?;
         let layer: SandboxId = id.parse().map_err(|_| fail(unknown(&id)))?;
-        let taken_back = self.after(&layer, &caller).await.map_err(fail)?;
+        let (taken_back, last) = self.after(&layer, &caller).await.map_err(fail)?;
         let mut entry = Entry::new(Event::WorkspaceUndone);
         entry
             .detail
             .insert("commits".into(), taken_back.to_string());
         self.recorded(entry, &id, &caller).await.map_err(fail)?;
-        match self.done(&id, WorkspaceRequest::Undo { id: layer }).await {
+        let request = WorkspaceRequest::Undo { id: layer, last };
+        match self.done(&id, request).await {
             Ok(Answer::Undone { layers }) => Ok(Undone {
                 layers: layers.iter().map(ToString::to_string).collect(),
             }),
@@ -169,8 +170,8 @@ impl Family {
         }
     }
 
-    /// How many commits an undo of this one takes back, if this caller may take back all of them.
-    async fn after(&self, id: &SandboxId, caller: &Caller) -> Result<usize, Error> {
+    /// How many commits an undo of this one takes back, and the last of them, if this caller may take back all of them.
+    async fn after(&self, id: &SandboxId, caller: &Caller) -> Result<(usize, SandboxId), Error> {
         for name in self.names().await? {
             let agent = name.to_string();
             let Answer::List(listing) = self.done(&agent, WorkspaceRequest::List { name }).await?
@@ -185,11 +186,14 @@ impl Family {
                 continue;
             };
             let back = &listing.commits[first..];
-            if !may_decide(caller, back[0].owner) {
+            let ([head, ..], [.., last]) = (back, back) else {
+                break;
+            };
+            if !may_decide(caller, head.owner) {
                 break;
             }
             if back.iter().all(|commit| may_decide(caller, commit.owner)) {
-                return Ok(back.len());
+                return Ok((back.len(), last.layer.clone()));
             }
             return Err(Error::new(
                 ErrorKind::Denied,

@@ -157,8 +157,25 @@ impl Rig {
         }
     }
 
+    /// Takes back a commit and every one after it, by whoever knows all of them.
     pub(crate) fn undo(&self, number: u64) -> Result<Vec<SandboxId>, Refused> {
-        match self.order(Order::Undo { layer: id(number) }) {
+        let last = match self.order(Order::List) {
+            Answer::List(listing) => listing.commits.last().map(|commit| commit.layer.clone()),
+            other => panic!("{other:?}"),
+        };
+        self.undo_seen(number, last.unwrap_or_else(|| id(number)))
+    }
+
+    /// Takes back a commit and every one after it, by whoever has seen this one as the last.
+    pub(crate) fn undo_seen(
+        &self,
+        number: u64,
+        last: SandboxId,
+    ) -> Result<Vec<SandboxId>, Refused> {
+        match self.order(Order::Undo {
+            layer: id(number),
+            last,
+        }) {
             Answer::Undone { layers } => Ok(layers),
             Answer::Refused(refused) => Err(refused),
             other => panic!("{other:?}"),

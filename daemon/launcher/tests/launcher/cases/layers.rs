@@ -10,7 +10,7 @@ use paw_launch::{
 use crate::rig::{As, Client, Output, Rig, plan, sandbox_id};
 
 /// A run on the workspace of an agent; of its layer becomes this when nobody says.
-fn writer(id: u64, otherwise: Settle) -> SandboxPlan {
+pub(super) fn writer(id: u64, otherwise: Settle) -> SandboxPlan {
     SandboxPlan {
         mounts: vec![Mount {
             source: MountSource::Layer {
@@ -36,7 +36,7 @@ fn reader(id: u64) -> SandboxPlan {
     }
 }
 
-fn sh(client: &mut Client, plan: SandboxPlan, script: &str) -> Output {
+pub(super) fn sh(client: &mut Client, plan: SandboxPlan, script: &str) -> Output {
     client.run(plan, &["sh", "-c", script])
 }
 
@@ -98,7 +98,10 @@ pub(crate) fn run_writes_to_a_layer_and_the_workspace_stays_as_it_was() {
     );
     assert_eq!(client.settle(2, Settle::Commit).changes, 1);
     assert_eq!(fs::read_dir(files(&rig).join("d")).unwrap().count(), 0);
-    client.workspace(WorkspaceRequest::Undo { id: sandbox_id(2) });
+    client.workspace(WorkspaceRequest::Undo {
+        id: sandbox_id(2),
+        last: sandbox_id(2),
+    });
     assert_eq!(
         fs::read_to_string(files(&rig).join("d/b")).unwrap(),
         "two\n"

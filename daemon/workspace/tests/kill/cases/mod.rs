@@ -144,7 +144,10 @@ pub(crate) fn undo_killed_anywhere_is_done_or_not_begun() {
         let rig = Rig::in_memory(&BEFORE);
         let left = run(&rig);
         rig.collect(1, &left, true);
-        let task = rig.task(Order::Undo { layer: id(1) });
+        let task = rig.task(Order::Undo {
+            layer: id(1),
+            last: id(1),
+        });
         (rig, left, task)
     };
     at_each_call(prepare, |_, _| {}, &states());
