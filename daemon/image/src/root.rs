@@ -44,7 +44,7 @@ pub(crate) enum RootError {
         "{0:?} is reached through something that is no directory; an archive may not write through a link"
     )]
     Through(String),
-    #[error("{path:?} is a hard link to {target:?}, which is no file of this image")]
+    #[error("{path:?} is a hard link to {target:?}, which is no file or symlink of this image")]
     HardLink { path: String, target: String },
 }
 
@@ -184,7 +184,7 @@ impl Root {
         Ok(())
     }
 
-    /// Gives a file of this root a second name.
+    /// Gives a file of this root a second name; a symlink is one, too, and is not followed.
     pub(crate) fn hard_link(
         &self,
         path: &TreePath,
@@ -197,8 +197,9 @@ impl Root {
         };
         let (above, target_name) = target.split().ok_or_else(foreign)?;
         let target_dir = self.dir(&above).map_err(|_| foreign())?;
-        if kind(&target_dir, target_name).ok().flatten() != Some(FileType::RegularFile) {
-            return Err(foreign());
+        match kind(&target_dir, target_name) {
+            Ok(Some(FileType::RegularFile | FileType::Symlink)) => {}
+            Ok(_) | Err(_) => return Err(foreign()),
         }
         if path == target {
             return Ok(());

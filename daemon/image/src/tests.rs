@@ -477,7 +477,7 @@ fn a_hard_link_shares_only_what_is_in_the_image() {
         ("x", "../../../../etc/passwd"),
         ("x", "/etc/passwd"),
         ("x", "d"),
-        ("x", "l"),
+        ("x", "l/x"),
         ("x", "nothing"),
         ("x", ""),
     ] {
@@ -499,6 +499,26 @@ fn a_hard_link_shares_only_what_is_in_the_image() {
         fs::read_to_string(rig.tree(&added).join("f")).unwrap(),
         "one"
     );
+}
+
+#[test]
+fn a_hard_link_to_a_symlink_is_the_same_symlink() {
+    let rig = Rig::new();
+    let outside = rig.dir.path().join("outside");
+    fs::write(&outside, "kept").unwrap();
+    let entries = [
+        (LINK, "l", outside.to_str().unwrap()),
+        (HARD, "x", "l"),
+        (FILE, "x", "one"),
+        (HARD, "y", "l"),
+    ];
+    let added = rig.oci(&Layout::new(&[archive(&entries)])).unwrap();
+    let tree = rig.tree(&added);
+    assert_eq!(fs::read_link(tree.join("y")).unwrap(), outside);
+    // What is written to its name later takes its place and goes through neither.
+    assert_eq!(fs::read_to_string(tree.join("x")).unwrap(), "one");
+    assert_eq!(fs::read_link(tree.join("l")).unwrap(), outside);
+    assert_eq!(fs::read_to_string(outside).unwrap(), "kept");
 }
 
 #[test]
