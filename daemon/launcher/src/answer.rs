@@ -257,17 +257,21 @@ impl Launcher {
         now: Instant,
     ) -> Result<(), Refusal> {
         let id = plan.id.clone();
-        let runtime = self.host.runtimes.get(plan.runtime)?;
         let map = self.slots.map(slot, owner);
-        match Sandbox::begin(&self.host, runtime, plan, asked, (slot, map), idle, now) {
+        // A runtime may have left while the workspace was copied.
+        let begun = self.host.runtimes.get(plan.runtime).and_then(|runtime| {
+            Sandbox::begin(&self.host, runtime, plan, asked, (slot, map), idle, now)
+                .map_err(|error| tell(&id, &error))
+        });
+        match begun {
             Ok(sandbox) => {
                 self.sandboxes.insert(id, sandbox);
                 Ok(())
             }
-            Err(error) => {
+            Err(refusal) => {
                 self.slots.give_back(slot);
                 self.workspaces.close(&id);
-                Err(tell(&id, &error))
+                Err(refusal)
             }
         }
     }

@@ -49,8 +49,9 @@ use crate::{
     spawn, sweep,
 };
 
-/// Jobs at the same time; who asks for one more is told to come again.
-const MAX_JOBS: usize = 4;
+/// Jobs of one program at the same time; who asks for one more is told to come again. Each program has its own, so that no workspace
+/// waits for images that somebody adds.
+const MAX_JOBS: usize = 2;
 
 /// How long a job may take until it is in its cgroup and confined.
 const BEGIN_LIMIT: Duration = Duration::from_secs(10);
@@ -247,10 +248,10 @@ impl Jobs {
                 "ask paw-launcher",
             ));
         }
-        if self.running.len() >= MAX_JOBS {
+        if !self.has_room(job.program) {
             return Err(refusal(
                 RefusalReason::Full,
-                format!("{MAX_JOBS} jobs are at work, which is the most"),
+                format!("{MAX_JOBS} jobs of this kind are at work, which is the most"),
                 "ask again when one of them is done",
             ));
         }
@@ -290,9 +291,10 @@ impl Jobs {
         }
     }
 
-    /// Whether one more can begin.
-    pub(crate) fn has_room(&self) -> bool {
-        !self.stopping && self.running.len() < MAX_JOBS
+    /// Whether one more of this program can begin.
+    pub(crate) fn has_room(&self, program: Program) -> bool {
+        let same = self.running.values().filter(|job| job.program == program);
+        !self.stopping && same.count() < MAX_JOBS
     }
 
     /// Which descriptors to wait for, by the number of their job.

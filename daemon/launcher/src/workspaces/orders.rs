@@ -196,7 +196,7 @@ impl Launcher {
 
     /// Begins what can begin.
     pub(crate) fn begin_orders(&mut self, now: Instant) {
-        while self.jobs.has_room()
+        while self.jobs.has_room(Program::Workspace)
             && let Some(queued) = self.workspaces.take()
         {
             let ticket = self.workspaces.next;
@@ -236,7 +236,13 @@ impl Launcher {
             .and_then(|id| self.workspaces.runs.get(id));
         let owner = match run {
             Some(run) => run.owner,
-            None => self.slots.owner(&queued.name).unwrap_or(0),
+            None => self.slots.owner(&queued.name).ok_or_else(|| {
+                refusal(
+                    RefusalReason::Failed,
+                    format!("nobody is known to own the workspace {}", queued.name),
+                    "start paw-launcher again, which looks who does",
+                )
+            })?,
         };
         let mut arguments: Vec<OsString> = vec![owner.to_string().into(), root.into()];
         arguments.push(

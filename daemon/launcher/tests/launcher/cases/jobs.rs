@@ -11,9 +11,11 @@ use paw_confine::report::Confinement;
 use paw_launch::{
     image::{ImageOrder, ImagePage, Origin},
     request::{Refusal, RefusalReason, Reply, Request},
+    workspace::Settle,
 };
 use serde_json::{Value, json};
 
+use super::layers::{sh, writer};
 use crate::rig::{As, Client, Rig, UID, lives, plan};
 
 /// Stands in the place of a job: what it does is said by each test, with these words.
@@ -236,6 +238,21 @@ pub(crate) fn more_jobs_than_allowed_are_refused_and_sandboxes_go_on() {
         client.run(plan(1), &["echo", "went on"]).stdout,
         "went on\n"
     );
+}
+
+pub(crate) fn a_workspace_does_not_wait_for_images() {
+    let rig = rig("begin(); charge()");
+    let mut busy: Vec<Client> = (0..4).map(|_| rig.client()).collect();
+    for client in &mut busy {
+        client.send(list());
+    }
+    let mut client = rig.client();
+    sh(
+        &mut client,
+        writer(1, Settle::Stage),
+        "echo one > /workspace/a",
+    );
+    assert_eq!(client.settle(1, Settle::Commit).changes, 1);
 }
 
 pub(crate) fn jobs_end_with_the_launcher() {

@@ -71,6 +71,7 @@ pub(crate) const ALL: &[(&str, fn())] = cases! {
         an_answer_that_is_none_is_refused
         a_descriptor_goes_to_a_job_and_comes_back
         more_jobs_than_allowed_are_refused_and_sandboxes_go_on
+        a_workspace_does_not_wait_for_images
         jobs_end_with_the_launcher;
     images:
         a_command_runs_in_an_added_image
