@@ -39,7 +39,8 @@ pub(crate) struct Order<'a> {
     pub(crate) bundle: &'a Path,
     pub(crate) id: &'a Path,
     pub(crate) runsc: &'a Path,
-    pub(crate) platform: &'a Path,
+    /// What runsc is told besides: its platform, and what only some releases know.
+    pub(crate) flags: &'a [PathBuf],
     /// Where the leaf is entered.
     pub(crate) entrances: &'a [PathBuf],
 }
@@ -55,7 +56,7 @@ pub(crate) fn become_runsc(order: &Order<'_>) -> GvisorError {
     let source = Command::new(order.runsc)
         .env_clear()
         .arg(flag("root", &bundle.join("run")))
-        .arg(flag("platform", order.platform))
+        .args(order.flags)
         // Its loopback is its own; there is no way out of it.
         .arg("--network=none")
         // The leaf is made, entered and limited; runsc would want the rights of the host's root to make one.

@@ -9,7 +9,7 @@
 //! paw-create native BUNDLE ID ENTRANCE...          fd 3 stdin, 4 stdout, 5 stderr of the sandbox, 6 its user namespace
 //!   stdout: {"pid": N}                       paw-init waits to be started, as a child of our parent
 //!   stderr: {"error": "..."}                 nothing was left behind; exit code 1, or 64 when called wrongly
-//! paw-create gvisor BUNDLE ID RUNSC PLATFORM ENTRANCE...     fd 0 to 2 of the sandbox, 6 its user namespace
+//! paw-create gvisor BUNDLE ID RUNSC FLAG... ENTRANCE...     fd 0 to 2 of the sandbox, 6 its user namespace
 //!   becomes runsc, which ends with paw-init and its exit code; fails like native
 //! ```
 //!
@@ -23,7 +23,7 @@ mod root;
 
 use std::{env, error::Error, io::Write as _, path::PathBuf, process::ExitCode};
 
-const USAGE: &str = "usage: paw-create native BUNDLE ID ENTRANCE... | gvisor BUNDLE ID RUNSC PLATFORM ENTRANCE...; \
+const USAGE: &str = "usage: paw-create native BUNDLE ID ENTRANCE... | gvisor BUNDLE ID RUNSC FLAG... ENTRANCE...; \
     it is started by paw-launcher, with the descriptors of one sandbox";
 
 fn main() -> ExitCode {
@@ -46,12 +46,15 @@ fn main() -> ExitCode {
                 Err(error) => fail(1, &chain(&error)),
             }
         }
-        (Some("gvisor"), [bundle, id, runsc, platform, entrances @ ..]) => {
+        (Some("gvisor"), [bundle, id, runsc, more @ ..]) => {
+            let is_flag = |word: &PathBuf| word.as_os_str().as_encoded_bytes().starts_with(b"--");
+            let (flags, entrances) =
+                more.split_at(more.iter().take_while(|it| is_flag(it)).count());
             let order = gvisor::Order {
                 bundle,
                 id,
                 runsc,
-                platform,
+                flags,
                 entrances,
             };
             fail(1, &chain(&gvisor::become_runsc(&order)))

@@ -39,6 +39,10 @@ const OLDEST: u32 = 20_221_219;
 /// The first release whose systrap is as complete as its ptrace (gVisor made it the default in its 2023 releases).
 const SYSTRAP: u32 = 20_230_904;
 
+/// The first release that is told to open files in the gofer alone. Those of 2023 and later let the sentry do it, with rights over
+/// files that it has no other use for (`--directfs`); where it is not told, the attestation refuses the sandbox.
+const GOFER_ALONE: u32 = SYSTRAP;
+
 /// What its kernel needs to boot beside the programs in it, in bytes.
 const LEAST_MEMORY: u64 = 64 << 20;
 
@@ -198,8 +202,11 @@ impl Maker for Gvisor {
             order.dir.into(),
             order.id.into(),
             self.runsc.path().into(),
-            self.platform.into(),
+            format!("--platform={}", self.platform).into(),
         ];
+        if self.date >= GOFER_ALONE {
+            arguments.push("--directfs=false".into());
+        }
         arguments.extend(order.leaf.entrances().map(OsString::from));
         let child = start(spawn::Program {
             path: &self.create,
