@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use harness::{
-    LIMIT, cases,
+    LIMIT, POOL, cases,
     report::Case,
     standalone::{Standalone, look},
     within,
@@ -32,6 +32,8 @@ pub(crate) fn cases() -> Vec<Case> {
         a_credential_is_used_and_is_nowhere_inside_natively,
         a_credential_is_used_and_is_nowhere_inside_in_gvisor,
         without_rules_there_is_no_proxy,
+        sandboxes_at_once_reach_what_their_own_rules_name,
+        sandbox_that_waited_has_the_network_of_its_run_alone,
         rules_beyond_the_agent_or_the_host_are_denied,
         a_refused_host_is_reached_once_a_person_has_approved_it,
     ];
@@ -420,6 +422,49 @@ async fn without_rules_there_is_no_proxy() {
     let (said, result) = shell(&system, "native", &[], &script).await;
     assert!(!said.contains("LEAK") && !said.contains("3128\n"), "{said}");
     assert_eq!(result.net, None);
+}
+
+async fn sandboxes_at_once_reach_what_their_own_rules_name() {
+    let port = server().await;
+    let system = system(port, false).await;
+    let (one, other) = ("allowed.test", "below.allowed.test");
+    // Each goes on until it was refused what the other one reaches, so that they live at the same time.
+    let script = format!(
+        "{GET} for turn in 1 2 3 4 5; do for host in {one} {other}; do \
+         get http://$host:{port}/ | grep -q reached && echo $host; sleep 0.2; done; done"
+    );
+    let rule = |host: &str| [format!("{host}:{port}")];
+    let (of_one, of_other) = (rule(one), rule(other));
+    let (first, second) = tokio::join!(
+        shell(&system, "native", &of_one, &script),
+        shell(&system, "native", &of_other, &script),
+    );
+    assert_eq!(first.0, format!("{one}\n").repeat(5));
+    assert_eq!(second.0, format!("{other}\n").repeat(5));
+    assert_ne!(first.1.id, second.1.id);
+}
+
+async fn sandbox_that_waited_has_the_network_of_its_run_alone() {
+    let port = server().await;
+    let system = system(port, false).await;
+    system.root.write(POOL.0, POOL.1);
+    let output = system.pawctl(&["config", "reload"]).await;
+    assert!(output.status.success(), "{output:?}");
+    let script =
+        format!("{GET} get http://allowed.test:{port}/ 2>/dev/null | grep reached; echo done");
+    for _ in 0..2 {
+        let (said, result) = shell(&system, "native", &[], &script).await;
+        assert_eq!((said.as_str(), result.pooled), ("done\n", false));
+    }
+    system.daemon.says("sandbox waits", 1).await;
+    let rules = [format!("allowed.test:{port}")];
+    let (said, with) = shell(&system, "native", &rules, &script).await;
+    assert_eq!((said.as_str(), with.pooled), ("reached\ndone\n", true));
+    assert!(with.net.is_some(), "{with:?}");
+    system.daemon.says("sandbox waits", 2).await;
+    let (said, without) = shell(&system, "native", &[], &script).await;
+    assert_eq!((said.as_str(), without.pooled), ("done\n", true));
+    assert_eq!(without.net, None);
 }
 
 async fn rules_beyond_the_agent_or_the_host_are_denied() {
