@@ -1,9 +1,16 @@
 //! Images through pawctl: added, run in, listed, removed; and what is in the log of it.
 
-use std::{fs, os::unix::fs::symlink, path::Path, process::Command, sync::OnceLock};
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
 
 use harness::{cases, report::Case, standalone::Standalone};
 use paw_api::trail::AuditRpcClient as _;
+use paw_policy::Digest;
 use serde_json::{Value, json};
 
 use crate::without_sandboxes;
@@ -12,6 +19,8 @@ pub(crate) fn cases() -> Vec<Case> {
     cases![
         without_sandboxes;
         an_image_is_added_run_in_listed_and_removed,
+        an_oci_layout_is_one_image_as_a_directory_and_as_an_archive,
+        a_layout_with_one_changed_byte_is_refused_and_leaves_nothing,
         what_is_no_image_is_refused_and_leaves_nothing,
     ]
     .into_iter()
@@ -204,6 +213,103 @@ async fn an_image_is_added_run_in_listed_and_removed() {
             .expect("root may read the log");
         assert_eq!(records.len(), count, "{records:?}");
     }
+}
+
+/// Packs a directory as `tar` does.
+fn archive(dir: &Path, at: &Path) {
+    let packed = Command::new("tar")
+        .args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner"])
+        .arg("-C")
+        .arg(dir)
+        .arg("-cf")
+        .arg(at)
+        .arg(".")
+        .status()
+        .expect("tar is installed");
+    assert!(packed.success());
+}
+
+/// An OCI layout with one layer, as other builders make one. Gives where the layer is in it.
+fn layout(dir: &Path, at: &Path) -> PathBuf {
+    let blobs = at.join("blobs/sha256");
+    fs::create_dir_all(&blobs).expect("a directory is made");
+    let keep = |bytes: &[u8], kind: &str| {
+        let digest = Digest::of(bytes).to_string();
+        fs::write(blobs.join(&digest), bytes).expect("a blob is written");
+        json!({"mediaType": format!("application/vnd.oci.image.{kind}"), "digest": format!("sha256:{digest}"), "size": bytes.len()})
+    };
+    let tar = at.join("layer.tar");
+    archive(dir, &tar);
+    let layer = keep(&fs::read(&tar).expect("it was packed"), "layer.v1.tar");
+    fs::remove_file(&tar).expect("it was packed");
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    let config = json!({"architecture": architecture, "os": "linux", "config": {},
+        "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]}});
+    let config = keep(config.to_string().as_bytes(), "config.v1+json");
+    let manifest = json!({"schemaVersion": 2, "config": config, "layers": [layer]});
+    let manifest = keep(manifest.to_string().as_bytes(), "manifest.v1+json");
+    let index = json!({"schemaVersion": 2, "manifests": [manifest]});
+    fs::write(at.join("index.json"), index.to_string()).expect("an index is written");
+    fs::write(
+        at.join("oci-layout"),
+        json!({"imageLayoutVersion": "1.0.0"}).to_string(),
+    )
+    .expect("a version is written");
+    let digest = layer["digest"].as_str().expect("it has one");
+    blobs.join(digest.trim_start_matches("sha256:"))
+}
+
+async fn an_oci_layout_is_one_image_as_a_directory_and_as_an_archive() {
+    let system = Standalone::start("").await;
+    let dir = tempfile::tempdir().expect("a directory is made");
+    let (tree, built) = (dir.path().join("tree"), dir.path().join("built"));
+    root(&tree);
+    layout(&tree, &built);
+    let packed = dir.path().join("packed.tar");
+    archive(&built, &packed);
+    let mut digests = Vec::new();
+    for path in [&built, &packed] {
+        let path = path.to_str().expect("its path is text");
+        let output = system
+            .pawctl(&["-o", "json", "sandbox", "image", "add", path])
+            .await;
+        assert!(output.status.success(), "{output:?}");
+        let added: Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
+        digests.push(added["digest"].clone());
+    }
+    assert_eq!(digests[0], digests[1]);
+    for name in ["built", "packed"] {
+        let words = ["sandbox", "run", "--image", name, "--", "cat", "/greeting"];
+        let output = system.pawctl(&words).await;
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(output.stdout.len(), 200_000, "{name}");
+    }
+}
+
+async fn a_layout_with_one_changed_byte_is_refused_and_leaves_nothing() {
+    let system = Standalone::start("").await;
+    let dir = tempfile::tempdir().expect("a directory is made");
+    let (tree, built) = (dir.path().join("tree"), dir.path().join("built"));
+    root(&tree);
+    let layer = layout(&tree, &built);
+    let mut bytes = fs::read(&layer).expect("it was made");
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(&layer, bytes).expect("it can be changed");
+    let path = built.to_str().expect("its path is text");
+    let output = system.pawctl(&["sandbox", "image", "add", path]).await;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && said.contains("digest"),
+        "{output:?}"
+    );
+    let words = ["sandbox", "run", "--image", "built", "--", "cat"];
+    let output = system.pawctl(&words).await;
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
 }
 
 async fn what_is_no_image_is_refused_and_leaves_nothing() {
