@@ -20,6 +20,7 @@ use paw_confine::{
     seccomp,
 };
 use secrecy::SecretString;
+use uuid::Uuid;
 
 use crate::{
     config::{Config, Paths, check},
@@ -43,7 +44,7 @@ pub struct Options {
     pub check_config: bool,
     /// The kernel's id of this start of the host, for a /proc that shows processes alone [default: as /proc says].
     #[arg(long, value_name = "ID")]
-    pub boot_id: Option<String>,
+    pub boot_id: Option<Uuid>,
 }
 
 /// A file that every user of a host may read and that pawd must not.
@@ -77,7 +78,7 @@ pub fn boot(options: &Options) -> Result<(), Fatal> {
     (sockets.launcher, sockets.kata) = (None, None);
     (sockets.audit, sockets.egress) = (None, None);
     let ports = ports(&config);
-    let host = Host::read(options.boot_id.as_deref())
+    let host = Host::read(options.boot_id)
         .context("ask the kernel which start of the host this is; is /proc mounted?")
         .map_err(Fatal::Software)?;
     let born = confine(&paths, &config, &people, &ports)?;

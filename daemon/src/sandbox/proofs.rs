@@ -14,12 +14,13 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs, io,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use paw_launch::request::{ProofState, RuntimeState};
 use paw_store::{Batch, ProofRecord, Store, StoreError};
+use uuid::Uuid;
 
 use crate::storage::Storage;
 
@@ -43,19 +44,21 @@ pub struct Host {
     /// Release and build of the kernel.
     pub kernel: String,
     /// The kernel's own id of this start.
-    pub boot: String,
+    pub boot: Uuid,
 }
 
 impl Host {
-    /// As the kernel says. `boot` is the id of this start, with or without dashes, where `/proc` shows processes alone, as it
-    /// does in pawd's unit.
+    /// As the kernel says. `boot` is the id of this start where `/proc` shows processes alone, as it does in pawd's unit.
     ///
     /// # Errors
     /// When `boot` is not given and `/proc` does not have it.
-    pub fn read(boot: Option<&str>) -> std::io::Result<Self> {
+    pub fn read(boot: Option<Uuid>) -> io::Result<Self> {
         let boot = match boot {
-            Some(boot) => boot.to_owned(),
-            None => fs::read_to_string(BOOT_ID)?,
+            Some(boot) => boot,
+            None => fs::read_to_string(BOOT_ID)?
+                .trim()
+                .parse()
+                .map_err(io::Error::other)?,
         };
         let kernel = rustix::system::uname();
         Ok(Self {
@@ -64,7 +67,7 @@ impl Host {
                 kernel.release().to_string_lossy(),
                 kernel.version().to_string_lossy()
             ),
-            boot: boot.trim().replace('-', ""),
+            boot,
         })
     }
 }
@@ -120,7 +123,7 @@ impl Proofs {
             version: runtime.version.clone(),
             digest: runtime.digest.map(|digest| digest.to_string()),
             kernel: self.host.kernel.clone(),
-            boot: self.host.boot.clone(),
+            boot: self.host.boot.to_string(),
             at_ms,
             probes: tried.probes,
             fallen: tried.fallen,
@@ -160,7 +163,7 @@ impl Proofs {
                 shown(&proof.not_made)
             ));
         }
-        if proof.boot != self.host.boot {
+        if proof.boot.parse() != Ok(self.host.boot) {
             return Standing::Unproven(format!(
                 "{} probes held before the host was started again",
                 proof.probes
@@ -245,10 +248,10 @@ mod tests {
         }
     }
 
-    fn host(kernel: &str, boot: &str) -> Host {
+    fn host(kernel: &str, boot: u128) -> Host {
         Host {
             kernel: kernel.into(),
-            boot: boot.into(),
+            boot: Uuid::from_u128(boot),
         }
     }
 
@@ -267,7 +270,7 @@ mod tests {
     }
 
     impl Rig {
-        fn proofs(&self, kernel: &str, boot: &str) -> Proofs {
+        fn proofs(&self, kernel: &str, boot: u128) -> Proofs {
             Proofs::read(self.storage.read(), host(kernel, boot)).unwrap()
         }
 
@@ -278,7 +281,7 @@ mod tests {
                 fallen: names,
                 not_made: Vec::new(),
             };
-            self.proofs("6.1", "a")
+            self.proofs("6.1", 1)
                 .keep(&self.storage, &runtime(b"x"), tried, 1)
                 .await
                 .unwrap();
@@ -288,15 +291,15 @@ mod tests {
     #[test]
     fn start_is_the_same_whoever_names_it() {
         let by_proc = Host::read(None).unwrap();
-        let by_unit = by_proc.boot.clone();
-        assert_eq!(by_unit.len(), 32, "{by_unit}");
-        assert_eq!(Host::read(Some(&by_unit)).unwrap(), by_proc);
-        assert_ne!(Host::read(Some(&"0".repeat(32))).unwrap(), by_proc);
+        // systemd writes it without dashes.
+        let by_unit = by_proc.boot.simple().to_string().parse().unwrap();
+        assert_eq!(Host::read(Some(by_unit)).unwrap(), by_proc);
+        assert_ne!(Host::read(Some(Uuid::nil())).unwrap(), by_proc);
     }
 
     #[tokio::test]
     async fn what_was_not_tried_is_used_unless_proof_is_required() {
-        let proofs = rig().proofs("6.1", "a");
+        let proofs = rig().proofs("6.1", 1);
         assert_eq!(proofs.objection(&runtime(b"x"), false), None);
         let why = proofs.objection(&runtime(b"x"), true).unwrap();
         assert!(why.contains("doctor --prove"), "{why}");
@@ -314,10 +317,10 @@ mod tests {
                 "{standing:?}"
             );
         };
-        check("6.1", "a", b"x", true);
-        check("6.2", "a", b"x", false);
-        check("6.1", "b", b"x", false);
-        check("6.1", "a", b"y", false);
+        check("6.1", 1, b"x", true);
+        check("6.2", 1, b"x", false);
+        check("6.1", 2, b"x", false);
+        check("6.1", 1, b"y", false);
     }
 
     #[tokio::test]
@@ -325,7 +328,7 @@ mod tests {
         let rig = rig();
         rig.tried(&["mount a file system"]).await;
         // Another start of the host changes nothing about it.
-        for boot in ["a", "b"] {
+        for boot in [1, 2] {
             let why = rig
                 .proofs("6.1", boot)
                 .objection(&runtime(b"x"), false)
@@ -333,11 +336,8 @@ mod tests {
             assert!(why.contains("mount a file system"), "{why}");
         }
         // Another program is another runtime.
-        assert_eq!(
-            rig.proofs("6.1", "a").objection(&runtime(b"y"), false),
-            None
-        );
+        assert_eq!(rig.proofs("6.1", 1).objection(&runtime(b"y"), false), None);
         rig.tried(&[]).await;
-        assert_eq!(rig.proofs("6.1", "a").objection(&runtime(b"x"), true), None);
+        assert_eq!(rig.proofs("6.1", 1).objection(&runtime(b"x"), true), None);
     }
 }
