@@ -133,7 +133,7 @@ impl Known {
     }
 
     /// Does this with its budget of retries.
-    pub fn budget(&self, use_it: impl FnOnce(&mut Budget) -> bool) -> bool {
+    pub fn budget<T>(&self, use_it: impl FnOnce(&mut Budget) -> T) -> T {
         use_it(&mut self.budget.lock().unwrap_or_else(PoisonError::into_inner))
     }
 

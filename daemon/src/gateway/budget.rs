@@ -17,10 +17,9 @@ impl Default for Budget {
 }
 
 impl Budget {
-    /// A question was asked. Always gives `true`.
-    pub fn asked(&mut self) -> bool {
+    /// A question was asked.
+    pub fn asked(&mut self) {
         self.0 = (self.0 + 1).min(MOST);
-        true
     }
 
     /// Whether there is a retry; it is spent.

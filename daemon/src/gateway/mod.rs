@@ -52,7 +52,7 @@ pub async fn ask(
     deadline: Instant,
 ) -> Told {
     known.budget(budget::Budget::asked);
-    let (mut attempts, mut retries) = (Vec::new(), 0);
+    let (mut attempts, mut retries, mut waits) = (Vec::new(), 0, 0);
     loop {
         let began = Instant::now();
         let said = listen::speak(&known.client, request.clone(), listener).await;
@@ -76,15 +76,11 @@ pub async fn ask(
             }
             Err(error) => error,
         };
-        let again = match decide::next(&error) {
-            decide::Next::Again { at_least } => Some(at_least),
-            decide::Next::GiveUp => None,
-        };
         // A model that is loading is no outage: it is waited for, and that is no retry.
         let loading = matches!(error, LlmError::Loading { .. });
-        let until = again
+        let until = decide::again(&error)
             .map(|at_least| {
-                Instant::now() + backoff::wait(retries, at_least, random().unwrap_or(u64::MAX))
+                Instant::now() + backoff::wait(waits, at_least, random().unwrap_or(u64::MAX))
             })
             .filter(|until| *until < deadline)
             .filter(|_| {
@@ -97,6 +93,7 @@ pub async fn ask(
                 attempts,
             };
         };
+        waits += 1;
         if !loading {
             retries += 1;
         }
