@@ -63,6 +63,29 @@ impl Kata {
     fn group(leaf: &Leaf) -> Leaf {
         leaf.beside("shim")
     }
+
+    /// What starts paw-shim for a sandbox, with nothing of ours but what is given.
+    fn order(&self, word: &str, order: &Order<'_>, group: &Leaf) -> Command {
+        let mut command = Command::new(&self.helper);
+        command
+            .arg(word)
+            .args(["--id", order.id])
+            .arg("--shim")
+            .arg(self.shim.program.path())
+            .args(["--cgroup", order.leaf.path()])
+            .args(
+                self.shim
+                    .configuration
+                    .iter()
+                    .flat_map(|path| ["--configuration".as_ref(), path.as_os_str()]),
+            )
+            .args(group.dirs())
+            .env_clear()
+            .current_dir(order.dir)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        command
+    }
 }
 
 impl Maker for Kata {
@@ -143,25 +166,11 @@ impl Maker for Kata {
             .map_err(CreateError::from)
             .and_then(|()| {
                 let (uid, gid) = self.nobody;
-                start(&self.helper, |command| {
-                    command
-                        .arg("attend")
-                        .args(["--id", order.id])
-                        .arg("--shim")
-                        .arg(self.shim.program.path())
-                        .args(["--uid", &uid.to_string(), "--gid", &gid.to_string()])
-                        .args(["--cgroup", order.leaf.path()])
-                        .args(
-                            self.shim
-                                .configuration
-                                .iter()
-                                .flat_map(|path| ["--configuration".as_ref(), path.as_os_str()]),
-                        )
-                        .args(group.dirs())
-                        .current_dir(order.dir)
-                        .stdout(Stdio::null())
-                        .stderr(Stdio::from(complaints));
-                })
+                let mut command = self.order("attend", order, &group);
+                command
+                    .args(["--uid", &uid.to_string(), "--gid", &gid.to_string()])
+                    .stderr(Stdio::from(complaints));
+                start(command)
             });
         match started {
             Ok(child) => Ok(Spawned {
@@ -207,32 +216,12 @@ impl Maker for Kata {
 
     fn clear(&self, order: &Order<'_>) -> Result<Option<Pid>, CreateError> {
         let group = Self::group(order.leaf);
-        let child = start(&self.helper, |command| {
-            command
-                .arg("clear")
-                .args(["--id", order.id])
-                .arg("--shim")
-                .arg(self.shim.program.path())
-                .args(["--cgroup", order.leaf.path()])
-                .args(
-                    self.shim
-                        .configuration
-                        .iter()
-                        .flat_map(|path| ["--configuration".as_ref(), path.as_os_str()]),
-                )
-                .args(group.dirs())
-                .current_dir(order.dir)
-                .stdout(Stdio::null());
-        })?;
+        let child = start(self.order("clear", order, &group))?;
         Ok(Some(child))
     }
 }
 
-/// Starts paw-shim with nothing of ours but what is given.
-fn start(helper: &Path, with: impl FnOnce(&mut Command)) -> Result<Pid, CreateError> {
-    let mut command = Command::new(helper);
-    command.env_clear().stdin(Stdio::null());
-    with(&mut command);
+fn start(mut command: Command) -> Result<Pid, CreateError> {
     let child = command.spawn().map_err(CreateError::Spawn)?;
     i32::try_from(child.id())
         .map(Pid::from_raw)
