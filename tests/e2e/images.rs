@@ -127,17 +127,22 @@ fn root(at: &Path) {
     fs::write(at.join("greeting"), greeting).expect("a file is written");
 }
 
+/// Adds an image under the name of its path; what is said of it.
+async fn add(system: &Standalone, path: &Path) -> Value {
+    let path = path.to_str().expect("its path is text");
+    let words = ["-o", "json", "sandbox", "image", "add", path];
+    let output = system.pawctl(&words).await;
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).expect("it is JSON")
+}
+
 async fn an_image_is_added_run_in_listed_and_removed() {
     let system = Standalone::start("").await;
     let dir = tempfile::tempdir().expect("a directory is made");
     let path = dir.path().join("Mine");
     root(&path);
+    let added = add(&system, &path).await;
     let path = path.to_str().expect("its path is text");
-    let output = system
-        .pawctl(&["-o", "json", "sandbox", "image", "add", path])
-        .await;
-    assert!(output.status.success(), "{output:?}");
-    let added: Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
     assert_eq!(
         (&added["name"], &added["already"]),
         (&json!("mine"), &json!(false))
@@ -273,13 +278,7 @@ async fn an_oci_layout_is_one_image_as_a_directory_and_as_an_archive() {
     archive(&built, &packed);
     let mut digests = Vec::new();
     for path in [&built, &packed] {
-        let path = path.to_str().expect("its path is text");
-        let output = system
-            .pawctl(&["-o", "json", "sandbox", "image", "add", path])
-            .await;
-        assert!(output.status.success(), "{output:?}");
-        let added: Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
-        digests.push(added["digest"].clone());
+        digests.push(add(&system, path).await["digest"].clone());
     }
     assert_eq!((&digests[0], trees(&system)), (&digests[1], 1));
     for name in ["built", "packed"] {
