@@ -71,7 +71,8 @@ impl Standalone {
         }
     }
 
-    /// What it has once nothing of an earlier command is on its way out any more: the same twice, an answer of pawd in between.
+    /// What it has once nothing of an earlier command is on its way out any more: nothing of a sandbox, and the same twice, an
+    /// answer of pawd in between.
     ///
     /// # Panics
     /// When it does not come to rest.
@@ -81,7 +82,8 @@ impl Standalone {
             loop {
                 client.ping().await.expect("pawd answers");
                 let now = self.footprint();
-                if now == last && now.cgroups.is_empty() {
+                let of_sandboxes = now.cgroups.len() + now.directories.len();
+                if now == last && of_sandboxes == 0 {
                     return now;
                 }
                 last = now;
