@@ -23,6 +23,7 @@ pub(crate) fn cases() -> Vec<Case> {
         command_in_a_shim_gives_its_output_and_its_exit_code,
         shim_is_shown_as_what_it_isolates_by,
         floor_that_a_shim_does_not_reach_is_refused_and_not_replaced,
+        launcher_of_shims_that_is_switched_off_is_off_and_not_away,
         sandbox_of_a_shim_is_shown_looked_into_and_killed,
         deadline_ends_a_sandbox_of_a_shim,
         shim_has_no_added_images_and_no_workspaces_and_says_so,
@@ -156,6 +157,18 @@ async fn floor_that_a_shim_does_not_reach_is_refused_and_not_replaced() {
     assert_eq!(output.status.code(), Some(125), "{output:?}");
     let said = system.daemon.stderr();
     assert!(!said.contains("sandbox started"), "{said}");
+}
+
+async fn launcher_of_shims_that_is_switched_off_is_off_and_not_away() {
+    let mut system = Standalone::start("").await;
+    assert_eq!(system.stop().await, 0);
+    // What a life with that launcher leaves behind when it is killed.
+    let socket = system.root.path().join("run/launcher-kata.sock");
+    drop(std::os::unix::net::UnixListener::bind(&socket).expect("the root is ours"));
+    system.start_again().await;
+    let (state, reason, _) = runtime(&system.client().await).await;
+    assert_eq!(state, "absent");
+    assert!(reason.contains("not switched on"), "{reason}");
 }
 
 async fn sandbox_of_a_shim_is_shown_looked_into_and_killed() {

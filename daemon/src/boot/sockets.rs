@@ -59,6 +59,10 @@ pub(super) fn open(paths: &Paths, people: &People, standalone: bool) -> Result<S
     };
     let launcher = ours(standalone, "launcher", SockType::SeqPacket)?;
     let has_kata = standalone && people.shim.is_some();
+    if standalone && !has_kata {
+        // A socket says that its launcher is switched on, and here nobody but us would make one.
+        forget(&paths.socket("launcher-kata"), SockType::SeqPacket)?;
+    }
     let kata = ours(has_kata, "launcher-kata", SockType::SeqPacket)?;
     let audit = ours(standalone, "audit", SockType::Stream)?;
     let egress = ours(standalone, "egress", SockType::Stream)?;
@@ -160,9 +164,7 @@ fn listener(path: &Path, kind: SockType) -> Result<OwnedFd, Fatal> {
             );
             return Err(Fatal::Permission(anyhow!("{message}")));
         }
-        fs::remove_file(path).with_context(|| {
-            format!("remove the socket {shown} that an earlier pawd left behind")
-        })?;
+        remove(path)?;
     }
     let made = || -> nix::Result<OwnedFd> {
         let fd = socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None)?;
@@ -173,6 +175,26 @@ fn listener(path: &Path, kind: SockType) -> Result<OwnedFd, Fatal> {
     made()
         .with_context(|| format!("listen on {shown}"))
         .map_err(Fatal::Permission)
+}
+
+/// Removes the socket that an earlier life had and this one does not. One that somebody listens on, and what is no socket, is left
+/// alone.
+fn forget(path: &Path, kind: SockType) -> Result<(), Fatal> {
+    match fs::symlink_metadata(path) {
+        Ok(facts) if facts.file_type().is_socket() && !listened_on(path, kind) => remove(path),
+        _ => Ok(()),
+    }
+}
+
+fn remove(path: &Path) -> Result<(), Fatal> {
+    fs::remove_file(path)
+        .with_context(|| {
+            format!(
+                "remove the socket {} that an earlier pawd left behind",
+                path.display()
+            )
+        })
+        .map_err(Fatal::from)
 }
 
 /// Whether somebody accepts connections there. A socket of the other type answers with EPROTOTYPE, and so is in use as well.
