@@ -17,6 +17,7 @@ pub(crate) fn cases() -> Vec<Case> {
         without_sandboxes;
         what_a_command_wrote_waits_is_shown_committed_and_undone,
         approved_write_can_be_taken_back,
+        workspace_that_nobody_owns_keeps_no_other_from_being_undone,
         staged_agent_leaves_its_writes_to_a_person,
     ]
 }
@@ -103,6 +104,32 @@ async fn approved_write_can_be_taken_back() {
         .expect("it ran in one")
         .to_owned();
     let (code, _, said) = pawctl(&system, &["workspace", "undo", &id]).await;
+    assert_eq!(code, Some(0), "{said}");
+    let read = call(&client, "read", json!({"path": "note.txt"})).await;
+    assert_eq!(read.state, State::Failed, "{read:?}");
+}
+
+async fn workspace_that_nobody_owns_keeps_no_other_from_being_undone() {
+    let system = Standalone::start("").await;
+    let client = system.client().await;
+    let asked = ask_to_write(&client, "note.txt", "remember the milk").await;
+    answer(&client, &asked.id, asked.digest, Answer::Approve)
+        .await
+        .expect("it may be approved");
+    let written = finally(&client, &asked.id).await;
+    let result = written.result.expect("it was done");
+    let id = result["sandbox"]["id"].as_str().expect("it ran in one");
+    // It came after the launcher had looked who owns what, and its name comes before the other one's.
+    let stray = system.root.path().join("launcher/workspaces/a-stray");
+    std::fs::create_dir(&stray).expect("we are root");
+    let (code, _, said) = pawctl(&system, &["workspace", "list", "--agent", "a-stray"]).await;
+    assert_ne!(code, Some(0), "an order on it is refused");
+    assert!(said.contains("nobody is known to own"), "{said}");
+    // What is in none of the others may be in that one.
+    let (code, _, said) = pawctl(&system, &["workspace", "undo", "00000000000000aa"]).await;
+    assert_ne!(code, Some(0));
+    assert!(said.contains("nobody is known to own"), "{said}");
+    let (code, _, said) = pawctl(&system, &["workspace", "undo", id]).await;
     assert_eq!(code, Some(0), "{said}");
     let read = call(&client, "read", json!({"path": "note.txt"})).await;
     assert_eq!(read.state, State::Failed, "{read:?}");

@@ -171,12 +171,20 @@ impl Family {
     }
 
     /// How many commits an undo of this one takes back, and the last of them, if this caller may take back all of them.
+    ///
+    /// A workspace that cannot be looked into does not keep others from being undone. Where none of those has the commit, it may be
+    /// in that one, so its fault is told and not that there is nothing.
     async fn after(&self, id: &SandboxId, caller: &Caller) -> Result<(usize, SandboxId), Error> {
+        let mut fault = None;
         for name in self.names().await? {
             let agent = name.to_string();
-            let Answer::List(listing) = self.done(&agent, WorkspaceRequest::List { name }).await?
-            else {
-                return Err(confused());
+            let listing = match self.done(&agent, WorkspaceRequest::List { name }).await {
+                Ok(Answer::List(listing)) => listing,
+                Ok(_) => return Err(confused()),
+                Err(error) => {
+                    fault.get_or_insert(error);
+                    continue;
+                }
             };
             let Some(first) = listing
                 .commits
@@ -187,10 +195,10 @@ impl Family {
             };
             let back = &listing.commits[first..];
             let ([head, ..], [.., last]) = (back, back) else {
-                break;
+                return Err(unknown(id.as_str()));
             };
             if !may_decide(caller, head.owner) {
-                break;
+                return Err(unknown(id.as_str()));
             }
             if back.iter().all(|commit| may_decide(caller, commit.owner)) {
                 return Ok((back.len(), last.layer.clone()));
@@ -202,7 +210,7 @@ impl Family {
             )
             .about(id.to_string()));
         }
-        Err(unknown(id.as_str()))
+        Err(fault.unwrap_or_else(|| unknown(id.as_str())))
     }
 
     /// Nothing is changed that is not in the log.
