@@ -35,6 +35,8 @@ pub(crate) fn cases() -> Vec<Case> {
         without_rules_there_is_no_proxy,
         sandboxes_at_once_reach_what_their_own_rules_name,
         sandbox_that_waited_has_the_network_of_its_run_alone,
+        more_connections_than_there_are_places_are_served_one_after_the_other,
+        attack_is_on_record_behind_a_hundred_harmless_refusals,
         rules_beyond_the_agent_or_the_host_are_denied,
         a_refused_host_is_reached_once_a_person_has_approved_it,
     ];
@@ -110,6 +112,7 @@ async fn shell(
             .map(|rule| rule.parse().expect("a rule"))
             .collect(),
         timeout_ms: Some(60_000),
+        pids: Some(512),
         ..RunSpec::default()
     };
     let mut events = within("sandbox.run", SandboxRpcClient::run(&client, spec))
@@ -178,9 +181,12 @@ async fn only_what_the_rules_name_is_reached(runtime: &str) {
     let heard = outside.recv(&mut [0; 16]);
     assert!(heard.is_err(), "a datagram came out: {heard:?}");
     let net = result.net.expect("it had a network");
+    let head = |more: &str| format!("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n{more}\r\n").len();
+    let sent_on = format!("location: http://later.test:{port}/\r\n");
+    let received = head("") + "reached\n".len() + head(&sent_on);
     assert_eq!(
         (net.allowed, net.refused, net.received),
-        (2, 9, 8),
+        (2, 9, received as u64),
         "{net:?}"
     );
 
@@ -258,6 +264,53 @@ async fn a_rule_narrows_method_path_requests_and_bytes() {
     );
     let (said, _) = shell(&system, "native", &rules, &script).await;
     assert_eq!(said, "1\n0\n0\n0\n1\n0\n0\n");
+}
+
+async fn more_connections_than_there_are_places_are_served_one_after_the_other() {
+    let port = server().await;
+    let system = system(port, false).await;
+    // Twice as many at once as a sandbox may have open, and each is over only when another is there.
+    let script = format!(
+        "{GET} for one in $(seq 1 128); do \
+           (for again in 1 2 3; do get http://allowed.test:{port}/meet; done) & \
+         done | grep -c reached"
+    );
+    let rules = [format!("allowed.test:{port}")];
+    let (said, result) = shell(&system, "native", &rules, &script).await;
+    assert_eq!((result.exit_code, &*said), (Some(0), "384\n"));
+}
+
+async fn attack_is_on_record_behind_a_hundred_harmless_refusals() {
+    let port = server().await;
+    let system = system(port, false).await;
+    let rules = ["allowed", "inside", "cloud"].map(|name| format!("{name}.test:{port}"));
+    let script = format!(
+        "{GET} for one in $(seq 1 100); do get http://d$one.test:{port}/ >/dev/null; done; \
+         get http://inside.test:{port}/ >/dev/null; get http://cloud.test:{port}/ >/dev/null"
+    );
+    let (_, result) = shell(&system, "native", &rules, &script).await;
+    assert_eq!(result.net.expect("it had a network").refused, 102);
+    let client = system.client().await;
+    let listed = AuditRpcClient::list(&client, None, None, None, Some(200)).await;
+    let listed = listed.expect("root may read the log");
+    let refused = |wanted: &[(&str, &str)]| {
+        let of = listed
+            .iter()
+            .filter(|record| record["entry"]["event"] == "egress_refused");
+        of.filter(|record| {
+            let detail = &record["entry"]["detail"];
+            wanted.iter().all(|(name, value)| detail[*name] == **value)
+        })
+        .count()
+    };
+    for host in ["inside.test", "cloud.test"] {
+        assert_eq!(
+            refused(&[("host", host), ("reason", "address")]),
+            1,
+            "{host}"
+        );
+    }
+    assert_eq!(refused(&[("reason", "no_rule"), ("further", "36")]), 1);
 }
 
 /// What only paw-egress and its endpoint know.

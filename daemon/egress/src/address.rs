@@ -2,9 +2,13 @@
 //!
 //! What is not listed as public is refused, so that a range that somebody invents tomorrow is not open today.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use nix::ifaddrs::getifaddrs;
 
 /// Ranges of IPv4 that are not the public Internet, each with what it is.
 const NOT_PUBLIC_V4: &[(Ipv4Net, &str)] = &[
@@ -67,9 +71,26 @@ const fn v6(words: [u16; 8], prefix: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), prefix)
 }
 
-/// What keeps an address from being reached; nothing for a public one. `allowed` are ranges that the administrator opened.
+/// The addresses of this host now. What listens on a public one of them often relies on a firewall that a connection from within
+/// does not pass.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn own() -> io::Result<Vec<IpAddr>> {
+    let address = |of: nix::sys::socket::SockaddrStorage| {
+        let v4 = of.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+        v4.or_else(|| of.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+    };
+    let interfaces = getifaddrs()?;
+    Ok(interfaces
+        .filter_map(|interface| interface.address.and_then(address))
+        .collect())
+}
+
+/// What keeps an address from being reached; nothing for a public one that is not this host's `own`. `allowed` are ranges that the
+/// administrator opened.
 #[must_use]
-pub fn objection(address: IpAddr, allowed: &[IpNet]) -> Option<&'static str> {
+pub fn objection(address: IpAddr, allowed: &[IpNet], own: &[IpAddr]) -> Option<&'static str> {
     // The same address in two notations would be judged twice and differently; nobody needs this one.
     if let IpAddr::V6(v6) = address
         && v6.to_ipv4_mapped().is_some()
@@ -78,6 +99,9 @@ pub fn objection(address: IpAddr, allowed: &[IpNet]) -> Option<&'static str> {
     }
     if allowed.iter().any(|net| net.contains(&address)) {
         return None;
+    }
+    if own.contains(&address) {
+        return Some("an address of this host");
     }
     match address {
         IpAddr::V4(v4) => NOT_PUBLIC_V4
@@ -102,7 +126,7 @@ mod tests {
     fn only_public_addresses_are_reached() {
         let check = |text: &str, open: bool| {
             let address: IpAddr = text.parse().unwrap();
-            assert_eq!(objection(address, &[]).is_none(), open, "{text}");
+            assert_eq!(objection(address, &[], &[]).is_none(), open, "{text}");
         };
         for public in [
             "1.1.1.1",
@@ -172,7 +196,7 @@ mod tests {
         ];
         let check = |text: &str, ok: bool| {
             assert_eq!(
-                objection(text.parse().unwrap(), &open).is_none(),
+                objection(text.parse().unwrap(), &open, &[]).is_none(),
                 ok,
                 "{text}"
             );
@@ -182,5 +206,21 @@ mod tests {
         check("127.0.0.2", false);
         check("10.2.0.1", false);
         check("::ffff:127.0.0.1", false);
+    }
+
+    #[test]
+    fn an_address_of_this_host_is_refused_unless_it_was_opened() {
+        let own: Vec<IpAddr> = vec![
+            "93.184.216.34".parse().unwrap(),
+            "2606:4700::7".parse().unwrap(),
+        ];
+        for address in &own {
+            assert!(objection(*address, &[], &own).is_some(), "{address}");
+            assert!(
+                objection(*address, &[IpNet::from(*address)], &own).is_none(),
+                "{address}"
+            );
+        }
+        assert!(objection("93.184.216.35".parse().unwrap(), &[], &own).is_none());
     }
 }

@@ -1,7 +1,7 @@
-//! The name that an encrypted connection asks for, which it says in the clear before anything else.
+//! What a tunnel begins with: the name that an encrypted connection asks for, which it says in the clear before anything else.
 //!
 //! A content network serves many hosts at one address and goes by this name: without the check, a rule for one of them would
-//! reach all of them.
+//! reach all of them. The same holds for a request that is not encrypted, and that one has a way where it is judged itself.
 
 use paw_api::egress::{HostName, Reason};
 use rustls::server::Acceptor;
@@ -19,48 +19,188 @@ const HANDSHAKE: u8 = 22;
 pub enum Greeting {
     /// More bytes are needed.
     Unfinished,
-    /// It asks for the host that was judged, or does not speak TLS where nobody has to.
+    /// It asks for the host that was judged, or is neither TLS nor HTTP where nobody has to be.
     Good,
 }
 
-/// Looks at the first bytes that a sandbox sends. Where `must` is set, they have to be TLS.
-///
-/// # Errors
-/// When they ask for another host, or are no TLS where they must be.
-pub fn look(bytes: &[u8], host: &HostName, must: bool) -> Result<Greeting, Refusal> {
-    let refuse = |what: &str| Err(Refusal::new(Reason::OtherName, what));
-    match bytes.first() {
-        None => return Ok(Greeting::Unfinished),
-        Some(&HANDSHAKE) => {}
-        Some(_) if must => {
-            return refuse("port 443 is for encrypted connections, and this is none");
+/// Looks at the first bytes that a sandbox sends, as they come.
+pub struct Listener<'a> {
+    host: &'a HostName,
+    /// They have to be TLS.
+    must: bool,
+    acceptor: Acceptor,
+    /// How many of them were looked at.
+    seen: usize,
+}
+
+impl<'a> Listener<'a> {
+    /// For a connection to this host. Where `must` is set, it has to be encrypted.
+    #[must_use]
+    pub fn new(host: &'a HostName, must: bool) -> Self {
+        Self {
+            host,
+            must,
+            acceptor: Acceptor::default(),
+            seen: 0,
         }
+    }
+
+    /// Looks at everything that has come so far.
+    ///
+    /// # Errors
+    /// When it asks for another host, is no TLS where it must be, or is a request that has to take the other way.
+    pub fn look(&mut self, bytes: &[u8]) -> Result<Greeting, Refusal> {
+        let greeting = match bytes.first() {
+            None => Greeting::Unfinished,
+            Some(&HANDSHAKE) => self.encrypted(bytes)?,
+            Some(_) if self.must => {
+                return refuse("port 443 is for encrypted connections, and this is none");
+            }
+            Some(_) => plain(bytes)?,
+        };
+        if greeting == Greeting::Unfinished && bytes.len() > MAX_HELLO {
+            return refuse("the greeting of the connection is too long");
+        }
+        Ok(greeting)
+    }
+
+    fn encrypted(&mut self, bytes: &[u8]) -> Result<Greeting, Refusal> {
+        let mut rest = bytes.get(self.seen..).unwrap_or_default();
+        self.seen = bytes.len();
+        while !rest.is_empty() {
+            if self.acceptor.read_tls(&mut rest).is_err() {
+                return refuse("the greeting of the encrypted connection cannot be read");
+            }
+            match self.acceptor.accept() {
+                Ok(None) => {}
+                Ok(Some(accepted)) => {
+                    let hello = accepted.client_hello();
+                    let asked = hello.server_name().map(str::parse::<HostName>);
+                    return match asked {
+                        Some(Ok(name)) if name == *self.host => Ok(Greeting::Good),
+                        Some(_) => refuse(
+                            "the encrypted connection asks for another host than CONNECT did",
+                        ),
+                        None => {
+                            refuse("the encrypted connection does not say which host it asks for")
+                        }
+                    };
+                }
+                Err(_) => return refuse("the greeting of the encrypted connection cannot be read"),
+            }
+        }
+        Ok(Greeting::Unfinished)
+    }
+}
+
+/// Whether the bytes are a request of HTTP: after empty lines, which servers pass over, a word, a gap, and the protocol's name
+/// before the line ends. The preface of HTTP/2 looks the same.
+fn plain(bytes: &[u8]) -> Result<Greeting, Refusal> {
+    let line = bytes.trim_ascii_start();
+    let method = line
+        .iter()
+        .take_while(|byte| is_of_a_method(**byte))
+        .count();
+    match line.get(method) {
+        None => return Ok(Greeting::Unfinished),
+        Some(gap) if method > 0 && gap.is_ascii_whitespace() => {}
+        // Some servers take any sign that cannot be printed for a gap.
+        Some(11) if method > 0 => {}
         Some(_) => return Ok(Greeting::Good),
     }
-    let mut acceptor = Acceptor::default();
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        if acceptor.read_tls(&mut rest).is_err() {
-            return refuse("the greeting of the encrypted connection cannot be read");
+    let end = line.iter().position(|byte| matches!(byte, b'\n' | 0));
+    let said = line.get(..end.unwrap_or(line.len())).unwrap_or_default();
+    if said
+        .windows(5)
+        .any(|word| word.eq_ignore_ascii_case(b"http/"))
+    {
+        return refuse(
+            "a request that is not encrypted is judged by itself: ask the proxy for http://HOST/PATH instead of CONNECT",
+        );
+    }
+    Ok(match end {
+        Some(_) => Greeting::Good,
+        None => Greeting::Unfinished,
+    })
+}
+
+/// Whether a method may hold this byte ([RFC 9110, section 5.6.2](https://www.rfc-editor.org/rfc/rfc9110#section-5.6.2)).
+const fn is_of_a_method(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'!' | b'#'
+                | b'$'
+                | b'%'
+                | b'&'
+                | b'\''
+                | b'*'
+                | b'+'
+                | b'-'
+                | b'.'
+                | b'^'
+                | b'_'
+                | b'`'
+                | b'|'
+                | b'~'
+        )
+}
+
+fn refuse<T>(what: &str) -> Result<T, Refusal> {
+    Err(Refusal::new(Reason::OtherName, what))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look(bytes: &[u8]) -> Result<Greeting, Refusal> {
+        let host = "allowed.example".parse().unwrap();
+        Listener::new(&host, false).look(bytes)
+    }
+
+    #[test]
+    fn a_request_in_the_clear_is_found_however_it_begins() {
+        for request in [
+            "GET / HTTP/1.1\r\nHost: other.example\r\n\r\n",
+            "\r\n\r\nGET / HTTP/1.1\r\n",
+            "get / http/1.1\n",
+            &format!("{} / HTTP/1.1\n", "M".repeat(5000)),
+            "ANY-THING\t/\tHTTP/1.0\n",
+            "GET\x0b/\x0bHTTP/1.1\r\n",
+            "GET /\u{e9} HTTP/1.1\r\n",
+            "GET http://other.example/ HTTP/1.1\r\n",
+            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            // Before the line is over.
+            "GET / HTTP/1.1",
+        ] {
+            assert!(look(request.as_bytes()).is_err(), "{request:?}");
         }
-        match acceptor.accept() {
-            Ok(None) => {}
-            Ok(Some(accepted)) => {
-                let hello = accepted.client_hello();
-                let asked = hello.server_name().map(str::parse::<HostName>);
-                return match asked {
-                    Some(Ok(name)) if name == *host => Ok(Greeting::Good),
-                    Some(_) => {
-                        refuse("the encrypted connection asks for another host than CONNECT did")
-                    }
-                    None => refuse("the encrypted connection does not say which host it asks for"),
-                };
-            }
-            Err(_) => return refuse("the greeting of the encrypted connection cannot be read"),
+        assert_eq!(look(&[b'M'; 5000]), Ok(Greeting::Unfinished));
+        for length in 1.."GET / HTTP/".len() - 1 {
+            let part = &"GET / HTTP/"[..length];
+            assert_eq!(look(part.as_bytes()), Ok(Greeting::Unfinished), "{part:?}");
         }
     }
-    if bytes.len() > MAX_HELLO {
-        return refuse("the greeting of the encrypted connection is too long");
+
+    #[test]
+    fn what_is_neither_passes_without_waiting_for_more() {
+        for other in [
+            &b"SSH-2.0-OpenSSH_9.2\r\n"[..],
+            b"SSH-2.0-OpenSSH_9.2 Debian\r\n",
+            b"0032git-upload-pack /project.git\0host=myserver.com\0",
+            b"*1\r\n$4\r\nPING\r\n",
+            b"hi\r\n",
+            b"\0\0\0\x08\x04\xd2\x16\x2f",
+            b"{\"id\": 1}",
+        ] {
+            assert_eq!(look(other), Ok(Greeting::Good), "{other:?}");
+        }
     }
-    Ok(Greeting::Unfinished)
+
+    #[test]
+    fn a_line_without_an_end_is_refused() {
+        let endless = [b"GET ".to_vec(), vec![b'x'; MAX_HELLO]].concat();
+        assert!(look(&endless).is_err());
+    }
 }

@@ -99,6 +99,8 @@ impl Lanes {
         if number <= lanes.last {
             return Err(Broken::Reused);
         }
+        // The sandbox forgets a connection as soon as it is over, and may begin another in the same breath.
+        lanes.open.retain(|_, state| !lock(state).is_over());
         if lanes.open.len() >= MAX_CONNECTIONS {
             return Err(Broken::TooMany);
         }
@@ -194,10 +196,7 @@ impl Lanes {
         lock(&self.lanes).open.retain(|number, state| {
             let mut state = lock(state);
             state.collect(*number, &mut due);
-            let over = state.ended_said
-                && state.outbound_closed
-                && state.closed_said
-                && state.inbound_ended;
+            let over = state.is_over();
             if let Some(writer) = state.writer.take() {
                 writer.wake();
             }
@@ -208,6 +207,11 @@ impl Lanes {
 }
 
 impl State {
+    /// Both sides have said and heard everything.
+    const fn is_over(&self) -> bool {
+        self.ended_said && self.outbound_closed && self.closed_said && self.inbound_ended
+    }
+
     fn collect(&mut self, number: u32, due: &mut Vec<Bytes>) {
         if !self.closed_said && (self.owed >= WORTH_A_FRAME || self.closed) {
             let taken = Taken {
@@ -408,6 +412,26 @@ mod tests {
         drop(lane);
         lanes.take_due();
         assert_eq!(lock(&lanes.lanes).open.len(), 0);
+    }
+
+    #[test]
+    fn a_connection_that_is_over_takes_no_place() {
+        let lanes = Lanes::default();
+        let most = u32::try_from(MAX_CONNECTIONS).unwrap();
+        let mut held: Vec<Lane> = (1..=most)
+            .map(|number| lanes.open(number).unwrap())
+            .collect();
+        drop(held.pop());
+        assert_eq!(tags(&lanes.take_due()), [Tag::Taken as u8, Tag::End as u8]);
+        lanes.end(most).unwrap();
+        let closed = Taken {
+            bytes: 0,
+            closed: true,
+        };
+        lanes.taken(most, closed).unwrap();
+        // Nothing was due in between.
+        assert!(lanes.open(most + 1).is_ok());
+        assert_eq!(lanes.open(most + 2).err(), Some(Broken::TooMany));
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::{
     head::{Head, MAX_HEADERS},
     lane::Lane,
     leak::{Forms, Sieve},
-    proxy::{Passed, answer, decision, finished, refuse, status},
+    proxy::{Activity, Passed, answer, decision, finished, refuse, status},
     rules::{Granted, Refusal},
     run::Run,
     target::Target,
@@ -39,6 +39,9 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(300);
 
 /// How long a body may make no progress, in either direction.
 const IDLE: Duration = Duration::from_secs(120);
+
+/// How long nothing of a request or its answer may pass, whoever keeps it: more than an endpoint may think.
+const STILL: Duration = Duration::from_secs(360);
 
 /// The most that is kept of an answer's head.
 const MAX_ANSWER_HEAD: usize = 64 * 1024;
@@ -56,11 +59,13 @@ const HOP: [HeaderName; 9] = [
     header::UPGRADE,
 ];
 
-/// Headers by which some servers take another method than the one that was judged.
-const OTHER_METHOD: [&str; 3] = [
+/// Headers by which some servers take another method, or another path, than the one that was judged.
+const OTHER_REQUEST: [&str; 5] = [
     "x-http-method-override",
     "x-http-method",
     "x-method-override",
+    "x-original-url",
+    "x-rewrite-url",
 ];
 
 /// Why a body ended early.
@@ -72,6 +77,7 @@ struct Cut(#[source] Option<hyper::Error>);
 #[derive(Default)]
 struct Fate {
     passed: Passed,
+    activity: Activity,
     ended: Mutex<(Option<u16>, Option<Reason>)>,
 }
 
@@ -155,7 +161,7 @@ async fn find(
     let checked = run
         .shared
         .outside
-        .find(run.rules.ceiling(), &host, port)
+        .find(run.rules.ceiling(), &run.names, &host, port)
         .await?;
     decision.address = checked.first();
     let authority = if port == usual {
@@ -239,14 +245,18 @@ async fn exchange(lane: Lane, run: &Run, way: Way, sender: Sender, fate: &Arc<Fa
         }
     });
     // An error here is a client that left, or a body that was cut; the fate says which.
-    let _ = hyper::server::conn::http1::Builder::new()
+    let served = hyper::server::conn::http1::Builder::new()
         .keep_alive(false)
         .half_close(true)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_ANSWER_HEAD)
         .header_read_timeout(None)
-        .serve_connection(TokioIo::new(lane), service)
-        .await;
+        .serve_connection(TokioIo::new(lane), service);
+    // Bodies see who is slow to send only, not who does not take what is there.
+    tokio::select! {
+        _ = served => {}
+        () = fate.activity.idle(STILL) => {}
+    }
 }
 
 type Answered = Response<UnsyncBoxBody<Bytes, Cut>>;
@@ -267,10 +277,9 @@ async fn pass(
     parts.version = http::Version::HTTP_11;
     strip(&mut parts.headers);
     parts.headers.remove(header::EXPECT);
-    if !way.granted.rule.methods.is_empty() || injected.is_some() {
-        for name in OTHER_METHOD {
-            parts.headers.remove(name);
-        }
+    let rule = &way.granted.rule;
+    if !rule.methods.is_empty() || rule.path.is_some() || injected.is_some() {
+        strip_other_requests(&mut parts.headers);
     }
     parts.headers.insert(header::HOST, way.host.clone());
     if let Some((name, value)) = injected {
@@ -309,6 +318,8 @@ async fn pass(
             },
         )?;
     let (mut parts, body) = response.into_parts();
+    // The server's own words for the status are kept there, and nobody has looked through them.
+    parts.extensions.clear();
     strip(&mut parts.headers);
     if let Some(forms) = &forms {
         look_through(&mut parts.headers, forms)?;
@@ -316,6 +327,13 @@ async fn pass(
     if parts.status.is_informational() {
         return Err(unreachable("the server wants another protocol"));
     }
+    let head = head_length(&parts.headers);
+    way.granted
+        .receive(head)
+        .map_err(|_| Refusal::new(Reason::UsedUp, "the bytes of this rule are used up"))?;
+    fate.passed
+        .received
+        .fetch_add(head as u64, Ordering::Relaxed);
     fate.ended.lock().unwrap_or_else(PoisonError::into_inner).0 = Some(parts.status.as_u16());
     let body = Metered {
         inner: body,
@@ -344,6 +362,19 @@ fn strip(headers: &mut HeaderMap) {
     }
 }
 
+/// Takes away what asks for another request than the one that was judged. A server that hands headers on as variables makes
+/// `_` of every `-`, so they are the same to it.
+fn strip_other_requests(headers: &mut HeaderMap) {
+    let same: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| OTHER_REQUEST.contains(&&*name.as_str().replace('_', "-")))
+        .cloned()
+        .collect();
+    for name in same {
+        headers.remove(name);
+    }
+}
+
 /// Refuses an answer whose headers hold the credential, or whose body could hide it.
 fn look_through(headers: &mut HeaderMap, forms: &Forms) -> Result<(), Refusal> {
     let encoded = headers
@@ -358,6 +389,15 @@ fn look_through(headers: &mut HeaderMap, forms: &Forms) -> Result<(), Refusal> {
     }
     headers.remove(header::SET_COOKIE);
     Ok(())
+}
+
+/// How many bytes an answer's head has inside, its status line included.
+fn head_length(headers: &HeaderMap) -> usize {
+    const STATUS_LINE: usize = "HTTP/1.1 200 OK\r\n\r\n".len();
+    let line = |(name, value): (&HeaderName, &HeaderValue)| {
+        name.as_str().len() + value.len() + ": \r\n".len()
+    };
+    STATUS_LINE + headers.iter().map(line).sum::<usize>()
 }
 
 /// Our own answer in place of the server's.
@@ -406,6 +446,7 @@ impl Metered {
             (self.granted.send(bytes), &self.fate.passed.sent)
         };
         counted.map_err(|_| self.cut(Reason::UsedUp))?;
+        self.fate.activity.note();
         total.fetch_add(bytes as u64, Ordering::Relaxed);
         Ok(())
     }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use paw_api::egress::{Decision, Finished, Reason};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    time::{Duration, timeout},
+    time::{Duration, Instant, sleep_until, timeout},
 };
 
 use crate::{
@@ -68,6 +68,15 @@ pub(crate) async fn serve(mut lane: Lane, run: &Run) {
     }
 }
 
+/// Says that there is no place for one connection more.
+pub(crate) async fn turn_away(lane: Lane, run: &Run) {
+    let full = Refusal::new(
+        Reason::Busy,
+        "sandboxes of this host have as many connections as there may be",
+    );
+    refuse(lane, run, decision("", None), &full).await;
+}
+
 /// A request with a `Host` header of another host than its target is a trick; one of HTTP/1.1 always has one.
 fn agree(head: &Head, target: Target) -> Result<Target, &'static str> {
     let default = (head.method == "CONNECT").then_some(target.port);
@@ -76,6 +85,42 @@ fn agree(head: &Head, target: Target) -> Result<Target, &'static str> {
             Err("the Host header names another host than the target")
         }
         Some(_) | None => Ok(target),
+    }
+}
+
+/// When something passed last.
+pub(crate) struct Activity {
+    began: Instant,
+    /// In milliseconds since the beginning.
+    last_ms: AtomicU64,
+}
+
+impl Default for Activity {
+    fn default() -> Self {
+        Self {
+            began: Instant::now(),
+            last_ms: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Activity {
+    /// Something passes.
+    pub(crate) fn note(&self) {
+        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_ms.store(now, Ordering::Relaxed);
+    }
+
+    /// Ends when nothing has passed for so long.
+    pub(crate) async fn idle(&self, limit: Duration) {
+        loop {
+            let due =
+                self.began + Duration::from_millis(self.last_ms.load(Ordering::Relaxed)) + limit;
+            if due <= Instant::now() {
+                return;
+            }
+            sleep_until(due).await;
+        }
     }
 }
 

@@ -32,7 +32,7 @@ use crate::{
     leak::Forms,
     proxy,
     rules::{Refusal, Rules},
-    upstream::Outside,
+    upstream::{LOOKUPS, Outside},
 };
 
 /// How long pawd may take to say what a connection is for.
@@ -47,8 +47,9 @@ const RECORD_LIMIT: Duration = Duration::from_secs(15);
 /// Control frames that may wait to be written.
 const QUEUE: usize = 64;
 
-/// Connections of all runs at once: each may hold two windows.
-pub const MAX_LANES: usize = 1024;
+/// Connections of all runs at once: each may hold two windows, and as much again on its way to a server. The memory of the unit is
+/// made for so many.
+pub const MAX_LANES: usize = 512;
 
 /// What all runs share.
 pub struct Shared {
@@ -68,6 +69,8 @@ pub struct Shared {
 pub struct Run {
     pub(crate) shared: Arc<Shared>,
     pub(crate) rules: Rules,
+    /// Places for lookups.
+    pub(crate) names: Arc<Semaphore>,
     name: String,
     say: mpsc::Sender<Bytes>,
     decided: AtomicU64,
@@ -142,6 +145,7 @@ pub async fn serve(stream: UnixStream, shared: Arc<Shared>) -> Result<(), RunErr
     let run = Arc::new(Run {
         shared,
         rules,
+        names: Arc::new(Semaphore::new(LOOKUPS)),
         name: begin.run,
         say,
         decided: AtomicU64::new(0),
@@ -184,14 +188,15 @@ async fn hear(
         match tag {
             Tag::Open => {
                 let lane = lanes.open(number)?;
-                // Without a place it is over at once; whoever is inside sees a connection that closes.
-                if let Ok(place) = Arc::clone(&run.shared.places).try_acquire_owned() {
-                    let run = Arc::clone(run);
-                    serving.spawn(async move {
-                        let _place: OwnedSemaphorePermit = place;
-                        proxy::serve(lane, &run).await;
-                    });
-                }
+                let place: Option<OwnedSemaphorePermit> =
+                    Arc::clone(&run.shared.places).try_acquire_owned().ok();
+                let run = Arc::clone(run);
+                serving.spawn(async move {
+                    match place {
+                        Some(_place) => proxy::serve(lane, &run).await,
+                        None => proxy::turn_away(lane, &run).await,
+                    }
+                });
             }
             Tag::Data => lanes.data(number, &payload)?,
             Tag::End => lanes.end(number)?,

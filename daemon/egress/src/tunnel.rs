@@ -1,9 +1,6 @@
 //! An encrypted connection: two streams of bytes, counted, and checked once for the name that it asks for.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use bytes::{Bytes, BytesMut};
 use paw_api::egress::{HostName, Reason};
@@ -13,14 +10,14 @@ use tokio::{
         TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    time::{Duration, Instant, sleep_until},
+    time::{Duration, Instant, timeout_at},
 };
 
 use crate::{
     head::Head,
-    hello::{self, Greeting},
+    hello::{Greeting, Listener},
     lane::Lane,
-    proxy::{Passed, decision, finished, refuse},
+    proxy::{Activity, Passed, decision, finished, refuse},
     rules::{Granted, Refusal},
     run::Run,
     target::Target,
@@ -28,6 +25,9 @@ use crate::{
 
 /// How long nothing at all may pass.
 const IDLE: Duration = Duration::from_secs(600);
+
+/// How long a greeting may take from its first byte, and where it has to be one, from the beginning.
+const GREETING_LIMIT: Duration = Duration::from_secs(15);
 
 /// The port on which everything has to be encrypted.
 const HTTPS: u16 = 443;
@@ -45,7 +45,7 @@ pub(crate) async fn serve(mut lane: Lane, run: &Run, head: &Head, bytes: Bytes, 
         let checked = run
             .shared
             .outside
-            .find(run.rules.ceiling(), &target.host, target.port)
+            .find(run.rules.ceiling(), &run.names, &target.host, target.port)
             .await?;
         decision.address = checked.first();
         Ok::<_, Refusal>((granted, checked))
@@ -91,30 +91,6 @@ fn used_up() -> Refusal {
     Refusal::new(Reason::UsedUp, "the bytes of this rule are used up")
 }
 
-/// When something passed last, in milliseconds since the beginning.
-struct Activity {
-    began: Instant,
-    last_ms: AtomicU64,
-}
-
-impl Activity {
-    fn note(&self) {
-        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last_ms.store(now, Ordering::Relaxed);
-    }
-
-    async fn idle(&self) {
-        loop {
-            let due =
-                self.began + Duration::from_millis(self.last_ms.load(Ordering::Relaxed)) + IDLE;
-            if due <= Instant::now() {
-                return;
-            }
-            sleep_until(due).await;
-        }
-    }
-}
-
 async fn pump(
     lane: Lane,
     tcp: TcpStream,
@@ -124,10 +100,7 @@ async fn pump(
 ) -> Result<(), Refusal> {
     let (from_inside, to_inside) = tokio::io::split(lane);
     let (from_outside, to_outside) = tcp.into_split();
-    let activity = Activity {
-        began: Instant::now(),
-        last_ms: AtomicU64::new(0),
-    };
+    let activity = Activity::default();
     let must = target.port == HTTPS;
     let both = async {
         tokio::try_join!(
@@ -145,7 +118,7 @@ async fn pump(
     };
     tokio::select! {
         ended = both => ended,
-        () = activity.idle() => Ok(()),
+        () = activity.idle(IDLE) => Ok(()),
     }
 }
 
@@ -158,17 +131,31 @@ async fn outward(
     activity: &Activity,
 ) -> Result<(), Refusal> {
     let mut buffer = BytesMut::with_capacity(PIECE);
-    let mut greeted = false;
+    let mut listener = Some(Listener::new(host, must));
+    let mut due = must.then(|| Instant::now() + GREETING_LIMIT);
     loop {
-        match from.read_buf(&mut buffer).await {
+        let read = from.read_buf(&mut buffer);
+        let read = match due {
+            None => read.await,
+            Some(due) => timeout_at(due, read).await.map_err(|_| {
+                Refusal::new(
+                    Reason::OtherName,
+                    "the connection did not say in time what it is for",
+                )
+            })?,
+        };
+        match read {
             Ok(0) | Err(_) => break,
             Ok(_) => activity.note(),
         }
-        if !greeted {
-            match hello::look(&buffer, host, must)? {
+        if let Some(listening) = &mut listener {
+            match listening.look(&buffer)? {
                 // Nothing of it goes out before it is known.
-                Greeting::Unfinished => continue,
-                Greeting::Good => greeted = true,
+                Greeting::Unfinished => {
+                    due = due.or_else(|| Some(Instant::now() + GREETING_LIMIT));
+                    continue;
+                }
+                Greeting::Good => (listener, due) = (None, None),
             }
         }
         granted.send(buffer.len()).map_err(|_| used_up())?;

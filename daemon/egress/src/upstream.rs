@@ -13,6 +13,7 @@ use paw_api::egress::{HostName, Reason};
 use rustls::pki_types::ServerName;
 use tokio::{
     net::TcpStream,
+    sync::Semaphore,
     time::{Instant, timeout, timeout_at},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -25,6 +26,10 @@ use crate::{
 
 /// How long a name may take to be resolved.
 const RESOLVE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Names of one run that are being resolved at once. A lookup cannot be called off, so with more, one run could keep the others
+/// from every name.
+pub const LOOKUPS: usize = 2;
 
 /// How long it may take until a server is there, encryption included.
 const CONNECT_LIMIT: Duration = Duration::from_secs(15);
@@ -53,6 +58,8 @@ pub struct Outside {
 pub struct Checked {
     addresses: Vec<IpAddr>,
     port: u16,
+    /// The administrator opened every one of them, so they may be this host's own.
+    opened: bool,
 }
 
 impl Outside {
@@ -74,15 +81,16 @@ impl Outside {
     pub async fn find(
         &self,
         ceiling: &Ceiling,
+        names: &Arc<Semaphore>,
         host: &HostName,
         port: u16,
     ) -> Result<Checked, Refusal> {
         let addresses = match ceiling.addresses.get(host) {
             Some(known) => known.clone(),
-            None => timeout(RESOLVE_LIMIT, (self.lookup)(host.clone()))
+            None => timeout(RESOLVE_LIMIT, self.ask(names, host))
                 .await
                 .map_err(|_| Refusal::new(Reason::Name, "the name was not resolved in time"))?
-                .map_err(|_| Refusal::new(Reason::Name, "the name has no address"))?,
+                .ok_or_else(|| Refusal::new(Reason::Name, "the name has no address"))?,
         };
         if addresses.is_empty() || addresses.len() > MAX_ADDRESSES {
             return Err(Refusal::new(
@@ -90,15 +98,41 @@ impl Outside {
                 "the name has no address, or too many",
             ));
         }
+        let own = address::own().map_err(|error| {
+            Refusal::new(
+                Reason::Address,
+                format!("the addresses of this host cannot be read: {error}"),
+            )
+        })?;
         for address in &addresses {
-            if let Some(what) = address::objection(*address, &ceiling.allow_addresses) {
+            if let Some(what) = address::objection(*address, &ceiling.allow_addresses, &own) {
                 return Err(Refusal::new(
                     Reason::Address,
                     format!("the name leads to an address that no sandbox may reach: {what}"),
                 ));
             }
         }
-        Ok(Checked { addresses, port })
+        let opened = |address: &IpAddr| {
+            let mut nets = ceiling.allow_addresses.iter();
+            nets.any(|net| net.contains(address))
+        };
+        let opened = addresses.iter().all(opened);
+        Ok(Checked {
+            addresses,
+            port,
+            opened,
+        })
+    }
+
+    /// The addresses of a name. Whoever gives up waiting leaves the lookup, and its place, to whatever it is waiting for.
+    async fn ask(&self, names: &Arc<Semaphore>, host: &HostName) -> Option<Vec<IpAddr>> {
+        let place = Arc::clone(names).acquire_owned().await.ok()?;
+        let looking = (self.lookup)(host.clone());
+        let asked = tokio::spawn(async move {
+            let _place = place;
+            looking.await
+        });
+        asked.await.ok()?.ok()
     }
 
     /// An encrypted connection to a broker's endpoint, whose certificate is checked.
@@ -146,10 +180,13 @@ impl Checked {
             let mut last = io::Error::from(io::ErrorKind::NotFound);
             for address in self.addresses.iter().take(MAX_TRIED) {
                 match TcpStream::connect(SocketAddr::new(*address, self.port)).await {
+                    Ok(stream) if !self.opened && is_within_this_host(&stream) => {
+                        return Ok(None);
+                    }
                     Ok(stream) => {
                         // Small pieces go out at once; without it they would only come later.
                         let _ = stream.set_nodelay(true);
-                        return Ok(stream);
+                        return Ok(Some(stream));
                     }
                     Err(error) => last = error,
                 }
@@ -157,7 +194,11 @@ impl Checked {
             Err(last)
         };
         match timeout(CONNECT_LIMIT, tried).await {
-            Ok(Ok(stream)) => Ok(stream),
+            Ok(Ok(Some(stream))) => Ok(stream),
+            Ok(Ok(None)) => Err(Refusal::new(
+                Reason::Address,
+                "the name leads to an address that no sandbox may reach: this host",
+            )),
             Ok(Err(error)) => Err(Refusal::new(
                 Reason::Unreachable,
                 format!("nobody answers there: {}", error.kind()),
@@ -167,6 +208,15 @@ impl Checked {
                 "nobody answers there in time",
             )),
         }
+    }
+}
+
+/// Whether both ends are this host's: it also answers to addresses that no interface has, where a route says so.
+fn is_within_this_host(stream: &TcpStream) -> bool {
+    match (stream.local_addr(), stream.peer_addr()) {
+        (Ok(ours), Ok(theirs)) => ours.ip() == theirs.ip(),
+        // Whose it is cannot be known.
+        _ => true,
     }
 }
 

@@ -39,7 +39,8 @@ use crate::{
 /// What paw-egress says that may wait to be recorded.
 const EVENTS: usize = 16;
 
-/// Different refusals of one run that are recorded one by one; of further ones only the number is known.
+/// Different refusals of one run that are recorded one by one for each reason; of further ones only the number is known. For each
+/// reason, so that nobody hides an attack behind a hundred harmless refusals.
 const MAX_RECORDED: usize = 64;
 
 /// Questions that one run may cause.
@@ -273,7 +274,8 @@ impl Way {
 impl Keeper {
     /// Records, counts and asks until the run is over.
     pub(super) async fn keep(self, mut said: mpsc::Receiver<Said>) {
-        let mut recorded = BTreeSet::new();
+        let mut recorded: BTreeMap<Reason, BTreeSet<(String, u16)>> = BTreeMap::new();
+        let mut more: BTreeMap<Reason, u64> = BTreeMap::new();
         let mut asked = BTreeSet::new();
         while let Some(said) = said.recv().await {
             match said {
@@ -282,14 +284,30 @@ impl Keeper {
                     None => self.allowed(&decision).await,
                     Some(reason) => {
                         self.way.refused.fetch_add(1, Ordering::Relaxed);
-                        let what = (decision.host.clone(), decision.port, reason);
-                        if recorded.len() < MAX_RECORDED && recorded.insert(what) {
+                        let known = recorded.entry(reason).or_default();
+                        let what = (decision.host.clone(), decision.port);
+                        if known.contains(&what) || known.len() >= MAX_RECORDED {
+                            *more.entry(reason).or_default() += 1;
+                        } else {
+                            known.insert(what);
                             self.refused(&decision, reason, &mut asked).await;
                         }
                     }
                 },
             }
         }
+        for (reason, count) in more {
+            self.counted(reason, count).await;
+        }
+    }
+
+    /// How many refusals there were beside those with a record of their own.
+    async fn counted(&self, reason: Reason, count: u64) {
+        let mut entry = self.of_this_run(Event::EgressRefused);
+        let detail = &mut entry.detail;
+        detail.insert("reason".into(), reason.as_str().to_owned());
+        detail.insert("further".into(), count.to_string());
+        drop(self.audit.soon(entry).await);
     }
 
     async fn allowed(&self, decision: &Decision) {
@@ -364,13 +382,18 @@ impl Keeper {
         drop(self.audit.soon(entry).await);
     }
 
-    fn about(&self, event: Event, seq: u64) -> Entry {
+    fn of_this_run(&self, event: Event) -> Entry {
         let mut entry = Entry::new(event);
         entry.action = Some(self.action);
         entry.actor = Some(actor(&self.caller));
         entry
             .detail
             .insert("sandbox".into(), self.sandbox.to_string());
+        entry
+    }
+
+    fn about(&self, event: Event, seq: u64) -> Entry {
+        let mut entry = self.of_this_run(event);
         entry.detail.insert("decision".into(), seq.to_string());
         entry
     }

@@ -141,7 +141,13 @@ impl Relay {
         let mut lanes = self.lock();
         let alive = lanes.alive;
         if tag == Tag::EgressOpen {
-            if number <= lanes.last || lanes.open.len() >= MAX_CONNECTIONS {
+            // The sandbox forgets a connection as soon as it is over for it; what of it is still to be passed on takes no place.
+            // Of such there are never more than of the others: each was known to paw-egress when the last ones were passed on.
+            let of_sandbox = lanes.open.values().filter(|lane| !lane.is_over(false));
+            if number <= lanes.last
+                || of_sandbox.count() >= MAX_CONNECTIONS
+                || lanes.open.len() >= 2 * MAX_CONNECTIONS
+            {
                 return Err(Broken("it opened a connection that it may not open"));
             }
             lanes.last = number;
@@ -495,6 +501,43 @@ mod tests {
             relay.hear(Tag::EgressOpen, most + 1, &[]).is_err(),
             "too many"
         );
+    }
+
+    #[test]
+    fn a_connection_that_is_over_for_the_sandbox_takes_no_place() {
+        let relay = Relay::default();
+        relay.begin();
+        let most = u32::try_from(MAX_CONNECTIONS).unwrap();
+        for number in 1..=most {
+            relay.hear(Tag::EgressOpen, number, &[]).unwrap();
+        }
+        relay.outward();
+        let closed = serde_json::to_vec(&Taken {
+            bytes: 0,
+            closed: true,
+        });
+        let closed = closed.unwrap();
+        for number in 1..=most {
+            relay.inward(Out::Taken, number, &closed).unwrap();
+            relay.inward(Out::End, number, &[]).unwrap();
+            relay.hear(Tag::EgressEnd, number, &[]).unwrap();
+            relay
+                .hear(Tag::EgressTaken, number, &taken(0, true))
+                .unwrap();
+        }
+        // Nothing was passed on in between.
+        for number in most + 1..=2 * most {
+            relay.hear(Tag::EgressOpen, number, &[]).unwrap();
+        }
+        assert!(
+            relay.hear(Tag::EgressOpen, 2 * most + 1, &[]).is_err(),
+            "too many"
+        );
+        // Ends are passed on before what took their places begins.
+        let passed = tags(&relay.outward());
+        let first = passed.iter().position(|tag| *tag == Out::Open as u8);
+        assert_eq!(first, Some(2 * MAX_CONNECTIONS));
+        assert_eq!(passed.len(), 3 * MAX_CONNECTIONS);
     }
 
     #[test]

@@ -209,10 +209,13 @@ async fn another_path_or_another_broker_is_not_reached() {
 #[tokio::test]
 async fn an_answer_that_shows_the_credential_is_thrown_away() {
     type Making = fn(&str) -> Vec<u8>;
-    let answers: [(&str, Making); 9] = [
+    let answers: [(&str, Making); 10] = [
         ("echoed headers", |asked| ok(asked)),
         ("a header", |_| {
             format!("HTTP/1.1 200 OK\r\nX-Echo: {SECRET}\r\nContent-Length: 0\r\n\r\n").into_bytes()
+        }),
+        ("the words of the status", |_| {
+            format!("HTTP/1.1 401 Invalid token {SECRET}\r\nContent-Length: 0\r\n\r\n").into_bytes()
         }),
         ("a redirect", |_| {
             format!("HTTP/1.1 302 Found\r\nLocation: https://evil.example/?t={SECRET}\r\nContent-Length: 0\r\n\r\n").into_bytes()
@@ -254,9 +257,43 @@ async fn an_answer_that_shows_the_credential_is_thrown_away() {
         let fault = run.finished[0].fault;
         assert_eq!(
             fault,
-            (what != "a trailer").then_some(Reason::Leak),
+            // What is never passed on has nothing to be looked for.
+            (!["a trailer", "the words of the status"].contains(&what)).then_some(Reason::Leak),
             "{what}"
         );
+    }
+}
+
+/// An answer whose chunks are what was asked for, piece by piece, as an endpoint gives that returns a text it was sent.
+fn said_back(guess: &str) -> Vec<u8> {
+    let pieces = ["x".repeat(600), guess.to_owned(), "#".to_owned()];
+    let chunks: String = pieces
+        .iter()
+        .map(|piece| format!("{:x}\r\n{piece}\r\n", piece.len()))
+        .collect();
+    format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}0\r\n\r\n").into_bytes()
+}
+
+#[tokio::test]
+async fn an_answer_does_not_tell_how_much_of_a_guess_is_right() {
+    let endpoint = endpoint(|asked| {
+        let target = asked.split(' ').nth(1).unwrap_or_default();
+        let guess = target.rsplit("/base/").next().unwrap_or_default();
+        said_back(guess)
+    })
+    .await;
+    let mut run = endpoint.run().await;
+    for length in [1, 5, 10, 18] {
+        let [right, wrong] = [&SECRET[..length], &"~".repeat(length)].map(str::to_owned);
+        let mut sizes = Vec::new();
+        for guess in [right, wrong] {
+            let answer = run.get(&format!("http://broker/api/{guess}")).await;
+            assert_eq!(answer.status(), 200);
+            let body = answer.body();
+            let chunks = body.split("\r\n").step_by(2);
+            sizes.push(chunks.map(str::to_owned).collect::<Vec<_>>());
+        }
+        assert_eq!(sizes[0], sizes[1], "{length}");
     }
 }
 

@@ -346,6 +346,110 @@ async fn headers_of_one_hop_stay_here() {
 }
 
 #[tokio::test]
+async fn headers_that_ask_for_another_request_stay_here() {
+    let server = Server::hello().await;
+    let port = server.port();
+    let rule = format!("allowed.example:{port},method=GET,path=/public/");
+    let mut run = Run::begin(&loopback(port), &[&rule]).await.unwrap();
+    let request = format!(
+        "GET http://allowed.example:{port}/public/ HTTP/1.1\r\nHost: allowed.example:{port}\r\nX-Original-URL: /secret\r\n\
+         X-Rewrite-URL: /secret\r\nX_HTTP_Method_Override: DELETE\r\nX-HTTP-Method: DELETE\r\nX-Kept: 1\r\n\r\n"
+    );
+    assert_eq!(run.say(request.as_bytes()).await.status(), 200);
+    let asked = server.asked()[0].to_ascii_lowercase();
+    assert!(asked.contains("x-kept"), "{asked}");
+    for gone in ["secret", "delete"] {
+        assert!(!asked.contains(gone), "{gone}: {asked}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_in_the_clear_does_not_pass_through_a_tunnel() {
+    let server = Server::hello().await;
+    let port = server.port();
+    let mut run = Run::begin(&loopback(port), &[&format!("allowed.example:{port}")])
+        .await
+        .unwrap();
+    for request in [
+        "GET / HTTP/1.1\r\nHost: other.example\r\n\r\n",
+        "\r\nPOST / HTTP/1.1\r\nHost: other.example\r\n\r\n",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ] {
+        let tunnel = format!("CONNECT allowed.example:{port} HTTP/1.1\r\n\r\n{request}");
+        run.say(tunnel.as_bytes()).await;
+        run.settle().await;
+        assert_eq!(run.reason(), Some(Reason::OtherName), "{request:?}");
+    }
+    assert_eq!(server.asked().concat(), "");
+}
+
+/// Runs in a network of its own, in which this host has a public address and answers to a range of them.
+fn with_public_addresses(test: impl Future<Output = ()> + Send + 'static) {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!(
+            "skipped: a network of its own is root's to make, and the test is not run by root"
+        );
+        return;
+    }
+    let run = std::thread::spawn(move || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        for words in [
+            "link set lo up",
+            "addr add 93.184.216.34/32 dev lo",
+            "addr add 2606:4700::7/128 dev lo",
+            "route add local 93.184.217.0/24 dev lo",
+        ] {
+            let done = std::process::Command::new("ip")
+                .args(words.split(' '))
+                .status();
+            assert!(done.unwrap().success(), "ip {words}");
+        }
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(test);
+    });
+    run.join().unwrap();
+}
+
+#[test]
+fn a_public_address_of_this_host_is_not_reached() {
+    with_public_addresses(async {
+        // Those of an interface are known before anybody connects.
+        let own = [
+            ("93.184.216.34", "an address of this host"),
+            ("2606:4700::7", "an address of this host"),
+            ("93.184.217.9", "this host"),
+        ];
+        let everywhere = tokio::net::TcpListener::bind("[::]:0").await.unwrap();
+        let port = everywhere.local_addr().unwrap().port();
+        for (address, why) in own {
+            let reached = tokio::net::TcpStream::connect((address, port)).await;
+            assert!(reached.is_ok(), "{address}: {reached:?}");
+            let ceiling = shared(
+                &format!("hosts = [\"*\"]\nports = [{port}]"),
+                Path::new("/nonexistent"),
+                names(&[("a.example", &[address])]),
+            );
+            let mut run = Run::begin(&ceiling, &[&format!("a.example:{port}")])
+                .await
+                .unwrap();
+            let answer = run.get(&format!("http://a.example:{port}/")).await;
+            assert_eq!(answer.status(), 403, "{address}");
+            let refusal = format!("that no sandbox may reach: {why}\n");
+            assert!(
+                answer.body().ends_with(&refusal),
+                "{address}: {}",
+                answer.text()
+            );
+            let tunnel = format!("CONNECT a.example:{port} HTTP/1.1\r\n\r\n");
+            assert_eq!(run.say(tunnel.as_bytes()).await.status(), 403, "{address}");
+        }
+    });
+}
+
+#[tokio::test]
 async fn a_redirect_is_not_followed_and_its_target_is_judged_like_any_other() {
     let server = Server::saying("HTTP/1.1 302 Found\r\nLocation: http://169.254.169.254/latest\r\nContent-Length: 0\r\n\r\n").await;
     let port = server.port();

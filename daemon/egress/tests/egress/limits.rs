@@ -1,9 +1,18 @@
 //! Bytes, requests, and clients and servers that never end.
 
-use paw_api::egress::{MAX_CONNECTIONS, Reason, Tag, WINDOW, header};
-use tokio::{io::AsyncWriteExt as _, net::UnixStream};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
-use crate::rig::{Run, Server, control, loopback, next};
+use paw_api::egress::{MAX_CONNECTIONS, Reason, Tag, WINDOW, header};
+use paw_egress::upstream::{LOOKUPS, Lookup};
+use tokio::{io::AsyncWriteExt as _, net::UnixStream, sync::Barrier};
+
+use crate::rig::{Run, Server, control, loopback, next, shared};
 
 #[tokio::test]
 async fn requests_beyond_the_rule_are_refused() {
@@ -57,7 +66,7 @@ async fn a_tunnel_beyond_the_rule_is_cut_in_both_directions() {
         .await;
     assert!(answer.bytes.len() < 100_100, "{}", answer.bytes.len());
     let long = format!(
-        "CONNECT allowed.example:{port} HTTP/1.1\r\n\r\n{}",
+        "CONNECT allowed.example:{port} HTTP/1.1\r\n\r\nhi\r\n{}",
         "y".repeat(10_000)
     );
     run.say(long.as_bytes()).await;
@@ -120,7 +129,92 @@ async fn a_long_answer_to_a_slow_reader_is_held_back_by_its_windows() {
     let answer = run.get(&format!("http://allowed.example:{port}/")).await;
     assert_eq!(answer.body().len(), 8_000_000);
     run.settle().await;
-    assert_eq!(run.finished[0].received, 8_000_000);
+    let head = u64::try_from(answer.bytes.len()).unwrap() - 8_000_000;
+    let received = run.finished[0].received;
+    assert!(
+        (8_000_001..=8_000_000 + head).contains(&received),
+        "{received}"
+    );
+}
+
+#[tokio::test]
+async fn heads_of_answers_count_as_what_was_received() {
+    let head = format!("X-Long: {}\r\n", "y".repeat(1000));
+    let server = Server::saying(format!(
+        "HTTP/1.1 200 OK\r\n{head}Content-Length: 0\r\n\r\n"
+    ))
+    .await;
+    let port = server.port();
+    let rule = format!("allowed.example:{port},received=2500");
+    let mut run = Run::begin(&loopback(port), &[&rule]).await.unwrap();
+    let target = format!("http://allowed.example:{port}/");
+    for status in [200, 200, 403] {
+        assert_eq!(run.get(&target).await.status(), status);
+    }
+    run.settle().await;
+    assert_eq!(run.finished[2].fault, Some(Reason::UsedUp));
+    let received: u64 = run.finished.iter().map(|one| one.received).sum();
+    assert!((2000..=2500).contains(&received), "{received}");
+}
+
+#[tokio::test]
+async fn a_connection_without_a_place_is_told_so() {
+    let server = Server::hello().await;
+    let port = server.port();
+    let shared = loopback(port);
+    let all = u32::try_from(shared.places.available_permits()).unwrap();
+    let taken = shared.places.acquire_many(all).await.unwrap();
+    let mut run = Run::begin(&shared, &[&format!("allowed.example:{port}")])
+        .await
+        .unwrap();
+    let target = format!("http://allowed.example:{port}/");
+    assert_eq!(
+        (run.get(&target).await.status(), run.reason()),
+        (503, Some(Reason::Busy))
+    );
+    drop(taken);
+    assert_eq!(run.get(&target).await.status(), 200);
+}
+
+#[tokio::test]
+async fn one_run_has_a_few_names_looked_up_at_once() {
+    let (asking, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let lookup: Lookup = {
+        let (asking, most) = (asking.clone(), most.clone());
+        let together = Arc::new(Barrier::new(LOOKUPS));
+        Arc::new(move |_| {
+            let (asking, most) = (asking.clone(), most.clone());
+            let together = Arc::clone(&together);
+            Box::pin(async move {
+                let now = asking.fetch_add(1, Ordering::SeqCst) + 1;
+                most.fetch_max(now, Ordering::SeqCst);
+                // All that may be there at once have to be, and whoever else is ready comes first.
+                together.wait().await;
+                for _ in 0..100 {
+                    tokio::task::yield_now().await;
+                }
+                asking.fetch_sub(1, Ordering::SeqCst);
+                Err(std::io::ErrorKind::NotFound.into())
+            })
+        })
+    };
+    let ceiling = shared(
+        "hosts = [\"*\"]\nports = [80]",
+        Path::new("/nonexistent"),
+        lookup,
+    );
+    let mut run = Run::begin(&ceiling, &["*.slow.example:80"]).await.unwrap();
+    let requests: Vec<String> = (0..12)
+        .map(|number| {
+            format!(
+                "GET http://{number}.slow.example/ HTTP/1.1\r\nHost: {number}.slow.example\r\n\r\n"
+            )
+        })
+        .collect();
+    for answer in run.say_at_once(&requests).await {
+        assert_eq!(answer.status(), 502);
+    }
+    assert_eq!(most.load(Ordering::SeqCst), LOOKUPS);
 }
 
 #[tokio::test]

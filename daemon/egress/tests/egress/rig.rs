@@ -47,6 +47,8 @@ pub(crate) struct Run {
 #[derive(Debug, Default)]
 pub(crate) struct Answer {
     pub(crate) bytes: Vec<u8>,
+    ended: bool,
+    closed: bool,
 }
 
 impl Answer {
@@ -189,17 +191,39 @@ impl Run {
         self.hear(number).await
     }
 
+    /// Sends each of these over a connection of its own, all of them before anything is heard, and gives what comes back.
+    pub(crate) async fn say_at_once(&mut self, requests: &[String]) -> Vec<Answer> {
+        let mut numbers = Vec::new();
+        let mut out = Vec::new();
+        for request in requests {
+            self.last += 1;
+            numbers.push(self.last);
+            out.extend_from_slice(&header(0, Tag::Open, self.last));
+            out.extend_from_slice(&header(request.len(), Tag::Data, self.last));
+            out.extend_from_slice(request.as_bytes());
+        }
+        self.stream.write_all(&out).await.unwrap();
+        self.hear_all(&numbers).await
+    }
+
     /// Hears one connection to its end.
     pub(crate) async fn hear(&mut self, number: u32) -> Answer {
-        let mut answer = Answer::default();
-        let (mut ended, mut closed) = (false, false);
-        while !(ended && closed) {
-            let (tag, of, payload) = timeout(LIMIT, next(&mut self.stream))
+        self.hear_all(&[number]).await.remove(0)
+    }
+
+    /// Hears connections to their ends.
+    async fn hear_all(&mut self, numbers: &[u32]) -> Vec<Answer> {
+        let mut answers: BTreeMap<u32, Answer> = numbers
+            .iter()
+            .map(|number| (*number, Answer::default()))
+            .collect();
+        while !answers.values().all(|answer| answer.ended && answer.closed) {
+            let (tag, number, payload) = timeout(LIMIT, next(&mut self.stream))
                 .await
                 .expect("in time")
                 .expect("a frame");
-            match tag {
-                Tag::Decision => {
+            match (tag, answers.get_mut(&number)) {
+                (Tag::Decision, _) => {
                     let decision: Decision = read(&payload);
                     if decision.refused.is_none() {
                         let recorded = Recorded {
@@ -213,8 +237,8 @@ impl Run {
                     }
                     self.decisions.push(decision);
                 }
-                Tag::Finished => self.finished.push(read(&payload)),
-                Tag::Data if of == number => {
+                (Tag::Finished, _) => self.finished.push(read(&payload)),
+                (Tag::Data, Some(answer)) => {
                     answer.bytes.extend_from_slice(&payload);
                     let taken = Taken {
                         bytes: u32::try_from(payload.len()).unwrap(),
@@ -225,8 +249,8 @@ impl Run {
                         .await
                         .unwrap();
                 }
-                Tag::End if of == number => {
-                    ended = true;
+                (Tag::End, Some(answer)) => {
+                    answer.ended = true;
                     let taken = Taken {
                         bytes: 0,
                         closed: true,
@@ -235,11 +259,11 @@ impl Run {
                     out.extend_from_slice(&frame(Tag::Taken, number, &taken));
                     self.stream.write_all(&out).await.unwrap();
                 }
-                Tag::Taken if of == number => closed |= read::<Taken>(&payload).closed,
+                (Tag::Taken, Some(answer)) => answer.closed |= read::<Taken>(&payload).closed,
                 _ => {}
             }
         }
-        answer
+        answers.into_values().collect()
     }
 
     /// One plain request without a body.

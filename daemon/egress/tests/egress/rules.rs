@@ -19,10 +19,12 @@ async fn what_a_rule_names_is_reached_and_its_end_is_told() {
     assert_eq!((answer.status(), answer.body().as_str()), (200, "hello"));
     run.settle().await;
     assert_eq!(run.decisions[0].refused, None);
+    let head = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n";
+    let received = u64::try_from(head.len() + "hello".len()).unwrap();
     assert_eq!(run.decisions[0].address, Some("127.0.0.1".parse().unwrap()));
     assert_eq!(
         (run.finished[0].received, run.finished[0].status),
-        (5, Some(200))
+        (received, Some(200))
     );
     assert!(run.finished[0].sent > 20);
     assert!(
