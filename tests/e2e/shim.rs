@@ -21,6 +21,7 @@ pub(crate) fn cases() -> Vec<Case> {
     cases![
         without_shim;
         command_in_a_shim_gives_its_output_and_its_exit_code,
+        command_that_cannot_start_is_told_when_its_sandbox_is_gone,
         shim_is_shown_as_what_it_isolates_by,
         floor_that_a_shim_does_not_reach_is_refused_and_not_replaced,
         launcher_of_shims_that_is_switched_off_is_off_and_not_away,
@@ -113,8 +114,6 @@ async fn command_in_a_shim_gives_its_output_and_its_exit_code() {
             "{output:?}"
         );
     }
-    let missing = run(&system, &["--", "/no/such/program"]).await;
-    assert_eq!(missing.status.code(), Some(125), "{missing:?}");
     // The usual launcher makes what it always made.
     let native = system.pawctl(&["sandbox", "run", "--", "true"]).await;
     assert!(native.status.success(), "{native:?}");
@@ -123,6 +122,17 @@ async fn command_in_a_shim_gives_its_output_and_its_exit_code() {
         !left.iter().any(|line| line.starts_with("cgroup")),
         "{left:?}"
     );
+}
+
+async fn command_that_cannot_start_is_told_when_its_sandbox_is_gone() {
+    let system = Standalone::start_with_shim("").await;
+    for runtime in ["kata", "native"] {
+        let asked = ["sandbox", "run", "--runtime", runtime, "--", "/no/such"];
+        let missing = system.pawctl(&asked).await;
+        assert_eq!(missing.status.code(), Some(125), "{missing:?}");
+        let groups = system.sandbox_groups();
+        assert!(groups.is_empty(), "{runtime}: {groups:?}");
+    }
 }
 
 async fn shim_is_shown_as_what_it_isolates_by() {

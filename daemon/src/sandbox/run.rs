@@ -239,7 +239,16 @@ pub async fn attend_run(
         sandbox.leave();
         return Err(RunError::Left);
     };
-    let exit = exit?;
+    let exit = match exit {
+        Ok(exit) => exit,
+        Err(error) => {
+            if let RunError::Sandbox(_) = error {
+                // It could not be started. That is told once nothing is left of it, whether its end can be known or not.
+                let _ = sandbox.end(GRACE).await;
+            }
+            return Err(error);
+        }
+    };
     let output_truncated = attending.child.process.output_is_truncated();
     let (end, usage) = sandbox.end(GRACE).await?;
     Ok(RunEnd {
