@@ -380,3 +380,48 @@ pub(crate) fn an_order_is_carried_out_by_the_owner_of_the_workspace() {
     assert_eq!(fs::metadata(log).unwrap().uid(), owner);
     assert_eq!(fs::metadata(files(&rig).join("a")).unwrap().uid(), owner);
 }
+
+pub(crate) fn order_on_a_workspace_that_nobody_owns_is_refused() {
+    let rig = Rig::new();
+    let mut client = rig.client();
+    // It came after the launcher had looked who owns what.
+    fs::create_dir(rig.dir.path().join("state/workspaces/stray")).unwrap();
+    let about = WorkspaceRequest::List {
+        name: "stray".parse().unwrap(),
+    };
+    let reply = client.ask(Request::Workspaces { about }).0;
+    assert!(
+        matches!(&reply, Reply::Refused(refusal) if refusal.message.contains("nobody is known to own")),
+        "{reply:?}"
+    );
+    // Others go on.
+    sh(
+        &mut client,
+        writer(1, Settle::Stage),
+        "echo x > /workspace/a",
+    );
+    assert_eq!(client.settle(1, Settle::Commit).changes, 1);
+}
+
+pub(crate) fn sandbox_that_fails_after_its_copy_gives_everything_back() {
+    let rig = Rig::configured("\n[workspaces]\noverlay = false\nbytes = 16777216\n");
+    let mut client = rig.client();
+    // What a sandbox is made with is gone when its copy is ready.
+    let init = rig.dir.path().join("libexec/paw-init");
+    let aside = rig.dir.path().join("aside");
+    fs::rename(&init, &aside).unwrap();
+    // More often than there are slots.
+    for id in 1..=9 {
+        let refusal = client.refused(writer(id, Settle::Stage));
+        assert_eq!(refusal.reason, RefusalReason::Failed, "{id}: {refusal:?}");
+        assert_eq!(remains(&rig), (0, vec![]), "{id}");
+    }
+    fs::rename(&aside, &init).unwrap();
+    let output = sh(
+        &mut client,
+        writer(1, Settle::Stage),
+        "echo x > /workspace/a",
+    );
+    assert_eq!(output.code, Some(0), "{output:?}");
+    assert_eq!(client.settle(1, Settle::Commit).changes, 1);
+}

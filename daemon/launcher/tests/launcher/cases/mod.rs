@@ -92,7 +92,9 @@ pub(crate) const ALL: &[(&str, fn())] = cases! {
         without_overlays_each_run_has_a_copy_of_its_own
         names_and_links_of_a_run_harm_nobody_outside
         layer_cannot_be_settled_twice_or_by_guessing
-        an_order_is_carried_out_by_the_owner_of_the_workspace;
+        an_order_is_carried_out_by_the_owner_of_the_workspace
+        order_on_a_workspace_that_nobody_owns_is_refused
+        sandbox_that_fails_after_its_copy_gives_everything_back;
     life:
         killed_launcher_is_swept_up_after
         two_capabilities_are_enough_to_sweep_and_to_run
