@@ -38,7 +38,8 @@ pub struct Sieve {
 }
 
 impl Forms {
-    /// The forms of a credential: as it is, hexadecimal, percent-encoded, escaped for JSON, and base64 at each of its three alignments.
+    /// The forms of a credential: as it is, hexadecimal, percent-encoded, escaped for JSON and for HTML, and base64 at each of its
+    /// three alignments.
     #[must_use]
     pub fn of(secret: &str) -> Self {
         let raw = secret.as_bytes();
@@ -47,11 +48,19 @@ impl Forms {
             raw.to_vec(),
             hex::encode(raw).into_bytes(),
             hex::encode_upper(raw).into_bytes(),
-            percent(raw, false),
-            percent(raw, true),
+            percent(raw, false, hex::encode_upper),
+            percent(raw, false, hex::encode),
+            percent(raw, true, hex::encode_upper),
+            percent(raw, true, hex::encode),
             escaped.clone().into_bytes(),
             // Some write the slash of JSON with a backslash, and some do not.
             escaped.replace('/', "\\/").into_bytes(),
+            by_number(secret, |code| format!("\\u{code:04x}")),
+            by_number(secret, |code| format!("\\u{code:04X}")),
+            by_number(secret, |code| format!("&#{code};")),
+            by_number(secret, |code| format!("&#x{code:x};")),
+            by_number(secret, |code| format!("&#x{code:X};")),
+            by_name(secret).into_bytes(),
         ];
         for shift in 0..3 {
             // Before the credential stand 0, 1 or 2 bytes that we do not know, and so behind it; what depends on them is left out.
@@ -127,13 +136,37 @@ impl Sieve {
     }
 }
 
-fn percent(raw: &[u8], every: bool) -> Vec<u8> {
+/// With everything but letters and digits as its number, as JSON and HTML may have it.
+fn by_number(secret: &str, number: impl Fn(u32) -> String) -> Vec<u8> {
+    let escaped = |sign: char| match sign {
+        sign if sign.is_ascii_alphanumeric() || "-_.".contains(sign) => sign.to_string(),
+        sign => number(u32::from(sign)),
+    };
+    secret.chars().map(escaped).collect::<String>().into_bytes()
+}
+
+/// With the signs that mean something in HTML by their names.
+fn by_name(secret: &str) -> String {
+    let mut text = secret.replace('&', "&amp;");
+    for (sign, name) in [
+        ('<', "&lt;"),
+        ('>', "&gt;"),
+        ('"', "&quot;"),
+        ('\'', "&#39;"),
+    ] {
+        text = text.replace(sign, name);
+    }
+    text
+}
+
+fn percent(raw: &[u8], every: bool, digits: fn([u8; 1]) -> String) -> Vec<u8> {
     let mut out = Vec::with_capacity(raw.len() * 3);
     for byte in raw {
         if !every && (byte.is_ascii_alphanumeric() || b"-_.~".contains(byte)) {
             out.push(*byte);
         } else {
-            out.extend_from_slice(format!("%{byte:02X}").as_bytes());
+            out.push(b'%');
+            out.extend_from_slice(digits([*byte]).as_bytes());
         }
     }
     out
@@ -153,8 +186,20 @@ mod tests {
         hidden(format!("a{SECRET}b").into_bytes());
         hidden(hex::encode(SECRET).into_bytes());
         hidden(hex::encode_upper(SECRET).into_bytes());
-        hidden(percent(SECRET.as_bytes(), false));
-        hidden(percent(SECRET.as_bytes(), true));
+        for encoded in [
+            "sk-Test%2F%22Key%2B0123456789",
+            "sk-Test%2f%22Key%2b0123456789",
+            "%73%6B%2D%54%65%73%74%2F%22%4B%65%79%2B%30%31%32%33%34%35%36%37%38%39",
+            "%73%6b%2d%54%65%73%74%2f%22%4b%65%79%2b%30%31%32%33%34%35%36%37%38%39",
+            r#"sk-Test\/\"Key+0123456789"#,
+            r"sk-Test\u002f\u0022Key\u002b0123456789",
+            r"sk-Test\u002F\u0022Key\u002B0123456789",
+            "sk-Test/&quot;Key+0123456789",
+            "sk-Test&#47;&#34;Key&#43;0123456789",
+            "sk-Test&#x2f;&#x22;Key&#x2b;0123456789",
+        ] {
+            hidden(encoded.into());
+        }
         hidden(serde_json::to_vec(SECRET).unwrap());
         for before in ["", "x", "xy", "xyz", "Bearer ", "user:"] {
             for after in ["", "1", "12"] {
