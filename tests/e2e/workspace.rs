@@ -6,6 +6,7 @@ use harness::{
     standalone::Standalone,
     words::{answer, ask_to_write, call, finally},
 };
+use jsonrpsee::async_client::Client;
 use paw_api::action::Answer;
 use paw_policy::State;
 use serde_json::{Value, json};
@@ -88,21 +89,24 @@ async fn what_a_command_wrote_waits_is_shown_committed_and_undone() {
     );
 }
 
-async fn approved_write_can_be_taken_back() {
-    let system = Standalone::start("").await;
-    let client = system.client().await;
-    let asked = ask_to_write(&client, "note.txt", "remember the milk").await;
-    answer(&client, &asked.id, asked.digest, Answer::Approve)
+/// Has `note.txt` written by a call that a person approves; gives the sandbox that committed it.
+async fn approved_write(client: &Client) -> String {
+    let asked = ask_to_write(client, "note.txt", "remember the milk").await;
+    answer(client, &asked.id, asked.digest, Answer::Approve)
         .await
         .expect("it may be approved");
-    let written = finally(&client, &asked.id).await;
+    let written = finally(client, &asked.id).await;
     assert_eq!(written.state, State::Completed, "{written:?}");
     let result = written.result.expect("it was done");
     assert_eq!(result["workspace"]["then"], "commit", "{result}");
-    let id = result["sandbox"]["id"]
-        .as_str()
-        .expect("it ran in one")
-        .to_owned();
+    let id = result["sandbox"]["id"].as_str();
+    id.expect("it ran in one").to_owned()
+}
+
+async fn approved_write_can_be_taken_back() {
+    let system = Standalone::start("").await;
+    let client = system.client().await;
+    let id = approved_write(&client).await;
     let (code, _, said) = pawctl(&system, &["workspace", "undo", &id]).await;
     assert_eq!(code, Some(0), "{said}");
     let read = call(&client, "read", json!({"path": "note.txt"})).await;
@@ -112,13 +116,7 @@ async fn approved_write_can_be_taken_back() {
 async fn workspace_that_nobody_owns_keeps_no_other_from_being_undone() {
     let system = Standalone::start("").await;
     let client = system.client().await;
-    let asked = ask_to_write(&client, "note.txt", "remember the milk").await;
-    answer(&client, &asked.id, asked.digest, Answer::Approve)
-        .await
-        .expect("it may be approved");
-    let written = finally(&client, &asked.id).await;
-    let result = written.result.expect("it was done");
-    let id = result["sandbox"]["id"].as_str().expect("it ran in one");
+    let id = approved_write(&client).await;
     // It came after the launcher had looked who owns what, and its name comes before the other one's.
     let stray = system.root.path().join("launcher/workspaces/a-stray");
     std::fs::create_dir(&stray).expect("we are root");
@@ -129,7 +127,7 @@ async fn workspace_that_nobody_owns_keeps_no_other_from_being_undone() {
     let (code, _, said) = pawctl(&system, &["workspace", "undo", "00000000000000aa"]).await;
     assert_ne!(code, Some(0));
     assert!(said.contains("nobody is known to own"), "{said}");
-    let (code, _, said) = pawctl(&system, &["workspace", "undo", id]).await;
+    let (code, _, said) = pawctl(&system, &["workspace", "undo", &id]).await;
     assert_eq!(code, Some(0), "{said}");
     let read = call(&client, "read", json!({"path": "note.txt"})).await;
     assert_eq!(read.state, State::Failed, "{read:?}");
