@@ -200,7 +200,8 @@ pub enum Reason {
     Name,
     /// Nobody answers there, or not in time, or not as a server of this protocol.
     Unreachable,
-    /// The encrypted connection asks for another host than the one that was judged.
+    /// A tunnel is not what was judged: its encrypted connection asks for another host or does not come, or it carries a request in
+    /// the clear.
     OtherName,
     /// The answer would have shown the credential.
     Leak,

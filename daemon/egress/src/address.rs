@@ -87,6 +87,12 @@ pub fn own() -> io::Result<Vec<IpAddr>> {
         .collect())
 }
 
+/// Whether any of these ranges has it.
+#[must_use]
+pub fn is_in(address: IpAddr, ranges: &[IpNet]) -> bool {
+    ranges.iter().any(|range| range.contains(&address))
+}
+
 /// What keeps an address from being reached; nothing for a public one that is not this host's `own`. `allowed` are ranges that the
 /// administrator opened.
 #[must_use]
@@ -97,7 +103,7 @@ pub fn objection(address: IpAddr, allowed: &[IpNet], own: &[IpAddr]) -> Option<&
     {
         return Some("an IPv4 address in IPv6 notation");
     }
-    if allowed.iter().any(|net| net.contains(&address)) {
+    if is_in(address, allowed) {
         return None;
     }
     if own.contains(&address) {

@@ -23,17 +23,33 @@ pub enum Greeting {
     Good,
 }
 
-/// Looks at the first bytes that a sandbox sends, as they come.
-pub struct Listener<'a> {
+/// The first bytes that a sandbox sends, as they come. Each is looked at once, in however small pieces they come.
+pub struct Opening<'a> {
     host: &'a HostName,
     /// They have to be TLS.
     must: bool,
     acceptor: Acceptor,
+    line: Line,
     /// How many of them were looked at.
     seen: usize,
 }
 
-impl<'a> Listener<'a> {
+/// How far the first line of what is not encrypted has come. It is one of HTTP when after empty lines, which servers pass over,
+/// come a word, a gap, and the protocol's name before the line ends. The preface of HTTP/2 looks the same.
+#[derive(Default)]
+enum Line {
+    /// Nothing but gaps and empty lines.
+    #[default]
+    Before,
+    Word,
+    /// After the gap, with as many letters of the protocol's name at its end.
+    Rest(usize),
+}
+
+/// What the last word of a request's line begins with.
+const PROTOCOL: &[u8] = b"HTTP/";
+
+impl<'a> Opening<'a> {
     /// For a connection to this host. Where `must` is set, it has to be encrypted.
     #[must_use]
     pub fn new(host: &'a HostName, must: bool) -> Self {
@@ -41,6 +57,7 @@ impl<'a> Listener<'a> {
             host,
             must,
             acceptor: Acceptor::default(),
+            line: Line::default(),
             seen: 0,
         }
     }
@@ -50,13 +67,15 @@ impl<'a> Listener<'a> {
     /// # Errors
     /// When it asks for another host, is no TLS where it must be, or is a request that has to take the other way.
     pub fn look(&mut self, bytes: &[u8]) -> Result<Greeting, Refusal> {
+        let new = bytes.get(self.seen..).unwrap_or_default();
+        self.seen = bytes.len();
         let greeting = match bytes.first() {
             None => Greeting::Unfinished,
-            Some(&HANDSHAKE) => self.encrypted(bytes)?,
+            Some(&HANDSHAKE) => self.encrypted(new)?,
             Some(_) if self.must => {
                 return refuse("port 443 is for encrypted connections, and this is none");
             }
-            Some(_) => plain(bytes)?,
+            Some(_) => self.line.read(new)?,
         };
         if greeting == Greeting::Unfinished && bytes.len() > MAX_HELLO {
             return refuse("the greeting of the connection is too long");
@@ -64,9 +83,8 @@ impl<'a> Listener<'a> {
         Ok(greeting)
     }
 
-    fn encrypted(&mut self, bytes: &[u8]) -> Result<Greeting, Refusal> {
-        let mut rest = bytes.get(self.seen..).unwrap_or_default();
-        self.seen = bytes.len();
+    fn encrypted(&mut self, new: &[u8]) -> Result<Greeting, Refusal> {
+        let mut rest = new;
         while !rest.is_empty() {
             if self.acceptor.read_tls(&mut rest).is_err() {
                 return refuse("the greeting of the encrypted connection cannot be read");
@@ -93,35 +111,37 @@ impl<'a> Listener<'a> {
     }
 }
 
-/// Whether the bytes are a request of HTTP: after empty lines, which servers pass over, a word, a gap, and the protocol's name
-/// before the line ends. The preface of HTTP/2 looks the same.
-fn plain(bytes: &[u8]) -> Result<Greeting, Refusal> {
-    let line = bytes.trim_ascii_start();
-    let method = line
-        .iter()
-        .take_while(|byte| is_of_a_method(**byte))
-        .count();
-    match line.get(method) {
-        None => return Ok(Greeting::Unfinished),
-        Some(gap) if method > 0 && gap.is_ascii_whitespace() => {}
-        // Some servers take any sign that cannot be printed for a gap.
-        Some(11) if method > 0 => {}
-        Some(_) => return Ok(Greeting::Good),
+impl Line {
+    fn read(&mut self, new: &[u8]) -> Result<Greeting, Refusal> {
+        for byte in new {
+            *self = match self {
+                Self::Before if is_gap(*byte) => Self::Before,
+                Self::Before | Self::Word if is_of_a_method(*byte) => Self::Word,
+                // A line of one word, or bytes of another protocol.
+                Self::Before | Self::Word if !is_gap(*byte) || *byte == b'\n' => {
+                    return Ok(Greeting::Good);
+                }
+                Self::Before | Self::Word => Self::Rest(0),
+                Self::Rest(_) if matches!(byte, b'\n' | 0) => return Ok(Greeting::Good),
+                Self::Rest(letters) if byte.eq_ignore_ascii_case(&PROTOCOL[*letters]) => {
+                    Self::Rest(*letters + 1)
+                }
+                // Only its first letter begins it again: the name holds no second H.
+                Self::Rest(_) => Self::Rest(usize::from(byte.eq_ignore_ascii_case(&b'H'))),
+            };
+            if matches!(self, Self::Rest(letters) if *letters == PROTOCOL.len()) {
+                return refuse(
+                    "a request that is not encrypted is judged by itself: ask the proxy for http://HOST/PATH instead of CONNECT",
+                );
+            }
+        }
+        Ok(Greeting::Unfinished)
     }
-    let end = line.iter().position(|byte| matches!(byte, b'\n' | 0));
-    let said = line.get(..end.unwrap_or(line.len())).unwrap_or_default();
-    if said
-        .windows(5)
-        .any(|word| word.eq_ignore_ascii_case(b"http/"))
-    {
-        return refuse(
-            "a request that is not encrypted is judged by itself: ask the proxy for http://HOST/PATH instead of CONNECT",
-        );
-    }
-    Ok(match end {
-        Some(_) => Greeting::Good,
-        None => Greeting::Unfinished,
-    })
+}
+
+/// Whether servers take this byte for a gap between words; some take any that moves the cursor.
+const fn is_gap(byte: u8) -> bool {
+    byte.is_ascii_whitespace() || byte == 11
 }
 
 /// Whether a method may hold this byte ([RFC 9110, section 5.6.2](https://www.rfc-editor.org/rfc/rfc9110#section-5.6.2)).
@@ -156,11 +176,12 @@ mod tests {
 
     fn look(bytes: &[u8]) -> Result<Greeting, Refusal> {
         let host = "allowed.example".parse().unwrap();
-        Listener::new(&host, false).look(bytes)
+        Opening::new(&host, false).look(bytes)
     }
 
     #[test]
     fn a_request_in_the_clear_is_found_however_it_begins() {
+        let host = "allowed.example".parse().unwrap();
         for request in [
             "GET / HTTP/1.1\r\nHost: other.example\r\n\r\n",
             "\r\n\r\nGET / HTTP/1.1\r\n",
@@ -173,8 +194,16 @@ mod tests {
             "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
             // Before the line is over.
             "GET / HTTP/1.1",
+            "GET /hhtthttp HTTP/1.1",
+            "GET /hHTTP/1.1",
         ] {
             assert!(look(request.as_bytes()).is_err(), "{request:?}");
+            // And in pieces of one byte.
+            let mut opening = Opening::new(&host, false);
+            let mut pieces =
+                (1..=request.len()).map(|end| opening.look(&request.as_bytes()[..end]));
+            let told = pieces.find(|told| *told != Ok(Greeting::Unfinished));
+            assert!(told.is_some_and(|told| told.is_err()), "{request:?}");
         }
         assert_eq!(look(&[b'M'; 5000]), Ok(Greeting::Unfinished));
         for length in 1.."GET / HTTP/".len() - 1 {

@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::{
     head::Head,
-    hello::{Greeting, Listener},
+    hello::{Greeting, Opening},
     lane::Lane,
     proxy::{Activity, Passed, decision, finished, refuse},
     rules::{Granted, Refusal},
@@ -131,7 +131,7 @@ async fn outward(
     activity: &Activity,
 ) -> Result<(), Refusal> {
     let mut buffer = BytesMut::with_capacity(PIECE);
-    let mut listener = Some(Listener::new(host, must));
+    let mut opening = Some(Opening::new(host, must));
     let mut due = must.then(|| Instant::now() + GREETING_LIMIT);
     loop {
         let read = from.read_buf(&mut buffer);
@@ -148,14 +148,14 @@ async fn outward(
             Ok(0) | Err(_) => break,
             Ok(_) => activity.note(),
         }
-        if let Some(listening) = &mut listener {
-            match listening.look(&buffer)? {
+        if let Some(open) = &mut opening {
+            match open.look(&buffer)? {
                 // Nothing of it goes out before it is known.
                 Greeting::Unfinished => {
                     due = due.or_else(|| Some(Instant::now() + GREETING_LIMIT));
                     continue;
                 }
-                Greeting::Good => (listener, due) = (None, None),
+                Greeting::Good => (opening, due) = (None, None),
             }
         }
         granted.send(buffer.len()).map_err(|_| used_up())?;

@@ -58,8 +58,8 @@ pub struct Outside {
 pub struct Checked {
     addresses: Vec<IpAddr>,
     port: u16,
-    /// The administrator opened every one of them, so they may be this host's own.
-    opened: bool,
+    /// Those of them that the administrator opened, which may be this host's own.
+    opened: Vec<IpAddr>,
 }
 
 impl Outside {
@@ -112,11 +112,8 @@ impl Outside {
                 ));
             }
         }
-        let opened = |address: &IpAddr| {
-            let mut nets = ceiling.allow_addresses.iter();
-            nets.any(|net| net.contains(address))
-        };
-        let opened = addresses.iter().all(opened);
+        let is_opened = |address: &IpAddr| address::is_in(*address, &ceiling.allow_addresses);
+        let opened = addresses.iter().copied().filter(is_opened).collect();
         Ok(Checked {
             addresses,
             port,
@@ -180,7 +177,9 @@ impl Checked {
             let mut last = io::Error::from(io::ErrorKind::NotFound);
             for address in self.addresses.iter().take(MAX_TRIED) {
                 match TcpStream::connect(SocketAddr::new(*address, self.port)).await {
-                    Ok(stream) if !self.opened && is_within_this_host(&stream) => {
+                    Ok(stream)
+                        if !self.opened.contains(address) && is_within_this_host(&stream) =>
+                    {
                         return Ok(None);
                     }
                     Ok(stream) => {

@@ -124,9 +124,15 @@ struct Lane {
 }
 
 impl Lane {
+    /// Both sides have said everything. The sandbox forgets it then.
+    const fn is_over_inside(&self) -> bool {
+        self.ended && self.closed && self.outside_ended && self.outside_closed
+    }
+
+    /// And where somebody is outside, all of it was passed on.
     const fn is_over(&self, alive: bool) -> bool {
         let passed = !alive || (self.ended_passed && self.closed_passed);
-        self.ended && self.closed && passed && self.outside_ended && self.outside_closed
+        self.is_over_inside() && passed
     }
 }
 
@@ -141,9 +147,9 @@ impl Relay {
         let mut lanes = self.lock();
         let alive = lanes.alive;
         if tag == Tag::EgressOpen {
-            // The sandbox forgets a connection as soon as it is over for it; what of it is still to be passed on takes no place.
-            // Of such there are never more than of the others: each was known to paw-egress when the last ones were passed on.
-            let of_sandbox = lanes.open.values().filter(|lane| !lane.is_over(false));
+            // What is only still to be passed on takes no place. Of such there are never more than of the others: each was known to
+            // paw-egress when the last ones were passed on.
+            let of_sandbox = lanes.open.values().filter(|lane| !lane.is_over_inside());
             if number <= lanes.last
                 || of_sandbox.count() >= MAX_CONNECTIONS
                 || lanes.open.len() >= 2 * MAX_CONNECTIONS

@@ -6,11 +6,17 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use paw_api::egress::{MAX_CONNECTIONS, Reason, Tag, WINDOW, header};
 use paw_egress::upstream::{LOOKUPS, Lookup};
-use tokio::{io::AsyncWriteExt as _, net::UnixStream, sync::Barrier};
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::UnixStream,
+    sync::Barrier,
+    time::{Instant, timeout},
+};
 
 use crate::rig::{Run, Server, control, loopback, next, shared};
 
@@ -174,6 +180,51 @@ async fn a_connection_without_a_place_is_told_so() {
     );
     drop(taken);
     assert_eq!(run.get(&target).await.status(), 200);
+}
+
+#[tokio::test]
+async fn who_takes_nothing_of_an_answer_loses_the_place() {
+    let long = format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: 8000000\r\n\r\n{}",
+        "x".repeat(8_000_000)
+    );
+    let server = Server::saying(long).await;
+    let port = server.port();
+    let shared = loopback(port);
+    let all = u32::try_from(shared.places.available_permits()).unwrap();
+    let mut run = Run::begin(&shared, &[&format!("allowed.example:{port}")])
+        .await
+        .unwrap();
+    let host = format!("allowed.example:{port}");
+    run.say_and_take_nothing(
+        format!("GET http://{host}/ HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes(),
+    )
+    .await;
+    // From here on time passes as fast as nothing happens.
+    tokio::time::pause();
+    let begun = Instant::now();
+    let places = timeout(Duration::from_secs(3600), shared.places.acquire_many(all)).await;
+    assert!(places.is_ok(), "the place is never given back");
+    assert_eq!(begun.elapsed().as_secs() / 60, 6, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_greeting_that_does_not_come_is_not_waited_for() {
+    let server = Server::hello().await;
+    let port = server.port();
+    let mut run = Run::begin(&loopback(port), &[&format!("allowed.example:{port}")])
+        .await
+        .unwrap();
+    let connect = format!("CONNECT allowed.example:{port} HTTP/1.1\r\n\r\n");
+    tokio::time::pause();
+    for greeting in ["\x16\x03\x01", "GET /"] {
+        let begun = Instant::now();
+        run.say(format!("{connect}{greeting}").as_bytes()).await;
+        run.settle().await;
+        assert_eq!(run.reason(), Some(Reason::OtherName), "{greeting:?}");
+        assert_eq!(begun.elapsed().as_secs(), 15, "{greeting:?}");
+    }
+    assert_eq!(server.asked().concat(), "");
 }
 
 #[tokio::test]

@@ -206,6 +206,40 @@ impl Run {
         self.hear_all(&numbers).await
     }
 
+    /// Sends bytes over a connection of its own, and takes nothing of what comes back; returns when some of it is there.
+    pub(crate) async fn say_and_take_nothing(&mut self, bytes: &[u8]) {
+        self.last += 1;
+        let mut out = header(0, Tag::Open, self.last).to_vec();
+        out.extend_from_slice(&header(bytes.len(), Tag::Data, self.last));
+        out.extend_from_slice(bytes);
+        self.stream.write_all(&out).await.unwrap();
+        loop {
+            match timeout(LIMIT, next(&mut self.stream))
+                .await
+                .unwrap()
+                .unwrap()
+            {
+                (Tag::Decision, _, payload) => self.decided(&payload).await,
+                (Tag::Data, ..) => return,
+                _ => {}
+            }
+        }
+    }
+
+    /// Notes a decision, and records what is allowed.
+    async fn decided(&mut self, payload: &[u8]) {
+        let decision: Decision = read(payload);
+        if decision.refused.is_none() {
+            let recorded = Recorded {
+                seq: decision.seq,
+                ok: self.record,
+            };
+            let recorded = control(Tag::Recorded, &recorded);
+            self.stream.write_all(&recorded).await.unwrap();
+        }
+        self.decisions.push(decision);
+    }
+
     /// Hears one connection to its end.
     pub(crate) async fn hear(&mut self, number: u32) -> Answer {
         self.hear_all(&[number]).await.remove(0)
@@ -223,20 +257,7 @@ impl Run {
                 .expect("in time")
                 .expect("a frame");
             match (tag, answers.get_mut(&number)) {
-                (Tag::Decision, _) => {
-                    let decision: Decision = read(&payload);
-                    if decision.refused.is_none() {
-                        let recorded = Recorded {
-                            seq: decision.seq,
-                            ok: self.record,
-                        };
-                        self.stream
-                            .write_all(&control(Tag::Recorded, &recorded))
-                            .await
-                            .unwrap();
-                    }
-                    self.decisions.push(decision);
-                }
+                (Tag::Decision, _) => self.decided(&payload).await,
                 (Tag::Finished, _) => self.finished.push(read(&payload)),
                 (Tag::Data, Some(answer)) => {
                     answer.bytes.extend_from_slice(&payload);
