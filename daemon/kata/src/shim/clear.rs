@@ -67,7 +67,16 @@ pub(crate) fn clear(which: &Which) -> Result<(), ClearError> {
         path: ".".into(),
         source,
     })?;
-    let address = address(&bundle);
+    let known = address(&bundle);
+    let was_started = known.is_some();
+    let address = match known {
+        Some(Ok(address)) => Some(address),
+        Some(Err(error)) => {
+            warn!(paw_sandbox = %which.id, error = %paw_log::Chain(&error), "a shim that cannot be asked is killed");
+            None
+        }
+        None => None,
+    };
     let (mut deleted, mut shut) = (false, false);
     if let Some(address) = &address {
         match ask(address, which, &mut deleted) {
@@ -80,7 +89,7 @@ pub(crate) fn clear(which: &Which) -> Result<(), ClearError> {
     if !shut && !groups::kill_all(&which.groups, Instant::now() + KILLED) {
         return Err(ClearError::Alive(groups::members(&which.groups)));
     }
-    if address.is_some() && !deleted {
+    if was_started && !deleted {
         // What it keeps about the container is its own affair; if it does not manage, its files are removed with our /run.
         if let Err(error) = start::delete(which, DELETING) {
             warn!(paw_sandbox = %which.id, error = %paw_log::Chain(&error), "the shim's program cannot clear up in its place");
@@ -108,21 +117,19 @@ pub(crate) fn clear(which: &Which) -> Result<(), ClearError> {
     groups::remove_everywhere(&format!("{}.shim", which.cgroup)).map_err(ClearError::Groups)
 }
 
-/// Where the shim listens: what was said, or what it wrote itself before that could be said.
-fn address(bundle: &Path) -> Option<Address> {
+/// Where the shim listens: what was said, or what it wrote itself before that could be said. Both are judged like what a shim
+/// prints: root removes this path in the end.
+fn address(bundle: &Path) -> Option<Result<Address, StartError>> {
     let said = said::read(bundle)
         .ok()?
         .into_iter()
         .find_map(|line| match line {
-            Said::Shim { address, version } => Some(Address {
-                path: address.into(),
-                version,
-            }),
+            Said::Shim { address, version } => Some(Address::new(&address, version)),
             Said::Task { .. } | Said::End { .. } | Said::Lost { .. } => None,
         });
     said.or_else(|| {
         let text = fs::read_to_string(bundle.join("address")).ok()?;
-        Address::parse(&text).ok()
+        Some(Address::parse(&text))
     })
 }
 

@@ -7,7 +7,7 @@ use std::{
         fd::AsFd,
         unix::{fs::FileTypeExt, net::UnixStream},
     },
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -19,6 +19,9 @@ use crate::Which;
 
 /// Containerd's namespace: shims keep what is of different ones apart.
 pub(crate) const NAMESPACE: &str = "paw";
+
+/// Where shims listen: the launcher's own `/run`, in which nothing of the host is.
+const RUN: &str = "/run";
 
 /// Where a containerd would listen, if there were one; shims only derive names from it.
 const NO_CONTAINERD: &str = "/run/paw/containerd.sock";
@@ -44,7 +47,7 @@ pub(crate) enum StartError {
         status: String,
         said: String,
     },
-    #[error("the shim does not say where it listens, but {0:?}")]
+    #[error("the shim does not say where it listens below {RUN}, but {0:?}")]
     NoAddress(String),
     #[error("connect to the shim at {path}")]
     Connect { path: PathBuf, source: io::Error },
@@ -75,17 +78,22 @@ impl Address {
             Err(_) => (said.to_owned(), 2),
         };
         let path = address.strip_prefix("unix://").ok_or_else(none)?;
-        let clean = path.starts_with('/')
-            && path.len() < 108
-            && !path.chars().any(char::is_control)
-            && !path.contains("/../");
-        if clean {
+        Self::new(path, version)
+    }
+
+    /// A socket below the launcher's own `/run`, and nothing else: it is connected to, and in the end removed, with root's rights.
+    pub(crate) fn new(path: &str, version: u32) -> Result<Self, StartError> {
+        let below = Path::new(path).strip_prefix(RUN).is_ok_and(|below| {
+            let mut parts = below.components().peekable();
+            parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
+        });
+        if below && path.len() < 108 && !path.chars().any(char::is_control) {
             Ok(Self {
                 path: path.into(),
                 version,
             })
         } else {
-            Err(none())
+            Err(StartError::NoAddress(path.chars().take(200).collect()))
         }
     }
 
@@ -227,15 +235,19 @@ mod tests {
             Some(("/run/containerd/s/ab", 3)),
         );
         check(
-            r#"{"version":2,"address":"unix:///x","protocol":"grpc"}"#,
+            r#"{"version":2,"address":"unix:///run/x","protocol":"grpc"}"#,
             None,
         );
         check(r#"{"version":3}"#, None);
         check("unix://relative", None);
         check("unix:///run/../etc/x", None);
+        check("unix:///run/containerd/..", None);
+        check("unix:///run", None);
+        check("unix:///runner/x", None);
+        check("unix:///etc/x", None);
         check("vsock://3:1024", None);
         check("", None);
-        check("unix:///a\nunix:///b", None);
-        check(&format!("unix:///{}", "a".repeat(200)), None);
+        check("unix:///run/a\nunix:///run/b", None);
+        check(&format!("unix:///run/{}", "a".repeat(200)), None);
     }
 }

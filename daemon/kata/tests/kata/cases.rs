@@ -26,6 +26,7 @@ pub(crate) const ALL: &[(&str, fn())] = cases! {
         killed_kata_launcher_is_swept_up_after
         killed_attendant_ends_its_sandbox_and_leaves_nothing
         many_runs_of_a_shim_leave_nothing
+        record_that_names_a_foreign_file_removes_nothing
         kata_launcher_keeps_few_capabilities_and_a_run_of_its_own
         attendant_of_a_shim_has_no_right
         kata_launcher_that_is_not_enabled_does_not_start
@@ -34,6 +35,7 @@ pub(crate) const ALL: &[(&str, fn())] = cases! {
         shim_that_is_not_katas_is_no_virtual_machine
         both_versions_of_the_task_service_are_spoken
         shim_that_prints_garbage_is_refused
+        shim_that_listens_outside_of_the_private_run_is_refused
         shim_that_answers_garbage_is_refused
         shim_that_never_starts_is_given_up
         task_outside_its_cgroup_is_refused

@@ -1,7 +1,7 @@
 //! Shims that are not what they should be, as far as one can be seen from the other end of its socket.
 //!
-//! The fake's `start` is a script that prints where this test listens; the path is below the state directory, because the launcher
-//! has a `/run` of its own.
+//! The fake's `start` is a script that prints where this test listens, which is in the launcher's own `/run`: nothing else is
+//! connected to.
 
 use std::{
     io::{Read, Write},
@@ -22,15 +22,12 @@ use crate::rig::{Rig, SOON, plan, script};
 /// A rig whose shim is this test.
 fn rig(version: u32) -> (tempfile::TempDir, Rig, UnixListener) {
     let dir = tempfile::tempdir().unwrap();
-    let socket = dir.path().join("shim.sock");
-    let listener = UnixListener::bind(&socket).unwrap();
     let path = dir.path().join("containerd-shim-fake-v2");
     let says = if version == 2 {
-        format!("unix://{}", socket.display())
+        "unix:///run/fake.sock".to_owned()
     } else {
         format!(
-            "{{\"version\":{version},\"address\":\"unix://{}\",\"protocol\":\"ttrpc\"}}",
-            socket.display()
+            "{{\"version\":{version},\"address\":\"unix:///run/fake.sock\",\"protocol\":\"ttrpc\"}}"
         )
     };
     script(
@@ -39,7 +36,10 @@ fn rig(version: u32) -> (tempfile::TempDir, Rig, UnixListener) {
             "#!/bin/sh\ncase $* in -v|--version) echo 'Version: 1.0.0';; *start) echo '{says}';; esac\n"
         ),
     );
-    (dir, Rig::with_shim(Path::new(&path)), listener)
+    let rig = Rig::with_shim(Path::new(&path));
+    let own = format!("/proc/{}/root/run/fake.sock", rig.launcher.id());
+    let listener = UnixListener::bind(own).unwrap();
+    (dir, rig, listener)
 }
 
 /// Which services were asked, until one was the right one.

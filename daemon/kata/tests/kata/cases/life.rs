@@ -1,6 +1,10 @@
 //! What comes to its end, by whatever hand, leaves nothing.
 
-use std::{fs, process::Stdio, time::Instant};
+use std::{
+    fs,
+    process::{Command, Stdio},
+    time::Instant,
+};
 
 use nix::{
     sys::signal::{Signal, kill},
@@ -9,7 +13,7 @@ use nix::{
 
 use crate::{
     rig::{Rig, config, launch, lives, plan, shim},
-    shared::as_user,
+    shared::{as_user, built},
 };
 
 const ID: &str = "0000000000000001";
@@ -94,6 +98,29 @@ pub(crate) fn many_runs_of_a_shim_leave_nothing() {
     }
     rig.assert_nothing_is_left();
     assert_eq!(open(&rig), before);
+}
+
+pub(crate) fn record_that_names_a_foreign_file_removes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let foreign = dir.path().join("foreign");
+    for path in [
+        foreign.display().to_string(),
+        format!("/run/../{}", foreign.display()),
+    ] {
+        fs::write(&foreign, "precious").unwrap();
+        let line = serde_json::json!({ "shim": { "address": path, "version": 2 } });
+        fs::write(dir.path().join("said"), format!("{line}\n")).unwrap();
+        let status = Command::new(built().join("debug/paw-shim"))
+            .args(["clear", "--id", "foreign", "--shim", "/bin/true"])
+            .args(["--cgroup", "/paw-kata-none"])
+            .current_dir(dir.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .unwrap();
+        assert!(status.success(), "{path}: {status}");
+        assert!(foreign.exists(), "{path}");
+    }
 }
 
 pub(crate) fn kata_launcher_keeps_few_capabilities_and_a_run_of_its_own() {

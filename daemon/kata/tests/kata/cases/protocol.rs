@@ -67,6 +67,16 @@ pub(crate) fn shim_that_prints_garbage_is_refused() {
     }
 }
 
+pub(crate) fn shim_that_listens_outside_of_the_private_run_is_refused() {
+    for said in ["echo unix:///etc/hosts", "echo unix:///run/../etc/hosts"] {
+        let refusal = with_script(said);
+        assert!(
+            refusal.message.contains("does not say where it listens"),
+            "{said}: {refusal:?}"
+        );
+    }
+}
+
 pub(crate) fn shim_that_answers_garbage_is_refused() {
     let rig = fake::garbage();
     let begun = Instant::now();
