@@ -9,7 +9,7 @@ use std::{
     collections::BTreeSet,
     fs, io,
     os::{
-        fd::OwnedFd,
+        fd::{AsFd, OwnedFd},
         unix::fs::{PermissionsExt, symlink},
     },
     path::{Path, PathBuf},
@@ -54,7 +54,7 @@ pub(crate) struct Bound {
     pub(crate) inode: (u64, u64),
     /// Whether the plan asks for it, as against what every sandbox of the image has.
     pub(crate) planned: bool,
-    /// Where the runtime finds it to mount it itself; nothing for what is in the root that paw-create puts together.
+    /// Where the runtime finds it to mount it itself, never a path that others may change; nothing for what is in the root that paw-create puts together.
     pub(crate) seen: Option<String>,
 }
 
@@ -64,6 +64,20 @@ impl Bound {
     /// serves a mount of its own so that what others change there is seen inside, which is not so in its root.
     fn is_in_root(&self) -> bool {
         !self.planned && !self.writable
+    }
+
+    /// Opens it a second time, if it is still what was checked; whether it is a directory.
+    fn find_again(&self) -> Result<(OwnedFd, bool), BundleError> {
+        let what = "find the mount source again";
+        let (opened, inode, is_dir) = find(what, &self.source)?;
+        if inode == self.inode {
+            return Ok((opened, is_dir));
+        }
+        Err(BundleError::Missing {
+            what,
+            path: self.source.clone(),
+            source: io::Error::other("something else is there now"),
+        })
     }
 
     /// It as a mount of the OCI specification, with these options beside its access.
@@ -161,7 +175,7 @@ impl Bundles {
             Ok(bound) => Ok(Bundle { dir, bound }),
             Err(error) => {
                 // The first error is the one to tell; a directory that stays is swept at the next start.
-                let _ = fs::remove_dir_all(&dir);
+                let _ = self.remove(plan.id.as_str(), runtime);
                 Err(error)
             }
         }
@@ -197,11 +211,17 @@ impl Bundles {
             mut bound,
             ..
         } = skeleton;
-        for bound in &mut bound {
+        for (number, bound) in bound.iter_mut().enumerate() {
+            if let Some(pins) = runtime.pins() {
+                let opened = bound.find_again()?;
+                let at = pins
+                    .pin(plan.id.as_str(), number, (opened.0.as_fd(), opened.1))
+                    .map_err(files("bind", &bound.source))?;
+                bound.seen = Some(text(&at)?);
+                continue;
+            }
             let source = text(&bound.source)?;
-            if !runtime.assembles() {
-                bound.seen = Some(source);
-            } else if bound.is_in_root() {
+            if bound.is_in_root() {
                 let path = text(inside(&bound.target))?;
                 root.binds.push(Bind { source, path });
             } else {
@@ -210,7 +230,7 @@ impl Bundles {
             }
         }
         let mut specification = runtime.specification(plan, cgroup, &bound);
-        if runtime.assembles() {
+        if runtime.pins().is_none() {
             publish(&dir.join(root::FILE), &serde_json::json!(root))?;
         } else {
             make(&dir.join("rootfs"), &root)?;
@@ -221,8 +241,12 @@ impl Bundles {
     }
 
     /// Removes the bundle of a sandbox, if it is there.
-    pub(crate) fn remove(&self, name: &str) -> Result<(), BundleError> {
+    pub(crate) fn remove(&self, name: &str, runtime: &dyn Maker) -> Result<(), BundleError> {
         let dir = self.dir.join(name);
+        if let Some(pins) = runtime.pins() {
+            pins.release(name)
+                .map_err(files("unbind the mounts of", &dir))?;
+        }
         match fs::remove_dir_all(&dir) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(files("remove", &dir)(error))

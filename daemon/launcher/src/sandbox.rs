@@ -203,7 +203,7 @@ impl Sandbox {
                 })
             }
             Err(error) => {
-                remove(host, &plan, &leaf);
+                remove(host, &plan, &leaf, &*runtime);
                 Err(error)
             }
         }
@@ -475,7 +475,7 @@ impl Sandbox {
             self.deadline = now + CREATE_LIMIT;
         }
         // A cgroup that has a member yet cannot be removed.
-        if !cleared || !remove(host, &self.plan, &self.leaf) {
+        if !cleared || !remove(host, &self.plan, &self.leaf, &*self.runtime) {
             return None;
         }
         self.steps.done(Step::Remove);
@@ -543,7 +543,7 @@ impl Sandbox {
 }
 
 /// Removes cgroup and directories. `false`: the kernel still holds the cgroup.
-fn remove(host: &Host, plan: &Approved, leaf: &Leaf) -> bool {
+fn remove(host: &Host, plan: &Approved, leaf: &Leaf, runtime: &dyn Maker) -> bool {
     let complain = |error: &dyn std::error::Error| {
         warn!(paw_sandbox = %plan.id, error = %paw_log::Chain(error), "cannot remove everything of a sandbox; the next start does");
     };
@@ -552,7 +552,7 @@ fn remove(host: &Host, plan: &Approved, leaf: &Leaf) -> bool {
         Ok(false) => return false,
         Err(error) => complain(&error),
     }
-    if let Err(error) = host.bundles.remove(plan.id.as_str()) {
+    if let Err(error) = host.bundles.remove(plan.id.as_str(), runtime) {
         complain(&error);
     }
     true

@@ -19,7 +19,8 @@ pub(crate) const ALL: &[(&str, fn())] = cases! {
         temporary_files_can_be_written_in_a_shim_within_their_limit
         shim_memory_over_the_limit_is_killed_and_told
         shim_processes_over_the_limit_are_denied
-        shim_deadline_kills_and_is_told;
+        shim_deadline_kills_and_is_told
+        source_that_is_swapped_after_its_check_is_mounted_as_it_was_checked;
     life:
         killed_shim_ends_its_sandbox_honestly_and_leaves_nothing
         hung_shim_is_ended_by_the_deadline

@@ -220,6 +220,7 @@ impl Rig {
         assert_eq!(self.run("containerd/s"), Vec::<String>::new());
         assert_eq!(self.run("containerd/runc/paw"), Vec::<String>::new());
         assert_eq!(self.run("paw"), Vec::<String>::new());
+        assert_eq!(self.run("paw-mounts"), Vec::<String>::new());
         assert_eq!(self.processes(), Vec::new());
     }
 }

@@ -19,7 +19,7 @@ use paw_launch::{
 use paw_policy::Digest;
 use serde_json::Value;
 
-use super::{attest, shim::Shim, specification};
+use super::{attest, pins::Pins, shim::Shim, specification};
 use crate::{
     attest::{AttestError, Expected},
     bundle::Bound,
@@ -56,6 +56,8 @@ pub(super) struct Kata {
     pub(super) helper: PathBuf,
     /// Whom paw-shim becomes once the shim runs.
     pub(super) nobody: (u32, u32),
+    /// What is mounted in its sandboxes.
+    pub(super) pins: Pins,
 }
 
 impl Kata {
@@ -126,8 +128,8 @@ impl Maker for Kata {
     }
 
     /// A shim is no child of ours: it sees the host's files, where it was started.
-    fn assembles(&self) -> bool {
-        false
+    fn pins(&self) -> Option<&Pins> {
+        Some(&self.pins)
     }
 
     fn specification(&self, plan: &Approved, cgroup: &str, bound: &[Bound]) -> Value {

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! - `start`: from root to root with few capabilities, no network, a `/run` of its own.
-//! - `private`: that `/run`.
+//! - `private`: that `/run`; `pins`: what sandboxes mount, bound in it.
 //! - `shim`: what is installed, and what it really isolates by. A shim that is not Kata's makes no virtual machine, and is never
 //!   taken for one.
 //! - `leftovers`: what runc makes beside our cgroups.
@@ -19,9 +19,10 @@
 mod attest;
 pub(crate) mod leftovers;
 mod maker;
+mod pins;
 pub(crate) mod private;
 mod shim;
 mod specification;
 mod start;
 
-pub(crate) use start::run;
+pub(crate) use self::{pins::Pins, start::run};

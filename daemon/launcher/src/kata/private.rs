@@ -16,6 +16,8 @@ use nix::{
 };
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
+use super::pins;
+
 /// What of the host's `/run` stays: the service manager hears that we are ready, and the journal takes our log.
 const KEPT: [&str; 1] = ["/run/systemd"];
 
@@ -77,8 +79,11 @@ pub(crate) fn make() -> Result<(), PrivateError> {
         )
         .map_err(|errno| fault("put back", path)(errno.into()))?;
     }
-    let sockets = Path::new(SOCKETS);
-    make_dir(sockets, 0o700).map_err(fault("make", sockets))
+    for (path, mode) in [(SOCKETS, 0o700), (pins::DIR, 0o711)] {
+        let path = Path::new(path);
+        make_dir(path, mode).map_err(fault("make", path))?;
+    }
+    Ok(())
 }
 
 fn make_dir(path: &Path, mode: u32) -> io::Result<()> {

@@ -28,7 +28,7 @@ use paw_launch::request::{Isolation, Runtime};
 use sd_notify::NotifyState;
 use tracing::info;
 
-use super::{maker::Kata, private, shim::Shim};
+use super::{maker::Kata, pins::Pins, private, shim::Shim};
 use crate::{
     Options,
     bundle::Bundles,
@@ -152,6 +152,7 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
                     shim,
                     helper: places.create.clone(),
                     nobody,
+                    pins: Pins::new(),
                 };
                 Rc::new(kata) as Rc<dyn Maker>
             })

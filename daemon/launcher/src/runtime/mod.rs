@@ -21,6 +21,7 @@ use crate::{
     attest::{AttestError, Expected},
     bundle::Bound,
     ceilings::{Approved, Ceilings, refusal},
+    kata::Pins,
     sandbox::CreateError,
     spawn::{Order, Spawned},
 };
@@ -47,10 +48,10 @@ pub(crate) trait Maker: fmt::Debug {
     /// What the cgroup leaf is limited to, so that the plan's limits hold inside: the runtime may need something of its own.
     fn leaf_limits(&self, limits: &Limits) -> Limits;
 
-    /// Whether paw-create puts the root together. Where not, it is made on disk as `rootfs` of the bundle, and the runtime itself
-    /// mounts everything in it.
-    fn assembles(&self) -> bool {
-        true
+    /// Where what is mounted is bound for a runtime that mounts everything itself, by paths, in a root that is made on disk as
+    /// `rootfs` of the bundle. Nothing: paw-create puts the root together.
+    fn pins(&self) -> Option<&Pins> {
+        None
     }
 
     /// The OCI specification. The cgroup is the leaf's path.

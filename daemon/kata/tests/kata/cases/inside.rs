@@ -1,8 +1,16 @@
 //! What runs in a sandbox of a shim, and what it may.
 
-use paw_launch::{frame::Tag, request::Isolation};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
-use crate::rig::{BASE, Rig, is_kata, plan};
+use paw_launch::{
+    frame::Tag,
+    request::{Isolation, Mount, MountSource},
+};
+
+use crate::{
+    rig::{BASE, Rig, is_kata, plan, script, shim},
+    shared::open_to_all,
+};
 
 pub(crate) fn shim_runs_a_command_and_its_streams_and_code_pass() {
     let rig = Rig::new();
@@ -112,7 +120,7 @@ pub(crate) fn shim_attestation_says_what_the_kernel_says() {
         .processes()
         .iter()
         .find(|(_, command)| command.starts_with("/.paw/init"))
-        .map(|(pid, _)| std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap())
+        .map(|(pid, _)| fs::read_to_string(format!("/proc/{pid}/status")).unwrap())
         .unwrap();
     assert!(
         status.contains(&format!("\nUid:\t{}\t", facts.uid)),
@@ -175,5 +183,61 @@ pub(crate) fn shim_deadline_kills_and_is_told() {
     let (end, usage) = client.ended(&running.id);
     assert!(end.timed_out && !end.killed, "{end:?}");
     assert!(usage.wall_ms >= 500, "{usage:?}");
+    rig.assert_nothing_is_left();
+}
+
+/// The swap is made by what stands before the real shim, so after the specification was written and before anything is mounted.
+pub(crate) fn source_that_is_swapped_after_its_check_is_mounted_as_it_was_checked() {
+    let dir = tempfile::tempdir().unwrap();
+    let wrapper = dir.path().join("containerd-shim-swap-v2");
+    let swap = dir.path().join("swap");
+    script(
+        &wrapper,
+        &format!(
+            "#!/bin/sh\ncase $* in *start) . {};; esac\nexec {} \"$@\"\n",
+            swap.display(),
+            shim().display()
+        ),
+    );
+    let rig = Rig::with_shim(&wrapper);
+    let shared = rig.dir.path().join("shared");
+    let make = |path: &Path, text: &str| {
+        fs::create_dir(path).unwrap();
+        open_to_all(path);
+        fs::write(path.join("file"), text).unwrap();
+        // Within the sandbox it is not root who writes.
+        let mode = fs::Permissions::from_mode(0o666);
+        fs::set_permissions(path.join("file"), mode).unwrap();
+    };
+    let (source, moved, secret) = (
+        shared.join("project"),
+        shared.join("moved"),
+        dir.path().join("etc"),
+    );
+    make(&source, "project");
+    make(&secret, "secret");
+    open_to_all(dir.path());
+    script(
+        &swap,
+        &format!(
+            "mv {} {}; ln -s {} {}\n",
+            source.display(),
+            moved.display(),
+            secret.display(),
+            source.display()
+        ),
+    );
+    let mut with = plan(1);
+    with.mounts = vec![Mount {
+        source: MountSource::Path(source.clone()),
+        target: "/project".into(),
+        writable: true,
+    }];
+    let script = "cat /project/file; echo changed > /project/file";
+    let output = rig.client().run(with, &["sh", "-c", script]);
+    assert!(source.is_symlink());
+    assert_eq!(output.stdout, "project");
+    assert_eq!(fs::read_to_string(moved.join("file")).unwrap(), "changed\n");
+    assert_eq!(fs::read_to_string(secret.join("file")).unwrap(), "secret");
     rig.assert_nothing_is_left();
 }
