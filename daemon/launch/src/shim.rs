@@ -7,9 +7,13 @@ use std::{
     fs,
     io::{self, Read as _},
     path::Path,
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
+
+/// How long clearing up behind a shim may take. The steps of paw-shim add up to less; the launcher kills it after that.
+pub const CLEARING: Duration = Duration::from_secs(10);
 
 /// The file's name in the bundle.
 pub const FILE: &str = "said";

@@ -27,6 +27,7 @@ use crate::{
     ceilings::{Approved, ApprovedImage},
     runtime::Maker,
     slots::INSIDE,
+    unmount::{self, UnmountError},
 };
 
 /// Where paw-init is inside.
@@ -109,6 +110,9 @@ pub(crate) enum BundleError {
     /// An image of this shape is not used.
     #[error("the image {path} has more than {MAX_ENTRIES} top-level entries")]
     TooMany { path: PathBuf },
+    /// It is not removed while something is mounted in it.
+    #[error(transparent)]
+    Mounted(#[from] UnmountError),
     /// A file could not be made.
     #[error("{step} {path}")]
     Files {
@@ -246,6 +250,8 @@ impl Bundles {
         if let Some(pins) = runtime.pins() {
             pins.release(name)
                 .map_err(files("unbind the mounts of", &dir))?;
+            // Its shim may have mounted something there, of which nothing is to be removed.
+            unmount::below(&dir)?;
         }
         match fs::remove_dir_all(&dir) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

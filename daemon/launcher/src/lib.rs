@@ -10,7 +10,7 @@
 //! - `runtime`: what makes sandboxes, one trait for all.
 //! - `job`, `image`: short-lived programs of ours that work on the state, and what the one for images is asked.
 //! - `kata`: the launcher for virtual machines, a program of its own with real root.
-//! - [`hierarchies`]: what that one and paw-shim remove behind runc.
+//! - [`hierarchies`], [`unmount`]: what that one and paw-shim remove behind a shim.
 //! - `waiting`, `memory`: sandboxes that wait for their first command, and when the host has no memory for them.
 //! - `workspaces`: a layer for each run that writes to a workspace, and what becomes of it.
 //! - `sweep`: what an earlier life left behind.
@@ -41,6 +41,7 @@ mod spawn;
 mod start;
 mod steps;
 mod sweep;
+pub mod unmount;
 mod waiting;
 mod workspaces;
 

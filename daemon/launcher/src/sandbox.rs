@@ -38,7 +38,10 @@ use nix::{
     unistd::Pid,
 };
 use paw_confine::userns::Extent;
-use paw_launch::request::{Attestation, End, Limits, Usage};
+use paw_launch::{
+    request::{Attestation, End, Limits, Usage},
+    shim::CLEARING,
+};
 use paw_policy::Digest;
 use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
@@ -258,6 +261,8 @@ impl Sandbox {
             *clearing = Clearing::Done;
             self.deadline = now;
             if code != Some(0) {
+                // Whoever still runs for it could go on in a bundle that is being removed.
+                self.kill_beside();
                 warn!(paw_sandbox = %self.plan.id, code, signal, "the runtime's own leftovers are not all cleared away; the next start does");
             }
             return;
@@ -459,6 +464,15 @@ impl Sandbox {
         }
     }
 
+    /// Kills what the runtime runs beside the sandbox.
+    fn kill_beside(&self) {
+        if let Some(group) = self.runtime.beside(&self.leaf)
+            && let Err(error) = sweep::kill_all(&group, &group.members())
+        {
+            warn!(paw_sandbox = %self.plan.id, error = %paw_log::Chain(&error), "cannot kill what the runtime runs beside a sandbox");
+        }
+    }
+
     /// Removes what is left, when its last process is gone. `None`: not yet; [`Sandbox::deadline`] says when to try again.
     pub(crate) fn finish(&mut self, host: &Host, now: Instant) -> Option<Finished> {
         if !matches!(self.phase, Phase::Ending { .. }) {
@@ -517,7 +531,7 @@ impl Sandbox {
             };
             *clearing = match self.runtime.clear(&order) {
                 Ok(Some(child)) => {
-                    self.deadline = now + CREATE_LIMIT;
+                    self.deadline = now + CLEARING;
                     Clearing::By(child)
                 }
                 Ok(None) => Clearing::Done,

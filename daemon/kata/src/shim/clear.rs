@@ -9,8 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::mount::{MntFlags, umount2};
-use paw_launch::shim::{self as said, Said};
+use paw_launch::shim::{self as said, CLEARING, Said};
+use paw_launcher::unmount::{self, UnmountError};
 use tracing::warn;
 
 use crate::{
@@ -18,18 +18,28 @@ use crate::{
     attend::events_path,
     groups,
     start::{self, Address, StartError},
-    task::Task,
+    task::{ENDING, REMOVING, Task},
     wire::WireError,
 };
 
 /// How long a shim may take to go after it was asked to.
-const GOING: Duration = Duration::from_secs(2);
+const GOING: Duration = Duration::from_secs(1);
 
 /// How long its program may take to clear up in its place.
-const DELETING: Duration = Duration::from_secs(4);
+const DELETING: Duration = Duration::from_secs(3);
 
 /// How long killed processes may take to go.
-const KILLED: Duration = Duration::from_secs(2);
+const KILLED: Duration = Duration::from_secs(1);
+
+// Each of them once, and killing twice, and some time for what takes none: the launcher must not end this in the middle.
+const _: () = assert!(
+    REMOVING.as_secs()
+        + ENDING.as_secs()
+        + GOING.as_secs()
+        + DELETING.as_secs()
+        + 2 * KILLED.as_secs()
+        < CLEARING.as_secs()
+);
 
 /// What is still there; the next start of the launcher removes it.
 #[derive(Debug, thiserror::Error)]
@@ -38,11 +48,8 @@ pub(crate) enum ClearError {
     Alive(Vec<i32>),
     #[error("remove the cgroups of the sandbox")]
     Groups(#[source] io::Error),
-    #[error("unmount {path}")]
-    Mount {
-        path: PathBuf,
-        source: nix::errno::Errno,
-    },
+    #[error(transparent)]
+    Mount(#[from] UnmountError),
     #[error("{step} {path}")]
     Files {
         step: &'static str,
@@ -94,8 +101,11 @@ pub(crate) fn clear(which: &Which) -> Result<(), ClearError> {
         if let Err(error) = start::delete(which, DELETING) {
             warn!(paw_sandbox = %which.id, error = %paw_log::Chain(&error), "the shim's program cannot clear up in its place");
         }
-        groups::kill_all(&which.groups, Instant::now() + KILLED);
+        if !groups::kill_all(&which.groups, Instant::now() + KILLED) {
+            return Err(ClearError::Alive(groups::members(&which.groups)));
+        }
     }
+    unmount::below(&bundle)?;
     for path in address
         .iter()
         .map(|address| address.path.clone())
@@ -112,7 +122,6 @@ pub(crate) fn clear(which: &Which) -> Result<(), ClearError> {
             _ => {}
         }
     }
-    unmount_below(&bundle)?;
     groups::remove_everywhere(&which.cgroup).map_err(ClearError::Groups)?;
     groups::remove_everywhere(&format!("{}.shim", which.cgroup)).map_err(ClearError::Groups)
 }
@@ -142,25 +151,4 @@ fn ask(address: &Address, which: &Which, deleted: &mut bool) -> Result<(), Stubb
         Err(error) => return Err(error.into()),
     }
     Ok(task.shutdown()?)
-}
-
-/// Unmounts what was mounted in the bundle, the innermost first.
-fn unmount_below(bundle: &Path) -> Result<(), ClearError> {
-    let path = Path::new("/proc/self/mountinfo");
-    let mounts = fs::read_to_string(path).map_err(|source| ClearError::Files {
-        step: "read",
-        path: path.to_owned(),
-        source,
-    })?;
-    let mut below: Vec<PathBuf> = mounts
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4).map(PathBuf::from))
-        .filter(|target| target.starts_with(bundle))
-        .collect();
-    below.reverse();
-    for path in below {
-        umount2(&path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
-            .map_err(|source| ClearError::Mount { path, source })?;
-    }
-    Ok(())
 }

@@ -9,6 +9,8 @@
 //!   FIFOs in, out, err, log are there; stderr is err     ends with the task, and says what it saw in the file `said`
 //! paw-shim clear --id ID --shim PROGRAM --cgroup PATH [--configuration FILE] GROUP...                      in the bundle
 //!   Delete, Shutdown, and by force what is left          0: nothing of it is left
+//! paw-shim delete (as clear)                                                                               in the bundle
+//!   enters the shim's cgroup and becomes SHIM delete, so that nothing it starts outlives `clear`
 //! ```
 //!
 //! - `attend`: one task's life. `clear`: what is done after it.
@@ -53,6 +55,11 @@ enum What {
     },
     /// Clears away what is left of the shim.
     Clear {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Becomes the shim's program, which clears up in the place of a shim, within the shim's cgroup; started by `clear`.
+    Delete {
         #[command(flatten)]
         which: Which,
     },
@@ -102,6 +109,13 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+        What::Delete { which } => {
+            use std::io::Write;
+            // It goes where the shim's own last words go, and `clear` passes them on.
+            let error = start::become_delete(&which);
+            let _ = writeln!(std::io::stderr(), "paw-shim: {}", paw_log::Chain(&error));
+            ExitCode::FAILURE
+        }
         What::Clear { which } => {
             if paw_log::init("paw-shim", None).is_err() {
                 return ExitCode::from(70);

@@ -5,7 +5,7 @@ use std::{
     io::Read,
     os::{
         fd::AsFd,
-        unix::{fs::FileTypeExt, net::UnixStream},
+        unix::{fs::FileTypeExt, net::UnixStream, process::CommandExt},
     },
     path::{Component, Path, PathBuf},
     process::{Command, Stdio},
@@ -15,7 +15,7 @@ use std::{
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::process::{PidfdFlags, pidfd_open};
 
-use crate::Which;
+use crate::{Which, groups};
 
 /// Containerd's namespace: shims keep what is of different ones apart.
 pub(crate) const NAMESPACE: &str = "paw";
@@ -118,9 +118,33 @@ pub(crate) fn start(which: &Which, events: &Path, limit: Duration) -> Result<Add
     Address::parse(&run(command, which, "start", limit)?)
 }
 
-/// Has the shim's program clear up without the shim: what containerd does when one has died.
+/// Has the shim's program clear up without the shim: what containerd does when one has died. It runs within the shim's cgroup,
+/// in which we cannot be ourselves: everybody there is killed afterwards.
 pub(crate) fn delete(which: &Which, limit: Duration) -> Result<(), StartError> {
-    run(command(which, "delete"), which, "delete", limit).map(drop)
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .env_clear()
+        .arg("delete")
+        .args(["--id", &which.id, "--cgroup", &which.cgroup])
+        .arg("--shim")
+        .arg(&which.shim);
+    if let Some(configuration) = &which.configuration {
+        command.arg("--configuration").arg(configuration);
+    }
+    command.args(&which.groups);
+    run(command, which, "delete", limit).map(drop)
+}
+
+/// Enters the shim's cgroup and becomes its program. Comes back only when that fails.
+pub(crate) fn become_delete(which: &Which) -> StartError {
+    let error = match groups::enter(&which.groups) {
+        Ok(()) => command(which, "delete").exec(),
+        Err(error) => error,
+    };
+    StartError::Spawn {
+        path: which.shim.clone(),
+        source: error,
+    }
 }
 
 fn command(which: &Which, action: &str) -> Command {

@@ -1,6 +1,10 @@
 //! What is asked of a shim: one task, from its making to its removal.
 
-use std::{os::unix::net::UnixStream, path::Path, time::Duration};
+use std::{
+    os::unix::net::UnixStream,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use containerd_shim_protos::{
     api::{
@@ -16,8 +20,11 @@ use crate::wire::{Caller, WireError};
 /// How long a shim may take for what makes something.
 const MAKING: Duration = Duration::from_secs(8);
 
-/// How long it may take for what removes something.
-const REMOVING: Duration = Duration::from_secs(2);
+/// How long it may take to remove a task.
+pub(crate) const REMOVING: Duration = Duration::from_secs(2);
+
+/// How long it may take to say that it ends.
+pub(crate) const ENDING: Duration = Duration::from_secs(1);
 
 /// A task lives as long as its sandbox; the launcher ends it before.
 const LIFE: Duration = Duration::from_secs(366 * 24 * 60 * 60);
@@ -47,18 +54,20 @@ impl Task {
     }
 
     /// Asks. The first call also finds out which version of the service is spoken: one that the shim does not know is refused
-    /// before anything is done, and then the other is asked.
+    /// before anything is done, and then the other is asked, in what is left of the time.
     fn ask<R: Message>(
         &mut self,
         method: &'static str,
         request: &impl Message,
         limit: Duration,
     ) -> Result<R, WireError> {
+        let until = Instant::now() + limit;
         let mut answer = self.caller.call(method, request, limit);
         if !self.settled && matches!(answer, Err(WireError::Unimplemented { .. })) {
             self.version = if self.version == 2 { 3 } else { 2 };
             self.caller.service = service(self.version);
-            answer = self.caller.call(method, request, limit);
+            let left = until.saturating_duration_since(Instant::now());
+            answer = self.caller.call(method, request, left);
         }
         self.settled |= matches!(answer, Ok(_) | Err(WireError::Refused { .. }));
         answer
@@ -126,7 +135,7 @@ impl Task {
             now: true,
             ..ShutdownRequest::default()
         };
-        match self.ask::<Empty>("Shutdown", &request, REMOVING) {
+        match self.ask::<Empty>("Shutdown", &request, ENDING) {
             Ok(_) | Err(WireError::Closed) => Ok(()),
             Err(error) => Err(error),
         }

@@ -28,6 +28,10 @@ pub(crate) const ALL: &[(&str, fn())] = cases! {
         killed_attendant_ends_its_sandbox_and_leaves_nothing
         many_runs_of_a_shim_leave_nothing
         record_that_names_a_foreign_file_removes_nothing
+        what_a_shims_program_leaves_when_it_clears_up_is_killed
+        what_a_shims_program_does_ends_with_what_clears_up
+        shim_that_is_slow_to_its_limits_is_cleared_up_in_time
+        mount_left_in_a_bundle_is_not_emptied_with_it
         kata_launcher_keeps_few_capabilities_and_a_run_of_its_own
         attendant_of_a_shim_has_no_right
         kata_launcher_that_is_not_enabled_does_not_start

@@ -5,7 +5,10 @@
 
 use std::{
     io::{Read, Write},
-    os::unix::net::{UnixListener, UnixStream},
+    os::{
+        fd::AsFd,
+        unix::net::{UnixListener, UnixStream},
+    },
     path::Path,
     sync::mpsc::{Receiver, channel},
     thread,
@@ -16,11 +19,20 @@ use containerd_shim_protos::{
     protobuf::{EnumOrUnknown, Message, MessageField},
     ttrpc::proto::{Code, Request, Response, Status},
 };
+use nix::poll::{PollFd, PollFlags, poll};
 
 use crate::rig::{Rig, SOON, plan, script};
 
+/// Just below the time that a shim has for what removes something, in milliseconds.
+const ALMOST: u16 = 1900;
+
 /// A rig whose shim is this test.
 fn rig(version: u32) -> (tempfile::TempDir, Rig, UnixListener) {
+    rig_that(version, "", "true")
+}
+
+/// A rig whose shim is this test, with more that its program does at `start`, and what it does at `delete`.
+fn rig_that(version: u32, start: &str, delete: &str) -> (tempfile::TempDir, Rig, UnixListener) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("containerd-shim-fake-v2");
     let says = if version == 2 {
@@ -33,7 +45,7 @@ fn rig(version: u32) -> (tempfile::TempDir, Rig, UnixListener) {
     script(
         &path,
         &format!(
-            "#!/bin/sh\ncase $* in -v|--version) echo 'Version: 1.0.0';; *start) echo '{says}';; esac\n"
+            "#!/bin/sh\ncase $* in -v|--version) echo 'Version: 1.0.0';; *start) {start} echo '{says}';; *delete) {delete};; esac\n"
         ),
     );
     let rig = Rig::with_shim(Path::new(&path));
@@ -103,6 +115,30 @@ pub(crate) fn elsewhere() -> Rig {
                     "",
                     made.write_to_bytes().unwrap(),
                 );
+            }
+        }
+    });
+    rig
+}
+
+/// A shim that knows no service, says so just in time, leaves a process behind, and whose program does not end.
+pub(crate) fn slow() -> Rig {
+    let (dir, rig, listener) = rig_that(2, "sleep 1000 > /dev/null 2>&1 &", "exec sleep 1000");
+    thread::spawn(move || {
+        let _dir = dir;
+        while let Ok((mut socket, _)) = listener.accept() {
+            while let Some((stream, request)) = receive(&mut socket) {
+                let (code, message) = match request.method.as_str() {
+                    "Create" => (Code::INTERNAL, "no"),
+                    "Shutdown" => (Code::OK, ""),
+                    _ => (Code::UNIMPLEMENTED, "no such service"),
+                };
+                if request.method != "Create" {
+                    // As long as the other side has patience, but for a moment; it may hang up before.
+                    let mut left = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+                    let _ = poll(&mut left, ALMOST);
+                }
+                answer(&mut socket, stream, code, message, Vec::new());
             }
         }
     });

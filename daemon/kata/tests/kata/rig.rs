@@ -229,6 +229,10 @@ impl Drop for Rig {
     fn drop(&mut self) {
         self.lifeline = None;
         let _ = self.launcher.wait();
+        // Where what clears up was killed, the next start would remove the shim's group; there is none.
+        for group in self.groups() {
+            let _ = fs::remove_dir(group);
+        }
         for root in hierarchies() {
             let own = root.join(self.cgroup.trim_start_matches('/'));
             let _ = fs::remove_dir(own.join("supervisor"));
@@ -245,7 +249,8 @@ fn hierarchies() -> Vec<PathBuf> {
         .collect()
 }
 
-fn processes() -> Vec<(i32, String)> {
+/// Every process of this host and its command line.
+pub(crate) fn processes() -> Vec<(i32, String)> {
     fs::read_dir("/proc")
         .unwrap()
         .filter_map(|entry| {

@@ -216,6 +216,10 @@ impl Maker for Kata {
         told
     }
 
+    fn beside(&self, leaf: &Leaf) -> Option<Leaf> {
+        Some(Self::group(leaf))
+    }
+
     fn clear(&self, order: &Order<'_>) -> Result<Option<Pid>, CreateError> {
         let group = Self::group(order.leaf);
         let child = start(self.order("clear", order, &group))?;

@@ -7,6 +7,7 @@
 //!   (root, one thread)     │             the shim says: ttrpc, events, its log
 //!                          └─ SHIM ──── hypervisor, or a container of runc where that is what was configured
 //!                    ── paw-shim clear   after the end: Delete, Shutdown; and by force what does not go by itself
+//!                          └─ SHIM delete   where the shim could not be asked; in its cgroup
 //! ```
 //!
 //! - `start`: from root to root with few capabilities, no network, a `/run` of its own.

@@ -21,6 +21,7 @@ use crate::{
     attest::{AttestError, Expected},
     bundle::Bound,
     ceilings::{Approved, Ceilings, refusal},
+    cgroup::Leaf,
     kata::Pins,
     sandbox::CreateError,
     spawn::{Order, Spawned},
@@ -66,6 +67,11 @@ pub(crate) trait Maker: fmt::Debug {
     /// What the runtime itself has told about the end, when the child that [`Maker::spawn`] gave was reaped.
     fn told(&self, _: &Path) -> Told {
         Told::default()
+    }
+
+    /// The cgroup of what it runs for a sandbox outside of the sandbox's own, if it does.
+    fn beside(&self, _: &Leaf) -> Option<Leaf> {
+        None
     }
 
     /// Starts what clears up behind the runtime, once the sandbox's own processes are killed: a child that ends when it is done.

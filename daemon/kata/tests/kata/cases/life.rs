@@ -12,8 +12,9 @@ use nix::{
 };
 
 use crate::{
-    rig::{Rig, config, launch, lives, plan, shim},
-    shared::{as_user, built},
+    fake,
+    rig::{Rig, config, launch, lives, plan, processes, script, shim},
+    shared::{as_user, await_end, built},
 };
 
 const ID: &str = "0000000000000001";
@@ -121,6 +122,83 @@ pub(crate) fn record_that_names_a_foreign_file_removes_nothing() {
         assert!(status.success(), "{path}: {status}");
         assert!(foreign.exists(), "{path}");
     }
+}
+
+pub(crate) fn what_a_shims_program_leaves_when_it_clears_up_is_killed() {
+    let (rig, left) = left_of_delete("");
+    assert_eq!(left, []);
+    rig.assert_nothing_is_left();
+}
+
+pub(crate) fn what_a_shims_program_does_ends_with_what_clears_up() {
+    let (_rig, left) = left_of_delete("kill -9 $PPID; ");
+    // It was killed before the refusal came; the kernel may be at it yet.
+    for (pid, _) in left {
+        await_end(pid.unsigned_abs());
+    }
+}
+
+/// What runs on of a shim's program that does not end at `delete`, once its sandbox is refused.
+fn left_of_delete(first: &str) -> (Rig, Vec<(i32, String)>) {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, stay) = (
+        dir.path().join("containerd-shim-v2"),
+        dir.path().join("stay"),
+    );
+    script(&stay, "read forever < fifo\n");
+    let stay = stay.display().to_string();
+    script(
+        &path,
+        &format!(
+            "#!/bin/sh\ncase $* in -v|--version) echo 'Version: 1.0.0';; *start) echo unix:///run/nobody;; *delete) {first}mkfifo fifo; sh {stay};; esac\n"
+        ),
+    );
+    let rig = Rig::with_shim(&path);
+    rig.client().refused(plan(1));
+    let left = processes()
+        .into_iter()
+        .filter(|(_, command)| command.contains(&stay))
+        .collect();
+    (rig, left)
+}
+
+pub(crate) fn shim_that_is_slow_to_its_limits_is_cleared_up_in_time() {
+    let rig = fake::slow();
+    let begun = Instant::now();
+    rig.client().refused(plan(1));
+    // Two seconds for asking, in whichever version, and three for the shim's program.
+    assert!(begun.elapsed().as_secs() < 7, "{:?}", begun.elapsed());
+    rig.assert_nothing_is_left();
+}
+
+/// What clears up is killed before it has unmounted anything.
+pub(crate) fn mount_left_in_a_bundle_is_not_emptied_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, precious) = (
+        dir.path().join("containerd-shim-v2"),
+        dir.path().join("precious"),
+    );
+    fs::create_dir(&precious).unwrap();
+    fs::write(precious.join("file"), "precious").unwrap();
+    let start = format!(
+        "mount --bind {} rootfs/tmp; cp /proc/self/mountinfo {}; echo unix:///run/nobody",
+        precious.display(),
+        dir.path().join("mountinfo").display()
+    );
+    script(
+        &path,
+        &format!(
+            "#!/bin/sh\ncase $* in -v|--version) echo 'Version: 1.0.0';; *start) {start};; *delete) kill -9 $PPID;; esac\n"
+        ),
+    );
+    let rig = Rig::with_shim(&path);
+    rig.client().refused(plan(1));
+    let mounts = fs::read_to_string(dir.path().join("mountinfo")).unwrap();
+    assert!(mounts.contains("/rootfs/tmp "), "{mounts}");
+    assert!(precious.join("file").exists());
+    assert_eq!(rig.mounts(), Vec::<String>::new());
+    let bundles = rig.dir.path().join("state/bundles");
+    assert_eq!(fs::read_dir(bundles).unwrap().count(), 0);
 }
 
 pub(crate) fn kata_launcher_keeps_few_capabilities_and_a_run_of_its_own() {
