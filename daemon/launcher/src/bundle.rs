@@ -55,7 +55,8 @@ pub(crate) struct Bound {
     pub(crate) inode: (u64, u64),
     /// Whether the plan asks for it, as against what every sandbox of the image has.
     pub(crate) planned: bool,
-    /// Where the runtime finds it to mount it itself, never a path that others may change; nothing for what is in the root that paw-create puts together.
+    /// Where the runtime finds it to mount it itself, never a path that others may change; nothing for what is in the root that
+    /// paw-create puts together.
     pub(crate) seen: Option<String>,
 }
 

@@ -68,12 +68,19 @@ pub(crate) fn shim_that_prints_garbage_is_refused() {
 }
 
 pub(crate) fn shim_that_listens_outside_of_the_private_run_is_refused() {
-    for said in ["echo unix:///etc/hosts", "echo unix:///run/../etc/hosts"] {
-        let refusal = with_script(said);
+    // A file of ours: what is recorded as a shim's socket was once removed with root's rights.
+    let foreign = tempfile::NamedTempFile::new().unwrap();
+    let path = foreign.path().to_str().unwrap();
+    for said in [
+        format!("echo unix://{path}"),
+        format!("echo unix:///run/..{path}"),
+    ] {
+        let refusal = with_script(&said);
         assert!(
             refusal.message.contains("does not say where it listens"),
             "{said}: {refusal:?}"
         );
+        assert!(foreign.path().exists(), "{said}: removed");
     }
 }
 
