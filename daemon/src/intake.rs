@@ -3,6 +3,8 @@
 //! Nothing is taken from the message that the kernel, the store, the configuration or policy can say: who asks, whose session
 //! it is, what a tool can do, how risky that is, and where the data came from.
 
+mod arguments;
+
 use std::sync::Arc;
 
 use paw_api::{Error, ErrorKind, sandbox::RunSpec};
@@ -11,10 +13,11 @@ use paw_policy::{
     Taint, TaintSet, ToolArguments, judge,
 };
 use paw_store::{ActionRecord, Caller, SessionRecord, StoreError};
-use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::sync::watch;
 use uuid::Uuid;
+
+use arguments::{ChatAsked, ToolAsked, not_executable, read, unknown_kind};
 
 use crate::{
     agent::{asked, net::Ask, tool},
@@ -63,23 +66,6 @@ pub struct Asked {
     pub session: Option<String>,
     /// Whether only a provider on this host will do.
     pub local_only: bool,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ChatAsked {
-    text: String,
-    provider: Option<String>,
-    model: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ToolAsked {
-    skill: String,
-    tool: String,
-    #[serde(default)]
-    arguments: Map<String, Value>,
 }
 
 /// The session that an action belongs to.
@@ -257,6 +243,7 @@ impl Intake {
             attestation: None,
             sandbox: None,
             wait_reason: None,
+            attempts: Vec::new(),
         };
         Ok(Submission {
             record,
@@ -276,7 +263,7 @@ impl Intake {
             text,
             provider,
             model,
-        } = read(asked.arguments)?;
+        } = ChatAsked::read(asked.arguments)?;
         if text.trim().is_empty() || text.len() > MAX_TEXT {
             let message = format!(
                 "a chat of {} bytes; 1 to {MAX_TEXT} are taken, and not only blanks",
@@ -562,33 +549,4 @@ fn written(spec: &RunSpec) -> Result<Operation, Error> {
             "report it",
         )),
     }
-}
-
-/// Reads arguments; a name that is not known is an error, so that nothing that was meant is left out.
-fn read<T: serde::de::DeserializeOwned>(arguments: Map<String, Value>) -> Result<T, Error> {
-    serde_json::from_value(Value::Object(arguments)).map_err(|error| {
-        Error::new(
-            ErrorKind::Denied,
-            format!("unreadable arguments: {error}"),
-            "see pawctl-action(1) for the arguments of each kind",
-        )
-    })
-}
-
-fn unknown_kind(kind: &str) -> Error {
-    let known: Vec<_> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
-    Error::new(
-        ErrorKind::Denied,
-        format!("there is no kind of action {:?}", shorten(kind)),
-        format!("kinds are: {}", known.join(", ")),
-    )
-}
-
-fn not_executable(kind: Kind) -> Error {
-    let message = format!("this version cannot execute actions of kind {kind}");
-    Error::new(
-        ErrorKind::Denied,
-        message,
-        "chat and tool_call can be executed",
-    )
 }

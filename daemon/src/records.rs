@@ -4,6 +4,7 @@ use paw_api::{
     action::{Action, Approval, Failure, Timestamps, Verdict},
     agent::{Session, Turn},
     audit::{Actor, Entry, Event},
+    provider::Attempt,
 };
 use paw_policy::{Decision, Operation, Plan, Rules};
 use paw_store::{ActionRecord, Caller, SessionRecord, Speaker, TurnRecord};
@@ -154,7 +155,21 @@ pub fn action(record: ActionRecord, with_plan: bool) -> Action {
             message: error.message,
             hint: error.hint.unwrap_or_default(),
         }),
+        attempts: record.attempts.into_iter().map(attempt).collect(),
         plan: with_plan.then_some(record.plan),
+    }
+}
+
+/// One try to have a model answer, as callers see it.
+#[must_use]
+pub fn attempt(tried: paw_store::Attempt) -> Attempt {
+    Attempt {
+        provider: tried.provider,
+        model: tried.model,
+        outcome: tried.outcome,
+        at: tried.at_ms,
+        ms: tried.ms,
+        first_token_ms: tried.first_token_ms,
     }
 }
 

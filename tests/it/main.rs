@@ -6,6 +6,7 @@
 mod actions;
 mod adopt;
 mod approvals;
+mod attempts;
 mod chat;
 mod control;
 mod crash;

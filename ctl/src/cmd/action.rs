@@ -3,6 +3,7 @@
 use paw_api::{
     ErrorKind,
     action::{Action, Page},
+    provider::Attempt,
     system::Rule,
 };
 use paw_policy::{Decision, Risk, State};
@@ -333,6 +334,13 @@ pub(super) fn show(action: &Action, look: &Look) -> String {
             text::line(&error.hint)
         ));
     }
+    if !action.attempts.is_empty() {
+        shown.push_str(&format!(
+            "\n{}\n{}",
+            look.paint(Tone::Bold, "Attempts"),
+            attempts(&action.attempts, look)
+        ));
+    }
     if let Some(plan) = action.plan.as_ref().and_then(|plan| plan.canonical().ok()) {
         shown.push_str(&format!(
             "\n{}\n{}\n",
@@ -354,6 +362,40 @@ pub(super) fn show(action: &Action, look: &Look) -> String {
         }
     }
     shown
+}
+
+/// Every try to have a model answer.
+fn attempts(attempts: &[Attempt], look: &Look) -> String {
+    let rows = attempts
+        .iter()
+        .map(|attempt| {
+            let tone = match attempt.outcome.as_str() {
+                "ok" => Tone::Good,
+                "loading" | "cancelled" => Tone::Dim,
+                _ => Tone::Bad,
+            };
+            let first = attempt
+                .first_token_ms
+                .map_or_else(|| "-".to_owned(), text::span);
+            vec![
+                table::text(&text::time(attempt.at, look)),
+                table::text(&attempt.provider),
+                table::text(&attempt.model),
+                table::toned(tone, &attempt.outcome),
+                table::number(text::span(attempt.ms)),
+                table::number(first),
+            ]
+        })
+        .collect();
+    let head = [
+        "BEGAN",
+        "PROVIDER",
+        "MODEL",
+        "OUTCOME",
+        "TOOK",
+        "FIRST TOKEN",
+    ];
+    table::table(&head, rows, look, "none")
 }
 
 /// A result as text: what a chat or tool said if it has the shape of that, else JSON.

@@ -11,6 +11,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::provider::Attempt;
+
 /// An action as callers see it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Action {
@@ -48,6 +50,9 @@ pub struct Action {
     pub result: Option<Value>,
     /// What went wrong, once failed.
     pub error: Option<Failure>,
+    /// Of a chat: every try to have a model answer, in order, whatever became of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attempts: Vec<Attempt>,
     /// The whole plan; only where one action is shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Value>")]

@@ -100,10 +100,14 @@ pub struct Attempt {
     pub provider: String,
     /// Which model.
     pub model: String,
-    /// `ok` or the kind of error; waiting for a model that loads is one attempt, `loading`.
+    /// `ok` or the kind of error; waiting for a model that loads is one attempt, `loading`. `cancelled` is one that was taken back.
     pub outcome: String,
+    /// When it began, in milliseconds since 1970.
+    pub at: u64,
     /// How long it took, in milliseconds.
     pub ms: u64,
+    /// How long until the first piece of an answer came, in milliseconds, where one came.
+    pub first_token_ms: Option<u64>,
 }
 
 /// What a chat subscription sends. It ends with `done` or `failed`; a stream without either was cut.

@@ -5,15 +5,16 @@ use std::sync::Arc;
 use paw_api::provider::{ChatResult, Usage};
 use paw_llm::{ChatRequest, Finish, LlmError, Message};
 use paw_policy::{ChatArguments, Name};
-use paw_store::{Speaker, StoreError};
+use paw_store::{Attempt, Speaker, StoreError};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::Agents;
 use crate::{
-    gateway::{self, Listener, Spoken, Told},
+    gateway::{self, Listener, Spoken, Tried},
     orchestrator::work::{Ending, Exchange, Outcome, Progress, failure},
+    records,
 };
 
 /// Turns of a session that a model is shown, newest ones.
@@ -92,62 +93,76 @@ pub(super) async fn turn(
     };
     // The question has this time; its last attempt is cut off a little later by the same limit.
     let deadline = Instant::now() + limit;
-    let mut listener = Listener::new(progress);
+    let (mut listener, mut tried) = (Listener::new(progress), Tried::default());
     let asking = gateway::ask(
         chat.provider.as_str(),
         &provider,
         request,
         &mut listener,
+        &mut tried,
         deadline,
     );
     let told = tokio::select! {
-        told = timeout_at(deadline, asking) => told,
-        () = cancel.cancelled() => return Outcome::plain(Ending::Cancelled),
+        told = timeout_at(deadline, asking) => Some(told),
+        () = cancel.cancelled() => None,
     };
-    let Ok(Told { answer, attempts }) = told else {
-        let message = format!("the answer was not complete after {} ms", limit.as_millis());
-        return Outcome::plain(Ending::TimedOut(failure(
+    // What is under way now was left: taken back, or cut off by the limit.
+    let left = told.as_ref().map_or("cancelled", |_| "timed_out");
+    let attempts = tried.left(left, Instant::now());
+    let outcome = match told {
+        None => Outcome::plain(Ending::Cancelled),
+        Some(Err(_)) => Outcome::plain(Ending::TimedOut(failure(
             "timed_out",
-            message,
+            format!("the answer was not complete after {} ms", limit.as_millis()),
             "raise [actions] chat_timeout, or use a faster model",
-        )));
+        ))),
+        Some(Ok(Err(error))) => failed(&error, &chat, attempts.len()),
+        Some(Ok(Ok(spoken))) => answered(id, session, chat, spoken, &attempts),
     };
-    match answer {
-        Ok(Spoken { text, done }) => {
-            let result = ChatResult {
-                action_id: id.to_string(),
-                session: session.to_string(),
-                text: text.clone(),
-                provider: chat.provider.to_string(),
-                model: done.model.unwrap_or_else(|| chat.model.clone()),
-                usage: Usage {
-                    input_tokens: done.usage.input_tokens,
-                    output_tokens: done.usage.output_tokens,
-                },
-                finish: finish(&done.finish),
-                attempts,
-                cost: None,
-            };
-            let exchange = Exchange {
-                session,
-                question: chat.text,
-                answer: text,
-                provider: chat.provider,
-                model: result.model.clone(),
-            };
-            match serde_json::to_value(&result) {
-                Ok(value) => Outcome {
-                    exchange: Some(exchange),
-                    ..Outcome::plain(Ending::Completed(value))
-                },
-                Err(error) => Outcome::failed(
-                    "internal",
-                    error.to_string(),
-                    "report it with the journal of this time",
-                ),
-            }
-        }
-        Err(error) => failed(&error, &chat, attempts.len()),
+    Outcome {
+        attempts,
+        ..outcome
+    }
+}
+
+fn answered(
+    id: Uuid,
+    session: Uuid,
+    chat: ChatArguments,
+    Spoken { text, done }: Spoken,
+    attempts: &[Attempt],
+) -> Outcome {
+    let result = ChatResult {
+        action_id: id.to_string(),
+        session: session.to_string(),
+        text: text.clone(),
+        provider: chat.provider.to_string(),
+        model: done.model.unwrap_or(chat.model),
+        usage: Usage {
+            input_tokens: done.usage.input_tokens,
+            output_tokens: done.usage.output_tokens,
+        },
+        finish: finish(&done.finish),
+        attempts: attempts.iter().cloned().map(records::attempt).collect(),
+        cost: None,
+    };
+    let exchange = Exchange {
+        session,
+        question: chat.text,
+        answer: text,
+        provider: chat.provider,
+        model: result.model.clone(),
+    };
+    match serde_json::to_value(&result) {
+        Ok(value) => Outcome {
+            exchange: Some(exchange),
+            ..Outcome::plain(Ending::Completed(value))
+        },
+        Err(error) => Outcome::failed(
+            "internal",
+            error.to_string(),
+            "report it with the journal of this time",
+        ),
     }
 }
 

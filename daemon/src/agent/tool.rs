@@ -180,6 +180,7 @@ pub(super) async fn call(
                 sandbox: Some(name),
                 attestation: Some(answer.attestation.digest),
                 exchange: None,
+                attempts: Vec::new(),
             }
         }
         Err(error) => Outcome {

@@ -2,8 +2,9 @@
 
 use paw_api::provider::ChatEvent;
 use paw_llm::{ChatRequest, Done, Finish, LlmError, Provider};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
+use super::Tried;
 use crate::orchestrator::work::Progress;
 
 /// The longest answer that is kept, in bytes. A model that goes on is stopped and the answer marked as cut by length.
@@ -72,6 +73,7 @@ pub async fn speak(
     client: &Provider,
     request: ChatRequest,
     listener: &mut Listener,
+    tried: &mut Tried,
 ) -> Result<Spoken, LlmError> {
     let mut stream = client.chat(request).await?;
     let (mut text, mut end) = (String::new(), None);
@@ -86,6 +88,7 @@ pub async fn speak(
                     });
                     break;
                 }
+                tried.heard(Instant::now());
                 text.push_str(&piece);
                 listener.hear(piece).await;
             }

@@ -100,6 +100,7 @@ impl Driver {
             sandbox,
             attestation,
             exchange,
+            attempts,
         } = outcome;
         let ending = match ending {
             // Nobody asked for this cancellation: pawd is stopping.
@@ -134,6 +135,7 @@ impl Driver {
         }
         (open.record.result, open.record.error) = (result, error);
         (open.record.sandbox, open.record.attestation) = (sandbox, attestation);
+        open.record.attempts = attempts;
         open.record.ended_ms = Some(now_ms());
         open.record.wait_reason = None;
         let event = if step == Step::Cancel {

@@ -4,7 +4,7 @@ use std::{future::Future, pin::Pin, sync::Arc};
 
 use paw_api::{provider::ChatEvent, sandbox::RunEvent};
 use paw_policy::{Digest, Permit, Plan, TaintSet};
-use paw_store::{Caller, Failure};
+use paw_store::{Attempt, Caller, Failure};
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -82,6 +82,8 @@ pub struct Outcome {
     pub attestation: Option<Digest>,
     /// What was said, to be added to the session.
     pub exchange: Option<Exchange>,
+    /// Every try to have a model answer.
+    pub attempts: Vec<Attempt>,
 }
 
 impl Outcome {
@@ -93,6 +95,7 @@ impl Outcome {
             sandbox: None,
             attestation: None,
             exchange: None,
+            attempts: Vec::new(),
         }
     }
 

@@ -28,6 +28,8 @@ pub use error::StoreError;
 pub use file::OpenOptions;
 pub use proof::ProofRecord;
 pub use query::{ActionFilter, Counts, Listed, MAX_PAGE, MAX_SCAN, Page};
-pub use record::{ActionRecord, Answer, Caller, Failure, SessionRecord, Speaker, TurnRecord};
+pub use record::{
+    ActionRecord, Answer, Attempt, Caller, Failure, SessionRecord, Speaker, TurnRecord,
+};
 pub use schema::SCHEMA_VERSION;
 pub use store::Store;

@@ -52,6 +52,26 @@ pub struct ActionRecord {
     pub sandbox: Option<String>,
     /// What it waits for, in words for people.
     pub wait_reason: Option<String>,
+    /// Every try to have a model answer, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attempts: Vec<Attempt>,
+}
+
+/// One try to have a model answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// Which provider was asked.
+    pub provider: String,
+    /// For which model.
+    pub model: String,
+    /// `ok`, or a fixed word for how it failed.
+    pub outcome: String,
+    /// When it began.
+    pub at_ms: u64,
+    /// How long it took.
+    pub ms: u64,
+    /// How long until the first piece of an answer, where one came.
+    pub first_token_ms: Option<u64>,
 }
 
 /// Who is at the other end of a connection, as the kernel reports them.

@@ -90,6 +90,7 @@ pub(crate) fn action(n: u64, state: State, session: Option<Uuid>, text: &str) ->
         attestation: Some(Digest::of(b"x")),
         sandbox: None,
         wait_reason: None,
+        attempts: Vec::new(),
     }
 }
 

@@ -1,0 +1,76 @@
+//! The arguments of each kind as a caller sends them: what can be read, and what is refused unread.
+
+use paw_api::{Error, ErrorKind};
+use paw_policy::Kind;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
+
+use crate::records::shorten;
+
+/// The longest name of a model, in bytes. It is in the record of every attempt.
+const MAX_MODEL: usize = 256;
+
+/// Arguments of a chat.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ChatAsked {
+    pub(super) text: String,
+    pub(super) provider: Option<String>,
+    pub(super) model: Option<String>,
+}
+
+/// Arguments of a call of a tool.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ToolAsked {
+    pub(super) skill: String,
+    pub(super) tool: String,
+    #[serde(default)]
+    pub(super) arguments: Map<String, Value>,
+}
+
+impl ChatAsked {
+    /// Reads them; a model has a name that can be shown.
+    pub(super) fn read(arguments: Map<String, Value>) -> Result<Self, Error> {
+        let asked: Self = read(arguments)?;
+        let shows =
+            |name: &str| (1..=MAX_MODEL).contains(&name.len()) && !name.contains(char::is_control);
+        if asked.model.as_deref().is_none_or(shows) {
+            return Ok(asked);
+        }
+        Err(Error::new(
+            ErrorKind::Invalid,
+            "that cannot be the name of a model",
+            format!("use 1 to {MAX_MODEL} bytes without control characters"),
+        ))
+    }
+}
+
+/// Reads arguments; a name that is not known is an error, so that nothing that was meant is left out.
+pub(super) fn read<T: DeserializeOwned>(arguments: Map<String, Value>) -> Result<T, Error> {
+    serde_json::from_value(Value::Object(arguments)).map_err(|error| {
+        Error::new(
+            ErrorKind::Denied,
+            format!("unreadable arguments: {error}"),
+            "see pawctl-action(1) for the arguments of each kind",
+        )
+    })
+}
+
+pub(super) fn unknown_kind(kind: &str) -> Error {
+    let known: Vec<_> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
+    Error::new(
+        ErrorKind::Denied,
+        format!("there is no kind of action {:?}", shorten(kind)),
+        format!("kinds are: {}", known.join(", ")),
+    )
+}
+
+pub(super) fn not_executable(kind: Kind) -> Error {
+    let message = format!("this version cannot execute actions of kind {kind}");
+    Error::new(
+        ErrorKind::Denied,
+        message,
+        "chat and tool_call can be executed",
+    )
+}
