@@ -277,7 +277,9 @@ async fn stop_of_pawd_leaves_commands_running() {
 async fn command_can_be_cancelled_after_a_restart() {
     let mut pawd = Pawd::start(Setup::new()).await;
     let client = pawd.client().await;
-    let run = sh(&client, "sleep 600").await;
+    let run = sh(&client, "echo up; exec sleep 600").await;
+    // A sandbox starts before its command does; only a command that began can go on.
+    said(&client, &run.sandbox, |text| text == "up\n").await;
     let client = killed_and_back(&mut pawd).await;
     within(
         "cancelling",
