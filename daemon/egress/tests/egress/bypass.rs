@@ -70,6 +70,22 @@ async fn names_that_lead_inside_are_refused() {
 }
 
 #[tokio::test]
+async fn an_address_that_was_opened_is_reached_beside_one_that_is_public() {
+    let server = Server::hello().await;
+    let port = server.port();
+    let ceiling = shared(
+        &format!("hosts = [\"*\"]\nports = [{port}]\nallow_addresses = [\"127.0.0.1/32\"]"),
+        Path::new("/nonexistent"),
+        names(&[("mixed.example", &["127.0.0.1", "93.184.216.34"])]),
+    );
+    let mut run = Run::begin(&ceiling, &[&format!("mixed.example:{port}")])
+        .await
+        .unwrap();
+    let answer = run.get(&format!("http://mixed.example:{port}/")).await;
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+}
+
+#[tokio::test]
 async fn a_name_is_resolved_once_and_the_checked_address_is_connected_to() {
     let (good, bad) = (Server::hello().await, Server::hello().await);
     // Both listen on loopback; the second lookup would lead to an address that is not open, and the first leads to the server.
