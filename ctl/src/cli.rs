@@ -173,6 +173,9 @@ pub(crate) struct Chat {
     /// Which model
     #[arg(long, value_name = "NAME")]
     pub(crate) model: Option<String>,
+    /// Which route, in place of a provider and a model
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["provider", "model"])]
+    pub(crate) route: Option<String>,
     /// Only a provider on this host may answer
     #[arg(long, conflicts_with = "background")]
     pub(crate) local_only: bool,

@@ -4,13 +4,14 @@
 //! it is, what a tool can do, how risky that is, and where the data came from.
 
 mod arguments;
+mod targets;
 
 use std::sync::Arc;
 
 use paw_api::{Error, ErrorKind, sandbox::RunSpec};
 use paw_policy::{
-    ApiArguments, ChatArguments, Facts, Kind, Name, Operation, Plan, Principal, Role, Rules, State,
-    Taint, TaintSet, ToolArguments, judge,
+    ApiArguments, Facts, Kind, Name, Operation, Plan, Principal, Role, Rules, State, Taint,
+    TaintSet, ToolArguments, judge,
 };
 use paw_store::{ActionRecord, Caller, SessionRecord, StoreError};
 use serde_json::{Map, Value};
@@ -18,6 +19,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use arguments::{ChatAsked, ToolAsked, not_executable, read, unknown_kind};
+use targets::{Named, Names};
 
 use crate::{
     agent::{asked, net::Ask, tool},
@@ -91,7 +93,7 @@ impl Intake {
         let kind: Kind = asked.kind.parse().map_err(|_| unknown_kind(&asked.kind))?;
         let (agent, settings) = agent(&config, asked.agent.as_deref())?;
         let (operation, place) = match kind {
-            Kind::Chat => self.chat(&agent, settings, asked, &caller)?,
+            Kind::Chat => self.chat(&config, (&agent, settings), asked, &caller)?,
             Kind::ToolCall => self.tool_call((&agent, settings), asked, &caller)?,
             Kind::ModelSwitch
             | Kind::FileOperation
@@ -254,8 +256,8 @@ impl Intake {
 
     fn chat(
         &self,
-        agent: &Name,
-        settings: &AgentSettings,
+        config: &Config,
+        (agent, settings): (&Name, &AgentSettings),
         asked: Asked,
         caller: &Caller,
     ) -> Result<(Operation, Option<Place>), Error> {
@@ -263,6 +265,7 @@ impl Intake {
             text,
             provider,
             model,
+            route,
         } = ChatAsked::read(asked.arguments)?;
         if text.trim().is_empty() || text.len() > MAX_TEXT {
             let message = format!(
@@ -275,52 +278,20 @@ impl Intake {
                 "say something shorter, or something at all",
             ));
         }
-        let name = provider.or_else(|| settings.provider.as_ref().map(ToString::to_string)).ok_or_else(|| {
-            let hint = "add a [provider.NAME] section to /etc/pawd/pawd.toml and run `pawctl config reload`; see pawd.toml(5)";
-            Error::new(ErrorKind::Unavailable, format!("agent {agent} has no provider"), hint)
-        })?;
         let providers = Arc::clone(&self.providers.borrow());
-        let Some((name, known)) = providers.get(&name) else {
-            let error = Error::new(
-                ErrorKind::NotFound,
-                format!("there is no provider {name}"),
-                "see `pawctl provider list`",
-            );
-            return Err(error.about(name));
+        let names = Names {
+            provider,
+            model,
+            route,
         };
-        let local = known.settings.is_local();
-        if asked.local_only && !local {
-            let message =
-                format!("provider {name} is not on this host, and only a local one was asked for");
-            return Err(Error::new(
-                ErrorKind::Denied,
-                message,
-                "name a local provider, or leave out --local-only",
-            ));
-        }
+        let named = Named::find(config, &providers, (agent, settings), names)?;
         let place = self.place(agent, asked.session.as_deref(), &text, caller)?;
-        if !local
-            && !settings.may_leave_host
+        let held_here = !settings.may_leave_host
             && place.opens.is_none()
-            && self.spoke_locally(&providers, place.id)?
-        {
-            let message = format!(
-                "this conversation was held on this host, and provider {name} is not on it"
-            );
-            let hint = "begin a new conversation, or set may_leave_host = true for the agent";
-            return Err(Error::new(ErrorKind::Denied, message, hint));
-        }
-        let model = model
-            .or_else(|| settings.model.clone())
-            .unwrap_or_else(|| known.settings.model.clone());
-        Ok((
-            Operation::Chat(ChatArguments {
-                text,
-                provider: name.clone(),
-                model,
-            }),
-            Some(place),
-        ))
+            && named.leaves_host(&providers)
+            && self.spoke_locally(&providers, place.id)?;
+        let plan = named.plan(&providers, text, asked.local_only, held_here)?;
+        Ok((Operation::Chat(plan), Some(place)))
     }
 
     fn tool_call(

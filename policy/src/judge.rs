@@ -368,6 +368,9 @@ mod tests {
             text: "hi".into(),
             provider: name("local"),
             model: "m".into(),
+            route: None,
+            fallbacks: Vec::new(),
+            local_only: false,
         });
         Plan {
             agent: name("default"),

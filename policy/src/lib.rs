@@ -16,6 +16,6 @@ pub mod words;
 pub use judge::{
     Approval, Facts, NotApproved, Permit, Principal, Verdict, judge, permit, permit_approved,
 };
-pub use plan::{ApiArguments, ChatArguments, Operation, Plan, PlanError, ToolArguments};
+pub use plan::{ApiArguments, ChatArguments, Operation, Plan, PlanError, Target, ToolArguments};
 pub use rules::{Fault, Rules};
 pub use words::{Decision, Digest, Kind, Name, Risk, Role, State, Taint, TaintSet, ToolClass};

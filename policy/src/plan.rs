@@ -62,6 +62,47 @@ pub struct ChatArguments {
     pub provider: Name,
     /// With which model.
     pub model: String,
+    /// The route that chose them, where one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<Name>,
+    /// Who is asked, in this order, while those before have no answer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fallbacks: Vec<Target>,
+    /// Whether only a provider on this host may answer.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub local_only: bool,
+}
+
+/// Who may answer a chat.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    /// Which provider.
+    pub provider: Name,
+    /// With which model.
+    pub model: String,
+}
+
+impl ChatArguments {
+    /// Everybody who may answer, in the order in which they are asked.
+    #[must_use]
+    pub fn targets(&self) -> Vec<Target> {
+        let first = Target {
+            provider: self.provider.clone(),
+            model: self.model.clone(),
+        };
+        std::iter::once(first)
+            .chain(self.fallbacks.iter().cloned())
+            .collect()
+    }
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde asks with a reference"
+)]
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// Arguments of [`Operation::ToolCall`].
@@ -212,6 +253,14 @@ mod tests {
         let back: Plan = serde_json::from_str(&text).unwrap();
         assert_eq!(plan, back);
         assert_eq!(text, back.canonical().unwrap());
+    }
+
+    /// What was stored before there were routes has the digest that it had, so what waits for a person can still be answered.
+    #[test]
+    fn plan_without_a_route_says_nothing_of_routes() {
+        let text = r#"{"agent":"default","operation":{"chat":{"model":"m","provider":"local","text":"hi"}},"session":null}"#;
+        let plan: Plan = serde_json::from_str(text).unwrap();
+        assert_eq!(plan.canonical().unwrap(), text);
     }
 
     #[test]

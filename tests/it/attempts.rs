@@ -162,6 +162,7 @@ async fn what_cannot_name_a_model_is_refused() {
             None,
             Some("m".repeat(256)),
             None,
+            None,
         )
         .await;
     assert!(longest.is_ok(), "{longest:?}");

@@ -12,6 +12,7 @@ mod control;
 mod crash;
 mod pool;
 mod retry;
+mod routes;
 mod sandbox;
 mod service;
 mod start;

@@ -34,7 +34,7 @@ pub(super) async fn agents(global: &Global, out: &mut Out, command: Named) -> Re
                         };
                         vec![
                             table::text(&agent.name),
-                            table::text(&agent.provider),
+                            table::text(&provider(agent)),
                             table::text(&agent.model),
                             table::text(&skills),
                         ]
@@ -59,8 +59,9 @@ pub(super) async fn agents(global: &Global, out: &mut Out, command: Named) -> Re
             out.answer(&answer, |agent: &Agent, _| {
                 block(vec![
                     ("Name", Some(text::line(&agent.name).into_owned())),
-                    ("Provider", Some(text::line(&agent.provider).into_owned())),
-                    ("Model", Some(text::line(&agent.model).into_owned())),
+                    ("Provider", shown(&agent.provider)),
+                    ("Model", shown(&agent.model)),
+                    ("Route", agent.route.as_deref().and_then(shown)),
                     (
                         "Skills",
                         Some(text::line(&agent.skills.join(", ")).into_owned()),
@@ -74,6 +75,18 @@ pub(super) async fn agents(global: &Global, out: &mut Out, command: Named) -> Re
         }
     }
     Ok(exit::DONE)
+}
+
+/// Where its answers come from, in one word.
+fn provider(agent: &Agent) -> String {
+    match &agent.route {
+        Some(route) => format!("route {route}"),
+        None => agent.provider.clone(),
+    }
+}
+
+fn shown(word: &str) -> Option<String> {
+    (!word.is_empty()).then(|| text::line(word).into_owned())
 }
 
 pub(super) async fn sessions(

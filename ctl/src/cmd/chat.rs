@@ -46,7 +46,12 @@ async fn background(
     chat: &Chat,
     text: String,
 ) -> Result<u8, Failure> {
-    let said = json!({"text": text, "provider": chat.provider, "model": chat.model});
+    let said = json!({
+        "text": text,
+        "provider": chat.provider,
+        "model": chat.model,
+        "route": chat.route,
+    });
     let arguments: Map<String, Value> = match said {
         Value::Object(members) => members
             .into_iter()
@@ -90,6 +95,7 @@ async fn turn(
         "provider": chat.provider,
         "model": chat.model,
         "local_only": chat.local_only.then_some(true),
+        "route": chat.route,
     }));
     let mut items = pawd.subscribe(DOING, "chat.send", params).await?;
     let ended = tokio::select! {
@@ -138,16 +144,21 @@ async fn follow(out: &mut Out, items: &mut Items, stream: bool) -> Result<ChatRe
                     Out::write(text.as_bytes())?;
                 }
             }
-            ChatEvent::StreamReset { why, .. } => {
+            ChatEvent::StreamReset {
+                provider,
+                model,
+                why,
+            } => {
                 expected = 0;
                 if stream && out.format == Format::Table {
                     if !ends_line {
                         Out::write(b"\n")?;
                     }
                     ends_line = true;
-                    let why = text::line(&why);
+                    let [why, provider, model] =
+                        [&why, &provider, &model].map(|word| text::line(word));
                     out.say(&format!(
-                        "the answer broke off ({why}) and begins again; what is above is not part of it"
+                        "the answer broke off ({why}) and begins again at {provider} ({model}); what is above is not part of it"
                     ));
                 }
             }
@@ -163,6 +174,9 @@ async fn follow(out: &mut Out, items: &mut Items, stream: bool) -> Result<ChatRe
                     }
                     Format::Json => out.json(&without_type(&item)?),
                     Format::Jsonl => {}
+                }
+                if out.format == Format::Table {
+                    out.say(&answered_by(&done));
                 }
                 return Ok(done);
             }
@@ -183,6 +197,29 @@ async fn follow(out: &mut Out, items: &mut Items, stream: bool) -> Result<ChatRe
         Out::write(b"\n")?;
     }
     Err(cut("the stream ended before the answer was complete"))
+}
+
+/// Who answered, and who was asked before that and did not.
+fn answered_by(done: &ChatResult) -> String {
+    let [provider, model] = [&done.provider, &done.model].map(|word| text::line(word));
+    let others: Vec<String> = done
+        .attempts
+        .iter()
+        .filter(|attempt| attempt.outcome != "ok" && attempt.provider != done.provider)
+        .map(|attempt| {
+            let [provider, outcome] =
+                [&attempt.provider, &attempt.outcome].map(|word| text::line(word));
+            format!("{provider} ({outcome})")
+        })
+        .collect();
+    if others.is_empty() {
+        format!("answered by {provider} ({model})")
+    } else {
+        format!(
+            "answered by {provider} ({model}), after {}",
+            others.join(", ")
+        )
+    }
 }
 
 fn cut(why: &str) -> Failure {

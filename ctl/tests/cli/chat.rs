@@ -65,7 +65,8 @@ fn a_chat_that_begins_again_says_so_and_shows_the_whole_answer() {
         ran.stderr
     );
     assert!(
-        ran.stderr.contains("broke off (cut) and begins again"),
+        ran.stderr
+            .contains("broke off (cut) and begins again at p (m)"),
         "{}",
         ran.stderr
     );
@@ -85,6 +86,36 @@ fn a_chat_as_json_is_the_result_of_the_contract() {
         fixtures::chat_result("Hello")
     );
     assert_eq!(fake.run(&["chat", "hi", "--no-stream"]).stdout, "Hello\n");
+}
+
+#[test]
+fn a_chat_says_who_answered_and_who_did_not() {
+    let fake = Fake::new(|_, _| {
+        let mut done = fixtures::chat_result("Hello");
+        done["type"] = json!("done");
+        done["provider"] = json!("spare");
+        done["model"] = json!("small");
+        let attempt = |provider: &str, outcome: &str| {
+            json!({"provider": provider, "model": "m", "outcome": outcome, "at": 1, "ms": 1,
+                   "first_token_ms": null})
+        };
+        done["attempts"] = json!([attempt("first", "overload"), attempt("spare", "ok")]);
+        Reply::Stream(vec![accepted(), delta(0, "Hello"), done])
+    });
+    let ran = fake.run(&["chat", "hi", "--route", "main"]);
+    assert_eq!(
+        (ran.stdout.as_str(), ran.stderr.as_str()),
+        (
+            "Hello\n",
+            "answered by spare (small), after first (overload)\n"
+        )
+    );
+    assert_eq!(
+        fake.params_of("chat.send"),
+        json!({"text": "hi", "route": "main"})
+    );
+    let both = fake.run(&["chat", "hi", "--route", "main", "--provider", "first"]);
+    assert_eq!(both.code, 2, "{}", both.stderr);
 }
 
 #[test]

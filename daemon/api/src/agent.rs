@@ -15,10 +15,12 @@ pub struct Agent {
     pub name: String,
     /// What it is told before each conversation.
     pub instructions: String,
-    /// Which provider answers for it.
+    /// Which provider answers for it; empty where a route does.
     pub provider: String,
-    /// With which model.
+    /// With which model; empty where a route says it.
     pub model: String,
+    /// Which route answers for it.
+    pub route: Option<String>,
     /// Skills that it may use.
     pub skills: Vec<String>,
 }

@@ -141,6 +141,7 @@ pub const TABLE: &[Method] = &[
             "provider",
             "model",
             "local_only",
+            "route",
         ],
         "One turn of a conversation, streamed.",
     ),

@@ -161,6 +161,7 @@ pub trait ChatRpc {
         provider: Option<String>,
         model: Option<String>,
         local_only: Option<bool>,
+        route: Option<String>,
     ) -> SubscriptionResult;
 }
 

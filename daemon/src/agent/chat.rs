@@ -1,10 +1,10 @@
 //! One turn of a conversation: context in, answer out, piece by piece.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use paw_api::provider::{ChatResult, Usage};
 use paw_llm::{ChatRequest, Finish, LlmError, Message};
-use paw_policy::{ChatArguments, Name};
+use paw_policy::{ChatArguments, Name, Target};
 use paw_store::{Attempt, Speaker, StoreError};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -12,7 +12,8 @@ use uuid::Uuid;
 
 use super::Agents;
 use crate::{
-    gateway::{self, Listener, Spoken, Tried},
+    config::{RouteSettings, routes::OnBreak},
+    gateway::{self, Asked, Listener, Question, Spoken, Tried},
     orchestrator::work::{Ending, Exchange, Outcome, Progress, failure},
     records,
 };
@@ -23,7 +24,7 @@ const CONTEXT_TURNS: usize = 64;
 /// Bytes of earlier turns that a model is shown.
 const CONTEXT_BYTES: usize = 64 * 1024;
 
-/// Talks with the provider that the plan names.
+/// Talks with whoever of the plan's targets answers.
 pub(super) async fn turn(
     agents: &Agents,
     id: Uuid,
@@ -40,11 +41,15 @@ pub(super) async fn turn(
             "report it with the journal of this time",
         );
     };
-    let (limit, settings) = {
+    let (limit, settings, route) = {
         let config = agents.config.borrow();
         (
             config.actions.chat_timeout,
             config.agents.get(agent).cloned(),
+            // What it says now: a route that may not leave the host any more does not.
+            chat.route
+                .as_ref()
+                .and_then(|name| config.routes.get(name).cloned()),
         )
     };
     let Some(settings) = settings else {
@@ -54,31 +59,22 @@ pub(super) async fn turn(
             "see `pawctl agent list`",
         );
     };
-    let provider = agents
-        .providers
-        .borrow()
-        .get(chat.provider.as_str())
-        .map(|(_, known)| Arc::clone(known));
-    let Some(provider) = provider else {
+    let targets = targets(agents, &chat, route.as_ref());
+    if targets.is_empty() {
+        let names: Vec<_> = chat
+            .targets()
+            .into_iter()
+            .map(|target| target.provider.to_string())
+            .collect();
         return Outcome::failed(
             "not_found",
-            format!("there is no provider {}", chat.provider),
+            format!("there is no provider {}", names.join(" or ")),
             "see `pawctl provider list`",
         );
-    };
-    // What was said with a provider on this host stays here, unless the agent may take it out (invariant 7). It was checked when
-    // this was asked; another turn of the same conversation may have ended since.
-    let stays = !provider.settings.is_local() && !settings.may_leave_host;
-    let messages = match messages(agents, session, &settings.instructions, &chat.text, stays) {
-        Ok(Some(messages)) => messages,
-        Ok(None) => {
-            let message = format!(
-                "this conversation was held on this host, and provider {} is not on it",
-                chat.provider
-            );
-            let hint = "begin a new conversation, or set may_leave_host = true for the agent";
-            return Outcome::failed("denied", message, hint);
-        }
+    }
+    let (messages, said_here) = match messages(agents, session, &settings.instructions, &chat.text)
+    {
+        Ok(messages) => messages,
         Err(error) => {
             return Outcome::failed(
                 "unavailable",
@@ -87,21 +83,37 @@ pub(super) async fn turn(
             );
         }
     };
-    let request = ChatRequest {
-        max_tokens: settings.max_tokens,
-        ..ChatRequest::new(chat.model.clone(), messages)
-    };
+    // What was said with a provider on this host stays here, unless the agent may take it out (invariant 7). It was checked when
+    // this was asked; another turn of the same conversation may have ended since, and a provider may have moved.
+    let stays = chat.local_only || (said_here && !settings.may_leave_host);
+    let targets: Vec<_> = targets
+        .into_iter()
+        .filter(|asked| !stays || asked.known.settings.is_local())
+        .collect();
+    if targets.is_empty() {
+        let message = format!(
+            "this question stays on this host, and provider {} is not on it",
+            chat.provider
+        );
+        let hint = "begin a new conversation, or set may_leave_host = true for the agent";
+        return Outcome::failed("denied", message, hint);
+    }
     // The question has this time; its last attempt is cut off a little later by the same limit.
     let deadline = Instant::now() + limit;
-    let (mut listener, mut tried) = (Listener::new(progress), Tried::default());
-    let asking = gateway::ask(
-        chat.provider.as_str(),
-        &provider,
-        request,
-        &mut listener,
-        &mut tried,
+    let question = Question {
+        targets: &targets,
+        request: ChatRequest {
+            max_tokens: settings.max_tokens,
+            ..ChatRequest::new(chat.model.clone(), messages)
+        },
+        may_leave_host: route.as_ref().is_some_and(|route| route.may_leave_host),
+        on_break: route
+            .as_ref()
+            .map_or(OnBreak::Restart, |route| route.on_break),
         deadline,
-    );
+    };
+    let (mut listener, mut tried) = (Listener::new(progress), Tried::default());
+    let asking = gateway::ask(&question, &mut listener, &mut tried);
     let told = tokio::select! {
         told = timeout_at(deadline, asking) => Some(told),
         () = cancel.cancelled() => None,
@@ -116,8 +128,13 @@ pub(super) async fn turn(
             format!("the answer was not complete after {} ms", limit.as_millis()),
             "raise [actions] chat_timeout, or use a faster model",
         ))),
-        Some(Ok(Err(error))) => failed(&error, &chat, attempts.len()),
-        Some(Ok(Ok(spoken))) => answered(id, session, chat, spoken, &attempts),
+        Some(Ok(Err(gateway::Unanswered { at, error }))) => {
+            failed(&error, &targets[at].target, &attempts)
+        }
+        Some(Ok(Ok((at, spoken)))) => {
+            let by = targets[at].target.clone();
+            answered(id, session, (chat.text, by), spoken, &attempts)
+        }
     };
     Outcome {
         attempts,
@@ -125,10 +142,24 @@ pub(super) async fn turn(
     }
 }
 
+/// Those of the plan's targets whose providers are configured now.
+fn targets(agents: &Agents, chat: &ChatArguments, route: Option<&RouteSettings>) -> Vec<Asked> {
+    let providers = Arc::clone(&agents.providers.borrow());
+    let known = |target: Target| {
+        let (_, known) = providers.get(target.provider.as_str())?;
+        Some(Asked {
+            context: route.and_then(|route| route.context(&target)),
+            known: Arc::clone(known),
+            target,
+        })
+    };
+    chat.targets().into_iter().filter_map(known).collect()
+}
+
 fn answered(
     id: Uuid,
     session: Uuid,
-    chat: ChatArguments,
+    (question, by): (String, Target),
     Spoken { text, done }: Spoken,
     attempts: &[Attempt],
 ) -> Outcome {
@@ -136,8 +167,8 @@ fn answered(
         action_id: id.to_string(),
         session: session.to_string(),
         text: text.clone(),
-        provider: chat.provider.to_string(),
-        model: done.model.unwrap_or(chat.model),
+        provider: by.provider.to_string(),
+        model: done.model.unwrap_or(by.model),
         usage: Usage {
             input_tokens: done.usage.input_tokens,
             output_tokens: done.usage.output_tokens,
@@ -148,9 +179,9 @@ fn answered(
     };
     let exchange = Exchange {
         session,
-        question: chat.text,
+        question,
         answer: text,
-        provider: chat.provider,
+        provider: by.provider,
         model: result.model.clone(),
     };
     match serde_json::to_value(&result) {
@@ -166,15 +197,13 @@ fn answered(
     }
 }
 
-/// Instructions, the newest earlier turns that fit, and what was said now; none when the conversation `stays` on this host and
-/// some of it was said by a provider here.
+/// Instructions, the newest earlier turns that fit, and what was said now; and whether some of it was said by a provider here.
 fn messages(
     agents: &Agents,
     session: Uuid,
     instructions: &str,
     text: &str,
-    stays: bool,
-) -> Result<Option<Vec<Message>>, StoreError> {
+) -> Result<(Vec<Message>, bool), StoreError> {
     let store = agents.storage.read();
     let total = store.session(session)?.map_or(0, |session| session.turns);
     let from = total.saturating_sub(CONTEXT_TURNS as u64);
@@ -186,14 +215,10 @@ fn messages(
             .get(name.as_str())
             .is_none_or(|(_, known)| known.settings.is_local())
     };
-    if stays
-        && earlier
-            .iter()
-            .filter_map(|turn| turn.provider.as_ref())
-            .any(said_here)
-    {
-        return Ok(None);
-    }
+    let said_here = earlier
+        .iter()
+        .filter_map(|turn| turn.provider.as_ref())
+        .any(said_here);
     let mut room = CONTEXT_BYTES;
     let mut shown: Vec<Message> = Vec::new();
     for turn in earlier.into_iter().rev() {
@@ -209,18 +234,23 @@ fn messages(
     shown.push(Message::System(instructions.to_owned()));
     shown.reverse();
     shown.push(Message::user(text));
-    Ok(Some(shown))
+    Ok((shown, said_here))
 }
 
-fn failed(error: &LlmError, chat: &ChatArguments, attempts: usize) -> Outcome {
-    let tried = match attempts {
-        1 => String::new(),
-        more => format!(" (tried {more} times)"),
+fn failed(error: &LlmError, by: &Target, attempts: &[Attempt]) -> Outcome {
+    let asked: BTreeSet<_> = attempts
+        .iter()
+        .map(|attempt| (&attempt.provider, &attempt.model))
+        .collect();
+    let tried = match (attempts.len(), asked.len()) {
+        (1, _) => String::new(),
+        (times, 1) => format!(" (tried {times} times)"),
+        (times, targets) => format!(" (the last of {times} attempts at {targets} targets)"),
     };
     let message = format!(
         "provider {} ({}): {}{tried}",
-        chat.provider,
-        chat.model,
+        by.provider,
+        by.model,
         paw_log::Chain(error)
     );
     match error {

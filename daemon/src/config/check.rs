@@ -13,10 +13,11 @@ use toml::Spanned;
 
 use super::{
     ActionBounds, AgentSettings, Config, Confinement, PoolBounds, ProviderSettings, RoleGroups,
-    RpcBounds, SandboxDefaults,
+    RouteSettings, RpcBounds, SandboxDefaults,
     fault::{Fault, Faults},
     file::{self, File},
     layers::{Layers, bounded, read_value, reference},
+    routes::routes,
     source::{self, Source, SourceError},
     value::{account, duration, isolation, name, provider_kind, size, url},
 };
@@ -61,6 +62,7 @@ pub fn check(sources: Vec<Source>, policies: Option<Vec<Source>>) -> Result<Conf
     let rules = rules(policies, &mut faults);
     let providers = providers(&layers, &mut faults);
     let default_provider = default_provider(&layers, &providers, &mut faults);
+    let routes = routes(&layers, &providers, &mut faults);
     let sandbox = sandbox(&layers, &mut faults);
     let floor = sandbox.isolation_floor;
     let config = Config {
@@ -72,12 +74,13 @@ pub fn check(sources: Vec<Source>, policies: Option<Vec<Source>>) -> Result<Conf
         sandbox,
         agents: agents(
             &layers,
-            &providers,
-            default_provider.as_ref(),
+            (&providers, default_provider.as_ref()),
+            &routes,
             floor,
             &mut faults,
         ),
         providers,
+        routes,
         rules: match rules {
             Some(rules) => rules,
             None => return Err(faults),
@@ -406,8 +409,8 @@ fn default_provider(
 
 fn agents(
     layers: &Layers,
-    known: &BTreeMap<Name, ProviderSettings>,
-    default: Option<&Name>,
+    (known, default): (&BTreeMap<Name, ProviderSettings>, Option<&Name>),
+    routes: &BTreeMap<Name, RouteSettings>,
     floor: Isolation,
     faults: &mut Faults,
 ) -> BTreeMap<Name, AgentSettings> {
@@ -416,6 +419,7 @@ fn agents(
             .into(),
         provider: default.cloned(),
         model: None,
+        route: None,
         isolation_floor: floor,
         workspace: Settle::Commit,
         skills: vec!["files".parse().expect("`files` is a name")],
@@ -432,9 +436,24 @@ fn agents(
             let Some(key) = read_value(source, key, &name, faults) else {
                 continue;
             };
+            let route = agent
+                .route
+                .as_ref()
+                .and_then(|value| reference(source, value, routes, "route", faults));
+            if let Some(value) = &agent.route
+                && (agent.provider.is_some() || agent.model.is_some())
+            {
+                let hint = "leave out provider and model, or the route: it names both";
+                faults.at(
+                    source,
+                    value.span(),
+                    "a route beside a provider or a model",
+                    hint,
+                );
+            }
             let provider = match &agent.provider {
                 Some(value) => reference(source, value, known, "provider", faults),
-                None => default.cloned(),
+                None => default.filter(|_| agent.route.is_none()).cloned(),
             };
             let skills = agent.skills.as_ref().map(|skills| {
                 let parsed = skills.get_ref().iter().filter_map(|skill| {
@@ -473,6 +492,7 @@ fn agents(
                     .unwrap_or_else(|| shipped.instructions.clone()),
                 provider,
                 model: agent.model.clone(),
+                route,
                 isolation_floor: agent
                     .isolation_floor
                     .as_ref()

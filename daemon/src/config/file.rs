@@ -26,6 +26,9 @@ pub struct File {
     /// `[provider.NAME]`
     #[serde(default)]
     pub provider: BTreeMap<Spanned<String>, Provider>,
+    /// `[route.NAME]`
+    #[serde(default)]
+    pub route: BTreeMap<Spanned<String>, Route>,
     /// `[agent.NAME]`
     #[serde(default)]
     pub agent: BTreeMap<Spanned<String>, Agent>,
@@ -169,6 +172,34 @@ pub struct Provider {
     pub total_timeout: Option<Spanned<String>>,
 }
 
+/// Targets that stand in for each other.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// Who may answer.
+    pub targets: Spanned<Vec<Target>>,
+    /// `order` or `weight`: who is asked first.
+    pub select: Option<Spanned<String>>,
+    /// Whether a question may go on from a provider on this host to one elsewhere.
+    pub may_leave_host: Option<bool>,
+    /// `restart` or `fail`: what becomes of an answer that breaks off.
+    pub on_break: Option<Spanned<String>>,
+}
+
+/// One target of a route.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    /// Which provider.
+    pub provider: Spanned<String>,
+    /// With which model, if not the provider's.
+    pub model: Option<Spanned<String>>,
+    /// Its share of the questions.
+    pub weight: Option<Spanned<u32>>,
+    /// Tokens that it can hold.
+    pub context: Option<Spanned<u64>>,
+}
+
 /// An assistant.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -179,6 +210,8 @@ pub struct Agent {
     pub provider: Option<Spanned<String>>,
     /// With which model, if not the provider's.
     pub model: Option<String>,
+    /// Which route answers for it, in place of a provider.
+    pub route: Option<Spanned<String>>,
     /// The weakest isolation that will do for its tools, in place of `[sandbox] isolation_floor`.
     pub isolation_floor: Option<Spanned<String>>,
     /// `commit` or `stage`: what becomes of what its tools write to its workspace.

@@ -6,8 +6,9 @@ pub mod check;
 pub mod fault;
 pub mod file;
 mod layers;
+pub mod routes;
 pub mod source;
-mod value;
+pub mod value;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -21,6 +22,7 @@ use paw_policy::{Name, Rules};
 use serde::Serialize;
 
 pub use fault::{Fault, Faults};
+pub use routes::RouteSettings;
 
 /// What pawd runs on.
 #[derive(Debug, Clone, Serialize)]
@@ -39,6 +41,8 @@ pub struct Config {
     pub sandbox: SandboxDefaults,
     /// Endpoints that serve models.
     pub providers: BTreeMap<Name, ProviderSettings>,
+    /// Targets that stand in for each other.
+    pub routes: BTreeMap<Name, RouteSettings>,
     /// Assistants; there is always one named `default`.
     pub agents: BTreeMap<Name, AgentSettings>,
     /// Policy files, as (name, text) were read.
@@ -175,10 +179,12 @@ impl ProviderSettings {
 pub struct AgentSettings {
     /// What it is told before each conversation.
     pub instructions: String,
-    /// Which provider answers for it; none while no provider is configured.
+    /// Which provider answers for it; none while no provider is configured, and where a route does.
     pub provider: Option<Name>,
     /// With which model, if not the provider's.
     pub model: Option<String>,
+    /// Which route answers for it.
+    pub route: Option<Name>,
     /// The weakest isolation that will do for its tools.
     pub isolation_floor: Isolation,
     /// What becomes of what its tools write to its workspace.

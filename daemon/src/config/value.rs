@@ -14,6 +14,20 @@ pub(super) fn name(text: &str) -> Result<Name, String> {
     Name::from_str(text).map_err(|error| error.to_string())
 }
 
+/// The longest name of a model, in bytes. It is in the record of every attempt.
+pub const MAX_MODEL: usize = 256;
+
+/// The name of a model, which can be shown.
+pub(super) fn model(text: &str) -> Result<String, String> {
+    if (1..=MAX_MODEL).contains(&text.len()) && !text.contains(char::is_control) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "use 1 to {MAX_MODEL} bytes without control characters"
+        ))
+    }
+}
+
 /// What stands between a sandbox and the host.
 pub(super) fn isolation(text: &str) -> Result<Isolation, String> {
     Isolation::ALL

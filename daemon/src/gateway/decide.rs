@@ -1,16 +1,32 @@
-//! Which errors are worth another attempt.
+//! What an error means for who is asked next.
 
 use std::time::Duration;
 
 use paw_llm::{Level, LlmError, Step};
 
-/// Decides by what failed: what is temporary, or broke on the way, is asked again; what the provider understood and refused is not.
-/// Gives how long the provider asks us to wait, zero where it does not say; nothing where the same question fails again.
+/// Who may still answer a question that failed at one target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Another target at once, and the same one later: not before this time, which it asks for, has passed.
+    Later(Duration),
+    /// The same, of one that is loading its model. That is no outage, and to look again is no retry.
+    Loading(Duration),
+    /// Another target; this one would fail again.
+    Elsewhere,
+    /// A target that is known to hold more.
+    Larger,
+    /// Nobody: the question itself is refused.
+    Nobody,
+}
+
+/// Decides by what failed: what is temporary, or broke on the way, may be well a moment later; what the provider has against the
+/// one who asks, others need not have; what it understood and refused, others would refuse, too.
 #[must_use]
-pub fn again(error: &LlmError) -> Option<Duration> {
+pub fn next(error: &LlmError) -> Verdict {
     match error {
-        LlmError::Rate { .. } | LlmError::Overload { .. } | LlmError::Loading { .. } => {
-            Some(error.retry_after().unwrap_or_default())
+        LlmError::Loading { .. } => Verdict::Loading(error.retry_after().unwrap_or_default()),
+        LlmError::Rate { .. } | LlmError::Overload { .. } => {
+            Verdict::Later(error.retry_after().unwrap_or_default())
         }
         LlmError::Transport {
             step: Step::Resolve | Step::Connect | Step::Read,
@@ -21,8 +37,8 @@ pub fn again(error: &LlmError) -> Option<Duration> {
             ..
         }
         | LlmError::Cut { .. }
-        | LlmError::Malformed { .. } => Some(Duration::ZERO),
-        // A certificate that is not trusted will not be trusted in a moment, and the total is all the time that there is.
+        | LlmError::Malformed { .. } => Verdict::Later(Duration::ZERO),
+        // A certificate that is not trusted will not be trusted in a moment, and the total is all the time that a target has.
         LlmError::Transport {
             step: Step::Tls, ..
         }
@@ -32,10 +48,10 @@ pub fn again(error: &LlmError) -> Option<Duration> {
         }
         | LlmError::Auth { .. }
         | LlmError::Quota { .. }
-        | LlmError::BadRequest { .. }
-        | LlmError::ContextLength { .. }
+        | LlmError::NotFound { .. } => Verdict::Elsewhere,
+        LlmError::ContextLength { .. } => Verdict::Larger,
+        LlmError::BadRequest { .. }
         | LlmError::ContentFilter { .. }
-        | LlmError::NotFound { .. }
-        | LlmError::TooLarge { .. } => None,
+        | LlmError::TooLarge { .. } => Verdict::Nobody,
     }
 }

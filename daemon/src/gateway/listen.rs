@@ -43,6 +43,12 @@ impl Listener {
         self.tell(ChatEvent::Delta { seq, text }).await;
     }
 
+    /// Whether a piece of the attempt that is under way was heard.
+    #[must_use]
+    pub const fn has_heard(&self) -> bool {
+        self.seq > 0
+    }
+
     /// What was heard so far is void; without a piece there is nothing to be told.
     pub async fn begin_again(&mut self, provider: &str, model: &str, why: &str) {
         if self.seq > 0 {

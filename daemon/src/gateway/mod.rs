@@ -1,89 +1,155 @@
-//! One answer, out of as many attempts as it is worth.
+//! One answer, out of as many attempts at as many targets as it is worth.
 //!
 //! ```text
-//!  question ─► attempt ──its terminator──► answer
-//!                ▲  │ an error
+//!  question ─► who is next? ──nobody, or not before the deadline──► the last error
+//!                ▲  │ a target
 //!                │  ▼
-//!                │ decide: can the same question succeed later? ──no──► the error
-//!                │  ▼ yes
-//!                │ retries left, and the provider's budget of retries? ──no──► the error
-//!                │  ▼ yes
-//!                └─ wait: what the provider asks for, and a random time; not beyond the deadline
+//!                │ attempt ──its terminator──► answer
+//!                │  │ an error
+//!                │  ▼
+//!                └─ decide: who may still answer this question?
 //! ```
 //!
 //! An attempt that fails in the middle of its answer is never shown as an answer: whoever listens is told that what came so far is
-//! void, and hears the next attempt from its beginning. Every attempt is in the record of the action, however that ended.
+//! void, and hears the next attempt from its beginning, or the error, where the route says so. Every attempt is in the record of the
+//! action, however that ended.
 //!
-//! - [`decide`]: which errors are worth another attempt. Pure.
-//! - [`backoff`]: how long to wait before it. Pure.
+//! - [`route`]: in which order the targets of a route are asked. Pure; decided when a question is taken in.
+//! - [`course`]: who is asked next, and when. Pure.
+//! - [`decide`]: what an error means for that. Pure.
+//! - [`backoff`]: how long to wait before a retry. Pure.
 //! - [`budget`]: how many retries a provider's traffic pays for. Pure.
 //! - [`listen`]: one attempt, heard piece by piece.
 //! - [`tried`]: what was tried. Pure.
 
 pub mod backoff;
 pub mod budget;
+pub mod course;
 pub mod decide;
 pub mod listen;
+pub mod route;
 pub mod tried;
 
+use std::sync::Arc;
+
 use paw_llm::{ChatRequest, LlmError};
+use paw_policy::Target;
 use tokio::time::{Instant, sleep_until};
 
 pub use listen::{Listener, Spoken};
 pub use tried::Tried;
 
-use crate::{clock::now_ms, providers::Known};
+use crate::{clock::now_ms, config::routes::OnBreak, providers::Known};
+use course::{Course, Move, Terms};
 
-/// Asks a provider until it has answered, an error is final, or no retry is left; what the last attempt failed with is then told.
-/// Dropping the future ends it, and its connection; what was `tried` tells of that attempt, too.
+/// A target that can be asked.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// Its names.
+    pub target: Target,
+    /// Its provider.
+    pub known: Arc<Known>,
+    /// Tokens that it can hold, where that is known.
+    pub context: Option<u64>,
+}
+
+/// One question to whoever of these answers it.
+#[derive(Debug)]
+pub struct Question<'a> {
+    /// Who may answer, in order; at least one.
+    pub targets: &'a [Asked],
+    /// What is asked; the model is each target's own.
+    pub request: ChatRequest,
+    /// Whether it may go on from this host to elsewhere.
+    pub may_leave_host: bool,
+    /// What becomes of an answer that breaks off.
+    pub on_break: OnBreak,
+    /// How long it is worth an answer.
+    pub deadline: Instant,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub struct Unanswered {
+    /// Place of the target that was asked last.
+    pub at: usize,
+    /// What it failed with.
+    pub error: LlmError,
+}
+
+/// Asks until one has answered, an error is final, or nobody is left; gives the place of the target that did. Dropping the future
+/// ends the attempt that is under way, and its connection; what was `tried` tells of that attempt, too.
 ///
 /// # Errors
 /// When there is no answer.
 pub async fn ask(
-    name: &str,
-    known: &Known,
-    request: ChatRequest,
+    question: &Question<'_>,
     listener: &mut Listener,
     tried: &mut Tried,
-    deadline: Instant,
-) -> Result<Spoken, LlmError> {
-    known.budget(budget::Budget::asked);
-    let (mut retries, mut waits) = (0, 0);
+) -> Result<(usize, Spoken), Unanswered> {
+    let targets = question.targets;
+    let terms = |asked: &Asked| Terms {
+        local: asked.known.settings.is_local(),
+        context: asked.context,
+        max_retries: asked.known.settings.max_retries,
+    };
+    let mut course = Course::new(
+        targets.iter().map(terms).collect(),
+        question.may_leave_host,
+        question.deadline,
+    );
+    let mut heard = vec![false; targets.len()];
+    let mut last: Option<Unanswered> = None;
     loop {
-        tried.begin(name, &request.model, now_ms(), Instant::now());
-        let said = listen::speak(&known.client, request.clone(), listener, tried).await;
+        let pay = |at: usize| targets[at].known.budget(budget::Budget::take);
+        let step = course.next(Instant::now(), random().unwrap_or(u64::MAX), pay);
+        let (Move::Ask(at) | Move::Wait(at, _)) = step else {
+            return Err(last.expect("a course begins by asking its first target"));
+        };
+        let Asked { target, known, .. } = &targets[at];
+        if let Some(Unanswered { error, .. }) = &last {
+            listener
+                .begin_again(target.provider.as_str(), &target.model, error.kind())
+                .await;
+        }
+        if let Move::Wait(_, until) = step {
+            sleep_until(until).await;
+            continue;
+        }
+        if !std::mem::replace(&mut heard[at], true) {
+            known.budget(budget::Budget::asked);
+        }
+        let request = ChatRequest {
+            model: target.model.clone(),
+            ..question.request.clone()
+        };
+        tried.begin(
+            target.provider.as_str(),
+            &target.model,
+            now_ms(),
+            Instant::now(),
+        );
+        let said = listen::speak(&known.client, request, listener, tried).await;
         known.note(&said);
         let outcome = said.as_ref().map_or_else(LlmError::kind, |_| "ok");
         tried.end(outcome, Instant::now());
-        let error = match said {
-            Ok(spoken) => return Ok(spoken),
-            Err(error) => error,
-        };
-        // A model that is loading is no outage: it is waited for, and that is no retry.
-        let loading = matches!(error, LlmError::Loading { .. });
-        let until = decide::again(&error)
-            .map(|at_least| {
-                Instant::now() + backoff::wait(waits, at_least, random().unwrap_or(u64::MAX))
-            })
-            .filter(|until| *until < deadline)
-            .filter(|_| {
-                loading
-                    || (retries < known.settings.max_retries && known.budget(budget::Budget::take))
-            });
-        let Some(until) = until else {
-            return Err(error);
-        };
-        waits += 1;
-        if !loading {
-            retries += 1;
+        match said {
+            Ok(spoken) => return Ok((at, spoken)),
+            Err(error) => {
+                let broke = listener.has_heard() && question.on_break == OnBreak::Fail;
+                course.failed(at, decide::next(&error), Instant::now());
+                let unanswered = Unanswered { at, error };
+                if broke {
+                    return Err(unanswered);
+                }
+                last = Some(unanswered);
+            }
         }
-        listener.begin_again(name, &request.model, outcome).await;
-        sleep_until(until).await;
     }
 }
 
 /// Without a random number the longest wait is chosen.
-fn random() -> Option<u64> {
+pub(crate) fn random() -> Option<u64> {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).ok()?;
     Some(u64::from_le_bytes(bytes))

@@ -5,10 +5,7 @@ use paw_policy::Kind;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
-use crate::records::shorten;
-
-/// The longest name of a model, in bytes. It is in the record of every attempt.
-const MAX_MODEL: usize = 256;
+use crate::{config::value::MAX_MODEL, records::shorten};
 
 /// Arguments of a chat.
 #[derive(Debug, Deserialize)]
@@ -17,6 +14,7 @@ pub(super) struct ChatAsked {
     pub(super) text: String,
     pub(super) provider: Option<String>,
     pub(super) model: Option<String>,
+    pub(super) route: Option<String>,
 }
 
 /// Arguments of a call of a tool.

@@ -150,6 +150,7 @@ fn shown(config: &Config, name: &Name, settings: &AgentSettings) -> Agent {
         instructions: settings.instructions.clone(),
         provider: provider.map(ToString::to_string).unwrap_or_default(),
         model: model.unwrap_or_default(),
+        route: settings.route.as_ref().map(ToString::to_string),
         skills: settings.skills.iter().map(ToString::to_string).collect(),
     }
 }

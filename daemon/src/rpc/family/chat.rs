@@ -32,12 +32,14 @@ impl ChatRpcServer for Family {
         provider: Option<String>,
         model: Option<String>,
         local_only: Option<bool>,
+        route: Option<String>,
     ) -> SubscriptionResult {
         let begun = match caller(extensions) {
             Ok(caller) => {
                 let mut arguments = Map::from_iter([("text".to_owned(), Value::from(text))]);
                 arguments.extend(provider.map(|name| ("provider".to_owned(), Value::from(name))));
                 arguments.extend(model.map(|name| ("model".to_owned(), Value::from(name))));
+                arguments.extend(route.map(|name| ("route".to_owned(), Value::from(name))));
                 let asked = Asked {
                     kind: "chat".into(),
                     arguments,

@@ -66,6 +66,9 @@ pub(crate) fn action(n: u64, state: State, session: Option<Uuid>, text: &str) ->
             text: text.to_owned(),
             provider: "local".parse().unwrap(),
             model: "small".to_owned(),
+            route: None,
+            fallbacks: Vec::new(),
+            local_only: false,
         }),
     };
     ActionRecord {

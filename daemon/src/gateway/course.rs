@@ -1,0 +1,360 @@
+//! Who is asked next, and when: the course of one question over the targets of its plan.
+//!
+//! ```text
+//!  round 0   every target once, in order, each as soon as the one before has failed
+//!  round 1…  retries: a wait (what a target asks for, and a random time that grows), then those that may be well again, in order
+//!  the end   when nobody is left to be asked, or the wait would pass the deadline
+//! ```
+//!
+//! It knows no provider and no clock, and does nothing itself.
+
+use tokio::time::Instant;
+
+use super::{backoff, decide::Verdict};
+
+/// What is known of a target before it is asked.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// Whether it is on this host.
+    pub local: bool,
+    /// Tokens that it can hold, where that is known.
+    pub context: Option<u64>,
+    /// How often it is asked again.
+    pub max_retries: u32,
+}
+
+/// What is done next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Move {
+    /// This target is asked.
+    Ask(usize),
+    /// Nobody is asked before then; this target is the one that is waited for.
+    Wait(usize, Instant),
+    /// Nobody is left to be asked in time.
+    End,
+}
+
+/// The course of one question.
+#[derive(Debug)]
+pub struct Course {
+    legs: Vec<Leg>,
+    /// Whether the question may go on from this host to elsewhere.
+    may_leave_host: bool,
+    deadline: Instant,
+    /// Where the round goes on.
+    next: usize,
+    waits: u32,
+    /// Whose retry was paid for before the wait.
+    paid: Option<usize>,
+}
+
+#[derive(Debug)]
+struct Leg {
+    terms: Terms,
+    at: At,
+    retries: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    /// It was not asked yet.
+    Start,
+    /// It failed for the moment and is not asked before then.
+    Failed { until: Instant, loading: bool },
+    /// It is not asked any more.
+    Out,
+}
+
+impl Course {
+    /// A question that has this time.
+    #[must_use]
+    pub fn new(terms: Vec<Terms>, may_leave_host: bool, deadline: Instant) -> Self {
+        let leg = |terms| Leg {
+            terms,
+            at: At::Start,
+            retries: 0,
+        };
+        Self {
+            legs: terms.into_iter().map(leg).collect(),
+            may_leave_host,
+            deadline,
+            next: 0,
+            waits: 0,
+            paid: None,
+        }
+    }
+
+    /// What is done next. `pay` says whether a target's budget has a retry, and spends it; `random` is uniform over all of `u64`.
+    pub fn next(&mut self, now: Instant, random: u64, mut pay: impl FnMut(usize) -> bool) -> Move {
+        while self.next < self.legs.len() {
+            let at = self.next;
+            self.next += 1;
+            if self.may_ask(at, now, &mut pay) {
+                self.begin(at);
+                return Move::Ask(at);
+            }
+        }
+        while let Some((at, until, loading)) = self.soonest() {
+            let wait = backoff::wait(self.waits, until.saturating_duration_since(now), random);
+            let Some(until) = now.checked_add(wait).filter(|until| *until < self.deadline) else {
+                return Move::End;
+            };
+            if !loading && !self.retry(at, &mut pay) {
+                continue;
+            }
+            self.paid = Some(at);
+            self.waits += 1;
+            self.next = 0;
+            return Move::Wait(at, until);
+        }
+        Move::End
+    }
+
+    /// The target that was asked failed.
+    pub fn failed(&mut self, at: usize, verdict: Verdict, now: Instant) {
+        let until = |wait| now.checked_add(wait);
+        let (until, loading) = match verdict {
+            Verdict::Later(wait) => (until(wait), false),
+            Verdict::Loading(wait) => (until(wait), true),
+            Verdict::Elsewhere => (None, false),
+            Verdict::Larger => {
+                let held = self.legs[at].terms.context;
+                for leg in &mut self.legs {
+                    if held.is_none() || leg.terms.context <= held {
+                        leg.at = At::Out;
+                    }
+                }
+                (None, false)
+            }
+            Verdict::Nobody => {
+                for leg in &mut self.legs {
+                    leg.at = At::Out;
+                }
+                (None, false)
+            }
+        };
+        self.legs[at].at = until.map_or(At::Out, |until| At::Failed { until, loading });
+    }
+
+    fn may_ask(&mut self, at: usize, now: Instant, pay: &mut impl FnMut(usize) -> bool) -> bool {
+        match self.legs[at].at {
+            At::Start => true,
+            At::Failed { until, .. } if until > now => false,
+            At::Failed { loading, .. } => {
+                let paid = self.paid.take_if(|paid| *paid == at).is_some();
+                loading || paid || self.retry(at, pay)
+            }
+            At::Out => false,
+        }
+    }
+
+    /// What was said to a target on this host does not go on to one elsewhere that has not heard it.
+    fn begin(&mut self, at: usize) {
+        if self.legs[at].terms.local && !self.may_leave_host {
+            for leg in &mut self.legs {
+                if !leg.terms.local && leg.at == At::Start {
+                    leg.at = At::Out;
+                }
+            }
+        }
+    }
+
+    /// Whether there is a retry for it; it is spent. One that has none is not asked any more.
+    fn retry(&mut self, at: usize, pay: &mut impl FnMut(usize) -> bool) -> bool {
+        let leg = &mut self.legs[at];
+        let paid = leg.retries < leg.terms.max_retries && pay(at);
+        if paid {
+            leg.retries += 1;
+        } else {
+            leg.at = At::Out;
+        }
+        paid
+    }
+
+    fn soonest(&self) -> Option<(usize, Instant, bool)> {
+        let failed = self
+            .legs
+            .iter()
+            .enumerate()
+            .filter_map(|(at, leg)| match leg.at {
+                At::Failed { until, loading } => Some((at, until, loading)),
+                At::Start | At::Out => None,
+            });
+        failed.min_by_key(|(_, until, _)| *until)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(600);
+
+    const fn terms(local: bool, max_retries: u32) -> Terms {
+        Terms {
+            local,
+            context: None,
+            max_retries,
+        }
+    }
+
+    /// Everybody who is asked, with the time since the start, while they fail like this.
+    fn run(
+        terms: Vec<Terms>,
+        may_leave_host: bool,
+        mut fails: impl FnMut(usize) -> Verdict,
+        mut pay: impl FnMut(usize) -> bool,
+    ) -> Vec<(usize, Duration)> {
+        let start = Instant::now();
+        let mut course = Course::new(terms, may_leave_host, start + LIMIT);
+        let (mut now, mut asked) = (start, Vec::new());
+        loop {
+            match course.next(now, u64::MAX / 2, &mut pay) {
+                Move::Ask(at) => {
+                    asked.push((at, now - start));
+                    course.failed(at, fails(at), now);
+                }
+                Move::Wait(_, until) => now = until,
+                Move::End => return asked,
+            }
+        }
+    }
+
+    fn order(asked: &[(usize, Duration)]) -> Vec<usize> {
+        asked.iter().map(|(at, _)| *at).collect()
+    }
+
+    const SOON: Verdict = Verdict::Later(Duration::ZERO);
+
+    #[test]
+    fn every_target_is_asked_at_once_before_any_is_asked_again() {
+        let asked = run(vec![terms(false, 1); 3], false, |_| SOON, |_| true);
+        assert_eq!(order(&asked), [0, 1, 2, 0, 1, 2]);
+        let times: Vec<_> = asked.iter().map(|(_, time)| *time).collect();
+        assert_eq!(
+            times[2],
+            Duration::ZERO,
+            "no failure is waited for while somebody is left"
+        );
+        assert!(
+            times[3] > Duration::ZERO && times[3] == times[5],
+            "{times:?}"
+        );
+    }
+
+    #[test]
+    fn target_that_would_fail_again_is_asked_once() {
+        let fails = |at| if at == 0 { Verdict::Elsewhere } else { SOON };
+        let asked = run(vec![terms(false, 2); 2], false, fails, |_| true);
+        assert_eq!(order(&asked), [0, 1, 1, 1]);
+    }
+
+    #[test]
+    fn question_that_is_refused_goes_nowhere_else() {
+        let asked = run(
+            vec![terms(false, 2); 3],
+            false,
+            |_| Verdict::Nobody,
+            |_| true,
+        );
+        assert_eq!(order(&asked), [0]);
+    }
+
+    #[test]
+    fn question_that_is_too_long_goes_only_to_targets_that_are_known_to_hold_more() {
+        let held = |context| Terms {
+            context,
+            ..terms(false, 2)
+        };
+        for (contexts, expected) in [
+            ([Some(8), Some(8), None, Some(9)], vec![0, 3]),
+            ([None, Some(8), None, Some(9)], vec![0]),
+        ] {
+            let terms = contexts.into_iter().map(held).collect();
+            let asked = run(terms, false, |_| Verdict::Larger, |_| true);
+            assert_eq!(order(&asked), expected);
+        }
+    }
+
+    #[test]
+    fn target_that_asks_for_time_is_waited_for_and_others_are_not() {
+        let hint = Duration::from_secs(20);
+        let fails = |at| if at == 0 { Verdict::Later(hint) } else { SOON };
+        let asked = run(vec![terms(false, 1); 2], false, fails, |_| true);
+        assert_eq!(order(&asked), [0, 1, 1, 0]);
+        assert!(asked[2].1 < hint && asked[3].1 >= hint, "{asked:?}");
+    }
+
+    #[test]
+    fn model_that_loads_is_looked_at_again_without_a_retry() {
+        let mut looks = 0;
+        let fails = |at| {
+            looks += usize::from(at == 0);
+            match (at, looks) {
+                (0, ..5) => Verdict::Loading(Duration::ZERO),
+                _ => Verdict::Nobody,
+            }
+        };
+        let asked = run(vec![terms(true, 0); 2], false, fails, |_| false);
+        assert_eq!(
+            order(&asked),
+            [0, 1],
+            "a refused question is not asked again"
+        );
+        let mut looks = 0;
+        let loads = |_| {
+            looks += 1;
+            if looks < 5 {
+                Verdict::Loading(Duration::ZERO)
+            } else {
+                Verdict::Elsewhere
+            }
+        };
+        assert_eq!(run(vec![terms(true, 0)], false, loads, |_| false).len(), 5);
+    }
+
+    proptest! {
+        #[test]
+        fn no_retry_is_unpaid_and_no_question_goes_on_from_this_host(
+            legs in prop::collection::vec((any::<bool>(), 0_u32..4), 1..6),
+            may_leave_host: bool,
+            ways in prop::collection::vec(0_u8..5, 64),
+            tokens in 0_usize..12,
+        ) {
+            let terms: Vec<_> = legs.iter().map(|(local, retries)| terms(*local, *retries)).collect();
+            let mut ways = ways.into_iter();
+            let mut loads = 0;
+            let fails = |_| match ways.next() {
+                Some(0) => SOON,
+                Some(1) => Verdict::Later(Duration::from_secs(7)),
+                Some(2) => { loads += 1; Verdict::Loading(Duration::ZERO) }
+                Some(3) => Verdict::Larger,
+                _ => Verdict::Elsewhere,
+            };
+            let mut left = tokens;
+            let pay = |_| left.checked_sub(1).is_some_and(|less| { left = less; true });
+            let asked = run(terms.clone(), may_leave_host, fails, pay);
+            let mut times = vec![0_u32; terms.len()];
+            let mut here = false;
+            for (at, time) in &asked {
+                prop_assert!(*time < LIMIT);
+                let first = times[*at] == 0;
+                prop_assert!(
+                    !(first && here && !terms[*at].local) || may_leave_host,
+                    "a question went on from this host: {asked:?}"
+                );
+                here |= terms[*at].local;
+                times[*at] += 1;
+            }
+            let retries: u32 = times.iter().map(|times| times.saturating_sub(1)).sum();
+            prop_assert!(retries <= u32::try_from(tokens).unwrap() + loads, "{asked:?}");
+            for (times, terms) in times.iter().zip(&terms) {
+                prop_assert!(*times <= 1 + terms.max_retries + loads);
+            }
+        }
+    }
+}

@@ -1,0 +1,447 @@
+//! Targets that stand in for each other: who is asked when one fails, what is never passed on, and what the record says of it.
+
+use harness::{
+    Answer, Model, Pawd, Setup, Step, within,
+    words::{accepted, finally, object, refused, rest, show},
+};
+use jsonrpsee::{async_client::Client, core::client::Subscription};
+use paw_api::{
+    ErrorKind,
+    action::{Action, ActionRpcClient},
+    agent::SessionRpcClient,
+    provider::{ChatEvent, ChatResult, ChatRpcClient},
+    system::ConfigRpcClient,
+};
+use paw_policy::State;
+use serde_json::{Value, json};
+
+const IN_ORDER: &str =
+    "\n[route.main]\ntargets = [{ provider = \"first\" }, { provider = \"spare\" }]\n";
+
+/// Two models on this host, one for the other.
+struct Two {
+    first: Model,
+    spare: Model,
+}
+
+impl Two {
+    async fn start() -> Self {
+        Self {
+            first: Model::start().await,
+            spare: Model::start().await,
+        }
+    }
+
+    /// With these lines for a route, and more for each provider.
+    fn setup(&self, route: &str, more: &str) -> Setup {
+        Setup::new()
+            .provider("first", "openai", &format!("{}/v1", self.first.url()), more)
+            .provider("spare", "ollama", &self.spare.url(), more)
+            .with(route)
+    }
+}
+
+/// The same model by an address that counts as elsewhere: one that is not of the loopback, and leads to it.
+fn elsewhere(model: &Model) -> String {
+    model.url().replace("127.0.0.1", "0.0.0.0")
+}
+
+const PLAINTEXT: &str = "allow_plaintext = true\nmax_retries = 0\n";
+
+/// `here` on this host and `away` elsewhere.
+fn here_and_away(here: &Model, away: &Model, route: &str) -> Setup {
+    Setup::new()
+        .provider("here", "ollama", &here.url(), PLAINTEXT)
+        .provider("away", "ollama", &elsewhere(away), PLAINTEXT)
+        .with(route)
+}
+
+/// The one on this host first, always; the other one may follow it, if the route may leave the host.
+fn from_here(may_leave_host: bool) -> String {
+    format!(
+        "\n[route.main]\nselect = \"weight\"\nmay_leave_host = {may_leave_host}\n\
+         targets = [{{ provider = \"here\" }}, {{ provider = \"away\", weight = 0 }}]\n"
+    )
+}
+
+async fn ask_by(client: &Client, route: &str, session: Option<String>) -> Subscription<ChatEvent> {
+    let route = Some(route.to_owned());
+    let begun = client.send("hello".into(), None, session, None, None, None, route);
+    within("beginning a chat", begun).await.expect("accepted")
+}
+
+/// Asks by the route `main` and gives its events and its record.
+async fn ask(client: &Client) -> (Vec<ChatEvent>, Action) {
+    let mut chat = ask_by(client, "main", None).await;
+    let id = accepted(&mut chat).await;
+    let events = rest(&mut chat).await;
+    (events, finally(client, &id).await)
+}
+
+fn done(events: &[ChatEvent]) -> &ChatResult {
+    match events.last() {
+        Some(ChatEvent::Done(result)) => result,
+        other => panic!("the chat ended with {other:?}"),
+    }
+}
+
+/// What the plan of a chat says.
+async fn plan(client: &Client, action: &Action) -> Value {
+    let plan = show(client, &action.id).await.plan;
+    serde_json::to_value(plan).unwrap()["operation"]["chat"].clone()
+}
+
+/// Who was tried, and how that ended.
+fn tried(action: &Action) -> Vec<(&str, &str)> {
+    let attempts = action.attempts.iter();
+    attempts
+        .map(|it| (it.provider.as_str(), it.outcome.as_str()))
+        .collect()
+}
+
+fn status(status: u16, code: &str) -> Answer {
+    let said = json!({"error": {"message": "no", "type": code, "code": code}}).to_string();
+    Answer::Status(status, Vec::new(), said)
+}
+
+fn questions(model: &Model) -> usize {
+    let asked = model.asked();
+    asked
+        .iter()
+        .filter(|it| it.line.starts_with("POST") && it.line.contains("/chat"))
+        .count()
+}
+
+#[tokio::test]
+async fn question_that_one_target_does_not_answer_goes_to_the_next_at_once() {
+    let two = Two::start().await;
+    let pawd = Pawd::start(two.setup(IN_ORDER, "max_retries = 10\n")).await;
+    let client = pawd.client().await;
+    let slow_down = Answer::Status(
+        429,
+        vec![("retry-after", "3600".into())],
+        json!({"error": {"message": "slow down", "code": "rate_limit_exceeded"}}).to_string(),
+    );
+    for (answer, outcome) in [
+        (status(503, "busy"), "overload"),
+        (status(401, "invalid_api_key"), "auth"),
+        (status(429, "insufficient_quota"), "quota"),
+        (slow_down, "rate"),
+        (status(404, "model_not_found"), "not_found"),
+    ] {
+        two.first.will(answer);
+        let (events, action) = ask(&client).await;
+        let result = done(&events);
+        assert_eq!(
+            (result.provider.as_str(), result.text.as_str()),
+            ("spare", "Hello world")
+        );
+        assert_eq!(tried(&action), [("first", outcome), ("spare", "ok")]);
+        assert_eq!(result.attempts, action.attempts);
+    }
+}
+
+#[tokio::test]
+async fn target_that_is_not_there_is_stood_in_for() {
+    let two = Two::start().await;
+    let setup = two.setup(IN_ORDER, "");
+    drop(two.first);
+    let pawd = Pawd::start(setup).await;
+    let (events, action) = ask(&pawd.client().await).await;
+    assert_eq!(done(&events).provider, "spare");
+    assert_eq!(tried(&action), [("first", "transport"), ("spare", "ok")]);
+}
+
+#[tokio::test]
+async fn question_that_is_refused_goes_to_no_other_target() {
+    let two = Two::start().await;
+    let pawd = Pawd::start(two.setup(IN_ORDER, "")).await;
+    let client = pawd.client().await;
+    for (code, outcome) in [
+        ("invalid_request_error", "bad_request"),
+        ("content_filter", "content_filter"),
+        // Nobody says that the other one holds more.
+        ("context_length_exceeded", "context_length"),
+    ] {
+        two.first.will(status(400, code));
+        let (_, action) = ask(&client).await;
+        assert_eq!(action.state, State::Failed);
+        assert_eq!(tried(&action), [("first", outcome)]);
+    }
+    assert_eq!(questions(&two.spare), 0);
+}
+
+#[tokio::test]
+async fn question_that_is_too_long_goes_to_a_target_that_holds_more() {
+    let two = Two::start().await;
+    let route = "\n[route.main]\ntargets = [{ provider = \"first\", context = 4096 }, \
+                 { provider = \"spare\", context = 4096, model = \"same\" }, \
+                 { provider = \"spare\", context = 32768 }]\n";
+    let pawd = Pawd::start(two.setup(route, "")).await;
+    two.first.will(status(400, "context_length_exceeded"));
+    let (_, action) = ask(&pawd.client().await).await;
+    let tried: Vec<_> = action.attempts.iter().map(|it| it.model.as_str()).collect();
+    assert_eq!((action.state, tried), (State::Completed, vec!["m", "m"]));
+}
+
+#[tokio::test]
+async fn answer_that_broke_off_begins_again_at_the_next_target() {
+    let two = Two::start().await;
+    let pawd = Pawd::start(two.setup(IN_ORDER, "")).await;
+    let client = pawd.client().await;
+    two.first.will(Answer::cut(&["half an", " answer"]));
+    let (events, action) = ask(&client).await;
+    let reset = events.iter().position(|it| {
+        matches!(it, ChatEvent::StreamReset { provider, why, .. }
+            if provider == "spare" && why == "cut")
+    });
+    let reset = reset.unwrap_or_else(|| panic!("nothing was reset: {events:?}"));
+    let after: Vec<_> = events[reset..]
+        .iter()
+        .filter_map(|it| match it {
+            ChatEvent::Delta { seq, text } => Some((*seq, text.as_str())),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(after, [(0, "Hello"), (1, " world")]);
+    let result = done(&events);
+    assert_eq!(
+        (result.text.as_str(), result.provider.as_str()),
+        ("Hello world", "spare")
+    );
+    assert_eq!(tried(&action), [("first", "cut"), ("spare", "ok")]);
+    // What is kept of the conversation names who said it, too.
+    let said = SessionRpcClient::show(&client, result.session.clone(), None)
+        .await
+        .unwrap();
+    let last = said.turns.last().unwrap();
+    assert_eq!(
+        (last.provider.as_deref(), last.text.as_str()),
+        (Some("spare"), "Hello world")
+    );
+}
+
+#[tokio::test]
+async fn answer_that_broke_off_is_an_error_where_the_route_says_so() {
+    let two = Two::start().await;
+    let route = format!("{IN_ORDER}on_break = \"fail\"\n");
+    let pawd = Pawd::start(two.setup(&route, "")).await;
+    let client = pawd.client().await;
+    two.first.will(Answer::cut(&["half an"]));
+    let (events, action) = ask(&client).await;
+    assert!(
+        matches!(events.last(), Some(ChatEvent::Failed { .. })),
+        "{events:?}"
+    );
+    assert_eq!(action.error.as_ref().unwrap().kind, "cut");
+    assert_eq!(tried(&action), [("first", "cut")]);
+    // One that broke before its first piece has shown nothing, and goes on.
+    two.first.will(Answer::cut(&[]));
+    let (events, _) = ask(&client).await;
+    assert_eq!(done(&events).provider, "spare");
+}
+
+#[tokio::test]
+async fn retries_begin_when_every_target_was_asked() {
+    let two = Two::start().await;
+    let pawd = Pawd::start(two.setup(IN_ORDER, "max_retries = 1\n")).await;
+    let client = pawd.client().await;
+    two.first.will(status(503, "busy"));
+    two.spare.will(status(503, "busy"));
+    let (_, action) = ask(&client).await;
+    let busy = "overload";
+    assert_eq!(
+        tried(&action),
+        [("first", busy), ("spare", busy), ("first", "ok")]
+    );
+    for _ in 0..2 {
+        two.first.will(status(503, "busy"));
+        two.spare.will(status(503, "busy"));
+    }
+    let (_, action) = ask(&client).await;
+    let order = [("first", busy), ("spare", busy)].repeat(2);
+    assert_eq!(tried(&action), order);
+    let error = action.error.unwrap();
+    assert!(
+        error.message.contains("4 attempts at 2 targets"),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn plan_says_who_may_answer_and_by_which_route() {
+    let two = Two::start().await;
+    let clerk = "\n[agent.clerk]\nroute = \"main\"\n";
+    let pawd = Pawd::start(two.setup(&format!("{IN_ORDER}{clerk}"), "")).await;
+    let client = pawd.client().await;
+    let asked = object(json!({"text": "hello"}));
+    let action = client
+        .submit("chat".into(), asked, Some("clerk".into()), None, None, None)
+        .await
+        .unwrap();
+    let action = finally(&client, &action.id).await;
+    let plan = plan(&client, &action).await;
+    assert_eq!(
+        (&plan["provider"], &plan["route"], &plan["fallbacks"]),
+        (
+            &json!("first"),
+            &json!("main"),
+            &json!([{"provider": "spare", "model": "m"}])
+        )
+    );
+}
+
+#[tokio::test]
+async fn target_that_is_drawn_is_the_one_that_is_asked() {
+    let two = Two::start().await;
+    let route = "\n[route.main]\nselect = \"weight\"\n\
+                 targets = [{ provider = \"first\" }, { provider = \"spare\" }]\n";
+    let pawd = Pawd::start(two.setup(route, "")).await;
+    let client = pawd.client().await;
+    let mut drawn = Vec::new();
+    for _ in 0..64 {
+        let (events, action) = ask(&client).await;
+        let planned = plan(&client, &action).await["provider"].clone();
+        assert_eq!(planned, json!(done(&events).provider));
+        drawn.push(done(&events).provider.clone());
+    }
+    // Of 64 even draws all are the same once in 2^63.
+    drawn.sort_unstable();
+    drawn.dedup();
+    assert_eq!(drawn, ["first", "spare"]);
+}
+
+#[tokio::test]
+async fn question_asked_on_this_host_leaves_it_only_where_the_route_says_so() {
+    for may_leave_host in [false, true] {
+        let (here, away) = (Model::start().await, Model::start().await);
+        let pawd = Pawd::start(here_and_away(&here, &away, &from_here(may_leave_host))).await;
+        here.will(status(503, "busy"));
+        let (_, action) = ask(&pawd.client().await).await;
+        let mut expected = vec![("here", "overload")];
+        if may_leave_host {
+            expected.push(("away", "ok"));
+        }
+        assert_eq!(tried(&action), expected);
+        assert_eq!(questions(&away), usize::from(may_leave_host));
+    }
+}
+
+#[tokio::test]
+async fn route_that_goes_from_this_host_elsewhere_unsaid_is_no_configuration() {
+    let (here, away) = (Model::start().await, Model::start().await);
+    let pawd = Pawd::start(here_and_away(&here, &away, "")).await;
+    let route = "[route.main]\ntargets = [{ provider = \"here\" }, { provider = \"away\" }]\n";
+    pawd.root.write("etc/pawd.d/60-route.toml", route);
+    let client = pawd.client().await;
+    refused(ConfigRpcClient::reload(&client).await, ErrorKind::Invalid);
+    pawd.root.write(
+        "etc/pawd.d/60-route.toml",
+        &format!("{route}may_leave_host = true\n"),
+    );
+    ConfigRpcClient::reload(&client).await.unwrap();
+}
+
+#[tokio::test]
+async fn route_that_may_not_leave_the_host_any_more_does_not() {
+    let (here, away) = (Model::start().await, Model::start().await);
+    let setup = here_and_away(&here, &away, "\n[actions]\nconcurrency = 1\n");
+    let pawd = Pawd::start(setup).await;
+    let file = "etc/pawd.d/60-route.toml";
+    let client = pawd.client().await;
+    pawd.root.write(file, &from_here(true));
+    ConfigRpcClient::reload(&client).await.unwrap();
+    // The first one keeps the only place until the second one, whose plan leads elsewhere, may do so no more.
+    let (steps, answer) = Answer::steps();
+    here.will(answer);
+    here.will(status(503, "busy"));
+    let mut first = ask_by(&client, "main", None).await;
+    here.was_asked(1).await;
+    let mut second = ask_by(&client, "main", None).await;
+    let id = accepted(&mut second).await;
+    pawd.root.write(file, &from_here(false));
+    ConfigRpcClient::reload(&client).await.unwrap();
+    steps.send(Step::End).await.unwrap();
+    rest(&mut first).await;
+    let action = finally(&client, &id).await;
+    let plan = plan(&client, &action).await;
+    assert_eq!(plan["fallbacks"][0]["provider"], "away", "it led there");
+    assert_eq!(tried(&action), [("here", "overload")]);
+    assert_eq!(questions(&away), 0);
+}
+
+#[tokio::test]
+async fn conversation_held_on_this_host_is_shown_to_no_target_elsewhere() {
+    let (here, away) = (Model::start().await, Model::start().await);
+    let routes = "\n[route.main]\ntargets = [{ provider = \"away\" }, { provider = \"here\" }]\n\
+                  \n[route.out]\ntargets = [{ provider = \"away\" }]\n";
+    let pawd = Pawd::start(here_and_away(&here, &away, routes)).await;
+    let client = pawd.client().await;
+    let begun = client.send(
+        "hello".into(),
+        None,
+        None,
+        Some("here".into()),
+        None,
+        None,
+        None,
+    );
+    let events = rest(&mut begun.await.unwrap()).await;
+    let session = done(&events).session.clone();
+    let mut second = ask_by(&client, "main", Some(session.clone())).await;
+    assert_eq!(done(&rest(&mut second).await).provider, "here");
+    let out = client.send(
+        "hello".into(),
+        None,
+        Some(session),
+        None,
+        None,
+        None,
+        Some("out".into()),
+    );
+    refused(out.await.map(drop), ErrorKind::Denied);
+    assert_eq!(questions(&away), 0);
+    // A new conversation may be held elsewhere.
+    let (events, _) = ask(&client).await;
+    assert_eq!(done(&events).provider, "away");
+}
+
+#[tokio::test]
+async fn only_targets_on_this_host_are_asked_where_a_caller_wants_that() {
+    let (here, away) = (Model::start().await, Model::start().await);
+    let routes = "\n[route.main]\ntargets = [{ provider = \"away\" }, { provider = \"here\" }]\n\
+                  \n[route.out]\ntargets = [{ provider = \"away\" }]\n";
+    let pawd = Pawd::start(here_and_away(&here, &away, routes)).await;
+    let client = pawd.client().await;
+    let local_only = |route: &str| {
+        let route = Some(route.to_owned());
+        client.send("hello".into(), None, None, None, None, Some(true), route)
+    };
+    let events = rest(&mut local_only("main").await.unwrap()).await;
+    assert_eq!(done(&events).provider, "here");
+    refused(local_only("out").await.map(drop), ErrorKind::Denied);
+    assert_eq!(questions(&away), 0);
+}
+
+#[tokio::test]
+async fn names_that_contradict_each_other_are_refused() {
+    let two = Two::start().await;
+    let clerk = "\n[agent.clerk]\nroute = \"main\"\n";
+    let pawd = Pawd::start(two.setup(&format!("{IN_ORDER}{clerk}"), "")).await;
+    let client = pawd.client().await;
+    for (asked, kind) in [
+        (json!({"route": "other"}), ErrorKind::NotFound),
+        (
+            json!({"route": "main", "provider": "first"}),
+            ErrorKind::Invalid,
+        ),
+        (json!({"route": "main", "model": "m"}), ErrorKind::Invalid),
+        (json!({"model": "m"}), ErrorKind::Invalid),
+    ] {
+        let mut asked = object(asked);
+        asked.insert("text".into(), json!("hello"));
+        let agent = Some("clerk".to_owned());
+        let submitted = client.submit("chat".into(), asked, agent, None, None, None);
+        refused(submitted.await, kind);
+    }
+}
