@@ -161,6 +161,8 @@ pub struct Bounds {
 pub enum Answer {
     /// To a copy.
     Copied {
+        /// Files, directories and links of it.
+        files: u32,
         /// Bytes of it.
         bytes: u64,
     },

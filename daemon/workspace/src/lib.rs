@@ -20,12 +20,14 @@
 //! - [`store`]: the layout above.
 //! - [`collect`]: from what a run left to a pending layer.
 //! - [`commit`], [`undo`]: one generation to the next.
+//! - [`copy`]: a generation for a run that cannot have an overlay.
 //! - [`show`]: a layer for people.
 //! - [`serve`]: one order, from the first to the last word.
 
 pub mod beneath;
 pub mod collect;
 pub mod commit;
+pub mod copy;
 pub mod entry;
 pub mod place;
 pub mod serve;

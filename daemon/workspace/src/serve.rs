@@ -8,10 +8,7 @@ use crate::{
     Fault,
     beneath::Dir,
     collect::{self, Collected, Origin},
-    commit,
-    entry::{Entry, copy, dir_mode, file_mode},
-    place::Place,
-    show,
+    commit, copy, show,
     store::{Store, count},
     undo,
 };
@@ -53,9 +50,11 @@ fn carry_out(task: &Task, root: &Path, left: Option<Dir>) -> Result<Answer, Faul
     let answer = match order {
         Order::Copy { generation } => {
             let from = store.generation(*generation)?;
-            let mut bytes = 0;
-            copy_all(&from.files, &left()?, bounds, &mut bytes)?;
-            Answer::Copied { bytes }
+            let copied = copy::copy(&from.files, &left()?, bounds)?;
+            Answer::Copied {
+                files: copied.files,
+                bytes: copied.bytes,
+            }
         }
         Order::Collect {
             layer,
@@ -120,27 +119,4 @@ fn settle(
         }
     }
     Ok(Answer::Settled(settled))
-}
-
-/// Fills a run's own directory with a copy of a generation.
-fn copy_all(from: &Dir, to: &Dir, bounds: &Bounds, bytes: &mut u64) -> Result<(), Fault> {
-    let most = usize::try_from(bounds.files).unwrap_or(usize::MAX);
-    for (name, _) in from.names(most)? {
-        let here = Place::new(&name)?;
-        match Entry::at(from, &here)? {
-            None => {}
-            Some(Entry::Directory { mode }) => {
-                let below = to.make_dir(&here, dir_mode(mode))?;
-                copy_all(&from.dir(&here)?, &below, bounds, bytes)?;
-            }
-            Some(Entry::File { mode, .. }) => {
-                let mut file = to.create(&here, file_mode(mode))?;
-                let rest = bounds.bytes.saturating_sub(*bytes);
-                let (size, _) = copy(&mut from.file(&here)?, Some(&mut file), rest, &here)?;
-                *bytes += size;
-            }
-            Some(Entry::Link { target }) => to.make_link(&here, &target.0)?,
-        }
-    }
-    Ok(())
 }

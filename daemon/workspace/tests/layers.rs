@@ -7,6 +7,10 @@ mod rig;
 use std::{ffi::OsStr, fs, os::unix::ffi::OsStrExt, os::unix::fs::MetadataExt, path::Path};
 
 use paw_launch::workspace::{Answer, Change, Order, Settle, Why};
+use paw_workspace::{
+    beneath::Dir,
+    copy::{Copied, Way},
+};
 use proptest::prelude::*;
 
 use crate::rig::{BOUNDS, Rig, fifo, id, link, mode, opaque, state, whiteout};
@@ -571,7 +575,7 @@ fn copy_is_compared_as_a_whole() {
     let copy = rig.upper();
     let order = Order::Copy { generation: 0 };
     let answer = paw_workspace::serve::serve(&rig.task(order), &rig.root(), Some(&copy));
-    assert_eq!(answer, Answer::Copied { bytes: 3 });
+    assert_eq!(answer, Answer::Copied { files: 4, bytes: 3 });
     assert_eq!(state(&copy), rig.state());
     fs::write(copy.join("a"), "one").unwrap();
     fs::remove_file(copy.join("d/b")).unwrap();
@@ -585,6 +589,43 @@ fn copy_is_compared_as_a_whole() {
     paw_workspace::serve::serve(&rig.task(order), &rig.root(), Some(&copy));
     let paths: Vec<String> = rig.diff(1).changes.into_iter().map(|it| it.path).collect();
     assert_eq!(paths, ["a", "d/b"]);
+}
+
+#[test]
+fn copy_to_another_file_system_is_the_same() {
+    let mut rig = Rig::new(&[("a", "1"), ("d/b", ""), ("large", &"x".repeat(300_000))]);
+    rig.bounds.bytes = 300_001;
+    link(&rig.files().join("l"), "/absolute");
+    let Ok(memory) = tempfile::tempdir_in("/dev/shm") else {
+        println!("skipped: there is no second file system in /dev/shm");
+        return;
+    };
+    let copied = paw_workspace::copy::copy(
+        &Dir::open(&rig.root().join("generations/0/files")).unwrap(),
+        &Dir::open(memory.path()).unwrap(),
+        &rig.bounds,
+    );
+    let expected = Copied {
+        files: 5,
+        bytes: 300_001,
+        way: Way::Through,
+    };
+    assert_eq!(copied.unwrap(), expected);
+    assert_eq!(state(memory.path()), rig.state());
+}
+
+#[test]
+fn copy_of_more_than_the_bounds_is_refused() {
+    let mut rig = Rig::new(&[("a", "12"), ("d/b", "3")]);
+    for (bytes, files) in [(2, 200), (3, 2)] {
+        (rig.bounds.bytes, rig.bounds.files) = (bytes, files);
+        let task = rig.task(Order::Copy { generation: 0 });
+        let answer = paw_workspace::serve::serve(&task, &rig.root(), Some(&rig.upper()));
+        assert!(
+            matches!(&answer, Answer::Refused(refused) if refused.why == Why::TooMuch),
+            "{answer:?}"
+        );
+    }
 }
 
 #[test]

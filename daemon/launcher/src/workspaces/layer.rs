@@ -24,6 +24,7 @@ use nix::{
     errno::Errno,
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
+    sys::statvfs::statvfs,
 };
 
 /// Why there is no layer.
@@ -79,6 +80,15 @@ impl Quota {
             inodes: (disk / 4096).clamp(64, 1 << 20) + 8,
         }
     }
+
+    /// That of a copy while it is made: room for a workspace within these bounds, however its bytes are spread over pages.
+    pub(crate) fn of_a_copy(bytes: u64, files: u32) -> Self {
+        let (files, page) = (u64::from(files), rustix::param::page_size() as u64);
+        Self {
+            bytes: bytes.saturating_add(files * page),
+            inodes: files + 8,
+        }
+    }
 }
 
 /// A mounted layer. It ends with [`Layer::close`].
@@ -129,9 +139,27 @@ impl Layer {
         }
     }
 
-    /// An empty directory to be filled with a copy of a workspace.
+    /// An empty directory to be filled with a copy of a workspace, and to be [bounded](Self::bound) then.
     pub(crate) fn copy(dir: &Path, owner: u32, quota: Quota) -> Result<Self, LayerError> {
         Self::room(dir, owner, quota, None)
+    }
+
+    /// The copy is there: from now on so much may come on top of it, as on top of what is beneath an overlay.
+    pub(crate) fn bound(&self, quota: Quota) -> Result<(), LayerError> {
+        let used = statvfs(&self.dir).map_err(kernel("look at the size of", &self.dir))?;
+        let options = format!(
+            "size={},nr_inodes={}",
+            (used.blocks() - used.blocks_free()) * used.fragment_size() + quota.bytes,
+            (used.files() - used.files_free()) + quota.inodes,
+        );
+        mount(
+            None::<&str>,
+            &self.dir,
+            None::<&str>,
+            MsFlags::MS_REMOUNT | MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+            Some(options.as_str()),
+        )
+        .map_err(kernel("set the size of", &self.dir))
     }
 
     fn room(

@@ -70,6 +70,11 @@ impl Default for WorkspaceSettings {
 }
 
 impl WorkspaceSettings {
+    /// What a copy of a workspace may take.
+    fn of_a_copy(&self) -> Quota {
+        Quota::of_a_copy(self.bytes, self.files)
+    }
+
     fn bounds(&self) -> Bounds {
         Bounds {
             bytes: self.bytes,
@@ -251,12 +256,7 @@ impl Workspaces {
                 None => Layer::overlay(&dir, &files, owner, Quota::of(plan.limits.disk)),
                 Some(_) => {
                     before = Before::Copy;
-                    // The copy counts, too: there is room for all of a workspace beside what the run may write.
-                    let quota = Quota {
-                        bytes: plan.limits.disk + bounds.bytes,
-                        inodes: Quota::of(plan.limits.disk).inodes + u64::from(bounds.files),
-                    };
-                    Layer::copy(&dir, owner, quota)
+                    Layer::copy(&dir, owner, bounds.of_a_copy())
                 }
             };
             let made = made.map_err(|error| failed(&error))?;
@@ -291,6 +291,20 @@ impl Workspaces {
             },
         );
         Ok(before)
+    }
+
+    /// The copy of a run is there: what the run may write on top of it is bounded by its plan's `disk`.
+    fn bound(&self, id: &SandboxId, disk: u64) -> Result<(), Refusal> {
+        let layer = self.runs.get(id).and_then(|run| run.layer.as_ref());
+        layer
+            .map_or(Ok(()), |layer| layer.bound(Quota::of(disk)))
+            .map_err(|error| {
+                refusal(
+                    RefusalReason::Failed,
+                    paw_log::Chain(&error).to_string(),
+                    "see the journal of paw-launcher",
+                )
+            })
     }
 
     /// Forgets what a run wrote.

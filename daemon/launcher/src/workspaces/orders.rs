@@ -255,8 +255,25 @@ impl Launcher {
             arguments,
             order,
             fds: Vec::new(),
-            limits: LIMITS,
+            limits: self.order_limits(&queued.order),
         })
+    }
+
+    /// What an order may use. The pages of a copy count as the memory of who fills it, so they come on top.
+    fn order_limits(&self, order: &Order) -> Limits {
+        let copy = match order {
+            Order::Copy { .. } => self.host.ceilings.workspaces.of_a_copy().bytes,
+            Order::Collect { .. }
+            | Order::Diff { .. }
+            | Order::Commit { .. }
+            | Order::Discard { .. }
+            | Order::Undo { .. }
+            | Order::List => 0,
+        };
+        Limits {
+            memory: LIMITS.memory.saturating_add(copy),
+            ..LIMITS
+        }
     }
 
     /// An order is done, or could not be.
@@ -278,6 +295,7 @@ impl Launcher {
             Then::Make(asked, plan, terms) => {
                 let id = plan.id.clone();
                 let made = copied(reply)
+                    .and_then(|()| self.workspaces.bound(&id, plan.limits.disk))
                     .inspect_err(|_| {
                         self.slots.give_back(terms.slot);
                         self.workspaces.close(&id);

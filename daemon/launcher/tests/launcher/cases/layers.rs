@@ -295,6 +295,42 @@ pub(crate) fn without_overlays_each_run_has_a_copy_of_its_own() {
     assert_eq!(remains(&rig), (0, vec![]));
 }
 
+/// A rig whose runs have copies, and a workspace in it.
+fn copying(more: &str) -> (Rig, Client) {
+    let rig = Rig::configured(&format!("\n[workspaces]\noverlay = false\n{more}"));
+    let mut client = rig.client();
+    // It is made when it is first used.
+    sh(&mut client, writer(1, Settle::Discard), "true");
+    (rig, client)
+}
+
+pub(crate) fn bombs_in_a_copy_stay_within_the_quota_of_their_run() {
+    let (rig, mut client) = copying("bytes = 67108864\n");
+    fs::write(files(&rig).join("there"), vec![7; 4 << 20]).unwrap();
+    let script = "dd if=/dev/zero of=/workspace/x bs=1M count=64; du -k /workspace/x";
+    let output = sh(&mut client, writer(2, Settle::Discard), script);
+    assert!(output.stderr.contains("No space left"), "{output:?}");
+    let kib = output.stdout.split_whitespace().next();
+    // The plan has 8 MiB of disk, and what was copied takes nothing of it.
+    let kib: u64 = kib.unwrap().parse().unwrap();
+    assert!((7 << 10..=8 << 10).contains(&kib), "{output:?}");
+    let script = "i=0; while true > /workspace/f$i; do i=$((i + 1)); done 2>/dev/null; ls /workspace | wc -l";
+    let output = sh(&mut client, writer(3, Settle::Discard), script);
+    let made: u64 = output.stdout.trim().parse().unwrap();
+    assert!((1000..=2057).contains(&made), "{output:?}");
+    assert_eq!(remains(&rig), (0, vec![]));
+}
+
+pub(crate) fn workspace_with_more_than_a_job_may_use_is_copied() {
+    let (rig, mut client) = copying("bytes = 536870912\n");
+    // Who copies has 256 MiB for itself.
+    let large = fs::File::create(files(&rig).join("large")).unwrap();
+    large.set_len(300 << 20).unwrap();
+    let script = "wc -c < /workspace/large && echo x > /workspace/a && cat /workspace/a";
+    let output = sh(&mut client, writer(2, Settle::Discard), script);
+    assert_eq!(output.stdout, "314572800\nx\n", "{output:?}");
+}
+
 pub(crate) fn names_and_links_of_a_run_harm_nobody_outside() {
     let rig = Rig::new();
     let mut client = rig.client();

@@ -7,7 +7,9 @@ mod jobs;
 mod layers;
 mod life;
 mod limits;
+mod process;
 mod root;
+mod swaps;
 mod waiting;
 mod wire;
 
@@ -90,6 +92,8 @@ pub(crate) const ALL: &[(&str, fn())] = cases! {
         two_runs_at_once_see_what_was_there_and_one_of_them_wins
         run_that_reads_cannot_write_and_keeps_what_it_began_with
         without_overlays_each_run_has_a_copy_of_its_own
+        bombs_in_a_copy_stay_within_the_quota_of_their_run
+        workspace_with_more_than_a_job_may_use_is_copied
         names_and_links_of_a_run_harm_nobody_outside
         layer_cannot_be_settled_twice_or_by_guessing
         an_order_is_carried_out_by_the_owner_of_the_workspace
@@ -111,6 +115,14 @@ pub(crate) const ALL: &[(&str, fn())] = cases! {
         killed_launcher_with_three_sandboxes_and_one_being_made_leaves_nothing
         kill_ends_the_whole_tree_whatever_it_does
         program_that_says_no_hello_is_killed_and_refused;
+    process:
+        launcher_has_one_thread_whatever_it_does
+        orphans_of_what_the_launcher_starts_are_its_children_and_are_reaped;
+    swaps:
+        source_that_is_swapped_for_a_link_after_its_check_is_refused
+        source_that_is_swapped_for_another_directory_after_its_check_is_refused
+        source_below_a_directory_that_is_swapped_after_its_check_is_refused
+        gvisor_source_that_is_swapped_after_its_check_is_refused;
     waiting:
         sandbox_that_waits_too_long_is_killed
         sandbox_that_waits_is_bounded_by_the_administrator
