@@ -135,6 +135,9 @@ pub(crate) enum Command {
     /// Show and test providers
     #[command(subcommand)]
     Provider(Provider),
+    /// Show routes: providers that stand in for each other
+    #[command(subcommand)]
+    Route(Named),
     /// Show models
     #[command(subcommand)]
     Model(Model),
@@ -368,6 +371,11 @@ pub(crate) enum Provider {
     Test {
         /// Its name; the default one if not given
         name: Option<String>,
+    },
+    /// Let routes ask a provider again that they leave alone because it failed
+    Reset {
+        /// Its name
+        name: String,
     },
 }
 

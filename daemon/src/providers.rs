@@ -169,6 +169,9 @@ impl Known {
             local: self.settings.is_local(),
             state: seen.state.as_str().into(),
             last_error: seen.last_error,
+            // Known to the breakers alone.
+            breaker: "closed".into(),
+            breaker_until: None,
         }
     }
 

@@ -154,6 +154,7 @@ pub fn action(record: ActionRecord, with_plan: bool) -> Action {
             kind: error.kind,
             message: error.message,
             hint: error.hint.unwrap_or_default(),
+            retry_after_ms: error.retry_after_ms,
         }),
         attempts: record.attempts.into_iter().map(attempt).collect(),
         plan: with_plan.then_some(record.plan),

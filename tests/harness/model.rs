@@ -69,6 +69,15 @@ impl Answer {
     }
 }
 
+/// What a model falls into that answers nobody any more, also not whether it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// It takes what is asked and closes the connection.
+    HangsUp,
+    /// It says that it cannot serve now.
+    Busy,
+}
+
 /// A question that was asked.
 #[derive(Debug, Clone)]
 pub struct Question {
@@ -85,6 +94,7 @@ pub struct Model {
     address: SocketAddr,
     script: Arc<Mutex<VecDeque<Answer>>>,
     asked: watch::Receiver<Vec<Question>>,
+    trouble: Arc<Mutex<Option<Trouble>>>,
     _connections: JoinSet<()>,
 }
 
@@ -102,13 +112,16 @@ impl Model {
         let (tell, asked) = watch::channel(Vec::new());
         let mut connections = JoinSet::new();
         let answers = Arc::clone(&script);
+        let trouble = Arc::new(Mutex::new(None));
+        let falls = Arc::clone(&trouble);
         connections.spawn(async move {
             let mut open = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 let (answers, tell) = (Arc::clone(&answers), tell.clone());
+                let falls = Arc::clone(&falls);
                 open.spawn(async move {
                     // Who asks may go away at any time; that is for the test to notice.
-                    let _ = serve(stream, &answers, &tell).await;
+                    let _ = serve(stream, &answers, &falls, &tell).await;
                 });
             }
         });
@@ -116,6 +129,7 @@ impl Model {
             address,
             script,
             asked,
+            trouble,
             _connections: connections,
         }
     }
@@ -129,6 +143,14 @@ impl Model {
             .lock()
             .expect("nobody panics with it")
             .push_back(answer);
+    }
+
+    /// Answers nobody from now on, or everybody again.
+    ///
+    /// # Panics
+    /// Never; the lock is a leaf.
+    pub fn falls_into(&self, trouble: Option<Trouble>) {
+        *self.trouble.lock().expect("nobody panics with it") = trouble;
     }
 
     /// `http://127.0.0.1:PORT`.
@@ -164,12 +186,24 @@ impl Model {
 async fn serve(
     stream: TcpStream,
     script: &Mutex<VecDeque<Answer>>,
+    trouble: &Mutex<Option<Trouble>>,
     tell: &watch::Sender<Vec<Question>>,
 ) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     while let Some(question) = read(&mut stream).await? {
         let line = question.line.clone();
         let out = stream.get_mut();
+        let trouble = *trouble.lock().expect("nobody panics with it");
+        if let Some(trouble) = trouble {
+            tell.send_modify(|all| all.push(question));
+            match trouble {
+                Trouble::HangsUp => return Ok(()),
+                Trouble::Busy => {
+                    whole(out, 503, &[], &json!({"error": "busy"}).to_string()).await?;
+                    continue;
+                }
+            }
+        }
         // Asked by the way, before the first question to a model of Ollama.
         if line == "POST /api/show" {
             let shown = json!({"model_info": {"m.context_length": 4096}});

@@ -7,6 +7,7 @@ mod actions;
 mod adopt;
 mod approvals;
 mod attempts;
+mod breakers;
 mod chat;
 mod control;
 mod crash;

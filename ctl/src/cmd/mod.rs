@@ -12,6 +12,7 @@ mod image;
 mod inspect;
 mod policy;
 mod provider;
+mod route;
 mod sandbox;
 mod skill;
 mod status;
@@ -56,6 +57,7 @@ pub(crate) async fn run(cli: Cli, out: &mut Out) -> Result<u8, Failure> {
         Command::Workspace(command) => workspace::run(&global, out, command).await,
         Command::Skill(command) => skill::run(&global, out, command).await,
         Command::Provider(command) => provider::providers(&global, out, command).await,
+        Command::Route(command) => route::run(&global, out, command).await,
         Command::Model(command) => provider::models(&global, out, command).await,
         Command::Policy(command) => policy::run(&global, out, command).await,
         Command::Config(command) => config::run(&global, out, command).await,

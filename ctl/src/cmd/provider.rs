@@ -8,7 +8,7 @@ use crate::{
     cli::{self, Global},
     connect::{Connection, Params},
     fail::{Failure, exit},
-    render::{Out, Tone, table, text},
+    render::{Look, Out, Tone, table, text},
 };
 
 pub(super) async fn providers(
@@ -31,13 +31,16 @@ pub(super) async fn providers(
                             table::toned(tone, &format!("{} {}", tone.dot(), provider.name)),
                             table::text(&provider.kind),
                             table::toned(tone, &provider.state),
-                            table::text(place(provider)),
+                            breaker(&provider.breaker, provider.breaker_until, look),
+                            table::text(place(provider.local)),
                             table::text(&provider.model),
                             table::text(&provider.base_url),
                         ]
                     })
                     .collect();
-                let head = ["  NAME", "KIND", "STATE", "WHERE", "MODEL", "URL"];
+                let head = [
+                    "  NAME", "KIND", "STATE", "BREAKER", "WHERE", "MODEL", "URL",
+                ];
                 table::table(
                     &head,
                     rows,
@@ -64,7 +67,15 @@ pub(super) async fn providers(
                         "State",
                         Some(look.paint(tone, &text::line(&provider.state))),
                     ),
-                    ("Where", Some(place(provider).to_owned())),
+                    (
+                        "Breaker",
+                        Some(breaker_text(
+                            &provider.breaker,
+                            provider.breaker_until,
+                            look,
+                        )),
+                    ),
+                    ("Where", Some(place(provider.local).to_owned())),
                     ("URL", Some(text::line(&provider.base_url).into_owned())),
                     ("Model", Some(text::line(&provider.model).into_owned())),
                     (
@@ -75,6 +86,16 @@ pub(super) async fn providers(
                             .map(|error| text::line(error).into_owned()),
                     ),
                 ])
+            })?;
+            Ok(exit::DONE)
+        }
+        cli::Provider::Reset { name } => {
+            let params = Params::named(json!({"name": name}));
+            let answer = pawd
+                .call("reset the provider", "provider.reset", params)
+                .await?;
+            out.answer(&answer, |provider: &Provider, _| {
+                format!("{} is asked again\n", text::line(&provider.name))
             })?;
             Ok(exit::DONE)
         }
@@ -106,12 +127,29 @@ pub(super) async fn providers(
     }
 }
 
-const fn place(provider: &Provider) -> &'static str {
-    if provider.local {
-        "this host"
-    } else {
-        "elsewhere"
+pub(super) const fn place(local: bool) -> &'static str {
+    if local { "this host" } else { "elsewhere" }
+}
+
+/// Whether it is asked, and if not, until when.
+pub(super) fn breaker_text(state: &str, until: Option<u64>, look: &Look) -> String {
+    match until {
+        Some(until) => format!(
+            "{}, asked again {}",
+            text::line(state),
+            text::time(until, look)
+        ),
+        None => text::line(state).into_owned(),
     }
+}
+
+pub(super) fn breaker(state: &str, until: Option<u64>, look: &Look) -> table::Field {
+    let tone = match state {
+        "closed" => Tone::Good,
+        "half_open" => Tone::Warn,
+        _ => Tone::Bad,
+    };
+    table::toned(tone, &breaker_text(state, until, look))
 }
 
 pub(super) async fn models(

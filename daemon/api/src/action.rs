@@ -107,6 +107,9 @@ pub struct Failure {
     pub message: String,
     /// What to do.
     pub hint: String,
+    /// After how many milliseconds it may be well again, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
 }
 
 /// A question that waits for a person.

@@ -188,6 +188,12 @@ pub const TABLE: &[Method] = &[
     call("policy.show", Role::User, &[], "Shows the rules in force."),
     call("provider.list", Role::User, &[], "Lists providers."),
     call(
+        "provider.reset",
+        Role::Admin,
+        &["name"],
+        "Closes the breakers of a provider.",
+    ),
+    call(
         "provider.show",
         Role::User,
         &["name"],
@@ -199,6 +205,8 @@ pub const TABLE: &[Method] = &[
         &["name"],
         "Asks a provider whether it is there.",
     ),
+    call("route.list", Role::User, &[], "Lists routes."),
+    call("route.show", Role::User, &["name"], "Shows one route."),
     call(
         "rpc.discover",
         Role::User,

@@ -31,6 +31,46 @@ pub struct Provider {
     pub state: String,
     /// What it last failed with.
     pub last_error: Option<String>,
+    /// `closed`, `open` or `half_open`: whether routes ask it. Of its models, the worst.
+    pub breaker: String,
+    /// Until when routes leave it alone, in milliseconds since 1970, while its breaker is open.
+    pub breaker_until: Option<u64>,
+}
+
+/// Targets that stand in for each other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Route {
+    /// Its name.
+    pub name: String,
+    /// `order` or `weight`: who is asked first.
+    pub select: String,
+    /// Whether a question may go on from a provider on this host to one elsewhere.
+    pub may_leave_host: bool,
+    /// `restart` or `fail`: what becomes of an answer that breaks off.
+    pub on_break: String,
+    /// Who may answer.
+    pub targets: Vec<RouteTarget>,
+}
+
+/// One target of a route.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RouteTarget {
+    /// Which provider.
+    pub provider: String,
+    /// Which model.
+    pub model: String,
+    /// Its share of the questions, where the route goes by weight.
+    pub weight: Option<u32>,
+    /// Tokens that it can hold, where that is configured.
+    pub context: Option<u64>,
+    /// Whether it is on this host.
+    pub local: bool,
+    /// As of its provider.
+    pub state: String,
+    /// `closed`, `open` or `half_open`: whether it is asked.
+    pub breaker: String,
+    /// Until when it is left alone, in milliseconds since 1970, while its breaker is open.
+    pub breaker_until: Option<u64>,
 }
 
 /// What a test of a provider saw.
@@ -179,6 +219,22 @@ pub trait ProviderRpc {
     /// Asks a provider (the default one if none is named) whether it is there and which models it has.
     #[method(name = "test", param_kind = map, with_extensions)]
     async fn test(&self, name: Option<String>) -> RpcResult<ProviderTest>;
+
+    /// Closes the breakers of a provider: its next question is asked.
+    #[method(name = "reset", param_kind = map, with_extensions)]
+    async fn reset(&self, name: String) -> RpcResult<Provider>;
+}
+
+/// Routes.
+#[rpc(server, client, namespace = "route", namespace_separator = ".")]
+pub trait RouteRpc {
+    /// All routes.
+    #[method(name = "list", param_kind = map, with_extensions)]
+    async fn list(&self) -> RpcResult<Vec<Route>>;
+
+    /// One route.
+    #[method(name = "show", param_kind = map, with_extensions)]
+    async fn show(&self, name: String) -> RpcResult<Route>;
 }
 
 /// Models.

@@ -55,6 +55,7 @@ fn messages_are_what_their_golden_files_say() {
     check::<agent::Skill>("skill");
     check::<provider::Provider>("provider");
     check::<provider::ProviderTest>("provider-test");
+    check::<provider::Route>("route");
     check::<provider::Model>("model");
     check::<image::ImageInfo>("image");
     check::<image::ImageAdded>("image-added");

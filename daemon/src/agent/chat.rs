@@ -1,19 +1,20 @@
 //! One turn of a conversation: context in, answer out, piece by piece.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use paw_api::provider::{ChatResult, Usage};
 use paw_llm::{ChatRequest, Finish, LlmError, Message};
 use paw_policy::{ChatArguments, Name, Target};
-use paw_store::{Attempt, Speaker, StoreError};
+use paw_store::{Attempt, Failure, Speaker, StoreError};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::Agents;
 use crate::{
+    clock::now_ms,
     config::{RouteSettings, routes::OnBreak},
-    gateway::{self, Asked, Listener, Question, Spoken, Tried},
+    gateway::{self, Asked, Listener, Question, Spoken, Tried, Unanswered},
     orchestrator::work::{Ending, Exchange, Outcome, Progress, failure},
     records,
 };
@@ -102,6 +103,7 @@ pub(super) async fn turn(
     let deadline = Instant::now() + limit;
     let question = Question {
         targets: &targets,
+        breakers: &agents.breakers,
         request: ChatRequest {
             max_tokens: settings.max_tokens,
             ..ChatRequest::new(chat.model.clone(), messages)
@@ -128,9 +130,7 @@ pub(super) async fn turn(
             format!("the answer was not complete after {} ms", limit.as_millis()),
             "raise [actions] chat_timeout, or use a faster model",
         ))),
-        Some(Ok(Err(gateway::Unanswered { at, error }))) => {
-            failed(&error, &targets[at].target, &attempts)
-        }
+        Some(Ok(Err(unanswered))) => failed(&unanswered, &targets, &attempts),
         Some(Ok(Ok((at, spoken)))) => {
             let by = targets[at].target.clone();
             answered(id, session, (chat.text, by), spoken, &attempts)
@@ -237,7 +237,13 @@ fn messages(
     Ok((shown, said_here))
 }
 
-fn failed(error: &LlmError, by: &Target, attempts: &[Attempt]) -> Outcome {
+fn failed(unanswered: &Unanswered, targets: &[Asked], attempts: &[Attempt]) -> Outcome {
+    let Unanswered {
+        at,
+        error,
+        left_alone,
+    } = unanswered;
+    let (by, now) = (&targets[*at].target, now_ms());
     let asked: BTreeSet<_> = attempts
         .iter()
         .map(|attempt| (&attempt.provider, &attempt.model))
@@ -247,20 +253,35 @@ fn failed(error: &LlmError, by: &Target, attempts: &[Attempt]) -> Outcome {
         (times, 1) => format!(" (tried {times} times)"),
         (times, targets) => format!(" (the last of {times} attempts at {targets} targets)"),
     };
-    let message = format!(
+    let mut message = format!(
         "provider {} ({}): {}{tried}",
         by.provider,
         by.model,
         paw_log::Chain(error)
     );
-    match error {
-        LlmError::TimedOut { .. } => Outcome::plain(Ending::TimedOut(failure(
-            error.kind(),
-            message,
-            error.hint(),
-        ))),
-        _ => Outcome::failed(error.kind(), message, error.hint()),
+    let mut again: Vec<u64> = error.retry_after().map(millis).into_iter().collect();
+    for (at, until) in left_alone {
+        let (target, ms) = (&targets[*at].target, until.saturating_sub(now));
+        again.push(ms);
+        message.push_str(&format!(
+            "; provider {} ({}) failed before and is left alone for {} s",
+            target.provider,
+            target.model,
+            ms.div_ceil(1_000)
+        ));
     }
+    let failure = Failure {
+        retry_after_ms: again.into_iter().min(),
+        ..failure(error.kind(), message, error.hint())
+    };
+    Outcome::plain(match error {
+        LlmError::TimedOut { .. } => Ending::TimedOut(failure),
+        _ => Ending::Failed(failure),
+    })
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn finish(finish: &Finish) -> String {

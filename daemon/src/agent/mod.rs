@@ -26,6 +26,7 @@ use self::{
 use crate::{
     audit::Audit,
     config::Config,
+    gateway::breakers::Breakers,
     orchestrator::work::{Continuation, Execute, Outcome, Task},
     providers::Providers,
     sandbox::{Launchers, Owner, Pool, Proofs, Register, Skills},
@@ -38,6 +39,8 @@ pub struct Agents {
     pub config: watch::Receiver<Arc<Config>>,
     /// The providers that are configured now.
     pub providers: watch::Receiver<Arc<Providers>>,
+    /// Which of their models are left alone.
+    pub breakers: Arc<Breakers>,
     /// Sessions and what was said in them.
     pub storage: Storage,
     /// The way to sandboxes.

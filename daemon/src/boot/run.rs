@@ -39,6 +39,7 @@ use crate::{
     config::{ActionBounds, Config, Paths},
     events::News,
     exit::Fatal,
+    gateway::{breakers::Breakers, look},
     intake::Intake,
     orchestrator::driver::{Driver, Ports},
     prove,
@@ -147,6 +148,10 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         .context("set up the providers")
         .map_err(Fatal::Config)?;
 
+    let breakers = Breakers::read(storage.read(), &config)
+        .context("read which targets are left alone")
+        .map_err(Fatal::Software)?;
+
     let bounds = config.actions;
     let limits = limits(&config);
     let (rules, rules_now) = watch::channel(Arc::new(config.rules.clone()));
@@ -165,6 +170,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
     let executor = Arc::new(Agents {
         config: config_now.clone(),
         providers: providers_now.clone(),
+        breakers: Arc::clone(&breakers),
         storage: storage.clone(),
         launchers: launchers.clone(),
         pool: pool.clone(),
@@ -179,6 +185,12 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         asks,
     });
     let agents = Arc::clone(&executor);
+    parts.spawn(look::keep(
+        Arc::clone(&breakers),
+        storage.clone(),
+        config_now.clone(),
+        providers_now.clone(),
+    ));
     let driver_ports = Ports {
         storage: storage.clone(),
         audit: audit.clone(),
@@ -282,6 +294,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         skills,
         config: config_now,
         providers: providers_now,
+        breakers,
         rules: rules_now,
         reload,
         paths,

@@ -6,7 +6,8 @@
 //!  the end   when nobody is left to be asked, or the wait would pass the deadline
 //! ```
 //!
-//! It knows no provider and no clock, and does nothing itself.
+//! One that is left alone ([`super::breaker`]) is passed by in every round, and nobody waits for it. It knows no provider and no
+//! clock, and does nothing itself.
 
 use tokio::time::Instant;
 
@@ -32,6 +33,16 @@ pub enum Move {
     Wait(usize, Instant),
     /// Nobody is left to be asked in time.
     End,
+}
+
+/// What stands before the targets and is asked on the way.
+pub trait Gate {
+    /// Whether a target would be asked now.
+    fn is_open(&self, at: usize) -> bool;
+    /// Takes leave to ask it; there is none while it is left alone.
+    fn enter(&mut self, at: usize) -> bool;
+    /// Takes a retry out of its budget.
+    fn pay(&mut self, at: usize) -> bool;
 }
 
 /// The course of one question.
@@ -84,22 +95,22 @@ impl Course {
         }
     }
 
-    /// What is done next. `pay` says whether a target's budget has a retry, and spends it; `random` is uniform over all of `u64`.
-    pub fn next(&mut self, now: Instant, random: u64, mut pay: impl FnMut(usize) -> bool) -> Move {
+    /// What is done next. `random` is uniform over all of `u64`.
+    pub fn next(&mut self, now: Instant, random: u64, gate: &mut impl Gate) -> Move {
         while self.next < self.legs.len() {
             let at = self.next;
             self.next += 1;
-            if self.may_ask(at, now, &mut pay) {
+            if self.may_ask(at, now, gate) {
                 self.begin(at);
                 return Move::Ask(at);
             }
         }
-        while let Some((at, until, loading)) = self.soonest() {
+        while let Some((at, until, loading)) = self.soonest(gate) {
             let wait = backoff::wait(self.waits, until.saturating_duration_since(now), random);
             let Some(until) = now.checked_add(wait).filter(|until| *until < self.deadline) else {
                 return Move::End;
             };
-            if !loading && !self.retry(at, &mut pay) {
+            if !loading && self.paid != Some(at) && !self.retry(at, gate) {
                 continue;
             }
             self.paid = Some(at);
@@ -136,13 +147,16 @@ impl Course {
         self.legs[at].at = until.map_or(At::Out, |until| At::Failed { until, loading });
     }
 
-    fn may_ask(&mut self, at: usize, now: Instant, pay: &mut impl FnMut(usize) -> bool) -> bool {
+    fn may_ask(&mut self, at: usize, now: Instant, gate: &mut impl Gate) -> bool {
         match self.legs[at].at {
-            At::Start => true,
+            At::Start => gate.enter(at),
             At::Failed { until, .. } if until > now => false,
             At::Failed { loading, .. } => {
+                if !gate.enter(at) {
+                    return false;
+                }
                 let paid = self.paid.take_if(|paid| *paid == at).is_some();
-                loading || paid || self.retry(at, pay)
+                loading || paid || self.retry(at, gate)
             }
             At::Out => false,
         }
@@ -160,9 +174,9 @@ impl Course {
     }
 
     /// Whether there is a retry for it; it is spent. One that has none is not asked any more.
-    fn retry(&mut self, at: usize, pay: &mut impl FnMut(usize) -> bool) -> bool {
+    fn retry(&mut self, at: usize, gate: &mut impl Gate) -> bool {
         let leg = &mut self.legs[at];
-        let paid = leg.retries < leg.terms.max_retries && pay(at);
+        let paid = leg.retries < leg.terms.max_retries && gate.pay(at);
         if paid {
             leg.retries += 1;
         } else {
@@ -171,15 +185,14 @@ impl Course {
         paid
     }
 
-    fn soonest(&self) -> Option<(usize, Instant, bool)> {
-        let failed = self
-            .legs
-            .iter()
-            .enumerate()
-            .filter_map(|(at, leg)| match leg.at {
-                At::Failed { until, loading } => Some((at, until, loading)),
-                At::Start | At::Out => None,
-            });
+    /// Whoever is well again first. Nobody waits for one that is left alone: whoever asks hears when that is over.
+    fn soonest(&self, gate: &impl Gate) -> Option<(usize, Instant, bool)> {
+        let open = self.legs.iter().enumerate();
+        let open = open.filter(|(at, _)| gate.is_open(*at));
+        let failed = open.filter_map(|(at, leg)| match leg.at {
+            At::Failed { until, loading } => Some((at, until, loading)),
+            At::Start | At::Out => None,
+        });
         failed.min_by_key(|(_, until, _)| *until)
     }
 }
@@ -202,18 +215,47 @@ mod tests {
         }
     }
 
+    /// A gate with these retries, at which these are left alone.
+    struct Doors {
+        retries: usize,
+        shut: Vec<usize>,
+    }
+
+    impl Gate for Doors {
+        fn is_open(&self, at: usize) -> bool {
+            !self.shut.contains(&at)
+        }
+
+        fn enter(&mut self, at: usize) -> bool {
+            self.is_open(at)
+        }
+
+        fn pay(&mut self, _: usize) -> bool {
+            let left = self.retries.checked_sub(1);
+            self.retries = left.unwrap_or(0);
+            left.is_some()
+        }
+    }
+
+    const fn doors(retries: usize) -> Doors {
+        Doors {
+            retries,
+            shut: Vec::new(),
+        }
+    }
+
     /// Everybody who is asked, with the time since the start, while they fail like this.
     fn run(
         terms: Vec<Terms>,
         may_leave_host: bool,
         mut fails: impl FnMut(usize) -> Verdict,
-        mut pay: impl FnMut(usize) -> bool,
+        mut gate: Doors,
     ) -> Vec<(usize, Duration)> {
         let start = Instant::now();
         let mut course = Course::new(terms, may_leave_host, start + LIMIT);
         let (mut now, mut asked) = (start, Vec::new());
         loop {
-            match course.next(now, u64::MAX / 2, &mut pay) {
+            match course.next(now, u64::MAX / 2, &mut gate) {
                 Move::Ask(at) => {
                     asked.push((at, now - start));
                     course.failed(at, fails(at), now);
@@ -232,7 +274,7 @@ mod tests {
 
     #[test]
     fn every_target_is_asked_at_once_before_any_is_asked_again() {
-        let asked = run(vec![terms(false, 1); 3], false, |_| SOON, |_| true);
+        let asked = run(vec![terms(false, 1); 3], false, |_| SOON, doors(99));
         assert_eq!(order(&asked), [0, 1, 2, 0, 1, 2]);
         let times: Vec<_> = asked.iter().map(|(_, time)| *time).collect();
         assert_eq!(
@@ -249,8 +291,18 @@ mod tests {
     #[test]
     fn target_that_would_fail_again_is_asked_once() {
         let fails = |at| if at == 0 { Verdict::Elsewhere } else { SOON };
-        let asked = run(vec![terms(false, 2); 2], false, fails, |_| true);
+        let asked = run(vec![terms(false, 2); 2], false, fails, doors(99));
         assert_eq!(order(&asked), [0, 1, 1, 1]);
+    }
+
+    #[test]
+    fn target_that_is_left_alone_is_passed_by_and_not_waited_for() {
+        let gate = Doors {
+            retries: 99,
+            shut: vec![0],
+        };
+        let asked = run(vec![terms(false, 1); 2], false, |_| SOON, gate);
+        assert_eq!(order(&asked), [1, 1]);
     }
 
     #[test]
@@ -259,7 +311,7 @@ mod tests {
             vec![terms(false, 2); 3],
             false,
             |_| Verdict::Nobody,
-            |_| true,
+            doors(99),
         );
         assert_eq!(order(&asked), [0]);
     }
@@ -275,7 +327,7 @@ mod tests {
             ([None, Some(8), None, Some(9)], vec![0]),
         ] {
             let terms = contexts.into_iter().map(held).collect();
-            let asked = run(terms, false, |_| Verdict::Larger, |_| true);
+            let asked = run(terms, false, |_| Verdict::Larger, doors(99));
             assert_eq!(order(&asked), expected);
         }
     }
@@ -284,7 +336,7 @@ mod tests {
     fn target_that_asks_for_time_is_waited_for_and_others_are_not() {
         let hint = Duration::from_secs(20);
         let fails = |at| if at == 0 { Verdict::Later(hint) } else { SOON };
-        let asked = run(vec![terms(false, 1); 2], false, fails, |_| true);
+        let asked = run(vec![terms(false, 1); 2], false, fails, doors(99));
         assert_eq!(order(&asked), [0, 1, 1, 0]);
         assert!(asked[2].1 < hint && asked[3].1 >= hint, "{asked:?}");
     }
@@ -299,7 +351,7 @@ mod tests {
                 _ => Verdict::Nobody,
             }
         };
-        let asked = run(vec![terms(true, 0); 2], false, fails, |_| false);
+        let asked = run(vec![terms(true, 0); 2], false, fails, doors(0));
         assert_eq!(
             order(&asked),
             [0, 1],
@@ -314,7 +366,7 @@ mod tests {
                 Verdict::Elsewhere
             }
         };
-        assert_eq!(run(vec![terms(true, 0)], false, loads, |_| false).len(), 5);
+        assert_eq!(run(vec![terms(true, 0)], false, loads, doors(0)).len(), 5);
     }
 
     proptest! {
@@ -324,6 +376,7 @@ mod tests {
             may_leave_host: bool,
             ways in prop::collection::vec(0_u8..5, 64),
             tokens in 0_usize..12,
+            shut in prop::collection::vec(0_usize..6, 0..3),
         ) {
             let terms: Vec<_> = legs.iter().map(|(local, retries)| terms(*local, *retries)).collect();
             let mut ways = ways.into_iter();
@@ -335,9 +388,8 @@ mod tests {
                 Some(3) => Verdict::Larger,
                 _ => Verdict::Elsewhere,
             };
-            let mut left = tokens;
-            let pay = |_| left.checked_sub(1).is_some_and(|less| { left = less; true });
-            let asked = run(terms.clone(), may_leave_host, fails, pay);
+            let gate = Doors { retries: tokens, shut };
+            let asked = run(terms.clone(), may_leave_host, fails, gate);
             let mut times = vec![0_u32; terms.len()];
             let mut here = false;
             for (at, time) in &asked {

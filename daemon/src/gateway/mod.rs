@@ -18,15 +18,19 @@
 //! - [`course`]: who is asked next, and when. Pure.
 //! - [`decide`]: what an error means for that. Pure.
 //! - [`backoff`]: how long to wait before a retry. Pure.
+//! - [`breaker`]: whether a target is asked at all. Pure; [`breakers`]: all of them; [`look`]: what goes on beside the questions.
 //! - [`budget`]: how many retries a provider's traffic pays for. Pure.
 //! - [`listen`]: one attempt, heard piece by piece.
 //! - [`tried`]: what was tried. Pure.
 
 pub mod backoff;
+pub mod breaker;
+pub mod breakers;
 pub mod budget;
 pub mod course;
 pub mod decide;
 pub mod listen;
+pub mod look;
 pub mod route;
 pub mod tried;
 
@@ -34,13 +38,15 @@ use std::sync::Arc;
 
 use paw_llm::{ChatRequest, LlmError};
 use paw_policy::Target;
+use paw_store::Outlet;
 use tokio::time::{Instant, sleep_until};
 
 pub use listen::{Listener, Spoken};
 pub use tried::Tried;
 
 use crate::{clock::now_ms, config::routes::OnBreak, providers::Known};
-use course::{Course, Move, Terms};
+use breakers::{Breakers, Pass};
+use course::{Course, Gate, Move, Terms};
 
 /// A target that can be asked.
 #[derive(Debug, Clone)]
@@ -58,6 +64,8 @@ pub struct Asked {
 pub struct Question<'a> {
     /// Who may answer, in order; at least one.
     pub targets: &'a [Asked],
+    /// Who of them is left alone.
+    pub breakers: &'a Arc<Breakers>,
     /// What is asked; the model is each target's own.
     pub request: ChatRequest,
     /// Whether it may go on from this host to elsewhere.
@@ -75,6 +83,42 @@ pub struct Unanswered {
     pub at: usize,
     /// What it failed with.
     pub error: LlmError,
+    /// Who was left alone meanwhile, and until when, in milliseconds since 1970.
+    pub left_alone: Vec<(usize, u64)>,
+}
+
+/// What stands before the targets of one question.
+struct Doors<'a> {
+    question: &'a Question<'a>,
+    outlets: Vec<Outlet>,
+    /// Leave to ask the target that is asked next.
+    pass: Option<Pass>,
+}
+
+impl Doors<'_> {
+    fn left_alone(&self) -> Vec<(usize, u64)> {
+        let now = now_ms();
+        let until = |at| self.question.breakers.refuses(&self.outlets, at, now);
+        (0..self.outlets.len())
+            .filter_map(|at| Some((at, until(at)?)))
+            .collect()
+    }
+}
+
+impl Gate for Doors<'_> {
+    fn is_open(&self, at: usize) -> bool {
+        let refused = self.question.breakers.refuses(&self.outlets, at, now_ms());
+        refused.is_none()
+    }
+
+    fn enter(&mut self, at: usize) -> bool {
+        self.pass = self.question.breakers.pass(&self.outlets, at, now_ms());
+        self.pass.is_some()
+    }
+
+    fn pay(&mut self, at: usize) -> bool {
+        self.question.targets[at].known.budget(budget::Budget::take)
+    }
 }
 
 /// Asks until one has answered, an error is final, or nobody is left; gives the place of the target that did. Dropping the future
@@ -98,21 +142,33 @@ pub async fn ask(
         question.may_leave_host,
         question.deadline,
     );
+    let outlet = |asked: &Asked| breakers::outlet(&asked.target, &asked.known.settings);
+    let mut doors = Doors {
+        question,
+        outlets: targets.iter().map(outlet).collect(),
+        pass: None,
+    };
     let mut heard = vec![false; targets.len()];
-    let mut last: Option<Unanswered> = None;
+    let mut last: Option<(usize, LlmError)> = None;
     loop {
-        let pay = |at: usize| targets[at].known.budget(budget::Budget::take);
-        let step = course.next(Instant::now(), random().unwrap_or(u64::MAX), pay);
+        let step = course.next(Instant::now(), random().unwrap_or(u64::MAX), &mut doors);
         let (Move::Ask(at) | Move::Wait(at, _)) = step else {
-            return Err(last.expect("a course begins by asking its first target"));
+            let (at, error) = last.expect("there is always one who is asked, and it failed");
+            let left_alone = doors.left_alone();
+            return Err(Unanswered {
+                at,
+                error,
+                left_alone,
+            });
         };
         let Asked { target, known, .. } = &targets[at];
-        if let Some(Unanswered { error, .. }) = &last {
+        if let Some((_, error)) = &last {
             listener
                 .begin_again(target.provider.as_str(), &target.model, error.kind())
                 .await;
         }
         if let Move::Wait(_, until) = step {
+            doors.pass = None;
             sleep_until(until).await;
             continue;
         }
@@ -131,6 +187,9 @@ pub async fn ask(
         );
         let said = listen::speak(&known.client, request, listener, tried).await;
         known.note(&said);
+        if let Some(pass) = doors.pass.take() {
+            pass.ended(&said, now_ms(), random().unwrap_or(u64::MAX));
+        }
         let outcome = said.as_ref().map_or_else(LlmError::kind, |_| "ok");
         tried.end(outcome, Instant::now());
         match said {
@@ -138,11 +197,14 @@ pub async fn ask(
             Err(error) => {
                 let broke = listener.has_heard() && question.on_break == OnBreak::Fail;
                 course.failed(at, decide::next(&error), Instant::now());
-                let unanswered = Unanswered { at, error };
                 if broke {
-                    return Err(unanswered);
+                    return Err(Unanswered {
+                        at,
+                        error,
+                        left_alone: Vec::new(),
+                    });
                 }
-                last = Some(unanswered);
+                last = Some((at, error));
             }
         }
     }

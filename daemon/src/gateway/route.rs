@@ -42,7 +42,7 @@ pub fn order(
 fn draw(left: &[&RouteTarget], random: u64) -> usize {
     let total: u64 = left.iter().map(|it| u64::from(it.weight)).sum();
     // As even as 64 bits over a total of at most 2^24 can be.
-    let point = u128::from(random) * u128::from(total) >> 64;
+    let point = (u128::from(random) * u128::from(total)) >> 64;
     let mut passed = 0_u128;
     left.iter()
         .position(|it| {

@@ -85,7 +85,7 @@ impl Named {
             let error = Error::new(
                 ErrorKind::NotFound,
                 format!("there is no route {}", shorten(name)),
-                "see [route.NAME] in pawd.toml(5)",
+                "see `pawctl route list`",
             );
             return Err(error.about(name));
         };

@@ -128,6 +128,7 @@ pub fn failure(kind: &str, message: impl Into<String>, hint: impl Into<String>) 
         kind: kind.to_owned(),
         message: message.into(),
         hint: Some(hint.into()),
+        retry_after_ms: None,
     }
 }
 

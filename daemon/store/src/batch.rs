@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     error::{Fault, StoreError},
+    outage::{self, OutageRecord, Outlet},
     proof::{self, ProofRecord},
     record::{ActionRecord, SessionRecord, TurnRecord},
     schema::{
@@ -50,6 +51,11 @@ enum Change {
         runtime: String,
         document: Vec<u8>,
     },
+    PutOutage {
+        outlet: Outlet,
+        document: Vec<u8>,
+    },
+    RemoveOutage(Outlet),
 }
 
 impl Batch {
@@ -131,6 +137,26 @@ impl Batch {
         })
     }
 
+    /// Stores what is known of an outage, in place of what was known before.
+    ///
+    /// # Errors
+    /// When the record is too long or the batch is full.
+    pub fn put_outage(&mut self, record: &OutageRecord) -> Result<&mut Self, StoreError> {
+        let document = document("outage", Uuid::nil(), record)?;
+        self.add(Change::PutOutage {
+            outlet: record.outlet.clone(),
+            document,
+        })
+    }
+
+    /// Removes an outage that is over. One that is not there is none to remove.
+    ///
+    /// # Errors
+    /// When the batch is full.
+    pub fn remove_outage(&mut self, outlet: &Outlet) -> Result<&mut Self, StoreError> {
+        self.add(Change::RemoveOutage(outlet.clone()))
+    }
+
     /// Whether there is nothing to do.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -173,6 +199,8 @@ impl Batch {
                 } => append_turn(txn, *session, *seq, document)?,
                 Change::DeleteSession { id } => delete_session(txn, *id)?,
                 Change::PutProof { runtime, document } => proof::put(txn, runtime, document)?,
+                Change::PutOutage { outlet, document } => outage::put(txn, outlet, document)?,
+                Change::RemoveOutage(outlet) => outage::remove(txn, outlet)?,
             }
         }
         Ok(())

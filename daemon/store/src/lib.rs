@@ -15,6 +15,7 @@ mod backup;
 mod batch;
 mod error;
 mod file;
+mod outage;
 mod overlay;
 mod proof;
 mod query;
@@ -26,6 +27,7 @@ pub use backup::Verified;
 pub use batch::{Batch, MAX_BATCH, MAX_RECORD};
 pub use error::StoreError;
 pub use file::OpenOptions;
+pub use outage::{Outage, OutageRecord, Outlet};
 pub use proof::ProofRecord;
 pub use query::{ActionFilter, Counts, Listed, MAX_PAGE, MAX_SCAN, Page};
 pub use record::{

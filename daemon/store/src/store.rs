@@ -12,6 +12,7 @@ use crate::{
     batch::{self, Batch},
     error::{Fault, StoreError},
     file::{self, OpenOptions, Opened},
+    outage::{self, OutageRecord},
     proof::{self, ProofRecord},
     query::{self, ActionFilter, Counts, Listed, Page},
     record::{ActionRecord, SessionRecord, TurnRecord},
@@ -186,6 +187,14 @@ impl Store {
     /// When the file cannot be read.
     pub fn proofs(&self) -> Result<Vec<ProofRecord>, StoreError> {
         self.read(proof::all)
+    }
+
+    /// What is known of targets that are left alone.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn outages(&self) -> Result<Vec<OutageRecord>, StoreError> {
+        self.read(outage::all)
     }
 
     /// How many records there are.

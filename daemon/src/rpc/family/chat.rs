@@ -126,13 +126,14 @@ fn chat_end(record: ActionRecord) -> ChatEvent {
     {
         return ChatEvent::Done(result);
     }
+    let retry_after_ms = record.error.as_ref().and_then(|it| it.retry_after_ms);
     let (kind, message, hint) = super::why(record.state, record.error);
     ChatEvent::Failed {
         message,
         error: ErrorData {
             kind,
             hint,
-            retry_after_ms: None,
+            retry_after_ms,
             id: Some(record.id.to_string()),
         },
     }

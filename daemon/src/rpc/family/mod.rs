@@ -8,6 +8,7 @@ mod events;
 pub mod health;
 mod image;
 mod provider;
+mod route;
 mod sandbox;
 mod shown;
 mod system;
@@ -27,7 +28,7 @@ use paw_api::{
     agent::{AgentRpcServer, SessionRpcServer, SkillRpcServer},
     events::EventsRpcServer,
     image::ImageRpcServer,
-    provider::{ChatRpcServer, ModelRpcServer, ProviderRpcServer},
+    provider::{ChatRpcServer, ModelRpcServer, ProviderRpcServer, RouteRpcServer},
     sandbox::SandboxRpcServer,
     system::{ConfigRpcServer, PolicyRpcServer, SystemRpcServer},
     trail::AuditRpcServer,
@@ -47,6 +48,7 @@ use crate::{
     audit::Audit,
     config::{Config, Paths},
     events::News,
+    gateway::breakers::Breakers,
     intake::{Intake, may_see, unreadable},
     orchestrator::handle::Actions,
     providers::Providers,
@@ -83,6 +85,8 @@ pub struct Context {
     pub config: watch::Receiver<Arc<Config>>,
     /// Providers that are configured now.
     pub providers: watch::Receiver<Arc<Providers>>,
+    /// Which of their models are left alone.
+    pub breakers: Arc<Breakers>,
     /// Rules in force.
     pub rules: watch::Receiver<Arc<Rules>>,
     /// The way to read the configuration again.
@@ -146,6 +150,7 @@ pub fn methods(context: Context) -> Result<Methods, RegisterMethodError> {
     all.merge(ChatRpcServer::into_rpc(family.clone()))?;
     all.merge(ProviderRpcServer::into_rpc(family.clone()))?;
     all.merge(ModelRpcServer::into_rpc(family.clone()))?;
+    all.merge(RouteRpcServer::into_rpc(family.clone()))?;
     all.merge(SandboxRpcServer::into_rpc(family.clone()))?;
     all.merge(ImageRpcServer::into_rpc(family.clone()))?;
     all.merge(EventsRpcServer::into_rpc(family.clone()))?;

@@ -13,8 +13,8 @@ use paw_api::{
 use paw_llm::Health;
 use paw_policy::Name;
 
-use super::{Family, fail};
-use crate::{providers::Known, records};
+use super::{Family, fail, route};
+use crate::{clock::now_ms, providers::Known, records};
 
 /// Models that one answer lists.
 const MODELS: usize = 100;
@@ -26,13 +26,19 @@ impl ProviderRpcServer for Family {
             .providers
             .borrow()
             .iter()
-            .map(|(name, known)| known.shown(name))
+            .map(|(name, known)| self.with_breaker(name, known))
             .collect())
     }
 
     async fn show(&self, _: &Extensions, name: String) -> RpcResult<Provider> {
         let (name, known) = self.provider(Some(&name)).map_err(fail)?;
-        Ok(known.shown(&name))
+        Ok(self.with_breaker(&name, &known))
+    }
+
+    async fn reset(&self, _: &Extensions, name: String) -> RpcResult<Provider> {
+        let (name, known) = self.provider(Some(&name)).map_err(fail)?;
+        self.breakers.reset(name.as_str());
+        Ok(self.with_breaker(&name, &known))
     }
 
     async fn test(&self, _: &Extensions, name: Option<String>) -> RpcResult<ProviderTest> {
@@ -121,6 +127,16 @@ async fn models(name: &Name, known: &Known) -> RpcResult<Vec<Model>> {
 }
 
 impl Family {
+    fn with_breaker(&self, name: &Name, known: &Known) -> Provider {
+        let state = self.breakers.state_of(name.as_str(), now_ms());
+        let (breaker, breaker_until) = route::breaker(state);
+        Provider {
+            breaker,
+            breaker_until,
+            ..known.shown(name)
+        }
+    }
+
     /// The provider of this name, or the one of the default agent.
     fn provider(&self, name: Option<&str>) -> Result<(Name, Arc<Known>), Error> {
         let default = || {

@@ -1,0 +1,508 @@
+//! The breakers of all targets that are configured: they outlive a reload of the configuration and a restart of pawd.
+//!
+//! A target has a breaker if the configuration names it: the model of a provider, of an agent, of a route. Which other models callers
+//! name is theirs, and their failures are not kept.
+//!
+//! At most half of a route's targets are open at once: a breaker that would make it more does not open, and where more are open all the
+//! same (two routes, a stored state, a question that only some of them may answer) those that failed last are asked. So there is always
+//! somebody who is asked, and a provider that is asked by its own name is asked whatever its breaker says.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use paw_llm::{LlmError, Step};
+use paw_policy::Target;
+use paw_store::{Batch, OutageRecord, Outlet, Store, StoreError};
+use tokio::sync::Notify;
+use tracing::{info, warn};
+
+use super::breaker::{Answer, Breaker, Change, State};
+use crate::config::{Config, ProviderSettings};
+
+/// All of them.
+#[derive(Debug)]
+pub struct Breakers {
+    inner: Mutex<Inner>,
+    /// Told after each change that is stored or that somebody has to look after.
+    pub(super) changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    breakers: BTreeMap<Outlet, Breaker>,
+    /// Where each provider is; one that moves begins anew.
+    places: BTreeMap<String, String>,
+    routes: Vec<Vec<Outlet>>,
+    /// Those that are stored otherwise.
+    unsaved: BTreeSet<Outlet>,
+}
+
+/// Leave to make one attempt. Dropped untold, it was left in the middle.
+#[derive(Debug)]
+pub struct Pass {
+    breakers: Arc<Breakers>,
+    outlet: Outlet,
+    began: u64,
+    probe: bool,
+}
+
+/// The outlet of a target: with which credential it is asked.
+#[must_use]
+pub fn outlet(target: &Target, settings: &ProviderSettings) -> Outlet {
+    Outlet {
+        provider: target.provider.to_string(),
+        model: target.model.clone(),
+        credential: settings.api_key_credential.clone().unwrap_or_default(),
+    }
+}
+
+impl Breakers {
+    /// As they were stored, of what is configured.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn read(store: &Store, config: &Config) -> Result<Arc<Self>, StoreError> {
+        let mut inner = Inner::default();
+        inner.configure(config);
+        for OutageRecord { outlet, outage } in store.outages()? {
+            match inner.breakers.get_mut(&outlet) {
+                Some(breaker) => *breaker = Breaker::stored(outage),
+                None => drop(inner.unsaved.insert(outlet)),
+            }
+        }
+        Ok(Arc::new(Self {
+            inner: Mutex::new(inner),
+            changed: Notify::new(),
+        }))
+    }
+
+    /// The configuration is another one.
+    pub fn configure(&self, config: &Config) {
+        self.inner().configure(config);
+        self.changed.notify_one();
+    }
+
+    /// Until when a target of a question to `all` is not asked; nothing if it is.
+    #[must_use]
+    pub fn refuses(&self, all: &[Outlet], at: usize, now: u64) -> Option<u64> {
+        self.inner().refuses(all, at, now)
+    }
+
+    /// Leave to ask a target of a question to `all`, if it is asked now.
+    #[must_use]
+    pub fn pass(self: &Arc<Self>, all: &[Outlet], at: usize, now: u64) -> Option<Pass> {
+        let outlet = all[at].clone();
+        let mut inner = self.inner();
+        if inner.refuses(all, at, now).is_some() {
+            return None;
+        }
+        let answer = inner
+            .breakers
+            .get_mut(&outlet)
+            .map_or(Answer::Yes, |breaker| breaker.ask(now));
+        drop(inner);
+        Some(Pass {
+            breakers: Arc::clone(self),
+            outlet,
+            began: now,
+            probe: answer == Answer::Probe,
+        })
+    }
+
+    /// The state of one target.
+    #[must_use]
+    pub fn state(&self, outlet: &Outlet, now: u64) -> State {
+        let inner = self.inner();
+        let breaker = inner.breakers.get(outlet);
+        breaker.map_or(State::Closed, |breaker| breaker.state(now))
+    }
+
+    /// The worst state of the models of a provider.
+    #[must_use]
+    pub fn state_of(&self, provider: &str, now: u64) -> State {
+        self.inner()
+            .of(provider)
+            .map(|(_, breaker)| breaker.state(now))
+            .max()
+            .unwrap_or(State::Closed)
+    }
+
+    /// Closes all of a provider.
+    pub fn reset(&self, provider: &str) {
+        let mut inner = self.inner();
+        let open: Vec<_> = inner.of(provider).map(|(outlet, _)| outlet).collect();
+        for outlet in open {
+            inner.breakers.insert(outlet.clone(), Breaker::default());
+            inner.unsaved.insert(outlet);
+        }
+        drop(inner);
+        self.changed.notify_one();
+    }
+
+    /// A check saw whether a provider is there.
+    pub fn checked(&self, provider: &str, there: bool, now: u64) {
+        let mut inner = self.inner();
+        for (outlet, breaker) in &mut inner.breakers {
+            if outlet.provider == provider {
+                breaker.checked(there, now);
+            }
+        }
+    }
+
+    /// Providers with a breaker that is not closed, and since when.
+    pub(super) fn out(&self) -> BTreeMap<String, u64> {
+        let mut out = BTreeMap::new();
+        for (outlet, breaker) in &self.inner().breakers {
+            if let Some(outage) = breaker.outage() {
+                let since = out.entry(outlet.provider.clone()).or_insert(outage.since);
+                *since = outage.since.min(*since);
+            }
+        }
+        out
+    }
+
+    /// What has to be stored since this was last asked, at most so many.
+    pub(super) fn unsaved(&self, most: usize) -> Result<(Vec<Outlet>, Batch), StoreError> {
+        let mut inner = self.inner();
+        let mut batch = Batch::new();
+        let mut taken = Vec::new();
+        while taken.len() < most
+            && let Some(outlet) = inner.unsaved.pop_first()
+        {
+            match inner.breakers.get(&outlet).and_then(Breaker::outage) {
+                Some(outage) => batch.put_outage(&OutageRecord {
+                    outlet: outlet.clone(),
+                    outage: outage.clone(),
+                })?,
+                None => batch.remove_outage(&outlet)?,
+            };
+            taken.push(outlet);
+        }
+        Ok((taken, batch))
+    }
+
+    /// These could not be stored; they are tried again with the next change.
+    pub(super) fn not_saved(&self, outlets: Vec<Outlet>) {
+        self.inner().unsaved.extend(outlets);
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes one, and says what that came to.
+    fn change(&self, outlet: &Outlet, change: impl FnOnce(&mut Breaker, bool) -> Option<Change>) {
+        let mut inner = self.inner();
+        let may = inner.may_open(outlet);
+        let Some(breaker) = inner.breakers.get_mut(outlet) else {
+            return;
+        };
+        let Some(change) = change(breaker, may) else {
+            return;
+        };
+        let until = breaker.outage().map_or(0, |outage| outage.until);
+        inner.unsaved.insert(outlet.clone());
+        drop(inner);
+        self.changed.notify_one();
+        let (provider, model) = (&outlet.provider, &outlet.model);
+        match change {
+            Change::Opened => {
+                warn!(provider, model, until, "breaker open");
+            }
+            Change::Longer => {
+                warn!(provider, model, until, "breaker stays open");
+            }
+            Change::Closed => info!(provider, model, "breaker closed"),
+        }
+    }
+}
+
+impl Inner {
+    fn configure(&mut self, config: &Config) {
+        let outlet = |target: &Target| {
+            let settings = config.providers.get(&target.provider)?;
+            Some(outlet(target, settings))
+        };
+        let target = |(provider, model): (_, &String)| Target {
+            provider,
+            model: model.clone(),
+        };
+        let providers = config
+            .providers
+            .iter()
+            .map(|(name, settings)| (name.clone(), &settings.model));
+        let agents = config
+            .agents
+            .values()
+            .filter_map(|agent| Some((agent.provider.clone()?, agent.model.as_ref()?)));
+        self.routes = config
+            .routes
+            .values()
+            .map(|route| {
+                let targets = route.targets.iter();
+                targets.filter_map(|it| outlet(&it.target)).collect()
+            })
+            .collect();
+        let named: BTreeSet<Outlet> = providers
+            .chain(agents)
+            .filter_map(|names| outlet(&target(names)))
+            .chain(self.routes.iter().flatten().cloned())
+            .collect();
+        let places: BTreeMap<String, String> = config
+            .providers
+            .iter()
+            .map(|(name, settings)| (name.to_string(), settings.base_url.to_string()))
+            .collect();
+        let before = std::mem::take(&mut self.breakers);
+        for (outlet, breaker) in before {
+            let stays = named.contains(&outlet)
+                && self.places.get(&outlet.provider) == places.get(&outlet.provider);
+            if stays {
+                self.breakers.insert(outlet, breaker);
+            } else if breaker.outage().is_some() {
+                self.unsaved.insert(outlet);
+            }
+        }
+        for outlet in named {
+            self.breakers.entry(outlet).or_default();
+        }
+        self.places = places;
+    }
+
+    fn of(&self, provider: &str) -> impl Iterator<Item = (Outlet, &Breaker)> {
+        self.breakers
+            .iter()
+            .filter(move |(outlet, _)| outlet.provider == provider)
+            .map(|(outlet, breaker)| (outlet.clone(), breaker))
+    }
+
+    /// Whether another open one leaves half of each route's targets. One that stands alone has nobody to leave to.
+    fn may_open(&self, outlet: &Outlet) -> bool {
+        let is_open = |other: &&Outlet| {
+            let breaker = self.breakers.get(*other);
+            breaker.is_some_and(|breaker| breaker.outage().is_some())
+        };
+        self.routes
+            .iter()
+            .filter(|route| route.len() > 1 && route.contains(outlet))
+            .all(|route| route.iter().filter(is_open).count() < route.len() / 2)
+    }
+
+    fn refuses(&self, all: &[Outlet], at: usize, now: u64) -> Option<u64> {
+        let mut refusing: Vec<_> = all
+            .iter()
+            .enumerate()
+            .filter_map(|(place, outlet)| {
+                let breaker = self.breakers.get(outlet)?;
+                let until = breaker.refuses(now)?;
+                Some((breaker.outage()?.since, place, until))
+            })
+            .collect();
+        refusing.sort_unstable();
+        refusing.truncate(all.len() / 2);
+        refusing
+            .into_iter()
+            .find_map(|(_, place, until)| (place == at).then_some(until))
+    }
+}
+
+impl Pass {
+    /// The attempt ended like this.
+    pub fn ended<T>(mut self, outcome: &Result<T, LlmError>, now: u64, random: u64) {
+        let (began, probe) = (self.began, std::mem::take(&mut self.probe));
+        let (breakers, outlet) = (Arc::clone(&self.breakers), self.outlet.clone());
+        breakers.change(&outlet, |breaker, may| {
+            match outcome.as_ref().err().map(sign) {
+                None | Some(Sign::There) => breaker.succeeded(began, probe),
+                Some(Sign::Nothing) => {
+                    if probe {
+                        breaker.left();
+                    }
+                    None
+                }
+                Some(Sign::Failed(asked)) => breaker.failed(now, probe, asked, may, random),
+            }
+        });
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        if self.probe {
+            let left = |breaker: &mut Breaker, _| {
+                breaker.left();
+                None
+            };
+            self.breakers.change(&self.outlet, left);
+        }
+    }
+}
+
+/// What an error says of the target.
+enum Sign {
+    /// It is there and understood the question; a model that loads is no outage.
+    There,
+    /// It does not do what it is there for, and wants to be left alone for so many milliseconds.
+    Failed(u64),
+    /// Nothing.
+    Nothing,
+}
+
+fn sign(error: &LlmError) -> Sign {
+    match error {
+        LlmError::Loading { .. }
+        | LlmError::BadRequest { .. }
+        | LlmError::ContextLength { .. }
+        | LlmError::ContentFilter { .. } => Sign::There,
+        LlmError::Rate { .. } | LlmError::Overload { .. } => {
+            let asked = error.retry_after().unwrap_or_default();
+            Sign::Failed(u64::try_from(asked.as_millis()).unwrap_or(u64::MAX))
+        }
+        LlmError::Auth { .. }
+        | LlmError::Quota { .. }
+        | LlmError::NotFound { .. }
+        | LlmError::Transport { .. }
+        | LlmError::TimedOut { .. }
+        | LlmError::Malformed { .. }
+        | LlmError::Cut { .. } => Sign::Failed(0),
+        // It may be the question that is too large, or the answer.
+        LlmError::TooLarge { .. } => Sign::Nothing,
+    }
+}
+
+/// What a check that came to this says: whether the provider is there, where it says anything of that.
+#[must_use]
+pub fn is_there<T>(outcome: &Result<T, LlmError>) -> Option<bool> {
+    match outcome {
+        Ok(_) | Err(LlmError::Loading { .. }) => Some(true),
+        Err(
+            LlmError::Transport {
+                step: Step::Resolve | Step::Connect | Step::Tls | Step::Read,
+                ..
+            }
+            | LlmError::TimedOut { .. }
+            | LlmError::Overload { .. }
+            | LlmError::Malformed { .. }
+            | LlmError::Cut { .. },
+        ) => Some(false),
+        // Somebody answered, and not what was asked.
+        Err(
+            LlmError::Auth { .. }
+            | LlmError::Quota { .. }
+            | LlmError::Rate { .. }
+            | LlmError::BadRequest { .. }
+            | LlmError::ContextLength { .. }
+            | LlmError::ContentFilter { .. }
+            | LlmError::NotFound { .. }
+            | LlmError::TooLarge { .. },
+        ) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const START: u64 = 86_400_000;
+
+    fn outlet(at: usize) -> Outlet {
+        Outlet {
+            provider: format!("p{at}"),
+            model: "m".into(),
+            credential: String::new(),
+        }
+    }
+
+    fn all(routes: &[Vec<usize>]) -> Arc<Breakers> {
+        let routes: Vec<Vec<Outlet>> = routes
+            .iter()
+            .map(|route| route.iter().copied().map(outlet).collect())
+            .collect();
+        let breakers = (0..6).map(|at| (outlet(at), Breaker::default())).collect();
+        Arc::new(Breakers {
+            inner: Mutex::new(Inner {
+                breakers,
+                routes,
+                ..Inner::default()
+            }),
+            changed: Notify::new(),
+        })
+    }
+
+    fn gone() -> Result<(), LlmError> {
+        Err(LlmError::Cut { source: None })
+    }
+
+    fn open(breakers: &Breakers, route: &[usize], now: u64) -> usize {
+        let is_open = |at: &&usize| breakers.state(&outlet(**at), now) != State::Closed;
+        route.iter().filter(is_open).count()
+    }
+
+    proptest! {
+        #[test]
+        fn half_of_every_route_stays_closed_whoever_fails(
+            steps in prop::collection::vec((0_usize..6, any::<bool>(), 0_u64..9_000), 0..80),
+        ) {
+            let routes = [vec![0, 1], vec![1, 2, 3], vec![0, 2, 4, 5]];
+            let breakers = all(&routes);
+            let mut now = START;
+            for (at, fails, more) in steps {
+                now += more;
+                if let Some(pass) = breakers.pass(&[outlet(at)], 0, now) {
+                    pass.ended(&if fails { gone() } else { Ok(()) }, now, 0);
+                }
+                for route in &routes {
+                    prop_assert!(open(&breakers, route, now) <= route.len() / 2);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn question_to_targets_that_are_all_open_is_asked_of_half() {
+        let breakers = all(&[]);
+        let targets: Vec<_> = (0..4).map(outlet).collect();
+        for (at, target) in targets.iter().enumerate() {
+            let now = START + at as u64;
+            let pass = breakers.pass(std::slice::from_ref(target), 0, now).unwrap();
+            pass.ended(&gone(), now, 0);
+        }
+        let asked: Vec<_> = (0..4)
+            .filter(|at| breakers.refuses(&targets, *at, START + 9).is_none())
+            .collect();
+        assert_eq!(asked, [2, 3], "those that failed last");
+    }
+
+    #[test]
+    fn pass_that_is_dropped_leaves_the_probe_to_the_next() {
+        let breakers = all(&[]);
+        let targets = [outlet(0), outlet(1)];
+        let ask = |now| breakers.pass(&targets, 0, now);
+        ask(START).unwrap().ended(&gone(), START, 0);
+        let later = START + 60_000;
+        let probe = ask(later);
+        assert!(probe.is_some() && ask(later).is_none(), "one at a time");
+        drop(probe);
+        assert!(ask(later).is_some());
+    }
+
+    #[test]
+    fn answer_that_says_that_the_provider_is_well_opens_nothing() {
+        let breakers = all(&[]);
+        for error in [
+            LlmError::Loading {
+                retry_after: None,
+                said: paw_llm::Mask::new(None).clean("loading"),
+            },
+            LlmError::TooLarge { what: "it" },
+        ] {
+            let pass = breakers.pass(&[outlet(0)], 0, START).unwrap();
+            pass.ended(&Err::<(), _>(error), START, 0);
+            assert_eq!(breakers.state(&outlet(0), START), State::Closed);
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! A target that failed is left alone, looked after, and asked again as soon as it is back.
+
+use std::time::{Duration, Instant};
+
+use harness::{
+    Answer, Model, Pawd, Setup, Step, Trouble, within,
+    words::{accepted, finally, refused, rest},
+};
+use jsonrpsee::{async_client::Client, core::client::Subscription};
+use paw_api::{
+    ErrorKind,
+    action::Action,
+    provider::{ChatEvent, ChatRpcClient, Provider, ProviderRpcClient, RouteRpcClient},
+    system::ConfigRpcClient,
+};
+use serde_json::{Value, json};
+
+const ROUTE: &str =
+    "\n[route.main]\ntargets = [{ provider = \"first\" }, { provider = \"spare\" }]\n";
+
+/// How long a primary is dead, and how soon it is asked again after that.
+const DEAD_FOR: Duration = Duration::from_secs(10);
+const BACK_IN: Duration = Duration::from_secs(2);
+
+/// Two models, one for the other, each asked once.
+struct Two {
+    first: Model,
+    spare: Model,
+    pawd: Pawd,
+}
+
+impl Two {
+    async fn start() -> Self {
+        let (first, spare) = (Model::start().await, Model::start().await);
+        let once = "max_retries = 0\n";
+        let setup = Setup::new()
+            .provider("first", "openai", &format!("{}/v1", first.url()), once)
+            .provider("spare", "ollama", &spare.url(), once)
+            .with(ROUTE);
+        let pawd = Pawd::start(setup).await;
+        Self { first, spare, pawd }
+    }
+}
+
+async fn begin(client: &Client) -> Subscription<ChatEvent> {
+    let route = Some("main".to_owned());
+    let begun = client.send("hello".into(), None, None, None, None, None, route);
+    within("beginning a chat", begun).await.expect("accepted")
+}
+
+/// Asks by the route and gives what became of it.
+async fn ask(client: &Client) -> Action {
+    let mut chat = begin(client).await;
+    let id = accepted(&mut chat).await;
+    rest(&mut chat).await;
+    finally(client, &id).await
+}
+
+/// Who was tried, and how that ended.
+fn tried(action: &Action) -> Vec<(&str, &str)> {
+    let attempts = action.attempts.iter();
+    attempts
+        .map(|it| (it.provider.as_str(), it.outcome.as_str()))
+        .collect()
+}
+
+const BY_SPARE: [(&str, &str); 1] = [("spare", "ok")];
+const BY_FIRST: [(&str, &str); 1] = [("first", "ok")];
+
+fn busy() -> Answer {
+    Answer::Status(503, Vec::new(), json!({"error": "busy"}).to_string())
+}
+
+fn questions(model: &Model) -> usize {
+    let asked = model.asked();
+    asked
+        .iter()
+        .filter(|it| it.line.starts_with("POST") && it.line.contains("/chat"))
+        .count()
+}
+
+async fn show(client: &Client, name: &str) -> Provider {
+    within(
+        "showing a provider",
+        ProviderRpcClient::show(client, name.into()),
+    )
+    .await
+    .expect("it is there")
+}
+
+/// Waits until the breaker of a provider is in this state.
+async fn becomes(client: &Client, name: &str, state: &str) {
+    let waiting = async { while show(client, name).await.breaker != state {} };
+    within(&format!("{name} becoming {state}"), waiting).await;
+}
+
+/// Under load: three who ask one question after the other.
+async fn dead_for_ten_seconds(trouble: Trouble) {
+    let two = Two::start().await;
+    let (mut clients, mut healthy) = (Vec::new(), 0);
+    for _ in 0..3 {
+        clients.push(two.pawd.client().await);
+    }
+    let watcher = two.pawd.client().await;
+    let load = async |client: &Client, died: Instant| {
+        while died.elapsed() < DEAD_FOR {
+            assert_eq!(ask(client).await.state, paw_policy::State::Completed);
+        }
+    };
+    while healthy < 8 {
+        assert_eq!(tried(&ask(&watcher).await), BY_FIRST);
+        healthy += 1;
+    }
+    let before = questions(&two.first);
+    two.first.falls_into(Some(trouble));
+    let died = Instant::now();
+    tokio::join!(
+        load(&clients[0], died),
+        load(&clients[1], died),
+        load(&clients[2], died)
+    );
+    let reached = questions(&two.first) - before;
+    assert!((1..=3).contains(&reached), "{reached} attempts reached it");
+    assert!(
+        questions(&two.spare) > 100,
+        "there was load: {}",
+        questions(&two.spare)
+    );
+    two.first.falls_into(None);
+    let back = Instant::now();
+    let again = async { while tried(&ask(&watcher).await) != BY_FIRST {} };
+    within("the return of the primary", again).await;
+    assert!(back.elapsed() <= BACK_IN, "back after {:?}", back.elapsed());
+}
+
+#[tokio::test]
+async fn primary_that_hangs_up_for_ten_seconds_is_reached_three_times_and_is_back_in_two() {
+    dead_for_ten_seconds(Trouble::HangsUp).await;
+}
+
+#[tokio::test]
+async fn primary_that_is_overloaded_for_ten_seconds_is_reached_three_times_and_is_back_in_two() {
+    dead_for_ten_seconds(Trouble::Busy).await;
+}
+
+/// Two, of which the first has failed and is not there.
+async fn first_is_out() -> (Two, Client) {
+    let two = Two::start().await;
+    let client = two.pawd.client().await;
+    two.first.falls_into(Some(Trouble::Busy));
+    let action = ask(&client).await;
+    assert_eq!(tried(&action), [("first", "overload"), ("spare", "ok")]);
+    becomes(&client, "first", "open").await;
+    (two, client)
+}
+
+#[tokio::test]
+async fn target_that_is_left_alone_is_shown_with_the_time() {
+    let (two, client) = first_is_out().await;
+    let shown = show(&client, "first").await;
+    assert!(shown.breaker_until.is_some(), "{shown:?}");
+    let other = show(&client, "spare").await;
+    assert_eq!(
+        (other.breaker.as_str(), other.breaker_until),
+        ("closed", None)
+    );
+    let routes = RouteRpcClient::list(&client).await.unwrap();
+    let targets: Vec<_> = routes[0]
+        .targets
+        .iter()
+        .map(|it| (it.provider.as_str(), it.model.as_str(), it.breaker.as_str()))
+        .collect();
+    assert_eq!(targets, [("first", "m", "open"), ("spare", "m", "closed")]);
+    for (command, name) in [("provider", "first"), ("route", "main")] {
+        for arguments in [vec![command, "list"], vec![command, "show", name]] {
+            let out = two.pawd.pawctl(&arguments).await;
+            let text = String::from_utf8_lossy(&out.stdout);
+            assert!(text.contains("open, asked "), "{arguments:?}: {text}");
+        }
+    }
+    let out = two.pawd.pawctl(&["provider", "list", "-o", "json"]).await;
+    let json: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(json[0]["breaker"], "open");
+    two.first.falls_into(None);
+    let again = async { while tried(&ask(&client).await) != BY_FIRST {} };
+    within("the return of the primary", again).await;
+    assert_eq!(show(&client, "first").await.breaker, "closed");
+}
+
+#[tokio::test]
+async fn target_that_is_left_alone_stays_so_after_a_reload_and_a_restart() {
+    let (mut two, client) = first_is_out().await;
+    let before = questions(&two.first);
+    two.pawd
+        .root
+        .write("etc/pawd.d/60-more.toml", "[log]\nlevel = \"debug\"\n");
+    ConfigRpcClient::reload(&client).await.unwrap();
+    assert_eq!(tried(&ask(&client).await), BY_SPARE);
+    drop(client);
+    two.pawd.stop().await;
+    two.pawd.start_again().await;
+    let client = two.pawd.client().await;
+    assert_eq!(show(&client, "first").await.breaker, "open");
+    assert_eq!(tried(&ask(&client).await), BY_SPARE);
+    assert_eq!(questions(&two.first), before);
+}
+
+#[tokio::test]
+async fn one_probe_is_under_way_at_a_time() {
+    let two = Two::start().await;
+    let client = two.pawd.client().await;
+    // It fails one question and is there all the while, so it is tried again soon.
+    two.first.will(busy());
+    ask(&client).await;
+    becomes(&client, "first", "half_open").await;
+    let (steps, answer) = Answer::steps();
+    two.first.will(answer);
+    let asked = questions(&two.first);
+    let mut probe = begin(&client).await;
+    two.first.was_asked(asked + 1).await;
+    for _ in 0..5 {
+        assert_eq!(tried(&ask(&client).await), BY_SPARE);
+    }
+    steps.send(Step::End).await.unwrap();
+    rest(&mut probe).await;
+    assert_eq!(tried(&ask(&client).await), BY_FIRST);
+    assert_eq!(show(&client, "first").await.breaker, "closed");
+}
+
+#[tokio::test]
+async fn probe_that_is_taken_back_is_made_by_the_next_one() {
+    let two = Two::start().await;
+    let client = two.pawd.client().await;
+    two.first.will(busy());
+    ask(&client).await;
+    becomes(&client, "first", "half_open").await;
+    let (_steps, answer) = Answer::steps();
+    two.first.will(answer);
+    let asked = questions(&two.first);
+    let mut probe = begin(&client).await;
+    let id = accepted(&mut probe).await;
+    two.first.was_asked(asked + 1).await;
+    within("unsubscribing", probe.unsubscribe()).await.unwrap();
+    finally(&client, &id).await;
+    assert_eq!(tried(&ask(&client).await), BY_FIRST);
+}
+
+#[tokio::test]
+async fn at_most_half_of_a_routes_targets_are_left_alone() {
+    let (two, client) = first_is_out().await;
+    two.spare.falls_into(Some(Trouble::Busy));
+    for _ in 0..4 {
+        assert_eq!(tried(&ask(&client).await), [("spare", "overload")]);
+    }
+    assert_eq!(show(&client, "spare").await.breaker, "closed");
+}
+
+#[tokio::test]
+async fn failure_says_who_was_left_alone_and_when_to_ask_again() {
+    let (two, client) = first_is_out().await;
+    two.spare.falls_into(Some(Trouble::Busy));
+    let mut chat = begin(&client).await;
+    let events = rest(&mut chat).await;
+    let Some(ChatEvent::Failed { message, error }) = events.last() else {
+        panic!("{events:?}");
+    };
+    assert!(
+        message.contains("spare") && message.contains("first"),
+        "{message}"
+    );
+    assert!(error.retry_after_ms.is_some_and(|ms| ms > 0), "{error:?}");
+}
+
+#[tokio::test]
+async fn model_that_loads_is_not_left_alone() {
+    let two = Two::start().await;
+    let client = two.pawd.client().await;
+    let loading =
+        json!({"error": {"message": "Loading model", "type": "unavailable_error", "code": 503}});
+    for _ in 0..3 {
+        two.first
+            .will(Answer::Status(503, Vec::new(), loading.to_string()));
+        let action = ask(&client).await;
+        assert_eq!(tried(&action), [("first", "loading"), ("spare", "ok")]);
+    }
+    assert_eq!(show(&client, "first").await.breaker, "closed");
+    assert_eq!(tried(&ask(&client).await), BY_FIRST);
+}
+
+#[tokio::test]
+async fn provider_that_is_asked_by_its_name_is_asked_whatever_its_breaker_says() {
+    let (two, client) = first_is_out().await;
+    let before = questions(&two.first);
+    let begun = client.send(
+        "hello".into(),
+        None,
+        None,
+        Some("first".into()),
+        None,
+        None,
+        None,
+    );
+    let events = rest(&mut begun.await.unwrap()).await;
+    assert!(
+        matches!(events.last(), Some(ChatEvent::Failed { .. })),
+        "{events:?}"
+    );
+    assert_eq!(questions(&two.first), before + 1);
+}
+
+#[tokio::test]
+async fn breaker_is_reset_by_an_administrator() {
+    let (two, client) = first_is_out().await;
+    two.first.falls_into(None);
+    let reset = two.pawd.pawctl(&["provider", "reset", "first"]).await;
+    assert!(reset.status.success(), "{reset:?}");
+    assert_eq!(tried(&ask(&client).await), BY_FIRST);
+    refused(
+        ProviderRpcClient::reset(&client, "nobody".into()).await,
+        ErrorKind::NotFound,
+    );
+}
