@@ -206,6 +206,22 @@ async fn target_that_is_left_alone_stays_so_after_a_reload_and_a_restart() {
 }
 
 #[tokio::test]
+async fn return_of_a_provider_is_seen_by_a_check_and_costs_no_question() {
+    let began = Instant::now();
+    let (two, client) = first_is_out().await;
+    let before = questions(&two.first);
+    two.first.falls_into(None);
+    becomes(&client, "first", "half_open").await;
+    assert_eq!(questions(&two.first), before);
+    // Without checks nobody would look earlier.
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+#[tokio::test]
 async fn one_probe_is_under_way_at_a_time() {
     let two = Two::start().await;
     let client = two.pawd.client().await;

@@ -322,8 +322,12 @@ async fn question_asked_on_this_host_leaves_it_only_where_the_route_says_so() {
     for may_leave_host in [false, true] {
         let (here, away) = (Model::start().await, Model::start().await);
         let pawd = Pawd::start(here_and_away(&here, &away, &from_here(may_leave_host))).await;
+        let client = pawd.client().await;
         here.will(status(503, "busy"));
-        let (_, action) = ask(&pawd.client().await).await;
+        let (_, action) = ask(&client).await;
+        // Where it may not, nobody elsewhere is in the plan.
+        let planned = plan(&client, &action).await;
+        assert_eq!(planned["fallbacks"].is_null(), !may_leave_host, "{planned}");
         let mut expected = vec![("here", "overload")];
         if may_leave_host {
             expected.push(("away", "ok"));
