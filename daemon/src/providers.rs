@@ -1,53 +1,41 @@
 //! The providers that are configured: one connection pool each, and what was last seen of them.
+//!
+//! - [`seen`]: what traffic and checks have shown of one. Pure.
+//! - [`watch`]: the checks.
+
+pub mod seen;
+pub mod watch;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use paw_api::{provider::Provider as Shown, system::ProviderState};
-use paw_llm::{Health, LlmError, Provider, ProviderConfig};
+use paw_llm::{Health, Level, LlmError, Provider, ProviderConfig};
 use paw_policy::Name;
+use paw_store::Attempt;
 use secrecy::SecretString;
+use tokio::time::{Instant, timeout};
+use tracing::{info, warn};
 
-use crate::{config::ProviderSettings, gateway::budget::Budget};
+use crate::{clock::now_ms, config::ProviderSettings, gateway::budget::Budget};
+use seen::{News, Seen};
+
+/// How long a provider may take to say whether it is there.
+const CHECK_LIMIT: Duration = Duration::from_secs(10);
 
 /// One provider.
 #[derive(Debug)]
 pub struct Known {
+    name: Name,
     /// What was configured.
     pub settings: ProviderSettings,
     /// Its connection pool.
     pub client: Provider,
     seen: Mutex<Seen>,
     budget: Mutex<Budget>,
-}
-
-/// What was last seen of a provider.
-#[derive(Debug, Clone, Default)]
-struct Seen {
-    state: Sight,
-    last_error: Option<String>,
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-enum Sight {
-    #[default]
-    Unknown,
-    Ready,
-    Loading,
-    Failing,
-}
-
-impl Sight {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Unknown => "unknown",
-            Self::Ready => "ready",
-            Self::Loading => "loading",
-            Self::Failing => "failing",
-        }
-    }
 }
 
 /// All of them, by name.
@@ -65,16 +53,22 @@ pub struct ProviderError {
 }
 
 impl Providers {
-    /// Makes a client for each; keys come from the credentials that were read before the drop.
+    /// Makes a client for each; keys come from the credentials that were read before the drop. One that was there `before` and has the
+    /// same settings stays, with its connections and all that was seen of it.
     ///
     /// # Errors
     /// When a provider's settings cannot work.
     pub fn new(
         settings: &BTreeMap<Name, ProviderSettings>,
         keys: &BTreeMap<String, SecretString>,
+        before: &Self,
     ) -> Result<Self, ProviderError> {
         let mut known = BTreeMap::new();
         for (name, settings) in settings {
+            if let Some(same) = before.0.get(name).filter(|it| it.settings == *settings) {
+                known.insert(name.clone(), Arc::clone(same));
+                continue;
+            }
             let config = ProviderConfig {
                 kind: settings.kind,
                 base_url: settings.base_url.clone(),
@@ -90,6 +84,7 @@ impl Providers {
                 source,
             })?;
             let entry = Known {
+                name: name.clone(),
                 settings: settings.clone(),
                 client,
                 seen: Mutex::default(),
@@ -113,23 +108,39 @@ impl Providers {
 }
 
 impl Known {
-    /// Notes what a call came to.
+    /// Notes what a question came to.
     pub fn note<T>(&self, result: &Result<T, LlmError>) {
-        let seen = match result {
-            Ok(_) => Seen {
-                state: Sight::Ready,
-                last_error: None,
-            },
-            Err(error @ LlmError::Loading { .. }) => Seen {
-                state: Sight::Loading,
-                last_error: Some(error.to_string()),
-            },
-            Err(error) => Seen {
-                state: Sight::Failing,
-                last_error: Some(paw_log::Chain(error).to_string()),
-            },
-        };
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = seen;
+        let outcome = result.as_ref().map(|_| ());
+        let news = self.seen().asked(outcome, now_ms(), Instant::now());
+        self.tell(news, outcome.err());
+    }
+
+    fn tell(&self, news: Option<News>, why: Option<&LlmError>) {
+        match news {
+            Some(News::Lost) => {
+                let error = why.map(|error| paw_log::Chain(error).to_string());
+                warn!(message_id = paw_log::events::PROVIDER_LOST, provider = %self.name, error, "provider does not answer");
+            }
+            Some(News::Recovered) => {
+                info!(message_id = paw_log::events::PROVIDER_RECOVERED, provider = %self.name, "provider answers again");
+            }
+            None => {}
+        }
+    }
+
+    /// Notes how long an answer took that came to its end.
+    pub fn took(&self, attempt: &Attempt) {
+        self.seen().took(attempt);
+    }
+
+    /// Whether it is well, and has shown that within this time.
+    #[must_use]
+    pub fn is_well_since(&self, time: Duration, now: Instant) -> bool {
+        self.seen().is_well_since(time, now)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Does this with its budget of retries.
@@ -140,35 +151,37 @@ impl Known {
     /// Asks whether it is there, and notes the answer.
     ///
     /// # Errors
-    /// As [`Provider::check`].
+    /// As [`Provider::check`], and when there is no answer within [`CHECK_LIMIT`].
     pub async fn check(&self) -> Result<Health, LlmError> {
-        let health = self.client.check().await;
-        self.note(&health);
-        if matches!(health, Ok(Health::Loading)) {
-            self.seen
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .state = Sight::Loading;
-        }
+        let late = LlmError::TimedOut {
+            level: Level::FirstToken,
+            after: CHECK_LIMIT,
+        };
+        let health = timeout(CHECK_LIMIT, self.client.check())
+            .await
+            .unwrap_or(Err(late));
+        let outcome = health.as_ref().copied();
+        let news = self.seen().checked(outcome, now_ms(), Instant::now());
+        self.tell(news, outcome.err());
         health
     }
 
     /// As callers see it.
     #[must_use]
     pub fn shown(&self, name: &Name) -> Shown {
-        let seen = self
-            .seen
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let seen = self.seen().clone();
+        let (last_error, last_error_at) = seen.last_error().cloned().unzip();
         Shown {
             name: name.to_string(),
             kind: self.settings.kind.as_str().into(),
             base_url: self.settings.base_url.to_string(),
             model: self.settings.model.clone(),
             local: self.settings.is_local(),
-            state: seen.state.as_str().into(),
-            last_error: seen.last_error,
+            state: seen.sight().as_str().into(),
+            last_error,
+            last_error_at,
+            seen_at: seen.seen_at(),
+            latency: seen.latency(),
             // Known to the breakers alone.
             breaker: "closed".into(),
             breaker_until: None,

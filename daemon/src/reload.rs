@@ -129,7 +129,8 @@ async fn reload(current: &Current, by: Option<&Caller>) -> Result<Reloaded, Erro
 
 fn try_reload(current: &Current) -> Result<(Config, Providers, Reloaded), String> {
     let config = load(&current.etc).map_err(|error| paw_log::Chain(&error).to_string())?;
-    let providers = Providers::new(&config.providers, &current.keys)
+    let before = Arc::clone(&current.providers.borrow());
+    let providers = Providers::new(&config.providers, &current.keys, &before)
         .map_err(|error| paw_log::Chain(&error).to_string())?;
     let sections = |config: &Config| match serde_json::to_value(config) {
         Ok(Value::Object(sections)) => sections,

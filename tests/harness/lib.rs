@@ -21,7 +21,7 @@ pub mod words;
 pub use deadline::{LIMIT, within};
 pub use kata::KataLauncher;
 pub use launcher::FakeLauncher;
-pub use model::{Answer, Model, Step, Trouble};
+pub use model::{Answer, Check, Model, Step, Trouble};
 pub use pawd::{POOL, PROCESS_WILL_DO, Pawd, Setup};
 pub use process::Running;
 pub use root::Root;

@@ -28,6 +28,18 @@ pub enum Answer {
     Status(u16, Vec<(&'static str, String)>, String),
 }
 
+/// What the model says to who asks whether it is there.
+#[derive(Debug, Clone, Default)]
+pub enum Check {
+    /// As it should.
+    #[default]
+    Good,
+    /// Refuses with this status and this body.
+    Status(u16, String),
+    /// Nothing, with the connection open.
+    Silence,
+}
+
 /// One thing that a model does.
 #[derive(Debug, Clone)]
 pub enum Step {
@@ -93,6 +105,7 @@ pub struct Question {
 pub struct Model {
     address: SocketAddr,
     script: Arc<Mutex<VecDeque<Answer>>>,
+    checks: Arc<Mutex<Check>>,
     asked: watch::Receiver<Vec<Question>>,
     trouble: Arc<Mutex<Option<Trouble>>>,
     _connections: JoinSet<()>,
@@ -111,23 +124,25 @@ impl Model {
         let script = Arc::new(Mutex::new(VecDeque::new()));
         let (tell, asked) = watch::channel(Vec::new());
         let mut connections = JoinSet::new();
-        let answers = Arc::clone(&script);
+        let checks = Arc::new(Mutex::new(Check::Good));
+        let (answers, checked) = (Arc::clone(&script), Arc::clone(&checks));
         let trouble = Arc::new(Mutex::new(None));
         let falls = Arc::clone(&trouble);
         connections.spawn(async move {
             let mut open = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                let (answers, tell) = (Arc::clone(&answers), tell.clone());
-                let falls = Arc::clone(&falls);
+                let (answers, checked) = (Arc::clone(&answers), Arc::clone(&checked));
+                let (falls, tell) = (Arc::clone(&falls), tell.clone());
                 open.spawn(async move {
                     // Who asks may go away at any time; that is for the test to notice.
-                    let _ = serve(stream, &answers, &falls, &tell).await;
+                    let _ = serve(stream, &answers, &falls, &checked, &tell).await;
                 });
             }
         });
         Self {
             address,
             script,
+            checks,
             asked,
             trouble,
             _connections: connections,
@@ -153,6 +168,14 @@ impl Model {
         *self.trouble.lock().expect("nobody panics with it") = trouble;
     }
 
+    /// What to say from now on to who asks whether it is there.
+    ///
+    /// # Panics
+    /// Never; the lock is a leaf.
+    pub fn says_of_itself(&self, check: Check) {
+        *self.checks.lock().expect("nobody panics with it") = check;
+    }
+
     /// `http://127.0.0.1:PORT`.
     #[must_use]
     pub fn url(&self) -> String {
@@ -170,23 +193,52 @@ impl Model {
     /// # Panics
     /// When they are not in time.
     pub async fn was_asked(&self, times: usize) {
+        self.reaches("POST", times).await;
+    }
+
+    /// How often it was asked whether it is there, or what it has.
+    #[must_use]
+    pub fn checks(&self) -> usize {
+        count(&self.asked.borrow(), "GET")
+    }
+
+    /// Waits until it was asked this often whether it is there, or what it has.
+    ///
+    /// # Panics
+    /// When it is not in time.
+    pub async fn was_checked(&self, times: usize) {
+        self.reaches("GET", times).await;
+    }
+
+    /// Waits until this was asked for, such as `GET /v1/models`.
+    ///
+    /// # Panics
+    /// When it is not in time.
+    pub async fn was_asked_for(&self, line: &str) {
+        self.reaches(line, 1).await;
+    }
+
+    async fn reaches(&self, start: &str, times: usize) {
         let mut asked = self.asked.clone();
-        let count = |all: &Vec<Question>| {
-            all.iter()
-                .filter(|one| one.line.starts_with("POST"))
-                .count()
-        };
-        let reached = asked.wait_for(|all| count(all) >= times);
+        let reached = asked.wait_for(|all| count(all, start) >= times);
         within("a question to the model", reached)
             .await
             .expect("the model runs");
     }
 }
 
+fn count(asked: &[Question], start: &str) -> usize {
+    asked
+        .iter()
+        .filter(|one| one.line.starts_with(start))
+        .count()
+}
+
 async fn serve(
     stream: TcpStream,
     script: &Mutex<VecDeque<Answer>>,
     trouble: &Mutex<Option<Trouble>>,
+    checks: &Mutex<Check>,
     tell: &watch::Sender<Vec<Question>>,
 ) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
@@ -221,7 +273,12 @@ async fn serve(
             _ => None,
         };
         if let Some(body) = fixed {
-            whole(out, 200, &[], &body.to_string()).await?;
+            let check = checks.lock().expect("nobody panics with it").clone();
+            match check {
+                Check::Good => whole(out, 200, &[], &body.to_string()).await?,
+                Check::Status(status, body) => whole(out, status, &[], &body).await?,
+                Check::Silence => return silence(out).await,
+            }
             continue;
         }
         let wire = match path {
@@ -265,13 +322,15 @@ async fn walk(
             Some(Step::Raw(text)) => chunk(out, &text).await?,
             Some(Step::End) => return finish(out, wire).await.map(|()| true),
             Some(Step::Cut) => return Ok(false),
-            // Silent, with the connection open, until the other side gives up.
-            None => {
-                let mut byte = [0];
-                return out.read(&mut byte).await.map(|_| false);
-            }
+            None => return silence(out).await.map(|()| false),
         }
     }
+}
+
+/// Silent, with the connection open, until the other side gives up.
+async fn silence(out: &mut TcpStream) -> io::Result<()> {
+    let mut byte = [0];
+    out.read(&mut byte).await.map(|_| ())
 }
 
 #[derive(Debug, Clone, Copy)]

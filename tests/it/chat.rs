@@ -100,7 +100,9 @@ async fn conversation_goes_on_with_what_was_said() {
         .unwrap();
     let mut second = second;
     rest(&mut second).await;
-    let body = model.asked().last().unwrap().body.to_string();
+    let asked = model.asked();
+    let last = asked.iter().rfind(|it| it.line.contains("chat")).unwrap();
+    let body = last.body.to_string();
     assert!(
         body.contains("my name is Ada") && body.contains("Hello world"),
         "{body}"

@@ -11,6 +11,7 @@ mod breakers;
 mod chat;
 mod control;
 mod crash;
+mod health;
 mod pool;
 mod retry;
 mod routes;

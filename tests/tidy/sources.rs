@@ -40,6 +40,10 @@ const SLEEPS: &[(&str, &str)] = &[
         "the timer of a deadline, raced against events",
     ),
     (
+        "daemon/src/providers/watch.rs",
+        "the time between two checks; a provider that fails tells nobody",
+    ),
+    (
         "daemon/src/rpc/connection.rs",
         "the timer of a deadline, raced against events",
     ),

@@ -1,6 +1,6 @@
 //! `pawctl provider` and `pawctl model`: where answers come from.
 
-use paw_api::provider::{Model, Provider, ProviderTest};
+use paw_api::provider::{Model, Percentiles, Provider, ProviderTest};
 use serde_json::json;
 
 use super::{block, status::provider_tone};
@@ -34,12 +34,24 @@ pub(super) async fn providers(
                             breaker(&provider.breaker, provider.breaker_until, look),
                             table::text(place(provider.local)),
                             table::text(&provider.model),
-                            table::text(&provider.base_url),
+                            table::number(first_token(provider)),
+                            table::number(whole_answer(provider)),
+                            table::text(&at(provider.seen_at, look)),
+                            table::text(&last_error(provider, look).unwrap_or_default()),
                         ]
                     })
                     .collect();
                 let head = [
-                    "  NAME", "KIND", "STATE", "BREAKER", "WHERE", "MODEL", "URL",
+                    "  NAME",
+                    "KIND",
+                    "STATE",
+                    "BREAKER",
+                    "WHERE",
+                    "MODEL",
+                    "FIRST TOKEN",
+                    "ANSWER",
+                    "SEEN",
+                    "LAST ERROR",
                 ];
                 table::table(
                     &head,
@@ -79,12 +91,18 @@ pub(super) async fn providers(
                     ("URL", Some(text::line(&provider.base_url).into_owned())),
                     ("Model", Some(text::line(&provider.model).into_owned())),
                     (
-                        "Last error",
-                        provider
-                            .last_error
-                            .as_deref()
-                            .map(|error| text::line(error).into_owned()),
+                        "First token",
+                        provider.latency.map(|_| first_token(provider)),
                     ),
+                    (
+                        "Answer",
+                        provider.latency.map(|latency| {
+                            let of = text::count(latency.answers);
+                            format!("{} (p50 / p95 of {of})", whole_answer(provider))
+                        }),
+                    ),
+                    ("Seen", Some(at(provider.seen_at, look))),
+                    ("Last error", last_error(provider, look)),
                 ])
             })?;
             Ok(exit::DONE)
@@ -125,6 +143,35 @@ pub(super) async fn providers(
             Ok(if seen.ok { exit::DONE } else { exit::FAILED })
         }
     }
+}
+
+/// How long the first token takes: p50 / p95.
+fn first_token(provider: &Provider) -> String {
+    both(provider.latency.and_then(|latency| latency.first_token_ms))
+}
+
+/// How long the whole answer takes: p50 / p95.
+fn whole_answer(provider: &Provider) -> String {
+    both(provider.latency.map(|latency| latency.total_ms))
+}
+
+fn both(times: Option<Percentiles>) -> String {
+    times.map_or_else(
+        || "-".to_owned(),
+        |times| format!("{} / {}", text::span(times.p50), text::span(times.p95)),
+    )
+}
+
+fn at(time: Option<u64>, look: &Look) -> String {
+    time.map_or_else(|| "never".to_owned(), |time| text::time(time, look))
+}
+
+fn last_error(provider: &Provider, look: &Look) -> Option<String> {
+    let error = text::line(provider.last_error.as_deref()?);
+    Some(match provider.last_error_at {
+        Some(time) => format!("{}: {error}", text::time(time, look)),
+        None => error.into_owned(),
+    })
 }
 
 pub(super) const fn place(local: bool) -> &'static str {

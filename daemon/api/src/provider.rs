@@ -29,12 +29,38 @@ pub struct Provider {
     pub local: bool,
     /// `unknown`, `ready`, `loading` or `failing`.
     pub state: String,
-    /// What it last failed with.
+    /// What it last failed with, also when it is well again.
     pub last_error: Option<String>,
+    /// When that was, in milliseconds since 1970.
+    pub last_error_at: Option<u64>,
+    /// When it was last seen to be there, by traffic or by a check, in milliseconds since 1970.
+    pub seen_at: Option<u64>,
+    /// How long its last answers took; nothing before the first one.
+    pub latency: Option<Latency>,
     /// `closed`, `open` or `half_open`: whether routes ask it. Of its models, the worst.
     pub breaker: String,
     /// Until when routes leave it alone, in milliseconds since 1970, while its breaker is open.
     pub breaker_until: Option<u64>,
+}
+
+/// How long the last answers of a provider took, at most 256 of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Latency {
+    /// How many answers that were.
+    pub answers: u64,
+    /// Until the first piece came, in milliseconds, where pieces came.
+    pub first_token_ms: Option<Percentiles>,
+    /// Until the answer was whole, in milliseconds.
+    pub total_ms: Percentiles,
+}
+
+/// The middle and the slow end of some times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Percentiles {
+    /// Half of them were no longer.
+    pub p50: u64,
+    /// All but one in twenty were no longer.
+    pub p95: u64,
 }
 
 /// Targets that stand in for each other.

@@ -43,7 +43,7 @@ use crate::{
     intake::Intake,
     orchestrator::driver::{Driver, Ports},
     prove,
-    providers::Providers,
+    providers::{self, Providers},
     questions,
     reload::{Current, Reload},
     rpc::{
@@ -144,7 +144,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         .iter()
         .map(|fault| paw_log::Chain(fault).to_string())
         .collect();
-    let providers = Providers::new(&config.providers, &keys)
+    let providers = Providers::new(&config.providers, &keys, &Providers::default())
         .context("set up the providers")
         .map_err(Fatal::Config)?;
 
@@ -276,7 +276,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         storage: storage.clone(),
     };
     parts.spawn(questions::ask(asked, intake.clone(), actions.clone()));
-    let door = actions.clone();
+    let (door, watched) = (actions.clone(), providers_now.clone());
     let proving =
         config_now.borrow().sandbox.require_proof.then(|| {
             prove::prove_what_is_refused(launchers.clone(), proofs.clone(), storage.clone())
@@ -323,6 +323,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         "ready"
     );
     notify(&[NotifyState::Ready, NotifyState::Status("ready")]);
+    parts.spawn(providers::watch::watch(watched, stop.clone()));
     // Not before: it makes sandboxes, and takes a while.
     if let Some(proving) = proving {
         parts.spawn(proving);

@@ -19,7 +19,7 @@ use super::{
     layers::{Layers, bounded, read_value, reference},
     routes::routes,
     source::{self, Source, SourceError},
-    value::{account, duration, isolation, name, provider_kind, size, url},
+    value::{account, duration, interval, isolation, name, provider_kind, size, url},
 };
 
 /// Why there is no configuration.
@@ -382,6 +382,11 @@ fn provider(
             .max_retries
             .as_ref()
             .map_or(2, |value| bounded(source, value, &(0..=10), faults)),
+        check_interval: provider
+            .check_interval
+            .as_ref()
+            .and_then(|value| read_value(source, value, &interval, faults))
+            .unwrap_or(seconds(60)),
         timeouts,
     };
     if settings.base_url.scheme() == "http" && !settings.is_local() && !settings.allow_plaintext {

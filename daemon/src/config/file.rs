@@ -162,6 +162,8 @@ pub struct Provider {
     pub allow_plaintext: Option<bool>,
     /// How often a question that failed for the moment is asked again.
     pub max_retries: Option<Spanned<u32>>,
+    /// How often it is asked whether it is there, for example `"1m"`.
+    pub check_interval: Option<Spanned<String>>,
     /// Time to connect.
     pub connect_timeout: Option<Spanned<String>>,
     /// Time to the first token.

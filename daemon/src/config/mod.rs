@@ -141,7 +141,7 @@ pub struct PoolBounds {
 }
 
 /// An endpoint that serves models.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ProviderSettings {
     /// Which wire it speaks.
     #[serde(serialize_with = "as_debug")]
@@ -156,6 +156,8 @@ pub struct ProviderSettings {
     pub allow_plaintext: bool,
     /// How often a question that failed for the moment is asked again.
     pub max_retries: u32,
+    /// How often it is asked whether it is there.
+    pub check_interval: Duration,
     /// Deadlines.
     #[serde(serialize_with = "as_debug")]
     pub timeouts: Timeouts,

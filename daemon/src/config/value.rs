@@ -88,6 +88,17 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A time between two checks; more often than every second would be a load of its own.
+pub(super) fn interval(text: &str) -> Result<Duration, String> {
+    duration(text).and_then(|time| {
+        if time >= Duration::from_secs(1) {
+            Ok(time)
+        } else {
+            Err("use a time of at least \"1s\"".into())
+        }
+    })
+}
+
 /// A size such as `4096`, `64K`, `256M` or `2G`, in powers of 1024.
 pub(super) fn size(text: &str) -> Result<u64, String> {
     let (digits, shift) = match text.as_bytes().last() {

@@ -193,7 +193,10 @@ pub async fn ask(
         let outcome = said.as_ref().map_or_else(LlmError::kind, |_| "ok");
         tried.end(outcome, Instant::now());
         match said {
-            Ok(spoken) => return Ok((at, spoken)),
+            Ok(spoken) => {
+                tried.last().into_iter().for_each(|it| known.took(it));
+                return Ok((at, spoken));
+            }
             Err(error) => {
                 let broke = listener.has_heard() && question.on_break == OnBreak::Fail;
                 course.failed(at, decide::next(&error), Instant::now());

@@ -62,6 +62,12 @@ impl Tried {
         }
     }
 
+    /// The one that ended last.
+    #[must_use]
+    pub fn last(&self) -> Option<&Attempt> {
+        self.ended.last()
+    }
+
     /// How many have ended.
     #[must_use]
     pub const fn len(&self) -> usize {
