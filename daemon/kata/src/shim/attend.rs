@@ -33,8 +33,9 @@ use crate::{
     wire::WireError,
 };
 
-/// How long the shim's program may take to start a shim.
-const STARTING: Duration = Duration::from_secs(5);
+/// How long it may take until the task runs, whichever step of it is the slow one on a busy host. That is less than the launcher
+/// gives to all that makes a sandbox, so that what was too slow is told here, with the end of the shim's log.
+const MAKING: Duration = Duration::from_secs(8);
 
 /// How long, after an end by SIGKILL, the news may take that memory was the reason.
 const OOM_GRACE: Duration = Duration::from_millis(100);
@@ -90,6 +91,7 @@ pub(crate) fn attend(which: &Which, (uid, gid): (u32, u32)) -> Result<u32, Atten
 }
 
 fn live(which: &Which, own: (u32, u32), record: &mut Record) -> Result<u32, AttendError> {
+    let until = Instant::now() + MAKING;
     let bundle =
         std::env::current_dir().map_err(|error| AttendError::Files("find the bundle", error))?;
     groups::enter(&which.groups)
@@ -106,7 +108,7 @@ fn live(which: &Which, own: (u32, u32), record: &mut Record) -> Result<u32, Atte
         .custom_flags(nix::libc::O_NONBLOCK)
         .open(bundle.join("log"))
         .map_err(|error| AttendError::Files("open the shim's log", error))?;
-    let address = start::start(which, &path, STARTING)?;
+    let address = start::start(which, &path, left(until))?;
     record.say(&Said::Shim {
         address: address.path.to_string_lossy().into_owned(),
         version: address.version,
@@ -120,11 +122,17 @@ fn live(which: &Which, own: (u32, u32), record: &mut Record) -> Result<u32, Atte
     };
     let task = Task::new(socket, address.version, &which.id);
     task.and_then(|mut task| {
-        let pid = task.create(&bundle, which.configuration.is_some())?;
+        let is_kata = which.configuration.is_some();
+        let pid = task.create(&bundle, is_kata, left(until))?;
         Ok((task, pid))
     })
     .map_err(|source| log.explain(source))
-    .and_then(|(task, pid)| follow(which, task, pid, events, &mut log, record))
+    .and_then(|(task, pid)| follow(which, (task, pid), until, events, &mut log, record))
+}
+
+/// What is left of the time until then.
+fn left(until: Instant) -> Duration {
+    until.saturating_duration_since(Instant::now())
 }
 
 /// Where the shim of this sandbox tells its events.
@@ -153,8 +161,8 @@ fn confine((uid, gid): (u32, u32)) -> Result<(), AttendError> {
 /// Checks where the task is, starts it, and waits for its end.
 fn follow(
     which: &Which,
-    mut task: Task,
-    pid: u32,
+    (mut task, pid): (Task, u32),
+    begin_until: Instant,
     mut events: Events,
     log: &mut Log,
     record: &mut Record,
@@ -164,7 +172,8 @@ fn follow(
     record.say(&Said::Task {
         pid: i32::try_from(pid).map_err(|_| AttendError::NoProcess(pid))?,
     })?;
-    task.start().map_err(|source| log.explain(source))?;
+    task.start(left(begin_until))
+        .map_err(|source| log.explain(source))?;
     let asked = task.wait().map_err(|source| log.explain(source))?;
 
     let (mut oom, mut status) = (false, None);

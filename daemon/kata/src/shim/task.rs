@@ -17,9 +17,6 @@ use containerd_shim_protos::{
 
 use crate::wire::{Caller, WireError};
 
-/// How long a shim may take for what makes something.
-const MAKING: Duration = Duration::from_secs(8);
-
 /// How long it may take to remove a task.
 pub(crate) const REMOVING: Duration = Duration::from_secs(2);
 
@@ -74,7 +71,12 @@ impl Task {
     }
 
     /// Makes it, not started; gives its process. `is_kata`: the shim has a configuration of its own.
-    pub(crate) fn create(&mut self, bundle: &Path, is_kata: bool) -> Result<u32, WireError> {
+    pub(crate) fn create(
+        &mut self,
+        bundle: &Path,
+        is_kata: bool,
+        limit: Duration,
+    ) -> Result<u32, WireError> {
         let path = |name: &str| bundle.join(name).to_string_lossy().into_owned();
         let request = CreateTaskRequest {
             id: self.id.clone(),
@@ -89,17 +91,17 @@ impl Task {
             },
             ..CreateTaskRequest::default()
         };
-        self.ask("Create", &request, MAKING)
+        self.ask("Create", &request, limit)
             .map(|made: CreateTaskResponse| made.pid)
     }
 
     /// Lets its first process go.
-    pub(crate) fn start(&mut self) -> Result<(), WireError> {
+    pub(crate) fn start(&mut self, limit: Duration) -> Result<(), WireError> {
         let request = StartRequest {
             id: self.id.clone(),
             ..StartRequest::default()
         };
-        self.ask::<StartResponse>("Start", &request, MAKING)
+        self.ask::<StartResponse>("Start", &request, limit)
             .map(drop)
     }
 

@@ -43,6 +43,7 @@ pub(crate) const ALL: &[(&str, fn())] = cases! {
         shim_that_listens_outside_of_the_private_run_is_refused
         shim_that_answers_garbage_is_refused
         shim_that_never_starts_is_given_up
+        shim_that_is_slow_to_start_is_waited_for_while_there_is_time
         task_outside_its_cgroup_is_refused
         missing_shim_is_absent_with_its_reason
         shim_that_others_may_write_is_absent_with_its_reason;

@@ -7,7 +7,7 @@ use paw_launch::request::{Isolation, ProofState, RefusalReason};
 use crate::{
     fake,
     rig::{Rig, is_kata, plan, script, shim},
-    shared::copy,
+    shared::{copy, open_to_all},
 };
 
 pub(crate) fn shim_that_is_not_katas_is_no_virtual_machine() {
@@ -102,6 +102,24 @@ pub(crate) fn shim_that_never_starts_is_given_up() {
         "{refusal:?}"
     );
     assert!(begun.elapsed().as_secs() < 15, "{:?}", begun.elapsed());
+}
+
+/// What a busy host makes slow first is not what uses all of the time.
+pub(crate) fn shim_that_is_slow_to_start_is_waited_for_while_there_is_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let wrapper = dir.path().join("containerd-shim-slow-v2");
+    script(
+        &wrapper,
+        &format!(
+            "#!/bin/sh\ncase $* in *start) sleep 5;; esac\nexec {} \"$@\"\n",
+            shim().display()
+        ),
+    );
+    open_to_all(dir.path());
+    let rig = Rig::with_shim(&wrapper);
+    let output = rig.client().run(plan(1), &["echo", "there"]);
+    assert_eq!(output.stdout, "there\n");
+    rig.assert_nothing_is_left();
 }
 
 pub(crate) fn task_outside_its_cgroup_is_refused() {
