@@ -5,13 +5,7 @@
 
 use std::{
     convert::Infallible,
-    io,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll, ready},
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -31,25 +25,19 @@ use rmcp::{
     transport::async_rw::AsyncRwTransport,
 };
 use serde_json::{Map, Value};
-use tokio::{
-    io::{AsyncRead, ReadBuf},
-    time::{Instant, timeout, timeout_at},
-};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
-    egress::{EgressError, Net, PROXY_ENVIRONMENT},
-    frames::{Child, Output, SandboxError, Stdin},
+    egress::{EgressError, Net, PROXY_ENVIRONMENT, Way},
+    frames::{Child, Output, Sandbox, SandboxError, Stdin},
     launcher::Launcher,
     least::{plan, writes},
     manifest::Skill,
     pool::Origin,
+    strict::{MAX_LINE, MAX_LINES, Strict},
     workspace::{self, WorkspaceError},
 };
 
-/// The longest line that a skill may say, in bytes.
-const MAX_LINE: usize = 1024 * 1024;
-/// The most lines of one call: the handshake, pages of tools, notifications, the answer.
-const MAX_LINES: usize = 256;
 /// The most bytes of one call, over both streams.
 const MAX_OUTPUT: u64 = 8 * 1024 * 1024;
 /// The most pages of tools that are asked for.
@@ -244,71 +232,9 @@ pub async fn call(
         .await
         .map_err(failed)?;
     let limit = limit.min(Duration::from_millis(skill.limits.wall_ms));
-    let deadline = Instant::now() + limit;
-
-    let mut environment = ENVIRONMENT.map(str::to_owned).to_vec();
-    if let Some(way) = way {
-        sandbox.open_way(way).await.map_err(failed)?;
-        environment.extend(PROXY_ENVIRONMENT.map(str::to_owned));
-    }
-    let directory = if skill.workspace { "/workspace" } else { "/" };
-    let started = sandbox
-        .starter()
-        .start(
-            skill.command.clone(),
-            environment,
-            directory.to_owned(),
-            MAX_OUTPUT,
-        )
-        .await;
-    let Child {
-        stdin,
-        stdout,
-        mut stderr,
-        mut process,
-    } = started.map_err(failed)?;
-    let (stdout, breach) = Strict::new(stdout);
-    let transport = AsyncRwTransport::new_client(stdout, stdin).with_max_line_length(MAX_LINE);
-
-    let mut complaint = Vec::new();
-    let talked = tokio::select! {
-        talked = timeout_at(deadline, converse(transport, tool, arguments)) => talked,
-        never = async { keep_beginning(&mut stderr, &mut complaint).await; std::future::pending::<Infallible>().await } => match never {},
-    };
-    let protocol = |step, why, complaint: &[u8]| McpError::Protocol {
-        skill: skill.name.clone(),
-        step,
-        why,
-        complaint: showable(complaint),
-    };
-    let answer = match talked {
-        Err(_) => {
-            return Err(McpError::Slow {
-                skill: skill.name.clone(),
-                limit,
-            });
-        }
-        Ok(Ok(answer)) => answer,
-        Ok(Err(_)) if breach.load(Ordering::Relaxed) => {
-            let why = format!(
-                "it said more than {MAX_LINES} lines, or a line of more than {MAX_LINE} bytes"
-            );
-            return Err(protocol("bound its output", why, &complaint));
-        }
-        Ok(Err(Trouble {
-            step,
-            why: Some(why),
-        })) => return Err(protocol(step, why, &complaint)),
-        Ok(Err(Trouble { why: None, .. })) => {
-            let exited = match timeout(END_LIMIT, process.wait()).await {
-                Ok(Ok(exit)) => Some(exit.exited),
-                Ok(Err(SandboxError::Gone)) | Err(_) => None,
-                Ok(Err(source)) => return Err(failed(source)),
-            };
-            if exited.is_some() {
-                // Its last words came before its end, so they are here and nothing is waited for.
-                keep_beginning(&mut stderr, &mut complaint).await;
-            }
+    let answer = match answer(&mut sandbox, way, skill, (tool, arguments), limit).await {
+        Ok(answer) => answer,
+        Err(Unanswered::Left { exited, complaint }) => {
             let (end, usage) = sandbox.end(END_LIMIT).await.map_err(failed)?;
             return Err(McpError::Ended {
                 skill: skill.name.clone(),
@@ -317,6 +243,11 @@ pub async fn call(
                 usage,
                 complaint: showable(&complaint),
             });
+        }
+        Err(Unanswered::Failed(error)) => {
+            // Told once nothing is left of it, whether its end can be known or not.
+            let _ = sandbox.end(END_LIMIT).await;
+            return Err(error);
         }
     };
     let (sandbox_id, attestation) = (
@@ -352,6 +283,99 @@ pub async fn call(
         usage,
         layer,
     })
+}
+
+/// Why there is no answer, while the sandbox is still there.
+enum Unanswered {
+    /// It went away; how is for its sandbox to tell, too.
+    Left {
+        exited: Option<Exited>,
+        complaint: Vec<u8>,
+    },
+    Failed(McpError),
+}
+
+/// Starts the skill's program and asks it.
+async fn answer(
+    sandbox: &mut Sandbox,
+    way: Option<Way>,
+    skill: &Skill,
+    (tool, arguments): (&str, Map<String, Value>),
+    limit: Duration,
+) -> Result<CallToolResult, Unanswered> {
+    let failed = |source| {
+        Unanswered::Failed(McpError::Sandbox {
+            skill: skill.name.clone(),
+            source,
+        })
+    };
+    let deadline = Instant::now() + limit;
+    let mut environment = ENVIRONMENT.map(str::to_owned).to_vec();
+    if let Some(way) = way {
+        sandbox.open_way(way).await.map_err(failed)?;
+        environment.extend(PROXY_ENVIRONMENT.map(str::to_owned));
+    }
+    let directory = if skill.workspace { "/workspace" } else { "/" };
+    let started = sandbox
+        .starter()
+        .start(
+            skill.command.clone(),
+            environment,
+            directory.to_owned(),
+            MAX_OUTPUT,
+        )
+        .await;
+    let Child {
+        stdin,
+        stdout,
+        mut stderr,
+        mut process,
+    } = started.map_err(failed)?;
+    let (stdout, breach) = Strict::new(stdout);
+    let transport = AsyncRwTransport::new_client(stdout, stdin).with_max_line_length(MAX_LINE);
+
+    let mut complaint = Vec::new();
+    let talked = tokio::select! {
+        talked = timeout_at(deadline, converse(transport, tool, arguments)) => talked,
+        never = async { keep_beginning(&mut stderr, &mut complaint).await; std::future::pending::<Infallible>().await } => match never {},
+    };
+    let protocol = |step, why, complaint: &[u8]| {
+        Unanswered::Failed(McpError::Protocol {
+            skill: skill.name.clone(),
+            step,
+            why,
+            complaint: showable(complaint),
+        })
+    };
+    match talked {
+        Err(_) => Err(Unanswered::Failed(McpError::Slow {
+            skill: skill.name.clone(),
+            limit,
+        })),
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(_)) if breach.load(Ordering::Relaxed) => {
+            let why = format!(
+                "it said more than {MAX_LINES} lines, or a line of more than {MAX_LINE} bytes"
+            );
+            Err(protocol("bound its output", why, &complaint))
+        }
+        Ok(Err(Trouble {
+            step,
+            why: Some(why),
+        })) => Err(protocol(step, why, &complaint)),
+        Ok(Err(Trouble { why: None, .. })) => {
+            let exited = match timeout(END_LIMIT, process.wait()).await {
+                Ok(Ok(exit)) => Some(exit.exited),
+                Ok(Err(SandboxError::Gone)) | Err(_) => None,
+                Ok(Err(source)) => return Err(failed(source)),
+            };
+            if exited.is_some() {
+                // Its last words came before its end, so they are here and nothing is waited for.
+                keep_beginning(&mut stderr, &mut complaint).await;
+            }
+            Err(Unanswered::Left { exited, complaint })
+        }
+    }
 }
 
 /// Where a conversation went wrong.
@@ -527,86 +551,4 @@ fn showable(complaint: &[u8]) -> String {
         .trim()
         .escape_debug()
         .to_string()
-}
-
-/// A reader that ends with an error at a line that is too long, or at a line too many.
-struct Strict<R> {
-    inner: R,
-    line: usize,
-    lines: usize,
-    breach: Arc<AtomicBool>,
-}
-
-impl<R> Strict<R> {
-    fn new(inner: R) -> (Self, Arc<AtomicBool>) {
-        let breach = Arc::new(AtomicBool::new(false));
-        (
-            Self {
-                inner,
-                line: 0,
-                lines: 0,
-                breach: breach.clone(),
-            },
-            breach,
-        )
-    }
-
-    fn accepts(&mut self, bytes: &[u8]) -> bool {
-        bytes.split_inclusive(|b| *b == b'\n').all(|piece| {
-            self.line += piece.len();
-            let long = self.line > MAX_LINE;
-            if piece.ends_with(b"\n") {
-                self.line = 0;
-                self.lines += 1;
-            }
-            !long && self.lines <= MAX_LINES
-        })
-    }
-}
-
-impl<R: AsyncRead + Unpin> AsyncRead for Strict<R> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = into.filled().len();
-        ready!(Pin::new(&mut this.inner).poll_read(context, into))?;
-        if this.accepts(&into.filled()[before..]) {
-            return Poll::Ready(Ok(()));
-        }
-        this.breach.store(true, Ordering::Relaxed);
-        Poll::Ready(Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "the skill says too much",
-        )))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(said: &[u8], accepted: bool) {
-        assert_eq!(Strict::new(()).0.accepts(said), accepted);
-    }
-
-    #[test]
-    fn lines_are_bounded_in_length_and_number() {
-        check(&[b'x'; MAX_LINE], true);
-        check(&[b'x'; MAX_LINE + 1], false);
-        check(&b"x\n".repeat(MAX_LINES), true);
-        check(&b"x\n".repeat(MAX_LINES + 1), false);
-        check(
-            &[
-                vec![b'x'; MAX_LINE - 1],
-                b"\n".to_vec(),
-                vec![b'x'; MAX_LINE],
-            ]
-            .concat(),
-            true,
-        );
-    }
 }

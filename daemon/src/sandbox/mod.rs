@@ -42,6 +42,7 @@ pub mod register;
 mod relay;
 mod run;
 mod stream;
+mod strict;
 mod talk;
 mod wire;
 pub mod workspace;

@@ -50,6 +50,8 @@ pub(super) struct Habits {
     pub(super) refuses_claims: AtomicBool,
     /// Every sandbox that was claimed.
     pub(super) claimed: Mutex<Vec<SandboxId>>,
+    /// Every sandbox that was to be killed.
+    pub(super) killed: Mutex<Vec<SandboxId>>,
     /// Every sandbox that was asked for, to wait or to run at once.
     pub(super) asked: Mutex<Vec<SandboxPlan>>,
 }
@@ -76,6 +78,7 @@ impl Outside {
             max: AtomicUsize::new(usize::MAX),
             refuses_claims: AtomicBool::new(false),
             claimed: Mutex::default(),
+            killed: Mutex::default(),
             asked: Mutex::default(),
         });
         let serving = thread::spawn({
@@ -255,6 +258,7 @@ fn serve(peer: &OwnedFd, init: &Init, running: &Running, habits: &Habits) {
             }
             Request::Kill { id } => match running.lock().unwrap().get(&id) {
                 Some((pid, killing)) => {
+                    habits.killed.lock().unwrap().push(id);
                     killing.send(()).unwrap();
                     let pid = rustix::process::Pid::from_raw(i32::try_from(*pid).unwrap()).unwrap();
                     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();

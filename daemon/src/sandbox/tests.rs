@@ -9,7 +9,7 @@ use paw_launch::{
     request::{Image, Isolation, MountSource, RefusalReason, Runtime, SandboxId},
     workspace::Settle,
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     sync::mpsc,
@@ -679,6 +679,16 @@ fn scripted(script: &str) -> Skill {
 }
 
 async fn called(skill: &Skill, tool: &str, arguments: Value) -> Result<ToolOutcome, McpError> {
+    called_within(Duration::from_secs(10), skill, tool, arguments).await
+}
+
+/// What came of a call; nothing of its sandbox is left by then.
+async fn called_within(
+    limit: Duration,
+    skill: &Skill,
+    tool: &str,
+    arguments: Value,
+) -> Result<ToolOutcome, McpError> {
     let outside = Outside::new();
     let launchers = outside.launchers();
     let launcher = launchers.usual().clone();
@@ -698,11 +708,23 @@ async fn called(skill: &Skill, tool: &str, arguments: Value) -> Result<ToolOutco
         owner: 0,
         then: Settle::Commit,
         keeping: &std::sync::atomic::AtomicBool::new(false),
-        limit: Duration::from_secs(10),
+        limit,
     };
-    timeout(LONG, call(&launcher, (&launchers).into(), None, wanted))
+    let called = timeout(LONG, call(&launcher, (&launchers).into(), None, wanted))
         .await
-        .unwrap()
+        .unwrap();
+    let left = launcher.list().await.unwrap();
+    assert!(
+        left.is_empty(),
+        "{called:?} is told before {left:?} is gone"
+    );
+    // Who only lets go of a sandbox has it killed, some time after.
+    let killed = outside.habits().killed.lock().unwrap().clone();
+    assert!(
+        killed.is_empty(),
+        "{called:?} is told and {killed:?} let go of"
+    );
+    called
 }
 
 #[tokio::test]
@@ -845,35 +867,29 @@ async fn a_skill_whose_program_is_missing_says_so() {
 
 #[tokio::test]
 async fn a_skill_that_does_not_answer_is_ended_at_its_deadline() {
-    let outside = Outside::new();
-    let launchers = outside.launchers();
-    let launcher = launchers.usual().clone();
-    connected(&launcher).await;
-    let (agent, skill, id) = (
-        "assistant".parse().unwrap(),
-        scripted("sleep 1000"),
-        plan().id,
-    );
     let limit = Duration::from_millis(200);
-    let wanted = ToolCall {
-        skill: &skill,
-        tool: "list",
-        arguments: Map::new(),
-        agent: &agent,
-        runtime: Runtime::Native,
-        floor: Isolation::Process,
-        id: id.clone(),
-        owner: 0,
-        then: Settle::Commit,
-        keeping: &std::sync::atomic::AtomicBool::new(false),
-        limit,
-    };
-    let fault = call(&launcher, (&launchers).into(), None, wanted)
-        .await
-        .unwrap_err();
+    let fault = called_within(limit, &scripted("sleep 1000"), "list", json!({})).await;
     assert_eq!(
-        fault.to_string(),
+        fault.unwrap_err().to_string(),
         "skill files did not answer within 200 ms"
     );
-    gone(&launcher, &id).await;
+}
+
+/// [`called_within`] looks; here is what a call can come to.
+#[tokio::test]
+async fn nothing_of_a_call_is_left_when_it_is_told() {
+    let limit = Duration::from_millis(500);
+    for script in [
+        "exit 5",
+        "yes '{}'",
+        "echo no; cat",
+        "trap '' TERM; sleep 1000",
+    ] {
+        let called = called_within(limit, &scripted(script), "list", json!({})).await;
+        assert!(called.is_err(), "{script}: {called:?}");
+    }
+    let mut skill = scripted("");
+    skill.command = vec!["/no/such/program".to_owned()];
+    let called = called(&skill, "list", json!({})).await;
+    assert!(called.is_err(), "{called:?}");
 }
