@@ -1,6 +1,7 @@
 //! The words on the command line, and nothing else. Man pages and completions are made from [`command`].
 
 mod image;
+mod provider;
 mod sandbox;
 mod workspace;
 
@@ -11,6 +12,7 @@ use clap_complete::Shell;
 
 pub(crate) use self::{
     image::Image,
+    provider::{More, Provider},
     sandbox::{Exec, Run, Sandbox},
     workspace::Workspaces,
 };
@@ -355,27 +357,6 @@ pub(crate) enum Skill {
         session: Option<String>,
         #[command(flatten)]
         wait: Wait,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Provider {
-    /// List providers
-    List,
-    /// Show one provider
-    Show {
-        /// Its name
-        name: String,
-    },
-    /// Ask a provider whether it is there
-    Test {
-        /// Its name; the default one if not given
-        name: Option<String>,
-    },
-    /// Let routes ask a provider again that they leave alone because it failed
-    Reset {
-        /// Its name
-        name: String,
     },
 }
 

@@ -2,8 +2,14 @@
 //!
 //! - [`seen`]: what traffic and checks have shown of one. Pure.
 //! - [`watch`]: the checks.
+//! - [`register`]: what a change makes of those that are registered by RPC. Pure.
+//! - [`waits`]: why one is not asked yet. Pure.
+//! - [`keys`]: their keys.
 
+pub mod keys;
+pub mod register;
 pub mod seen;
+pub mod waits;
 pub mod watch;
 
 use std::{
@@ -16,12 +22,17 @@ use paw_api::{provider::Provider as Shown, system::ProviderState};
 use paw_llm::{Health, Level, LlmError, Provider, ProviderConfig};
 use paw_policy::Name;
 use paw_store::Attempt;
-use secrecy::SecretString;
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
-use crate::{clock::now_ms, config::ProviderSettings, gateway::budget::Budget};
+use crate::{
+    clock::now_ms,
+    config::{Config, ProviderSettings},
+    gateway::budget::Budget,
+};
+use keys::Keys;
 use seen::{News, Seen};
+use waits::Waits;
 
 /// How long a provider may take to say whether it is there.
 const CHECK_LIMIT: Duration = Duration::from_secs(10);
@@ -40,7 +51,11 @@ pub struct Known {
 
 /// All of them, by name.
 #[derive(Debug, Default)]
-pub struct Providers(BTreeMap<Name, Arc<Known>>);
+pub struct Providers {
+    known: BTreeMap<Name, Arc<Known>>,
+    waiting: BTreeMap<Name, (ProviderSettings, Waits)>,
+    default: Option<Name>,
+}
 
 /// Why a provider cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -54,22 +69,27 @@ pub struct ProviderError {
 
 impl Providers {
     /// Makes a client for each; keys come from the credentials that were read before the drop. One that was there `before` and has the
-    /// same settings stays, with its connections and all that was seen of it.
+    /// same settings stays, with its connections and all that was seen of it. One that lacks its key or its port is not asked.
     ///
     /// # Errors
     /// When a provider's settings cannot work.
     pub fn new(
-        settings: &BTreeMap<Name, ProviderSettings>,
-        keys: &BTreeMap<String, SecretString>,
+        config: &Config,
+        keys: &Keys,
+        ports: &[u16],
         before: &Self,
     ) -> Result<Self, ProviderError> {
-        let mut known = BTreeMap::new();
-        for (name, settings) in settings {
-            if let Some(same) = before.0.get(name).filter(|it| it.settings == *settings) {
+        let (mut known, mut waiting) = (BTreeMap::new(), BTreeMap::new());
+        for (name, settings) in &config.providers {
+            if let Some(waits) = Waits::of(settings, config, keys, ports) {
+                waiting.insert(name.clone(), (settings.clone(), waits));
+                continue;
+            }
+            if let Some(same) = before.known.get(name).filter(|it| it.settings == *settings) {
                 known.insert(name.clone(), Arc::clone(same));
                 continue;
             }
-            let config = ProviderConfig {
+            let told = ProviderConfig {
                 kind: settings.kind,
                 base_url: settings.base_url.clone(),
                 api_key: settings
@@ -79,7 +99,7 @@ impl Providers {
                 timeouts: settings.timeouts,
                 allow_plaintext: settings.allow_plaintext,
             };
-            let client = Provider::new(config).map_err(|source| ProviderError {
+            let client = Provider::new(told).map_err(|source| ProviderError {
                 name: name.clone(),
                 source,
             })?;
@@ -92,18 +112,49 @@ impl Providers {
             };
             known.insert(name.clone(), Arc::new(entry));
         }
-        Ok(Self(known))
+        Ok(Self {
+            known,
+            waiting,
+            default: config.default_provider.clone(),
+        })
     }
 
-    /// The provider of this name.
+    /// The provider of this name, if it can be asked.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<(&Name, &Arc<Known>)> {
-        self.0.iter().find(|(known, _)| known.as_str() == name)
+        self.known.iter().find(|(known, _)| known.as_str() == name)
     }
 
-    /// All of them.
+    /// All that can be asked.
     pub fn iter(&self) -> impl Iterator<Item = (&Name, &Arc<Known>)> {
-        self.0.iter()
+        self.known.iter()
+    }
+
+    /// Why the provider of this name is not asked.
+    #[must_use]
+    pub fn waits(&self, name: &str) -> Option<&Waits> {
+        let found = self
+            .waiting
+            .iter()
+            .find(|(known, _)| known.as_str() == name);
+        found.map(|(_, (_, waits))| waits)
+    }
+
+    /// All of them as callers see them, by name.
+    #[must_use]
+    pub fn shown(&self) -> Vec<Shown> {
+        let known = self.known.iter().map(|(name, known)| Shown {
+            default: self.default.as_ref() == Some(name),
+            ..known.shown(name)
+        });
+        let waiting = self.waiting.iter().map(|(name, (settings, waits))| Shown {
+            default: self.default.as_ref() == Some(name),
+            waits_for: Some(format!("{waits}; {}", waits.remedy())),
+            ..shown(name, settings, Seen::default(), "waiting")
+        });
+        let mut all: Vec<Shown> = known.chain(waiting).collect();
+        all.sort_by(|one, other| one.name.cmp(&other.name));
+        all
     }
 }
 
@@ -170,30 +221,49 @@ impl Known {
     #[must_use]
     pub fn shown(&self, name: &Name) -> Shown {
         let seen = self.seen().clone();
-        let (last_error, last_error_at) = seen.last_error().cloned().unzip();
-        Shown {
-            name: name.to_string(),
-            kind: self.settings.kind.as_str().into(),
-            base_url: self.settings.base_url.to_string(),
-            model: self.settings.model.clone(),
-            local: self.settings.is_local(),
-            state: seen.sight().as_str().into(),
-            last_error,
-            last_error_at,
-            seen_at: seen.seen_at(),
-            latency: seen.latency(),
-            // Known to the breakers alone.
-            breaker: "closed".into(),
-            breaker_until: None,
-        }
+        let state = seen.sight().as_str();
+        shown(name, &self.settings, seen, state)
     }
+}
 
-    /// As `status` shows it.
-    #[must_use]
-    pub fn in_short(&self, name: &Name) -> ProviderState {
-        let Shown {
-            name, kind, state, ..
-        } = self.shown(name);
-        ProviderState { name, kind, state }
+/// As `status` shows it.
+#[must_use]
+pub fn in_short(provider: Shown) -> ProviderState {
+    let Shown {
+        name, kind, state, ..
+    } = provider;
+    ProviderState { name, kind, state }
+}
+
+fn shown(name: &Name, settings: &ProviderSettings, seen: Seen, state: &str) -> Shown {
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let (last_error, last_error_at) = seen.last_error().cloned().unzip();
+    let timeouts = &settings.timeouts;
+    Shown {
+        name: name.to_string(),
+        kind: settings.kind.as_str().into(),
+        base_url: settings.base_url.to_string(),
+        model: settings.model.clone(),
+        local: settings.is_local(),
+        state: state.into(),
+        waits_for: None,
+        default: false,
+        file: settings.file.clone(),
+        registered: settings.registered,
+        api_key_credential: settings.api_key_credential.clone(),
+        allow_plaintext: settings.allow_plaintext,
+        max_retries: settings.max_retries,
+        check_interval_ms: millis(settings.check_interval),
+        connect_timeout_ms: millis(timeouts.connect),
+        first_token_timeout_ms: millis(timeouts.first_token),
+        stall_timeout_ms: millis(timeouts.stall),
+        total_timeout_ms: millis(timeouts.total),
+        last_error,
+        last_error_at,
+        seen_at: seen.seen_at(),
+        latency: seen.latency(),
+        // Known to the breakers alone.
+        breaker: "closed".into(),
+        breaker_until: None,
     }
 }

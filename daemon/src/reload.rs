@@ -1,6 +1,7 @@
-//! Reading the configuration again: all of it takes effect, or none.
+//! Reading the configuration again, and changing what is registered: all of it takes effect, or none. One task does both, one after
+//! the other.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use paw_api::{
     Error, ErrorKind,
@@ -9,34 +10,50 @@ use paw_api::{
 };
 use paw_policy::Rules;
 use paw_store::Caller;
-use secrecy::SecretString;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info};
 
 use crate::{
     audit::Audit,
-    config::{Config, PoolBounds, check::load},
+    config::{
+        Config, Fault, Faults, PoolBounds,
+        check::{ConfigError, Written, check_all},
+        registered::{self, Registered},
+    },
     orchestrator::handle::Actions,
-    providers::Providers,
+    providers::{Providers, keys::Keys, register::Change, waits::Waits},
     records::actor,
 };
 
 /// Sections that are taken once, at the start.
 const AT_START: [&str; 3] = ["rpc", "roles", "confinement"];
 
-type Reply = oneshot::Sender<Result<Reloaded, Error>>;
+type Reply<T> = oneshot::Sender<Result<T, Error>>;
+
+/// What can be asked for, by whom.
+#[derive(Debug)]
+enum Ask {
+    Reload(Option<Caller>, Reply<Reloaded>),
+    Change(Caller, Box<Change>, Reply<()>),
+}
 
 /// A way to ask for it.
 #[derive(Debug, Clone)]
-pub struct Reload(mpsc::Sender<(Option<Caller>, Reply)>);
+pub struct Reload(mpsc::Sender<Ask>);
 
 /// What a reload replaces.
 pub struct Current {
     /// Where the files are.
     pub etc: PathBuf,
+    /// Where pawd's own state is.
+    pub state: PathBuf,
+    /// What root wrote, as it was read last.
+    pub written: Written,
+    /// What is registered.
+    pub registered: Registered,
     /// Keys that were read at the start.
-    pub keys: BTreeMap<String, SecretString>,
+    pub keys: Keys,
     /// Ports that may be connected to; landlock lets nobody add one.
     pub ports: Vec<u16>,
     /// The configuration.
@@ -69,34 +86,163 @@ impl Reload {
     /// # Errors
     /// Every fault; then everything stays as it was.
     pub async fn ask(&self, by: Option<Caller>) -> Result<Reloaded, Error> {
+        self.answered(|reply| Ask::Reload(by, reply)).await
+    }
+
+    /// Changes what is registered.
+    ///
+    /// # Errors
+    /// Why it cannot be; then everything stays as it was.
+    pub async fn change(&self, by: Caller, change: Change) -> Result<(), Error> {
+        self.answered(|reply| Ask::Change(by, Box::new(change), reply))
+            .await
+    }
+
+    async fn answered<T>(&self, ask: impl FnOnce(Reply<T>) -> Ask) -> Result<T, Error> {
         let gone = || {
             Error::new(
                 ErrorKind::Unavailable,
                 "pawd is stopping",
-                "the files are read at its next start",
+                "ask again after its next start",
             )
         };
         let (reply, answer) = oneshot::channel();
-        self.0.send((by, reply)).await.map_err(|_| gone())?;
+        self.0.send(ask(reply)).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 }
 
-async fn answer(current: Current, mut inbox: mpsc::Receiver<(Option<Caller>, Reply)>) {
-    while let Some((by, reply)) = inbox.recv().await {
-        (current.notify)(true);
-        let result = reload(&current, by.as_ref()).await;
-        (current.notify)(false);
-        // Whoever asked may be gone; the reload stands all the same.
-        drop(reply.send(result));
+async fn answer(mut current: Current, mut inbox: mpsc::Receiver<Ask>) {
+    // Whoever asked may be gone; what was done stands all the same.
+    while let Some(ask) = inbox.recv().await {
+        match ask {
+            Ask::Reload(by, reply) => {
+                (current.notify)(true);
+                let result = reload(&mut current, by.as_ref()).await;
+                (current.notify)(false);
+                drop(reply.send(result));
+            }
+            Ask::Change(by, change, reply) => {
+                drop(reply.send(self::change(&mut current, &by, &change).await));
+            }
+        }
     }
 }
 
-async fn reload(current: &Current, by: Option<&Caller>) -> Result<Reloaded, Error> {
+/// Changes what is registered. The files of root's are not read for that: what stands in them now may not be in force.
+async fn change(current: &mut Current, by: &Caller, change: &Change) -> Result<(), Error> {
+    let after = change.of(&current.registered, &current.config.borrow())?;
+    let ours = registered::path(&current.state);
+    let config = check_all(&current.written, &after, &current.state)
+        .map_err(|faults| cannot_be_meant(change, &faults, &ours.display().to_string()))?;
+    let settings = config
+        .providers
+        .iter()
+        .find(|(name, _)| name.as_str() == change.name());
+    let credential = settings.and_then(|(_, settings)| settings.api_key_credential.as_ref());
+    if let Some(key) = credential.filter(|key| !current.keys.is_brokers(key)) {
+        // Where the file is not root's alone it can still be read; elsewhere this fails, and what follows says so.
+        drop(current.keys.fetch(key));
+    }
+    let before = Arc::clone(&current.providers.borrow());
+    let providers =
+        Providers::new(&config, &current.keys, &current.ports, &before).map_err(|error| {
+            let hint = "see pawd.toml(5) for what may stand there";
+            Error::new(ErrorKind::Invalid, paw_log::Chain(&error).to_string(), hint)
+        })?;
+    let name = change.name();
+    match providers.waits(name) {
+        // What is no credential might be a key, given by mistake, and must not be kept.
+        Some(waits @ (Waits::Key(_) | Waits::Brokers(_) | Waits::Stray { .. })) => {
+            let message = format!("provider {name}: {waits}");
+            return Err(Error::new(ErrorKind::Conflict, message, waits.remedy()).about(name));
+        }
+        Some(Waits::Port(_)) | None => {}
+    }
+    let mut entry = Entry::new(Event::ProviderChanged);
+    entry.actor = Some(actor(by));
+    entry.outcome = Some(change.word().into());
+    let mut detail = |key: &str, value: &str| {
+        entry
+            .detail
+            .insert(key.into(), crate::records::shorten_to(value, 300));
+    };
+    detail("provider", name);
+    if let Some(told) = after.provider.get(name) {
+        detail("kind", &told.kind);
+        detail("base_url", &told.base_url);
+        detail("model", &told.model);
+        detail(
+            "credential",
+            told.api_key_credential.as_deref().unwrap_or("none"),
+        );
+    }
+    // Where prompts and keys go is decided here: its record comes first.
+    let recorded = current.audit.durable(entry.clone()).await;
+    recorded
+        .map_err(|error| Error::new(ErrorKind::Unavailable, error.to_string(), error.remedy()))?;
+    let (state, kept) = (current.state.clone(), after.clone());
+    let written = tokio::task::spawn_blocking(move || kept.write(&state)).await;
+    let failed = match written {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(paw_log::Chain(&error).to_string()),
+        Err(error) => Some(error.to_string()),
+    };
+    if let Some(why) = failed {
+        error!(reason = %why, "what is registered could not be written; it stays as it was");
+        entry.outcome = Some(format!(
+            "not {}: {}",
+            change.word(),
+            crate::records::shorten_to(&why, 300)
+        ));
+        // Nothing changes, so nothing depends on this record.
+        drop(current.audit.soon(entry).await);
+        let hint = "see that the disk of pawd's state has room and is mounted for writing";
+        return Err(Error::new(ErrorKind::Failed, why, hint));
+    }
+    current.registered = after;
+    current.providers.send_replace(Arc::new(providers));
+    current.config.send_replace(Arc::new(config));
+    info!(
+        provider = name,
+        change = change.word(),
+        "registered providers changed"
+    );
+    Ok(())
+}
+
+/// Faults of what was asked for are the caller's; those that it makes elsewhere say where it is needed.
+fn cannot_be_meant(change: &Change, faults: &Faults, ours: &str) -> Error {
+    let name = change.name();
+    let (own, elsewhere): (Vec<&Fault>, Vec<&Fault>) =
+        faults.0.iter().partition(|fault| fault.file == ours);
+    let words = |faults: &[&Fault]| {
+        let each = faults.iter().map(|fault| fault.message.clone());
+        each.collect::<Vec<_>>().join("; ")
+    };
+    match (own.first(), elsewhere.first()) {
+        (Some(first), _) => {
+            let message = format!("provider {name}: {}", words(&own));
+            Error::new(ErrorKind::Invalid, message, first.hint.clone()).about(name)
+        }
+        (None, Some(first)) => {
+            let place = format!("{}:{}", first.file, first.line);
+            let message = format!(
+                "provider {name} is needed in {place}: {}",
+                words(&elsewhere)
+            );
+            let hint = "change that first, then run `pawctl config reload`";
+            Error::new(ErrorKind::Conflict, message, hint).about(name)
+        }
+        (None, None) => Error::new(ErrorKind::Internal, "faults without a fault", "report it"),
+    }
+}
+
+async fn reload(current: &mut Current, by: Option<&Caller>) -> Result<Reloaded, Error> {
     let mut entry = Entry::new(Event::ConfigLoaded);
     entry.actor = by.map(actor);
     match try_reload(current) {
-        Ok((config, providers, reloaded)) => {
+        Ok((read, config, providers, reloaded)) => {
             entry.policy_digest = Some(config.rules.digest());
             entry.outcome = Some(format!("changed: {}", reloaded.changed.join(", ")));
             // A configuration grants rights: its record comes first.
@@ -104,6 +250,7 @@ async fn reload(current: &Current, by: Option<&Caller>) -> Result<Reloaded, Erro
             recorded.map_err(|error| {
                 Error::new(ErrorKind::Unavailable, error.to_string(), error.remedy())
             })?;
+            (current.written, current.registered) = read;
             apply(current, config, providers).await;
             info!(changed = ?reloaded.changed, needs_restart = ?reloaded.needs_restart, "configuration reloaded");
             Ok(reloaded)
@@ -127,10 +274,20 @@ async fn reload(current: &Current, by: Option<&Caller>) -> Result<Reloaded, Erro
     }
 }
 
-fn try_reload(current: &Current) -> Result<(Config, Providers, Reloaded), String> {
-    let config = load(&current.etc).map_err(|error| paw_log::Chain(&error).to_string())?;
+type Read = (Written, Registered);
+
+fn try_reload(current: &Current) -> Result<(Read, Config, Providers, Reloaded), String> {
+    let read = || {
+        let read = (
+            Written::read(&current.etc)?,
+            Registered::read(&current.state)?,
+        );
+        let config = check_all(&read.0, &read.1, &current.state)?;
+        Ok::<_, ConfigError>((read, config))
+    };
+    let (read, config) = read().map_err(|error| paw_log::Chain(&error).to_string())?;
     let before = Arc::clone(&current.providers.borrow());
-    let providers = Providers::new(&config.providers, &current.keys, &before)
+    let providers = Providers::new(&config, &current.keys, &current.ports, &before)
         .map_err(|error| paw_log::Chain(&error).to_string())?;
     let sections = |config: &Config| match serde_json::to_value(config) {
         Ok(Value::Object(sections)) => sections,
@@ -154,20 +311,12 @@ fn try_reload(current: &Current) -> Result<(Config, Providers, Reloaded), String
     if current.rules.borrow().digest() != config.rules.digest() {
         reloaded.changed.push("policy".into());
     }
-    for (name, provider) in &config.providers {
-        let unknown_key = provider
-            .api_key_credential
-            .as_ref()
-            .is_some_and(|key| !current.keys.contains_key(key));
-        let unknown_port = provider
-            .base_url
-            .port_or_known_default()
-            .is_none_or(|port| !current.ports.contains(&port));
-        if unknown_key || unknown_port {
+    for name in config.providers.keys() {
+        if providers.waits(name.as_str()).is_some() {
             reloaded.needs_restart.push(format!("providers.{name}"));
         }
     }
-    Ok((config, providers, reloaded))
+    Ok((read, config, providers, reloaded))
 }
 
 async fn apply(current: &Current, config: Config, providers: Providers) {

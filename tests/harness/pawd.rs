@@ -78,6 +78,15 @@ impl Setup {
         self
     }
 
+    /// A root with this configuration, for [`Pawd::start_in`].
+    #[must_use]
+    pub fn root(&self) -> Root {
+        let root = Root::new();
+        root.write("etc/pawd.toml", &self.config);
+        root.write("etc/pawd.d/00-isolation.toml", PROCESS_WILL_DO);
+        root
+    }
+
     /// Without a launcher.
     #[must_use]
     pub const fn without_launcher(mut self) -> Self {
@@ -132,10 +141,7 @@ impl Pawd {
     /// # Panics
     /// When it does not become ready; what it said is shown.
     pub async fn start(setup: Setup) -> Self {
-        let root = Root::new();
-        root.write("etc/pawd.toml", &setup.config);
-        root.write("etc/pawd.d/00-isolation.toml", PROCESS_WILL_DO);
-        Self::start_in(root, setup).await
+        Self::start_in(setup.root(), setup).await
     }
 
     /// The same in a root that is laid out already; its configuration stays as it is.

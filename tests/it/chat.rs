@@ -264,10 +264,9 @@ async fn provider_that_is_away_fails_the_chat_and_nothing_else() {
         error.message.contains("local") && !error.hint.is_empty(),
         "{error:?}"
     );
-    let test = ProviderRpcClient::test(&client, Some("local".into()))
-        .await
-        .unwrap();
-    assert!(!test.ok && !test.message.is_empty(), "{test:?}");
+    let test = ProviderRpcClient::test(&client, Some("local".into())).await;
+    let error = refused(test, ErrorKind::Unavailable);
+    assert_eq!(error.id.as_deref(), Some("local"));
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ mod control;
 mod crash;
 mod health;
 mod pool;
+mod providers;
 mod retry;
 mod routes;
 mod sandbox;

@@ -186,7 +186,31 @@ pub const TABLE: &[Method] = &[
     ),
     call("model.list", Role::User, &["provider"], "Lists models."),
     call("policy.show", Role::User, &[], "Shows the rules in force."),
+    call(
+        "provider.add",
+        Role::Admin,
+        &["name", "spec"],
+        "Registers a provider.",
+    ),
+    call(
+        "provider.default",
+        Role::Admin,
+        &["name"],
+        "Makes a provider the one of agents that name none.",
+    ),
+    call(
+        "provider.edit",
+        Role::Admin,
+        &["name", "spec"],
+        "Changes a provider that was registered.",
+    ),
     call("provider.list", Role::User, &[], "Lists providers."),
+    call(
+        "provider.remove",
+        Role::Admin,
+        &["name"],
+        "Removes a provider that was registered.",
+    ),
     call(
         "provider.reset",
         Role::Admin,
@@ -201,9 +225,9 @@ pub const TABLE: &[Method] = &[
     ),
     call(
         "provider.test",
-        Role::User,
+        Role::Admin,
         &["name"],
-        "Asks a provider whether it is there.",
+        "Asks a provider a short question.",
     ),
     call("route.list", Role::User, &[], "Lists routes."),
     call("route.show", Role::User, &["name"], "Shows one route."),

@@ -19,7 +19,7 @@ use crate::error::ErrorData;
 pub struct Provider {
     /// Its name.
     pub name: String,
-    /// `ollama` or `openai`.
+    /// `ollama`, `openai`, `openai-compatible`, `anthropic`, `gemini` or `mistral`.
     pub kind: String,
     /// Where it is.
     pub base_url: String,
@@ -27,8 +27,32 @@ pub struct Provider {
     pub model: String,
     /// Whether it runs on this host.
     pub local: bool,
-    /// `unknown`, `ready`, `loading` or `failing`.
+    /// `unknown`, `ready`, `loading`, `failing`, or `waiting` while it is not asked.
     pub state: String,
+    /// Why it is not asked: it waits for the next start of pawd, or for its key.
+    pub waits_for: Option<String>,
+    /// Whether it answers for agents that name none.
+    pub default: bool,
+    /// The file that it stands in.
+    pub file: String,
+    /// Whether it was registered by RPC; others stand in files of root's and cannot be changed by RPC.
+    pub registered: bool,
+    /// Credential that holds its key.
+    pub api_key_credential: Option<String>,
+    /// Whether http may be spoken to another host.
+    pub allow_plaintext: bool,
+    /// How often a question that failed for the moment is asked again.
+    pub max_retries: u32,
+    /// How often it is asked whether it is there.
+    pub check_interval_ms: u64,
+    /// Time to connect.
+    pub connect_timeout_ms: u64,
+    /// Time to the first token.
+    pub first_token_timeout_ms: u64,
+    /// Time between two chunks.
+    pub stall_timeout_ms: u64,
+    /// Time for everything.
+    pub total_timeout_ms: u64,
     /// What it last failed with, also when it is well again.
     pub last_error: Option<String>,
     /// When that was, in milliseconds since 1970.
@@ -41,6 +65,46 @@ pub struct Provider {
     pub breaker: String,
     /// Until when routes leave it alone, in milliseconds since 1970, while its breaker is open.
     pub breaker_until: Option<u64>,
+}
+
+/// What a provider is registered with; in a change, what is not said stays. The same keys as `[provider.NAME]` in pawd.toml(5), with
+/// times in milliseconds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProviderSpec {
+    /// Which wire it speaks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Where it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_url: Option<String>,
+    /// The model used when none is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Credential that holds its key, never the key; empty for none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_key_credential: Option<String>,
+    /// Whether http may be spoken to another host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_plaintext: Option<bool>,
+    /// How often a question that failed for the moment is asked again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_retries: Option<u32>,
+    /// How often it is asked whether it is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub check_interval_ms: Option<u64>,
+    /// Time to connect.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connect_timeout_ms: Option<u64>,
+    /// Time to the first token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_token_timeout_ms: Option<u64>,
+    /// Time between two chunks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stall_timeout_ms: Option<u64>,
+    /// Time for everything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total_timeout_ms: Option<u64>,
 }
 
 /// How long the last answers of a provider took, at most 256 of them.
@@ -99,18 +163,22 @@ pub struct RouteTarget {
     pub breaker_until: Option<u64>,
 }
 
-/// What a test of a provider saw.
+/// What a provider answered to a short question; one that does not answer is an error.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ProviderTest {
     /// Which one.
     pub name: String,
-    /// Whether it answered as it should.
-    pub ok: bool,
-    /// How long that took, in milliseconds.
+    /// The model that was asked, as the provider names it.
+    pub model: String,
+    /// What it said, at most 200 characters of it.
+    pub text: String,
+    /// How long until the first piece came, in milliseconds, where one came.
+    pub first_token_ms: Option<u64>,
+    /// How long until the answer was whole, in milliseconds.
     pub ms: u64,
-    /// What it said.
-    pub message: String,
-    /// Models that it has, at most 100.
+    /// What it took.
+    pub usage: Usage,
+    /// Models that it lists, at most 100.
     pub models: Vec<String>,
 }
 
@@ -242,7 +310,23 @@ pub trait ProviderRpc {
     #[method(name = "show", param_kind = map, with_extensions)]
     async fn show(&self, name: String) -> RpcResult<Provider>;
 
-    /// Asks a provider (the default one if none is named) whether it is there and which models it has.
+    /// Registers a provider. It is kept over restarts.
+    #[method(name = "add", param_kind = map, with_extensions)]
+    async fn add(&self, name: String, spec: ProviderSpec) -> RpcResult<Provider>;
+
+    /// Changes a provider that was registered; what the spec does not say stays.
+    #[method(name = "edit", param_kind = map, with_extensions)]
+    async fn edit(&self, name: String, spec: ProviderSpec) -> RpcResult<Provider>;
+
+    /// Removes a provider that was registered, and tells what it was.
+    #[method(name = "remove", param_kind = map, with_extensions)]
+    async fn remove(&self, name: String) -> RpcResult<Provider>;
+
+    /// Makes a provider the one of agents that name none.
+    #[method(name = "default", param_kind = map, with_extensions)]
+    async fn default(&self, name: String) -> RpcResult<Provider>;
+
+    /// Asks a provider (the default one if none is named) a short question.
     #[method(name = "test", param_kind = map, with_extensions)]
     async fn test(&self, name: Option<String>) -> RpcResult<ProviderTest>;
 

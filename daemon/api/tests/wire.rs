@@ -56,6 +56,7 @@ fn messages_are_what_their_golden_files_say() {
     check::<provider::Provider>("provider");
     check::<provider::ProviderTest>("provider-test");
     check::<provider::Route>("route");
+    check::<provider::ProviderSpec>("provider-spec");
     check::<provider::Model>("model");
     check::<image::ImageInfo>("image");
     check::<image::ImageAdded>("image-added");

@@ -9,7 +9,7 @@ mod run;
 mod sockets;
 mod users;
 
-use std::{collections::BTreeMap, fs, io, path::PathBuf};
+use std::{io, path::PathBuf};
 
 use anyhow::{Context as _, anyhow};
 use clap::Parser;
@@ -19,12 +19,16 @@ use paw_confine::{
     prove::prove,
     seccomp,
 };
-use secrecy::SecretString;
 use uuid::Uuid;
 
 use crate::{
-    config::{Config, Paths, check},
+    config::{
+        Config, Paths,
+        check::{ConfigError, Written, check_all},
+        registered::{Registered, RegisteredError},
+    },
     exit::Fatal,
+    providers::keys::{Keys, brokers},
     rpc::family::health::Born,
     sandbox::proofs::Host,
 };
@@ -50,9 +54,6 @@ pub struct Options {
 /// A file that every user of a host may read and that pawd must not.
 const OUTSIDE: &str = "/etc/passwd";
 
-/// The longest key of a provider, in bytes.
-const MAX_KEY: u64 = 16 * 1024;
-
 /// Starts pawd and runs it to its end.
 ///
 /// # Errors
@@ -61,7 +62,7 @@ pub fn boot(options: &Options) -> Result<(), Fatal> {
     let program = std::env::current_exe()
         .context("find our own program in /proc/self/exe; is /proc mounted?")?;
     let paths = Paths::new(options.root.as_deref(), &program);
-    let config = configuration(&paths)?;
+    let (config, written, registered) = configuration(&paths, options.check_config)?;
     if options.check_config {
         return say_checked(&paths, &config);
     }
@@ -85,6 +86,8 @@ pub fn boot(options: &Options) -> Result<(), Fatal> {
     run::run(run::Start {
         paths,
         config,
+        written,
+        registered,
         logging,
         people,
         control: sockets.control,
@@ -96,8 +99,22 @@ pub fn boot(options: &Options) -> Result<(), Fatal> {
     })
 }
 
-fn configuration(paths: &Paths) -> Result<Config, Fatal> {
-    check::load(&paths.etc).map_err(|error| {
+/// What root wrote and what was registered. Whoever only checks may not be allowed to read the latter, and then checks the former.
+fn configuration(paths: &Paths, only_check: bool) -> Result<(Config, Written, Registered), Fatal> {
+    let read = || {
+        let written = Written::read(&paths.etc)?;
+        let registered = match Registered::read(&paths.state) {
+            Err(RegisteredError::Read { source, .. })
+                if only_check && source.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                Registered::default()
+            }
+            read => read?,
+        };
+        let config = check_all(&written, &registered, &paths.state)?;
+        Ok::<_, ConfigError>((config, written, registered))
+    };
+    read().map_err(|error| {
         notify(&[
             sd_notify::NotifyState::Status(
                 "bad configuration; see the journal, then `pawctl config check`",
@@ -127,45 +144,38 @@ fn say_checked(paths: &Paths, config: &Config) -> Result<(), Fatal> {
         .map_err(Fatal::from)
 }
 
-/// Reads the keys that providers name, from the service manager's credentials or from `etc/credentials`.
-fn keys(paths: &Paths, config: &Config) -> Result<BTreeMap<String, SecretString>, Fatal> {
+/// Reads keys from the service manager's credentials or from `etc/credentials`.
+fn keys(paths: &Paths, config: &Config) -> Result<Keys, Fatal> {
     let directory = std::env::var_os("CREDENTIALS_DIRECTORY")
         .map_or_else(|| paths.etc.join("credentials"), PathBuf::from);
-    let mut keys = BTreeMap::new();
-    for name in config
-        .providers
-        .values()
-        .filter_map(|provider| provider.api_key_credential.as_ref())
-    {
-        let path = directory.join(name);
-        let key = read_key(&path).with_context(|| {
-            format!("read the key {}; put it there with mode 0400, or give it to the unit with LoadCredential={name}:FILE", path.display())
-        });
-        keys.insert(name.clone(), key.map_err(Fatal::Config)?);
+    let brokers = brokers(&paths.etc)
+        .map_err(|why| anyhow!("{why}"))
+        .with_context(|| {
+            let file = paths.etc.join("egress.toml");
+            format!(
+                "see which credentials are the broker's in {}",
+                file.display()
+            )
+        })
+        .map_err(Fatal::Config)?;
+    let mut keys = Keys::read(&directory, brokers);
+    for provider in config.providers.values() {
+        let Some(name) = &provider.api_key_credential else {
+            continue;
+        };
+        // Whoever registered one over the control socket must not keep pawd from starting: it is not asked without its key.
+        if let Err(error) = keys.fetch(name)
+            && !provider.registered
+        {
+            let remedy = format!(
+                "put it there with mode 0400, or give it to the unit with LoadCredential={name}:FILE"
+            );
+            return Err(Fatal::Config(
+                anyhow::Error::new(error).context(format!("the key {name} is missing; {remedy}")),
+            ));
+        }
     }
     Ok(keys)
-}
-
-fn read_key(path: &std::path::Path) -> anyhow::Result<SecretString> {
-    use io::Read as _;
-    use std::os::unix::fs::PermissionsExt as _;
-    let file = fs::File::open(path)?;
-    let mode = file.metadata()?.permissions().mode();
-    if mode & 0o077 != 0 {
-        return Err(anyhow!(
-            "others may read it (mode {:03o}); run: chmod 0400 {}",
-            mode & 0o777,
-            path.display()
-        ));
-    }
-    let mut text = String::new();
-    file.take(MAX_KEY).read_to_string(&mut text)?;
-    let key = text.trim();
-    if key.is_empty() {
-        Err(anyhow!("it is empty"))
-    } else {
-        Ok(SecretString::from(key.to_owned()))
-    }
 }
 
 /// TCP ports that pawd may connect to: those of its providers, https, and DNS over TCP.

@@ -13,7 +13,6 @@ use paw_launch::request::SandboxSummary;
 use paw_policy::State;
 use paw_store::{ActionRecord, OpenOptions, Store};
 use sd_notify::NotifyState;
-use secrecy::SecretString;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -36,14 +35,14 @@ use crate::{
     },
     audit::Audit,
     clock::now_ms,
-    config::{ActionBounds, Config, Paths},
+    config::{ActionBounds, Config, Paths, check::Written, registered::Registered},
     events::News,
     exit::Fatal,
     gateway::{breakers::Breakers, look},
     intake::Intake,
     orchestrator::driver::{Driver, Ports},
     prove,
-    providers::{self, Providers},
+    providers::{self, Providers, keys::Keys},
     questions,
     reload::{Current, Reload},
     rpc::{
@@ -74,10 +73,12 @@ const THREADS: usize = 2;
 pub(super) struct Start {
     pub(super) paths: Paths,
     pub(super) config: Config,
+    pub(super) written: Written,
+    pub(super) registered: Registered,
     pub(super) logging: paw_log::Logging,
     pub(super) people: People,
     pub(super) control: UnixListener,
-    pub(super) keys: BTreeMap<String, SecretString>,
+    pub(super) keys: Keys,
     pub(super) helpers: Option<Helpers>,
     pub(super) ports: Vec<u16>,
     pub(super) host: Host,
@@ -112,6 +113,8 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
     let Start {
         paths,
         config,
+        written,
+        registered,
         logging,
         people,
         control,
@@ -144,7 +147,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         .iter()
         .map(|fault| paw_log::Chain(fault).to_string())
         .collect();
-    let providers = Providers::new(&config.providers, &keys, &Providers::default())
+    let providers = Providers::new(&config, &keys, &ports, &Providers::default())
         .context("set up the providers")
         .map_err(Fatal::Config)?;
 
@@ -252,6 +255,9 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
 
     let current = Current {
         etc: paths.etc.clone(),
+        state: paths.state.clone(),
+        written,
+        registered,
         keys,
         ports,
         config,

@@ -17,6 +17,7 @@ use super::{
     fault::{Fault, Faults},
     file::{self, File},
     layers::{Layers, bounded, read_value, reference},
+    registered::{Registered, RegisteredError},
     routes::routes,
     source::{self, Source, SourceError},
     value::{account, duration, interval, isolation, name, provider_kind, size, url},
@@ -28,19 +29,62 @@ pub enum ConfigError {
     /// A file cannot be used at all.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// What was registered cannot be used.
+    #[error(transparent)]
+    Registered(#[from] RegisteredError),
     /// The files do not say what can be meant.
     #[error(transparent)]
     Faults(#[from] Faults),
 }
 
-/// Reads and checks the configuration below `etc`. Without any file the defaults hold.
+/// What root wrote, as it was read.
+#[derive(Debug, Clone)]
+pub struct Written {
+    /// Files of the configuration, in their order.
+    pub files: Vec<Source>,
+    /// Files of the policy; none without a directory for them.
+    pub policies: Option<Vec<Source>>,
+}
+
+impl Written {
+    /// Reads what is below `etc`. Without any file the defaults hold.
+    ///
+    /// # Errors
+    /// When a file cannot be read or may be written by others.
+    pub fn read(etc: &Path) -> Result<Self, ConfigError> {
+        Ok(Self {
+            files: source::read_all(etc)?,
+            policies: source::read_directory(&etc.join("policy"), "cedar")?,
+        })
+    }
+}
+
+/// Checks what root wrote together with what was registered: the first file, so that each of root's has the last word.
 ///
 /// # Errors
 /// Every fault of every file, each with its place.
-pub fn load(etc: &Path) -> Result<Config, ConfigError> {
-    let sources = source::read_all(etc)?;
-    let policies = source::read_directory(&etc.join("policy"), "cedar")?;
-    Ok(check(sources, policies)?)
+pub fn check_all(
+    written: &Written,
+    registered: &Registered,
+    state: &Path,
+) -> Result<Config, Faults> {
+    let mut registered = registered.clone();
+    // A provider of root's that is gone takes the wish with it that it be the default; that is no fault.
+    registered.default_provider.take_if(|default| {
+        let of_root = |source: &Source| {
+            let file = source::parse(source, &mut Faults::default());
+            file.provider.keys().any(|key| key.get_ref() == default)
+        };
+        !registered.provider.contains_key(default) && !written.files.iter().any(of_root)
+    });
+    let ours = registered.source(state);
+    let sources = std::iter::once(ours.clone()).chain(written.files.iter().cloned());
+    let mut config = check(sources.collect(), written.policies.clone())?;
+    for settings in config.providers.values_mut() {
+        settings.registered = settings.file == ours.name;
+    }
+    config.default_fixed_in.take_if(|file| *file == ours.name);
+    Ok(config)
 }
 
 /// Checks files that were read.
@@ -81,6 +125,10 @@ pub fn check(sources: Vec<Source>, policies: Option<Vec<Source>>) -> Result<Conf
         ),
         providers,
         routes,
+        default_fixed_in: layers
+            .last(|file| file.default_provider.as_ref())
+            .map(|(source, _)| source.name.clone()),
+        default_provider,
         rules: match rules {
             Some(rules) => rules,
             None => return Err(faults),
@@ -357,6 +405,7 @@ fn provider(
 ) -> Option<ProviderSettings> {
     let kind = read_value(source, &provider.kind, &provider_kind, faults);
     let base_url = read_value(source, &provider.base_url, &url, faults);
+    let model = read_value(source, &provider.model, &super::value::model, faults);
     let seconds = Duration::from_secs;
     let mut time = |value: &Option<Spanned<String>>, default| match value {
         Some(value) => read_value(source, value, &duration, faults).unwrap_or(default),
@@ -375,7 +424,7 @@ fn provider(
     let settings = ProviderSettings {
         kind: kind?,
         base_url: base_url?,
-        model: provider.model.get_ref().clone(),
+        model: model?,
         api_key_credential: credential.map(|name| name.to_string()),
         allow_plaintext: provider.allow_plaintext.unwrap_or(false),
         max_retries: provider
@@ -388,6 +437,8 @@ fn provider(
             .and_then(|value| read_value(source, value, &interval, faults))
             .unwrap_or(seconds(60)),
         timeouts,
+        file: source.name.clone(),
+        registered: false,
     };
     if settings.base_url.scheme() == "http" && !settings.is_local() && !settings.allow_plaintext {
         let hint = "use https, or write allow_plaintext = true if the network in between is yours";

@@ -6,6 +6,7 @@ pub mod check;
 pub mod fault;
 pub mod file;
 mod layers;
+pub mod registered;
 pub mod routes;
 pub mod source;
 pub mod value;
@@ -43,6 +44,10 @@ pub struct Config {
     pub providers: BTreeMap<Name, ProviderSettings>,
     /// Targets that stand in for each other.
     pub routes: BTreeMap<Name, RouteSettings>,
+    /// The one of agents that name none.
+    pub default_provider: Option<Name>,
+    /// The file of root's that says which one that is.
+    pub default_fixed_in: Option<String>,
     /// Assistants; there is always one named `default`.
     pub agents: BTreeMap<Name, AgentSettings>,
     /// Policy files, as (name, text) were read.
@@ -161,6 +166,10 @@ pub struct ProviderSettings {
     /// Deadlines.
     #[serde(serialize_with = "as_debug")]
     pub timeouts: Timeouts,
+    /// The file that says so.
+    pub file: String,
+    /// Whether that is the file of what was registered by RPC.
+    pub registered: bool,
 }
 
 impl ProviderSettings {

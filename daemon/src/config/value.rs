@@ -68,12 +68,18 @@ pub(super) fn url(text: &str) -> Result<url::Url, String> {
         Ok(url)
             if matches!(url.scheme(), "http" | "https")
                 && url.host().is_some()
+                && url.port() != Some(0)
                 && url.password().is_none()
-                && url.username().is_empty() =>
+                && url.username().is_empty()
+                && url.query().is_none()
+                && url.fragment().is_none() =>
         {
             Ok(url)
         }
-        Ok(_) => Err("use http:// or https:// and a host, without user or password".into()),
+        Ok(_) => Err(
+            "use http:// or https:// and a host, without user, password or anything after ? or #"
+                .into(),
+        ),
         Err(error) => Err(format!("{error}; an example: http://127.0.0.1:11434")),
     }
 }

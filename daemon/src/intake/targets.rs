@@ -68,7 +68,7 @@ impl Named {
             (None, None) => match &settings.provider {
                 Some(provider) => Self::provider(providers, settings, provider.as_str(), model),
                 None => {
-                    let hint = "add a [provider.NAME] section to /etc/pawd/pawd.toml and run `pawctl config reload`; see pawd.toml(5)";
+                    let hint = "`pawctl provider add`, or a [provider.NAME] section in pawd.toml(5) and `pawctl config reload`";
                     let message = format!("agent {agent} has no provider");
                     Err(Error::new(ErrorKind::Unavailable, message, hint))
                 }
@@ -104,6 +104,11 @@ impl Named {
         model: Option<String>,
     ) -> Result<Self, Error> {
         let Some((name, known)) = providers.get(name) else {
+            if let Some(waits) = providers.waits(name) {
+                let message = format!("provider {name}: {waits}");
+                let error = Error::new(ErrorKind::Unavailable, message, waits.remedy());
+                return Err(error.about(name));
+            }
             let error = Error::new(
                 ErrorKind::NotFound,
                 format!("there is no provider {}", shorten(name)),

@@ -63,6 +63,9 @@ fn result_of(method: &str) -> Option<SchemaOf> {
         "image.send" => of::<image::Upload>,
         "model.list" => of::<Vec<provider::Model>>,
         "policy.show" => of::<Vec<system::Rule>>,
+        "provider.add" | "provider.default" | "provider.edit" | "provider.remove" => {
+            of::<provider::Provider>
+        }
         "provider.list" => of::<Vec<provider::Provider>>,
         "provider.show" => of::<provider::Provider>,
         "provider.test" => of::<provider::ProviderTest>,

@@ -12,6 +12,7 @@ use paw_launch::request::{MemoryWatch, ProofState, Reply};
 use super::Context;
 use crate::{
     prove,
+    providers::in_short,
     sandbox::{self, Launcher, LauncherState, Which},
 };
 
@@ -95,8 +96,9 @@ pub async fn status(context: &Context) -> Status {
         providers: context
             .providers
             .borrow()
-            .iter()
-            .map(|(name, known)| known.in_short(name))
+            .shown()
+            .into_iter()
+            .map(in_short)
             .collect(),
         audit: AuditState {
             seq: audit.seq,
@@ -173,14 +175,35 @@ pub async fn doctor(context: &Context, prove: bool) -> Doctor {
             "see that its disk has room and is mounted for writing",
         );
     }
-    if context.providers.borrow().iter().next().is_none() {
+    let providers = context.providers.borrow().shown();
+    if providers.is_empty() {
         find(
             "provider.none",
             Severity::Warn,
             "no provider is configured".into(),
             "nobody answers a chat",
-            "add a [provider.NAME] section to pawd.toml, then `pawctl config reload`; see pawd.toml(5)",
+            "pawctl provider add, or a [provider.NAME] section in pawd.toml(5) and `pawctl config reload`",
         );
+    }
+    for provider in providers {
+        if let Some(why) = provider.waits_for {
+            find(
+                "provider.waiting",
+                Severity::Warn,
+                format!("provider {}: {why}", provider.name),
+                "it is not asked",
+                "pawctl provider show NAME",
+            );
+        } else if provider.state == "failing" {
+            let why = provider.last_error.unwrap_or_default();
+            find(
+                "provider.down",
+                Severity::Warn,
+                format!("provider {}: {why}", provider.name),
+                "chats that need it fail",
+                "pawctl provider test NAME",
+            );
+        }
     }
     for part in &context.born.landlock.missing {
         find(

@@ -64,7 +64,7 @@ impl Family {
                 },
                 context: it.context,
                 local: known.settings.is_local(),
-                state: known.in_short(name).state,
+                state: known.shown(name).state,
                 breaker,
                 breaker_until,
             })

@@ -1,0 +1,306 @@
+//! Providers that an administrator registered by RPC: one file in pawd's state, in the form of those of root, read before them.
+//!
+//! pawd writes it, so it is trusted for no more than it is for: it says providers and nothing else, and a name that root's files
+//! have is theirs. It is read before the drop, for the keys and ports that it names, which is why it is a file and not a table of
+//! the store; and who reads it may be root, so no link is followed.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::OFlags;
+use serde::{Deserialize, Serialize};
+
+use super::source::Source;
+
+/// Its name in pawd's state.
+const FILE: &str = "providers.toml";
+
+/// The longest file that is read, in bytes; [`MOST`] providers are far below it.
+const MAX_FILE: u64 = 1024 * 1024;
+
+/// The most providers that can be registered.
+pub const MOST: usize = 64;
+
+/// What was registered.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Registered {
+    /// Provider of agents that name none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_provider: Option<String>,
+    /// All of them, by name.
+    #[serde(default)]
+    pub provider: BTreeMap<String, Entry>,
+}
+
+/// One provider, with the keys of a `[provider.NAME]` section.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(
+    missing_docs,
+    reason = "they are the keys of a section, see `file::Provider`"
+)]
+pub struct Entry {
+    pub kind: String,
+    pub base_url: String,
+    pub model: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_key_credential: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow_plaintext: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_retries: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check_interval: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connect_timeout: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_token_timeout: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stall_timeout: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total_timeout: Option<String>,
+}
+
+/// Why what was registered cannot be read or kept.
+#[derive(Debug, thiserror::Error)]
+pub enum RegisteredError {
+    /// The file cannot be read.
+    #[error("read {path}")]
+    Read {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is not what pawd writes.
+    #[error(
+        "{path} is not what pawd wrote ({why}); mend it, or move it away to start without registered providers"
+    )]
+    Foreign {
+        /// Which one.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// It cannot be written.
+    #[error("write {path}")]
+    Write {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Where it is.
+#[must_use]
+pub fn path(state: &Path) -> PathBuf {
+    state.join(FILE)
+}
+
+impl Registered {
+    /// Reads it; without the file nothing is registered.
+    ///
+    /// # Errors
+    /// When it cannot be read, belongs to somebody else, or says anything but providers.
+    pub fn read(state: &Path) -> Result<Self, RegisteredError> {
+        let path = path(state);
+        let failed = |source| RegisteredError::Read {
+            path: path.clone(),
+            source,
+        };
+        let foreign = |why: String| RegisteredError::Foreign {
+            path: path.clone(),
+            why,
+        };
+        // Not blocking, so that a pipe in its place does not stop the start.
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let opened = fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(flags.bits().cast_signed())
+            .open(&path);
+        let file = match opened {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => return Err(failed(error)),
+        };
+        let facts = file.metadata().map_err(failed)?;
+        let owner = fs::metadata(state).map_err(failed)?.uid();
+        if !facts.is_file() || facts.nlink() != 1 || facts.uid() != owner {
+            return Err(foreign("it is no file of its own".into()));
+        }
+        let mut text = String::new();
+        file.take(MAX_FILE + 1)
+            .read_to_string(&mut text)
+            .map_err(failed)?;
+        if text.len() as u64 > MAX_FILE {
+            return Err(foreign("it is too long".into()));
+        }
+        toml::from_str(&text).map_err(|error: toml::de::Error| foreign(error.message().to_owned()))
+    }
+
+    /// Puts it in the place of what was there; after a crash it is the one or the other.
+    ///
+    /// # Errors
+    /// When the disk does not take it; then everything is as before.
+    pub fn write(&self, state: &Path) -> Result<(), RegisteredError> {
+        let (path, new) = (path(state), state.join("providers.toml.new"));
+        let text = self.text();
+        let written = || {
+            let mut file = fs::OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&new)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&new, &path)?;
+            fs::File::open(state)?.sync_all()
+        };
+        written().map_err(|source| RegisteredError::Write { path, source })
+    }
+
+    /// As a configuration file.
+    #[must_use]
+    pub fn source(&self, state: &Path) -> Source {
+        Source {
+            name: path(state).display().to_string(),
+            text: self.text(),
+        }
+    }
+
+    fn text(&self) -> String {
+        toml::to_string(self).expect("texts, numbers and tables of them have a TOML")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::config::check::{Written, check_all};
+
+    fn entry(url: &str, key: Option<&str>) -> Entry {
+        Entry {
+            kind: "openai".into(),
+            base_url: url.into(),
+            model: "m".into(),
+            api_key_credential: key.map(str::to_owned),
+            max_retries: Some(1),
+            check_interval: Some("5000ms".into()),
+            ..Entry::default()
+        }
+    }
+
+    fn one(entry: Entry) -> Registered {
+        Registered {
+            default_provider: None,
+            provider: BTreeMap::from([("mine".to_owned(), entry)]),
+        }
+    }
+
+    fn written(text: &str) -> Written {
+        Written {
+            files: vec![Source {
+                name: "pawd.toml".into(),
+                text: text.into(),
+            }],
+            policies: None,
+        }
+    }
+
+    #[test]
+    fn what_was_written_is_read_again() {
+        let state = tempfile::tempdir().unwrap();
+        assert_eq!(
+            Registered::read(state.path()).unwrap(),
+            Registered::default()
+        );
+        let registered = Registered {
+            default_provider: Some("mine".into()),
+            ..one(entry("https://example.com", Some("k")))
+        };
+        for _ in 0..2 {
+            registered.write(state.path()).unwrap();
+            assert_eq!(Registered::read(state.path()).unwrap(), registered);
+        }
+    }
+
+    #[test]
+    fn link_or_pipe_in_its_place_is_not_followed() {
+        let state = tempfile::tempdir().unwrap();
+        let place = path(state.path());
+        let secret = state.path().join("secret");
+        fs::write(&secret, "x").unwrap();
+        symlink(&secret, &place).unwrap();
+        assert!(Registered::read(state.path()).is_err());
+        fs::remove_file(&place).unwrap();
+        fs::hard_link(&secret, &place).unwrap();
+        assert!(Registered::read(state.path()).is_err());
+        fs::remove_file(&place).unwrap();
+        nix::unistd::mkfifo(&place, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(Registered::read(state.path()).is_err());
+    }
+
+    #[test]
+    fn it_says_providers_and_nothing_else() {
+        let state = tempfile::tempdir().unwrap();
+        for text in [
+            "[roles]\nadmin = \"users\"",
+            "[confinement]\nlandlock_floor = 1",
+            "[agent.default]\nskills = [\"files\"]",
+            "[provider.x]\nkind = \"openai\"\nbase_url = \"https://a\"\nmodel = \"m\"\nmore = 1",
+        ] {
+            fs::write(path(state.path()), text).unwrap();
+            let read = Registered::read(state.path());
+            assert!(
+                matches!(read, Err(RegisteredError::Foreign { .. })),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn file_of_root_has_the_last_word() {
+        let state = Path::new("/state");
+        let file = |default: &str| {
+            written(&format!(
+                "{default}\n[provider.theirs]\nkind = \"ollama\"\nbase_url = \"http://127.0.0.1:1\"\nmodel = \"m\""
+            ))
+        };
+        let mut registered = one(entry("https://example.com", None));
+        let theirs = entry("https://example.com", None);
+        registered.provider.insert("theirs".into(), theirs);
+        registered.default_provider = Some("mine".into());
+        let read = |default: &str| {
+            let config = check_all(&file(default), &registered, state).unwrap();
+            let of_root = |name: &str| !config.providers[&name.parse().unwrap()].registered;
+            assert!(of_root("theirs") && !of_root("mine"));
+            (
+                config.default_provider.map(|name| name.to_string()),
+                config.default_fixed_in,
+            )
+        };
+        assert_eq!(read(""), (Some("mine".into()), None));
+        let fixed = read("default_provider = \"theirs\"");
+        assert_eq!(fixed, (Some("theirs".into()), Some("pawd.toml".into())));
+    }
+
+    #[test]
+    fn default_that_went_with_roots_file_stops_no_start() {
+        let registered = Registered {
+            default_provider: Some("gone".into()),
+            ..one(entry("https://example.com", None))
+        };
+        let config = check_all(&written(""), &registered, Path::new("/state")).unwrap();
+        assert_eq!(config.default_provider.unwrap().as_str(), "mine");
+    }
+}
