@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 pub use rule::{BadRule, HostName, HostPattern, NetRule};
 
 /// The version of these words, in [`Begin`].
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The largest payload of one frame, in bytes.
 pub const MAX_PAYLOAD: usize = 64 * 1024;
@@ -63,8 +63,10 @@ pub enum Tag {
     Recorded = 5,
     /// From paw-egress: [`Finished`].
     Finished = 6,
-    /// To paw-egress: a [`NetRule`] that a person has approved.
+    /// To paw-egress: a [`NetRule`] that a person has approved, under a number of pawd's.
     Allow = 7,
+    /// From paw-egress: [`Added`], under that number.
+    Added = 8,
     /// To paw-egress: somebody inside has connected.
     Open = 17,
     /// Both ways: raw bytes.
@@ -98,6 +100,7 @@ impl TryFrom<u8> for Tag {
             5 => Self::Recorded,
             6 => Self::Finished,
             7 => Self::Allow,
+            8 => Self::Added,
             17 => Self::Open,
             18 => Self::Data,
             19 => Self::End,
@@ -144,6 +147,8 @@ pub struct Begin {
     pub version: u32,
     /// Which sandbox it is; text for logs.
     pub run: String,
+    /// Whose sandbox it is: what all runs of one agent take together is bounded.
+    pub agent: String,
     /// What it may reach. None is no rule, and nothing.
     pub rules: Vec<NetRule>,
 }
@@ -166,6 +171,14 @@ pub struct Refused {
     pub message: String,
     /// What to do about it.
     pub remedy: String,
+}
+
+/// What became of a rule that a person has approved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Added {
+    /// Why it was not added; nothing when it holds from now on.
+    pub refused: Option<Refused>,
 }
 
 /// Room for more bytes of one direction.

@@ -11,8 +11,8 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use paw_api::egress::{
-    Begin, Decision, Finished, FrameError, HEADER, MAX_PAYLOAD, NetRule, Ready, Reason, Recorded,
-    Refused, Tag, Taken, VERSION, parse_header,
+    Added, Begin, Decision, Finished, FrameError, HEADER, MAX_PAYLOAD, NetRule, Ready, Reason,
+    Recorded, Refused, Tag, Taken, VERSION, parse_header,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
@@ -30,9 +30,10 @@ use crate::{
     ceiling::Ceiling,
     lane::{Broken, Lanes, frame},
     leak::Forms,
+    names::{Agents, Places},
     proxy,
     rules::{Refusal, Rules},
-    upstream::{LOOKUPS, Outside},
+    upstream::Outside,
 };
 
 /// How long pawd may take to say what a connection is for.
@@ -61,6 +62,8 @@ pub struct Shared {
     pub forms: BTreeMap<String, Arc<Forms>>,
     /// Places for connections.
     pub places: Arc<Semaphore>,
+    /// Those for lookups, by agent.
+    pub agents: Agents,
     /// What `ready` says.
     pub ready: Ready,
 }
@@ -70,7 +73,7 @@ pub struct Run {
     pub(crate) shared: Arc<Shared>,
     pub(crate) rules: Rules,
     /// Places for lookups.
-    pub(crate) names: Arc<Semaphore>,
+    pub(crate) names: Places,
     name: String,
     say: mpsc::Sender<Bytes>,
     decided: AtomicU64,
@@ -132,20 +135,17 @@ pub async fn serve(stream: UnixStream, shared: Arc<Shared>) -> Result<(), RunErr
     let rules = match rules {
         Ok(rules) => rules,
         Err(message) => {
-            let remedy =
-                "allow it in /etc/pawd/egress.toml and restart paw-egress, or ask for less"
-                    .to_owned();
-            to.write_all(&told(Tag::Refused, &Refused { message, remedy }))
+            to.write_all(&told(Tag::Refused, 0, &beyond(message)))
                 .await?;
             return Ok(());
         }
     };
-    to.write_all(&told(Tag::Ready, &shared.ready)).await?;
+    to.write_all(&told(Tag::Ready, 0, &shared.ready)).await?;
     let (say, queue) = mpsc::channel(QUEUE);
     let run = Arc::new(Run {
+        names: shared.agents.places(&begin.agent),
         shared,
         rules,
-        names: Arc::new(Semaphore::new(LOOKUPS)),
         name: begin.run,
         say,
         decided: AtomicU64::new(0),
@@ -210,15 +210,18 @@ async fn hear(
             }
             Tag::Allow => {
                 let rule: NetRule = control(tag, &payload)?;
-                if let Err(objection) = run.rules.add(rule) {
+                let refused = run.rules.add(rule).err().map(beyond);
+                if let Some(refused) = &refused {
                     tracing::warn!(
                         run = run.name,
-                        objection,
-                        "a rule was approved that is beyond the ceiling"
+                        objection = refused.message,
+                        "a rule was approved and cannot be added"
                     );
                 }
+                let added = Added { refused };
+                let _ = run.say.send(told(Tag::Added, number, &added)).await;
             }
-            Tag::Begin | Tag::Ready | Tag::Refused | Tag::Decision | Tag::Finished => {
+            Tag::Begin | Tag::Ready | Tag::Refused | Tag::Decision | Tag::Finished | Tag::Added => {
                 return Err(RunError::Unexpected(tag));
             }
         }
@@ -288,7 +291,7 @@ impl Run {
 
     async fn tell(&self, tag: Tag, message: &impl Serialize) {
         // When nobody writes any more, the run is over and this task is about to end.
-        let _ = self.say.send(told(tag, message)).await;
+        let _ = self.say.send(told(tag, 0, message)).await;
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, oneshot::Sender<bool>>> {
@@ -296,10 +299,17 @@ impl Run {
     }
 }
 
-fn told(tag: Tag, message: &impl Serialize) -> Bytes {
+/// What is not allowed, and what to do about it.
+fn beyond(message: String) -> Refused {
+    let remedy =
+        "allow it in /etc/pawd/egress.toml and restart paw-egress, or ask for less".to_owned();
+    Refused { message, remedy }
+}
+
+fn told(tag: Tag, number: u32, message: &impl Serialize) -> Bytes {
     let json =
         serde_json::to_vec(message).expect("numbers, flags and bounded texts are always JSON");
-    frame(tag, 0, &json)
+    frame(tag, number, &json)
 }
 
 fn control<T: DeserializeOwned>(tag: Tag, payload: &[u8]) -> Result<T, RunError> {

@@ -26,6 +26,7 @@ use paw_confine::{
 use paw_egress::{
     ceiling::{Ceiling, CeilingError},
     leak::Forms,
+    names::Agents,
     run::{MAX_LANES, Shared},
     serve::serve,
     upstream::{Outside, system_lookup},
@@ -45,6 +46,9 @@ const CONFIG: u8 = 78;
 
 /// A file that every user may read and that this process must not.
 const OUTSIDE: &str = "/etc/passwd";
+
+/// Where the administrator writes names down.
+const HOSTS: &str = "/etc/hosts";
 
 /// Names that are being resolved at once: each waits in a thread of its own, because the C library knows no other way.
 const RESOLVERS: usize = 16;
@@ -178,9 +182,10 @@ pub(crate) fn run(options: Options) -> Result<(), Failed> {
         .collect();
     let shared = Arc::new(Shared {
         ceiling: Arc::new(ceiling),
-        outside: Outside::new(system_lookup(), trusted),
+        outside: Outside::new(system_lookup(Path::new(HOSTS)), trusted),
         forms,
         places: Arc::new(Semaphore::new(MAX_LANES)),
+        agents: Agents::default(),
         ready: Ready {
             pid: std::process::id(),
             landlock_abi,
@@ -269,7 +274,7 @@ fn confine(uid: u32, gid: u32, ports: Vec<u16>) -> Result<u32, Failed> {
             read("/run/systemd/resolve", "what resolv.conf may link to"),
             read("/run/resolvconf", "the same"),
             read("/run/NetworkManager", "the same"),
-            read("/etc/hosts", "names of hosts"),
+            read(HOSTS, "names of hosts"),
             read("/etc/nsswitch.conf", "how names are resolved"),
             read("/etc/gai.conf", "which address is preferred"),
             read("/etc/host.conf", "how names are resolved"),

@@ -4,6 +4,7 @@ use std::{
     future::Future,
     io,
     net::{IpAddr, SocketAddr},
+    path::Path,
     pin::Pin,
     sync::Arc,
     time::Duration,
@@ -13,7 +14,6 @@ use paw_api::egress::{HostName, Reason};
 use rustls::pki_types::ServerName;
 use tokio::{
     net::TcpStream,
-    sync::Semaphore,
     time::{Instant, timeout, timeout_at},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -21,15 +21,13 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use crate::{
     address,
     ceiling::{Broker, Ceiling},
+    hosts,
+    names::Places,
     rules::Refusal,
 };
 
 /// How long a name may take to be resolved.
 const RESOLVE_LIMIT: Duration = Duration::from_secs(10);
-
-/// Names of one run that are being resolved at once. A lookup cannot be called off, so with more, one run could keep the others
-/// from every name.
-pub const LOOKUPS: usize = 2;
 
 /// How long it may take until a server is there, encryption included.
 const CONNECT_LIMIT: Duration = Duration::from_secs(15);
@@ -81,7 +79,7 @@ impl Outside {
     pub async fn find(
         &self,
         ceiling: &Ceiling,
-        names: &Arc<Semaphore>,
+        names: &Places,
         host: &HostName,
         port: u16,
     ) -> Result<Checked, Refusal> {
@@ -122,8 +120,8 @@ impl Outside {
     }
 
     /// The addresses of a name. Whoever gives up waiting leaves the lookup, and its place, to whatever it is waiting for.
-    async fn ask(&self, names: &Arc<Semaphore>, host: &HostName) -> Option<Vec<IpAddr>> {
-        let place = Arc::clone(names).acquire_owned().await.ok()?;
+    async fn ask(&self, names: &Places, host: &HostName) -> Option<Vec<IpAddr>> {
+        let place = names.take().await?;
         let looking = (self.lookup)(host.clone());
         let asked = tokio::spawn(async move {
             let _place = place;
@@ -231,14 +229,22 @@ fn tls(roots: rustls::RootCertStore) -> rustls::ClientConfig {
     config
 }
 
-/// Asks this host's own resolver, as every program of it does.
+/// Asks this host's own resolver, as every program of it does; `written` is where its administrator wrote names down.
 #[must_use]
-pub fn system_lookup() -> Lookup {
-    Arc::new(|host: HostName| {
+pub fn system_lookup(written: &'static Path) -> Lookup {
+    Arc::new(move |host: HostName| {
         Box::pin(async move {
-            // The dot keeps search domains of resolv.conf out: they would turn the name into another one. `localhost` and names
-            // of /etc/hosts have no dot of their own, and no search domain is tried when the name is found there.
+            // The dot keeps search domains of resolv.conf out: they would turn the name into another one. A name without one of its
+            // own is left as it is, and no search domain is tried when it is found in /etc/hosts.
             let name = if host.as_str().contains('.') {
+                // As for the C library, a file that cannot be read has no name. One that was replaced is behind landlock's rules.
+                let known = hosts::addresses(written, &host).unwrap_or_else(|error| {
+                    tracing::warn!(%error, "cannot read the names of this host; restart paw-egress if its file was replaced");
+                    Vec::new()
+                });
+                if !known.is_empty() {
+                    return Ok(known);
+                }
                 format!("{host}.")
             } else {
                 host.as_str().to_owned()
@@ -249,4 +255,19 @@ pub fn system_lookup() -> Lookup {
             Ok(addresses)
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_name_with_a_dot_that_is_written_down_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = Box::leak(Box::new(dir.path().join("hosts")));
+        std::fs::write(&file, "192.0.2.7 db.paw.invalid\n").unwrap();
+        let lookup = system_lookup(file);
+        let found = lookup("db.paw.invalid".parse().unwrap()).await.unwrap();
+        assert_eq!(found, ["192.0.2.7".parse::<IpAddr>().unwrap()]);
+    }
 }

@@ -12,20 +12,24 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use paw_api::{
     audit::{Entry, Event},
-    egress::{Decision, Finished, HostName, NetRule, Reason},
+    egress::{Added, Decision, Finished, HostName, NetRule, Reason, Refused},
     sandbox::NetUsage,
 };
 use paw_launch::request::SandboxId;
 use paw_policy::{ApiArguments, Name};
 use paw_store::Caller;
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 use uuid::Uuid;
 
 use super::Agents;
@@ -46,14 +50,29 @@ const MAX_RECORDED: usize = 64;
 /// Questions that one run may cause.
 const MAX_ASKED: usize = 8;
 
+/// How long paw-egress may take to add a rule.
+const ADD_LIMIT: Duration = Duration::from_secs(10);
+
 /// Ways that are remembered; as many as sandboxes may run and are remembered after their end.
 const MAX_KNOWN: usize = 1024;
+
+/// Why an approved rule does not hold.
+#[derive(Debug, PartialEq, Eq)]
+pub enum NotAdded {
+    /// The run is over, or its way out is lost.
+    Gone,
+    /// paw-egress does not add it.
+    Refused(Refused),
+}
 
 /// What one run may reach, and what it has done with that.
 #[derive(Debug)]
 pub struct Way {
     answerer: Answerer,
     rules: Mutex<Vec<NetRule>>,
+    /// The number of the next rule that is added.
+    asked: AtomicU32,
+    adding: Mutex<BTreeMap<u32, oneshot::Sender<Added>>>,
     allowed: AtomicU64,
     refused: AtomicU64,
     sent: AtomicU64,
@@ -116,10 +135,16 @@ pub(super) async fn allow(agents: &Agents, agent: &Name, call: &ApiArguments) ->
     }
     let way = call.sandbox.parse().ok().and_then(|id| agents.ways.of(&id));
     match way {
-        Some(way) if way.allow(rule).await => Outcome::plain(Ending::Completed(
-            json!({"sandbox": call.sandbox, "rule": call.rule}),
-        )),
-        Some(_) | None => gone(),
+        None => gone(),
+        Some(way) => match way.allow(rule).await {
+            Ok(()) => Outcome::plain(Ending::Completed(
+                json!({"sandbox": call.sandbox, "rule": call.rule}),
+            )),
+            Err(NotAdded::Gone) => gone(),
+            Err(NotAdded::Refused(refused)) => {
+                Outcome::failed("denied", refused.message, refused.remedy)
+            }
+        },
     }
 }
 
@@ -169,6 +194,7 @@ pub(super) fn way_out(
     };
     let net = Net {
         socket: agents.egress.clone(),
+        agent: whose.agent.clone(),
         rules,
         said: tell,
         answers,
@@ -235,6 +261,8 @@ impl Way {
         Self {
             answerer,
             rules: Mutex::new(rules),
+            asked: AtomicU32::new(1),
+            adding: Mutex::default(),
             allowed: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             sent: AtomicU64::new(0),
@@ -242,16 +270,37 @@ impl Way {
         }
     }
 
-    /// Adds a rule that a person has approved. Returns whether the run is still there to use it.
-    pub async fn allow(&self, rule: NetRule) -> bool {
-        let there = self.answerer.allow(&rule).await;
-        if there {
-            self.rules
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(rule);
+    /// Adds a rule that a person has approved.
+    ///
+    /// # Errors
+    /// When the run is over, or paw-egress does not add it.
+    pub async fn allow(&self, rule: NetRule) -> Result<(), NotAdded> {
+        let number = self.asked.fetch_add(1, Ordering::Relaxed);
+        let (tell, told) = oneshot::channel();
+        self.adding().insert(number, tell);
+        let added = async {
+            if !self.answerer.allow(number, &rule).await {
+                return Err(NotAdded::Gone);
+            }
+            told.await.map_err(|_| NotAdded::Gone)
+        };
+        let added = timeout(ADD_LIMIT, added).await;
+        self.adding().remove(&number);
+        match added.unwrap_or(Err(NotAdded::Gone))?.refused {
+            Some(refused) => Err(NotAdded::Refused(refused)),
+            None => {
+                self.rules
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(rule);
+                Ok(())
+            }
         }
-        there
+    }
+
+    /// Who waits to hear what became of a rule. Who does not wait any more has given up.
+    fn adding(&self) -> MutexGuard<'_, BTreeMap<u32, oneshot::Sender<Added>>> {
+        self.adding.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What it has been used for so far.
@@ -280,6 +329,11 @@ impl Keeper {
         while let Some(said) = said.recv().await {
             match said {
                 Said::Finished(finished) => self.finished(&finished).await,
+                Said::Added(number, added) => {
+                    if let Some(asked) = self.way.adding().remove(&number) {
+                        let _ = asked.send(added);
+                    }
+                }
                 Said::Decided(decision) => match decision.refused {
                     None => self.allowed(&decision).await,
                     Some(reason) => {
@@ -296,6 +350,8 @@ impl Keeper {
                 },
             }
         }
+        // Nobody answers them any more.
+        self.way.adding().clear();
         for (reason, count) in more {
             self.counted(reason, count).await;
         }
@@ -421,5 +477,52 @@ impl Keeper {
             }
         }
         entry
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use paw_api::egress::{HEADER, parse_header};
+
+    use super::*;
+
+    fn rule() -> NetRule {
+        "one.example:443".parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn rule_that_paw_egress_does_not_add_is_refused_and_not_shown_as_one_of_the_run() {
+        let (answerer, mut answers) = Answerer::channel();
+        let way = Way::new(answerer, Vec::new());
+        let mut answer = async |refused| {
+            let frame = answers.recv().await.unwrap();
+            let (_, _, number) = parse_header(*frame.first_chunk::<HEADER>().unwrap()).unwrap();
+            let asked = way.adding().remove(&number).unwrap();
+            asked.send(Added { refused }).unwrap();
+        };
+        let refused = Refused {
+            message: "a run has at most 64 rules".into(),
+            remedy: "ask for less".into(),
+        };
+        let (allowed, ()) = tokio::join!(way.allow(rule()), answer(Some(refused.clone())));
+        assert_eq!(allowed, Err(NotAdded::Refused(refused)));
+        assert_eq!(way.usage().rules, []);
+    }
+
+    #[tokio::test]
+    async fn rule_for_a_run_that_is_over_is_told_of_as_that() {
+        let (answerer, answers) = Answerer::channel();
+        let way = Way::new(answerer, Vec::new());
+        drop(answers);
+        assert_eq!(way.allow(rule()).await, Err(NotAdded::Gone));
+        // Over before it was answered.
+        let (answerer, mut answers) = Answerer::channel();
+        let way = Way::new(answerer, Vec::new());
+        let ended = async {
+            answers.recv().await.unwrap();
+            way.adding().clear();
+        };
+        let (allowed, ()) = tokio::join!(way.allow(rule()), ended);
+        assert_eq!(allowed, Err(NotAdded::Gone));
     }
 }

@@ -11,6 +11,7 @@ use paw_api::egress::{
     Begin, FrameError, HEADER, NetRule, Ready, Refused, Tag, VERSION, header, parse_header,
 };
 use paw_launch::request::SandboxId;
+use paw_policy::Name;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
@@ -62,6 +63,8 @@ pub const PROXY_ENVIRONMENT: [&str; 6] = [
 pub struct Net {
     /// Where paw-egress is.
     pub socket: PathBuf,
+    /// Whose sandbox it is.
+    pub agent: Name,
     /// What may be reached.
     pub rules: Vec<NetRule>,
     /// Where goes what paw-egress says.
@@ -83,7 +86,8 @@ impl Net {
     /// # Errors
     /// As [`begin`].
     pub(super) async fn begin(self, id: &SandboxId) -> Result<Way, EgressError> {
-        let (stream, _) = begin(&self.socket, id.to_string(), self.rules).await?;
+        let (run, agent) = (id.to_string(), self.agent.to_string());
+        let (stream, _) = begin(&self.socket, run, agent, self.rules).await?;
         Ok(Way {
             stream,
             said: self.said,
@@ -99,6 +103,7 @@ impl Net {
 async fn begin(
     socket: &Path,
     run: String,
+    agent: String,
     rules: Vec<NetRule>,
 ) -> Result<(UnixStream, Ready), EgressError> {
     let opened = async {
@@ -108,6 +113,7 @@ async fn begin(
         let begin = Begin {
             version: VERSION,
             run,
+            agent,
             rules,
         };
         let frame = control(Tag::Begin, 0, &begin);
@@ -130,7 +136,10 @@ async fn begin(
 
 /// Who answers at the broker's socket; nobody when it is away. A run without rules is opened for it, and closed at once.
 pub async fn look(socket: &Path) -> Option<Ready> {
-    let looked = timeout(LOOK_LIMIT, begin(socket, "status".into(), Vec::new()));
+    let looked = timeout(
+        LOOK_LIMIT,
+        begin(socket, "status".into(), String::new(), Vec::new()),
+    );
     looked.await.ok()?.ok().map(|(_, ready)| ready)
 }
 

@@ -19,7 +19,9 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use paw_api::egress::{Decision, Finished, MAX_PAYLOAD, NetRule, Recorded, Tag as Out, Taken};
+use paw_api::egress::{
+    Added, Decision, Finished, MAX_PAYLOAD, NetRule, Recorded, Tag as Out, Taken,
+};
 use paw_launch::{
     egress::{EgressTaken, MAX_CONNECTIONS, WINDOW},
     frame::Tag,
@@ -50,6 +52,8 @@ pub enum Said {
     Decided(Box<Decision>),
     /// Something that was allowed has ended.
     Finished(Finished),
+    /// What became of an approved rule, by the number it was given.
+    Added(u32, Added),
 }
 
 /// Answers paw-egress, as long as the run lasts. Cheap to clone.
@@ -70,10 +74,10 @@ impl Answerer {
         self.0.send(frame).await.is_ok()
     }
 
-    /// Adds a rule that a person has approved. Returns whether anybody hears it.
-    pub async fn allow(&self, rule: &NetRule) -> bool {
+    /// Asks for a rule that a person has approved to be added; [`Said::Added`] has the same number. Returns whether anybody hears it.
+    pub async fn allow(&self, number: u32, rule: &NetRule) -> bool {
         self.0
-            .send(egress::control(Out::Allow, 0, rule))
+            .send(egress::control(Out::Allow, number, rule))
             .await
             .is_ok()
     }
@@ -382,6 +386,10 @@ async fn hear(
                 .is_ok(),
             Out::Finished => said
                 .send(Said::Finished(egress::read(&payload)?))
+                .await
+                .is_ok(),
+            Out::Added => said
+                .send(Said::Added(number, egress::read(&payload)?))
                 .await
                 .is_ok(),
             _ => match relay.inward(tag, number, &payload)? {

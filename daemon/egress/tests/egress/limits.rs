@@ -10,7 +10,10 @@ use std::{
 };
 
 use paw_api::egress::{MAX_CONNECTIONS, Reason, Tag, WINDOW, header};
-use paw_egress::upstream::{LOOKUPS, Lookup};
+use paw_egress::{
+    names::{OF_A_RUN, OF_AN_AGENT},
+    upstream::Lookup,
+};
 use tokio::{
     io::AsyncWriteExt as _,
     net::UnixStream,
@@ -227,34 +230,33 @@ async fn a_greeting_that_does_not_come_is_not_waited_for() {
     assert_eq!(server.asked().concat(), "");
 }
 
-#[tokio::test]
-async fn one_run_has_a_few_names_looked_up_at_once() {
+/// A lookup that never finds anything and notes how many are under way at once, each of which waits until there are `together`.
+fn counted(together: usize) -> (Lookup, Arc<AtomicUsize>) {
     let (asking, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let lookup: Lookup = {
+    let together = Arc::new(Barrier::new(together));
+    let noted = Arc::clone(&most);
+    let lookup: Lookup = Arc::new(move |_| {
         let (asking, most) = (asking.clone(), most.clone());
-        let together = Arc::new(Barrier::new(LOOKUPS));
-        Arc::new(move |_| {
-            let (asking, most) = (asking.clone(), most.clone());
-            let together = Arc::clone(&together);
-            Box::pin(async move {
-                let now = asking.fetch_add(1, Ordering::SeqCst) + 1;
-                most.fetch_max(now, Ordering::SeqCst);
-                // All that may be there at once have to be, and whoever else is ready comes first.
-                together.wait().await;
-                for _ in 0..100 {
-                    tokio::task::yield_now().await;
-                }
-                asking.fetch_sub(1, Ordering::SeqCst);
-                Err(std::io::ErrorKind::NotFound.into())
-            })
+        let together = Arc::clone(&together);
+        Box::pin(async move {
+            let now = asking.fetch_add(1, Ordering::SeqCst) + 1;
+            most.fetch_max(now, Ordering::SeqCst);
+            // All that may be there at once have to be, and whoever else is ready comes first.
+            together.wait().await;
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            asking.fetch_sub(1, Ordering::SeqCst);
+            Err(std::io::ErrorKind::NotFound.into())
         })
-    };
-    let ceiling = shared(
-        "hosts = [\"*\"]\nports = [80]",
-        Path::new("/nonexistent"),
-        lookup,
-    );
-    let mut run = Run::begin(&ceiling, &["*.slow.example:80"]).await.unwrap();
+    });
+    (lookup, noted)
+}
+
+const WIDE: &str = "hosts = [\"*\"]\nports = [80]";
+
+/// Asks for names of which none is found, all at once.
+async fn ask_for_names(run: &mut Run) {
     let requests: Vec<String> = (0..12)
         .map(|number| {
             format!(
@@ -265,7 +267,28 @@ async fn one_run_has_a_few_names_looked_up_at_once() {
     for answer in run.say_at_once(&requests).await {
         assert_eq!(answer.status(), 502);
     }
-    assert_eq!(most.load(Ordering::SeqCst), LOOKUPS);
+}
+
+#[tokio::test]
+async fn one_run_has_a_few_names_looked_up_at_once() {
+    let (lookup, most) = counted(OF_A_RUN);
+    let shared = shared(WIDE, Path::new("/nonexistent"), lookup);
+    let mut run = Run::begin(&shared, &["*.slow.example:80"]).await.unwrap();
+    ask_for_names(&mut run).await;
+    assert_eq!(most.load(Ordering::SeqCst), OF_A_RUN);
+}
+
+#[tokio::test]
+async fn all_runs_of_one_agent_have_a_few_names_looked_up_at_once() {
+    let (lookup, most) = counted(OF_AN_AGENT);
+    let shared = shared(WIDE, Path::new("/nonexistent"), lookup);
+    let mut asking = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let mut run = Run::begin(&shared, &["*.slow.example:80"]).await.unwrap();
+        asking.spawn(async move { ask_for_names(&mut run).await });
+    }
+    asking.join_all().await;
+    assert_eq!(most.load(Ordering::SeqCst), OF_AN_AGENT);
 }
 
 #[tokio::test]

@@ -12,12 +12,13 @@ use std::{
 };
 
 use paw_api::egress::{
-    Begin, Decision, Finished, HEADER, HostName, NetRule, Ready, Reason, Recorded, Refused, Tag,
-    Taken, VERSION, header, parse_header,
+    Added, Begin, Decision, Finished, HEADER, HostName, NetRule, Ready, Reason, Recorded, Refused,
+    Tag, Taken, VERSION, header, parse_header,
 };
 use paw_egress::{
     ceiling::Ceiling,
     leak::Forms,
+    names::Agents,
     run::{Shared, serve},
     upstream::{Lookup, Outside},
 };
@@ -107,6 +108,7 @@ pub(crate) fn shared(ceiling: &str, credentials: &Path, lookup: Lookup) -> Arc<S
         outside: Outside::new(lookup, rustls::RootCertStore::empty()),
         forms,
         places: Arc::new(Semaphore::new(64)),
+        agents: Agents::default(),
         ready: Ready {
             pid: 1,
             landlock_abi: 0,
@@ -138,11 +140,21 @@ impl Run {
     }
 
     /// Begins a run over a connection.
-    pub(crate) async fn over(mut stream: UnixStream, rules: &[&str]) -> Result<Self, Refused> {
+    pub(crate) async fn over(stream: UnixStream, rules: &[&str]) -> Result<Self, Refused> {
+        Self::of("clerk", stream, rules).await
+    }
+
+    /// Begins a run of an agent over a connection.
+    pub(crate) async fn of(
+        agent: &str,
+        mut stream: UnixStream,
+        rules: &[&str],
+    ) -> Result<Self, Refused> {
         let rules: Vec<NetRule> = rules.iter().map(|rule| rule.parse().unwrap()).collect();
         let begin = Begin {
             version: VERSION,
             run: "test".into(),
+            agent: agent.into(),
             rules,
         };
         stream
@@ -169,13 +181,20 @@ impl Run {
         self.stream
     }
 
-    /// A person has approved one more rule.
-    pub(crate) async fn allow(&mut self, rule: &str) {
+    /// A person has approved one more rule; what is wrong with it, if it was not added.
+    pub(crate) async fn allow(&mut self, rule: &str) -> Option<Refused> {
         let rule: NetRule = rule.parse().unwrap();
+        self.last += 1;
         self.stream
-            .write_all(&control(Tag::Allow, &rule))
+            .write_all(&frame(Tag::Allow, self.last, &rule))
             .await
             .unwrap();
+        let (tag, number, payload) = timeout(LIMIT, next(&mut self.stream))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!((tag, number), (Tag::Added, self.last));
+        read::<Added>(&payload).refused
     }
 
     /// Sends bytes over a connection of its own, and gives what comes back until that is closed.

@@ -1,6 +1,6 @@
 //! What the rules allow is reached, and nothing else is.
 
-use paw_api::egress::Reason;
+use paw_api::egress::{MAX_RULES, Reason};
 
 use crate::rig::{Run, Server, loopback, names, shared};
 
@@ -188,8 +188,21 @@ async fn a_rule_that_a_person_adds_counts_from_then_on() {
     let mut run = Run::begin(&loopback(port), &[]).await.unwrap();
     let target = format!("http://allowed.example:{port}/");
     assert_eq!(run.get(&target).await.status(), 403);
-    run.allow(&format!("allowed.example:{port}")).await;
+    let refused = run.allow(&format!("allowed.example:{port}")).await;
+    assert_eq!(refused, None);
     assert_eq!(run.get(&target).await.status(), 200);
+}
+
+#[tokio::test]
+async fn approved_rule_that_cannot_be_added_is_refused_with_its_reason() {
+    let mut run = Run::begin(&loopback(1), &[]).await.unwrap();
+    let refused = run.allow("allowed.example:22").await.unwrap();
+    assert!(refused.message.contains("22"), "{refused:?}");
+    for number in 0..MAX_RULES {
+        assert_eq!(run.allow(&format!("{number}.example:80")).await, None);
+    }
+    let refused = run.allow("allowed.example:80").await.unwrap();
+    assert!(refused.message.contains("at most 64 rules"), "{refused:?}");
 }
 
 #[tokio::test]
