@@ -18,7 +18,7 @@ pub(crate) fn cases() -> Vec<Case> {
         without_sandboxes;
         what_a_command_wrote_waits_is_shown_committed_and_undone,
         approved_write_can_be_taken_back,
-        workspace_that_nobody_owns_keeps_no_other_from_being_undone,
+        workspace_that_nobody_owns_keeps_no_other_from_being_listed_or_undone,
         staged_agent_leaves_its_writes_to_a_person,
     ]
 }
@@ -113,7 +113,7 @@ async fn approved_write_can_be_taken_back() {
     assert_eq!(read.state, State::Failed, "{read:?}");
 }
 
-async fn workspace_that_nobody_owns_keeps_no_other_from_being_undone() {
+async fn workspace_that_nobody_owns_keeps_no_other_from_being_listed_or_undone() {
     let system = Standalone::start("").await;
     let client = system.client().await;
     let id = approved_write(&client).await;
@@ -123,6 +123,13 @@ async fn workspace_that_nobody_owns_keeps_no_other_from_being_undone() {
     let (code, _, said) = pawctl(&system, &["workspace", "list", "--agent", "a-stray"]).await;
     assert_ne!(code, Some(0), "an order on it is refused");
     assert!(said.contains("nobody is known to own"), "{said}");
+    // Nor from being listed; what is said of it is what is wrong with it.
+    let (code, listed, said) = pawctl(&system, &["workspace", "list"]).await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(listed.contains(&id), "{listed}");
+    for what in ["a-stray is not in this list", "nobody is known to own"] {
+        assert!(said.contains(what), "{said}");
+    }
     // What is in none of the others may be in that one.
     let (code, _, said) = pawctl(&system, &["workspace", "undo", "00000000000000aa"]).await;
     assert_ne!(code, Some(0));

@@ -120,7 +120,18 @@ async fn list(pawd: &Connection, out: &mut Out, agent: Option<String>) -> Result
             "nothing is pending, and nothing can be undone",
         )
     })?;
-    Ok(exit::DONE)
+    let mut code = exit::DONE;
+    for workspace in answer.read::<Vec<Workspace>>()? {
+        if let Some(fault) = workspace.fault {
+            let agent = text::line(&workspace.agent);
+            out.say(&format!(
+                "the workspace of {agent} is not in this list: {}",
+                text::line(&fault)
+            ));
+            code = exit::FAILED;
+        }
+    }
+    Ok(code)
 }
 
 /// All pages of a layer, as one.

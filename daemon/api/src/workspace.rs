@@ -17,6 +17,8 @@ pub struct Workspace {
     pub pending: Vec<WaitingLayer>,
     /// Commits that can be undone, the oldest first; a user sees their own.
     pub commits: Vec<WaitingLayer>,
+    /// Why nothing of it can be told, where that is so; it keeps no other from being listed.
+    pub fault: Option<String>,
 }
 
 /// What one run left.

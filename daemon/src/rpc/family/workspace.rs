@@ -34,13 +34,15 @@ impl WorkspaceRpcServer for Family {
         agent: Option<String>,
     ) -> RpcResult<Vec<Workspace>> {
         let caller = caller(extensions).map_err(fail)?;
-        let names = match agent {
-            Some(name) => vec![name.parse().map_err(|_| fail(unknown(&name)))?],
-            None => self.names().await.map_err(fail)?,
-        };
+        if let Some(name) = agent {
+            let name = name.parse().map_err(|_| fail(unknown(&name)))?;
+            return Ok(vec![self.listed(name, &caller).await.map_err(fail)?]);
+        }
+        let names = self.names().await.map_err(fail)?;
         let mut workspaces = Vec::with_capacity(names.len());
         for name in names {
-            workspaces.push(self.listed(name, &caller).await.map_err(fail)?);
+            let listed = self.listed(name.clone(), &caller).await;
+            workspaces.push(listed.or_else(|error| without(name, error)).map_err(fail)?);
         }
         Ok(workspaces)
     }
@@ -154,6 +156,7 @@ impl Family {
             bytes: listing.bytes,
             pending: seen(listing.pending)?,
             commits: seen(listing.commits)?,
+            fault: None,
         })
     }
 
@@ -231,6 +234,21 @@ impl Family {
         ask(self.launchers.usual(), request)
             .await
             .map_err(|error| refused(about, &error))
+    }
+}
+
+/// A workspace of which nothing can be told, for a reason that is its own and not the launcher's.
+fn without(name: Name, error: Error) -> Result<Workspace, Error> {
+    match error.data.kind {
+        ErrorKind::Failed | ErrorKind::NotFound => Ok(Workspace {
+            agent: name.to_string(),
+            files: 0,
+            bytes: 0,
+            pending: Vec::new(),
+            commits: Vec::new(),
+            fault: Some(error.message),
+        }),
+        _ => Err(error),
     }
 }
 
