@@ -32,11 +32,17 @@ impl Standalone {
     pub fn footprint(&self) -> Footprint {
         let root = self.root.path().display().to_string();
         let (mut processes, mut descriptors) = (BTreeMap::new(), BTreeMap::new());
+        let mut directories = Vec::new();
         for one in self.seen() {
             let name = name_of(&one.command).to_owned();
             let open = fs::read_dir(format!("/proc/{}/fd", one.pid)).map_or(0, Iterator::count);
             *processes.entry(name.clone()).or_default() += 1;
-            *descriptors.entry(name).or_default() += open;
+            *descriptors.entry(name.clone()).or_default() += open;
+            if name == "paw-launcher" {
+                // It keeps them in a mount namespace of its own; the doorkeeper, of the same name, has another one.
+                let seen = format!("/proc/{}/root{root}/launcher/bundles", one.pid);
+                directories.extend(entries(Path::new(&seen)));
+            }
         }
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         Footprint {
@@ -48,7 +54,7 @@ impl Standalone {
                 .collect(),
             cgroups: self.sandbox_groups(),
             descriptors,
-            directories: entries(&self.root.path().join("launcher/bundles")),
+            directories,
         }
     }
 

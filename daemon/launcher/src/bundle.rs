@@ -15,7 +15,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::sys::stat::fstat;
+use nix::{
+    mount::{MsFlags, mount},
+    sys::stat::fstat,
+};
 use paw_launch::{
     request::Limits,
     root::{self, Bind, Root},
@@ -38,6 +41,9 @@ const OWN: [&str; 6] = ["proc", "dev", "sys", "tmp", "run", ".paw"];
 
 /// The most top-level entries of an image, and so of mounts that it takes.
 const MAX_ENTRIES: usize = 64;
+
+/// The memory for all bundles, in the words of tmpfs: one takes about 100 KiB, and what a runtime writes to its log.
+const ROOM: &str = "size=128m,nr_inodes=65536,mode=0711";
 
 /// What of the host's `/etc` a view of its `/usr` needs: links from `/usr/bin`, and where the libraries are.
 const HOST_ETC: [&str; 4] = ["alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d"];
@@ -167,6 +173,15 @@ pub(crate) struct Bundle {
 }
 
 impl Bundles {
+    /// Keeps them in memory from now on, in the launcher's own mount namespace: they are made and removed once for each sandbox and
+    /// are worth nothing without it. On a disk that costs a sandbox more than its attestation, and each of them waits for what
+    /// others make durable there.
+    pub(crate) fn in_memory(&self) -> Result<(), BundleError> {
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        mount(Some("bundles"), &self.dir, Some("tmpfs"), flags, Some(ROOM))
+            .map_err(|errno| files("keep in memory", &self.dir)(errno.into()))
+    }
+
     /// Makes the bundle of a plan.
     pub(crate) fn make(
         &self,

@@ -50,7 +50,7 @@ use tracing::{info, warn};
 use crate::{
     Options,
     attest::{AttestError, namespace},
-    bundle::Bundles,
+    bundle::{BundleError, Bundles},
     ceilings::{Ceilings, CeilingsError},
     cgroup::{CgroupError, Parent},
     door::{self, DoorError},
@@ -133,6 +133,8 @@ pub(crate) enum StartError {
     #[error(transparent)]
     Layers(#[from] LayerError),
     #[error(transparent)]
+    Bundles(BundleError),
+    #[error(transparent)]
     Sweep(#[from] SweepError),
     #[error("{0}")]
     Kernel(&'static str, #[source] Errno),
@@ -163,6 +165,7 @@ impl StartError {
             | Self::Seccomp(_)
             | Self::Cgroup(_)
             | Self::Layers(_)
+            | Self::Bundles(_)
             | Self::Workspaces(_) => 77,
             Self::Private(_)
             | Self::Leftovers(_)
@@ -215,6 +218,7 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
     let layers = places.state.join("layers");
     layer::own_mounts(&layers)?;
     sweep::sweep(&parent, &[&bundles.dir, &layers])?;
+    bundles.in_memory().map_err(StartError::Bundles)?;
     place::migrate(&places.state)?;
     let overlay = if ceilings.workspaces.overlay {
         layer::probe(&layers)

@@ -88,7 +88,7 @@ impl Driver {
         let batch = batch(&open.record, None);
         let (storage, audit) = (self.ports.storage.clone(), self.ports.audit.clone());
         self.tasks.spawn(async move {
-            let result = write(&storage, &audit, entry, true, batch).await;
+            let result = write(&storage, &audit, vec![entry], true, batch).await;
             Happened::Answered { id, result, reply }
         });
     }

@@ -6,11 +6,11 @@
 //! stood: what waited still waits; what was being done goes on where the executor can take it on, and is otherwise `failed` with
 //! kind `interrupted`, because nobody knows how far it got.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, future::ready, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use paw_api::{Error, ErrorKind, audit::Event};
-use paw_policy::{Decision, Risk, Rules, State};
+use paw_policy::{Decision, Permit, Plan, Risk, Rules, State};
 use paw_store::{ActionRecord, Caller, StoreError};
 use tokio::{
     sync::{broadcast, mpsc, watch},
@@ -80,6 +80,14 @@ pub(super) struct Open {
     pub(super) busy: bool,
     /// What it was before an answer that is not durable yet.
     pub(super) before: Option<Box<ActionRecord>>,
+    /// Its permit, while it begins with its acceptance.
+    pub(super) permit: Option<Permit<Plan>>,
+}
+
+/// The beginning of an execution.
+struct Begun {
+    state: State,
+    permit: Permit<Plan>,
 }
 
 /// The driver.
@@ -217,8 +225,12 @@ impl Driver {
             Ok(state) => record.state = state,
             Err(error) => return say(reply, Err(internal(&error))),
         }
+        let mut begun = None;
         match record.decision {
-            Decision::Allow => record.decided_ms = Some(now),
+            Decision::Allow => {
+                record.decided_ms = Some(now);
+                begun = self.begin_at_once(&record);
+            }
             Decision::Ask => {
                 let wait =
                     u64::try_from(self.bounds.approval_expiry.as_millis()).unwrap_or(u64::MAX);
@@ -235,12 +247,18 @@ impl Driver {
             }
         }
         let id = record.id;
-        let batch = batch(&record, session.as_ref());
-        let entry = entry_of(Event::ActionJudged, &record, &self.ports.rules.borrow());
         let durable = record.decision != Decision::Allow || record.risk >= Risk::High;
+        let rules = Arc::clone(&self.ports.rules.borrow());
+        let mut entries = vec![entry_of(Event::ActionJudged, &record, &rules)];
+        let permit = begun.map(|begun| {
+            (record.state, record.started_ms) = (begun.state, Some(now));
+            entries.push(entry_of(Event::ActionStarted, &record, &rules));
+            begun.permit
+        });
+        let batch = batch(&record, session.as_ref());
         let (storage, audit) = (self.ports.storage.clone(), self.ports.audit.clone());
         self.tasks.spawn(async move {
-            let result = write(&storage, &audit, entry, durable, batch).await;
+            let result = write(&storage, &audit, entries, durable, batch).await;
             Happened::Accepted { id, result }
         });
         let cancel = CancellationToken::new();
@@ -253,8 +271,19 @@ impl Driver {
                 reply: Some(reply),
                 busy: true,
                 before: None,
+                permit,
             },
         );
+    }
+
+    /// What is allowed, and finds a place free and nobody in line before it, begins with its acceptance: one step on disk, where
+    /// it would be two. Whatever speaks against it is found again, and told, when its turn comes.
+    fn begin_at_once(&mut self, record: &ActionRecord) -> Option<Begun> {
+        let state = next(next(State::Queued, Step::Allow).ok()?, Step::Start).ok()?;
+        let permit = permit(&self.ports.rules.borrow(), record).ok()?;
+        self.queue
+            .take(record.id)
+            .then_some(Begun { state, permit })
     }
 
     /// Whether one more action of this decision may come in.
@@ -359,6 +388,23 @@ impl Driver {
         let entry = entry_of(Event::ActionStarted, &open.record, &rules);
         let durable = open.record.risk >= Risk::High;
         let batch = batch(&open.record, None);
+        let (storage, audit) = (self.ports.storage.clone(), self.ports.audit.clone());
+        self.tell(id, State::Executing);
+        self.execute(id, permit, async move {
+            write(&storage, &audit, vec![entry], durable, batch).await
+        });
+    }
+
+    /// Spends the permit, once the beginning is durable.
+    fn execute(
+        &mut self,
+        id: Uuid,
+        permit: Permit<Plan>,
+        begun: impl Future<Output = Result<(), Error>> + Send + 'static,
+    ) {
+        let Some(open) = self.open.get_mut(&id) else {
+            return self.queue.done(id);
+        };
         let task = Task {
             id,
             permit,
@@ -368,11 +414,9 @@ impl Driver {
             cancel: open.cancel.clone(),
             leave: self.leave.clone(),
         };
-        let (storage, audit) = (self.ports.storage.clone(), self.ports.audit.clone());
         let executor = Arc::clone(&self.ports.executor);
-        self.tell(id, State::Executing);
         self.tasks.spawn(async move {
-            if let Err(error) = write(&storage, &audit, entry, durable, batch).await {
+            if let Err(error) = begun.await {
                 return Happened::Ended {
                     id,
                     outcome: Outcome::failed("unavailable", error.message, error.data.hint),
@@ -409,7 +453,9 @@ impl Driver {
             return;
         };
         open.busy = false;
+        let permit = open.permit.take();
         if let Err(error) = result {
+            self.queue.done(id);
             if let Some(open) = self.open.remove(&id)
                 && let Some(reply) = open.reply
             {
@@ -431,7 +477,8 @@ impl Driver {
                     .ask(id, record.digest, record.expires_ms.unwrap_or(0));
             }
             State::Approved => self.queue.push(id),
-            State::Queued | State::Executing => {}
+            State::Executing => self.tell(id, State::Approved),
+            State::Queued => {}
             State::Completed
             | State::Failed
             | State::Rejected
@@ -444,6 +491,9 @@ impl Driver {
         self.tell(id, record.state);
         if let Some(reply) = reply {
             say(reply, Ok(record));
+        }
+        if let Some(permit) = permit {
+            self.execute(id, permit, ready(Ok(())));
         }
     }
 

@@ -42,6 +42,7 @@ impl Driver {
             reply: None,
             busy: false,
             before: None,
+            permit: None,
         };
         self.open.insert(open.record.id, open);
     }

@@ -65,6 +65,12 @@ impl Queue {
         Some(id)
     }
 
+    /// Gives this action a place now, if one is free and nobody is in line for it. It holds the place until [`Queue::done`].
+    pub fn take(&mut self, id: Uuid) -> bool {
+        let free = self.line.is_empty() && self.running.len() < self.places;
+        free && self.running.insert(id)
+    }
+
     /// Gives a place to an action that is being done already. It may be one more than there are: what runs is not ended for it.
     pub fn resume(&mut self, id: Uuid) {
         self.running.insert(id);

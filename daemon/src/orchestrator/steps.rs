@@ -2,6 +2,7 @@
 
 use std::{future::pending, sync::Arc, time::Duration};
 
+use futures_util::future::try_join_all;
 use paw_api::{Error, ErrorKind, audit::Entry};
 use paw_policy::{
     Approval, Decision, Facts, NotApproved, Permit, Plan, Principal, Rules, Taint, TaintSet, judge,
@@ -55,21 +56,25 @@ pub(super) const fn principal(caller: &Caller) -> Principal {
     }
 }
 
-/// Writes a step to the audit log and then to the store; both, or an error and no effect.
+/// Writes a step to the audit log and then to the store; both, or an error and no effect. Of several entries none waits for the
+/// one before it to be on disk.
 pub(super) async fn write(
     storage: &Storage,
     audit: &Audit,
-    entry: Entry,
+    entries: Vec<Entry>,
     durable: bool,
     batch: Result<Batch, StoreError>,
 ) -> Result<(), Error> {
     let batch = batch.map_err(|error| not_stored(&error))?;
-    let recorded = if durable {
-        audit.durable(entry).await.map(drop)
-    } else {
-        audit.soon(entry).await
-    };
-    recorded.map_err(|error| {
+    // Each is polled for the first time in its turn, so they are in the log in this order.
+    let recorded = try_join_all(entries.into_iter().map(async |entry| {
+        if durable {
+            audit.durable(entry).await.map(drop)
+        } else {
+            audit.soon(entry).await
+        }
+    }));
+    recorded.await.map_err(|error| {
         Error::new(
             ErrorKind::Unavailable,
             format!("no record, no effect: {error}"),

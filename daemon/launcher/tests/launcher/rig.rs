@@ -242,9 +242,17 @@ impl Rig {
         self.launcher.id()
     }
 
-    /// Names in a directory of the state.
+    /// Names in a directory of the state, as the launcher sees it: it keeps the bundles in a mount namespace of its own.
     pub(crate) fn state(&self, name: &str) -> Vec<String> {
-        let entries = fs::read_dir(self.dir.path().join("state").join(name)).unwrap();
+        let state = self.dir.path().join("state");
+        let seen = PathBuf::from(format!(
+            "/proc/{}/root{}",
+            self.launcher.id(),
+            state.display()
+        ));
+        // Of a launcher that has ended nothing but the disk is left.
+        let dir = if seen.exists() { seen } else { state };
+        let entries = fs::read_dir(dir.join(name)).unwrap();
         entries
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect()
