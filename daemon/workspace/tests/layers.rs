@@ -1,6 +1,10 @@
 //! What a run can leave, and that it is shown, committed, discarded and undone exactly.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that cannot go on has failed, and one that cannot run says why"
+)]
 
 mod rig;
 
