@@ -107,6 +107,19 @@ mod tests {
     }
 
     #[test]
+    fn nobody_is_given_a_place_before_those_in_line() {
+        let mut queue = Queue::new(2, 2);
+        assert!(queue.take(id(1)));
+        queue.push(id(2));
+        assert!(!queue.take(id(3)), "somebody stands in line for it");
+        assert_eq!(queue.pop(), Some(id(2)));
+        assert!(!queue.take(id(3)), "there is none");
+        queue.done(id(1));
+        assert!(queue.take(id(3)));
+        assert_eq!(queue.running(), 2);
+    }
+
+    #[test]
     fn a_full_line_says_so_and_loses_nothing() {
         let mut queue = Queue::new(1, 2);
         queue.push(id(1));
