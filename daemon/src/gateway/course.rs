@@ -6,8 +6,8 @@
 //!  the end   when nobody is left to be asked, or the wait would pass the deadline
 //! ```
 //!
-//! One that is left alone ([`super::breaker`]) is passed by in every round, and nobody waits for it. It knows no provider and no
-//! clock, and does nothing itself.
+//! One that is left alone ([`super::breaker`]) is passed by in every round, and nobody waits for it; but somebody is always asked. It
+//! knows no provider and no clock, and does nothing itself.
 
 use tokio::time::Instant;
 
@@ -41,6 +41,8 @@ pub trait Gate {
     fn is_open(&self, at: usize) -> bool;
     /// Takes leave to ask it; there is none while it is left alone.
     fn enter(&mut self, at: usize) -> bool;
+    /// Takes leave to ask it although it is left alone, because nobody else is asked.
+    fn insist(&mut self, at: usize);
     /// Takes a retry out of its budget.
     fn pay(&mut self, at: usize) -> bool;
 }
@@ -104,6 +106,13 @@ impl Course {
                 self.begin(at);
                 return Move::Ask(at);
             }
+        }
+        // The gate lets somebody through at each moment, but the targets stood before it one after the other, and meanwhile it may
+        // have let others through.
+        if !self.legs.is_empty() && self.legs.iter().all(|leg| leg.at == At::Start) {
+            gate.insist(0);
+            self.begin(0);
+            return Move::Ask(0);
         }
         while let Some((at, until, loading)) = self.soonest(gate) {
             let wait = backoff::wait(self.waits, until.saturating_duration_since(now), random);
@@ -230,6 +239,10 @@ mod tests {
             self.is_open(at)
         }
 
+        fn insist(&mut self, at: usize) {
+            assert!(!self.is_open(at));
+        }
+
         fn pay(&mut self, _: usize) -> bool {
             let left = self.retries.checked_sub(1);
             self.retries = left.unwrap_or(0);
@@ -303,6 +316,16 @@ mod tests {
         };
         let asked = run(vec![terms(false, 1); 2], false, |_| SOON, gate);
         assert_eq!(order(&asked), [1, 1]);
+    }
+
+    #[test]
+    fn somebody_is_asked_even_if_each_was_left_alone_when_its_turn_came() {
+        let gate = Doors {
+            retries: 99,
+            shut: vec![0, 1],
+        };
+        let asked = run(vec![terms(false, 1); 2], false, |_| SOON, gate);
+        assert_eq!(order(&asked), [0]);
     }
 
     #[test]

@@ -116,6 +116,12 @@ impl Gate for Doors<'_> {
         self.pass.is_some()
     }
 
+    fn insist(&mut self, at: usize) {
+        // As one that is asked by its own name.
+        let alone = std::slice::from_ref(&self.outlets[at]);
+        self.pass = self.question.breakers.pass(alone, 0, now_ms());
+    }
+
     fn pay(&mut self, at: usize) -> bool {
         self.question.targets[at].known.budget(budget::Budget::take)
     }
