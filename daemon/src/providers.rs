@@ -69,10 +69,11 @@ pub struct ProviderError {
 
 impl Providers {
     /// Makes a client for each; keys come from the credentials that were read before the drop. One that was there `before` and has the
-    /// same settings stays, with its connections and all that was seen of it. One that lacks its key or its port is not asked.
+    /// same settings stays, with its connections and all that was seen of it. One that lacks its key or its port is not asked, and
+    /// neither is one that was registered and cannot work: whoever may do that must not keep pawd from starting.
     ///
     /// # Errors
-    /// When a provider's settings cannot work.
+    /// When the settings of one of root's cannot work.
     pub fn new(
         config: &Config,
         keys: &Keys,
@@ -81,8 +82,10 @@ impl Providers {
     ) -> Result<Self, ProviderError> {
         let (mut known, mut waiting) = (BTreeMap::new(), BTreeMap::new());
         for (name, settings) in &config.providers {
-            if let Some(waits) = Waits::of(settings, config, keys, ports) {
-                waiting.insert(name.clone(), (settings.clone(), waits));
+            let waits = Waits::of(settings, config, keys, ports);
+            // One that waits for its port alone is made all the same, so that what cannot work is told now and not at the next start.
+            if let Some(waits) = waits.as_ref().filter(|it| !matches!(it, Waits::Port(_))) {
+                waiting.insert(name.clone(), (settings.clone(), waits.clone()));
                 continue;
             }
             if let Some(same) = before.known.get(name).filter(|it| it.settings == *settings) {
@@ -99,10 +102,22 @@ impl Providers {
                 timeouts: settings.timeouts,
                 allow_plaintext: settings.allow_plaintext,
             };
-            let client = Provider::new(told).map_err(|source| ProviderError {
-                name: name.clone(),
-                source,
-            })?;
+            let client = match Provider::new(told) {
+                Ok(client) => client,
+                Err(source) if settings.registered => {
+                    let unfit = Waits::Unfit(source.to_string());
+                    waiting.insert(name.clone(), (settings.clone(), unfit));
+                    continue;
+                }
+                Err(source) => {
+                    let name = name.clone();
+                    return Err(ProviderError { name, source });
+                }
+            };
+            if let Some(waits) = waits {
+                waiting.insert(name.clone(), (settings.clone(), waits));
+                continue;
+            }
             let entry = Known {
                 name: name.clone(),
                 settings: settings.clone(),

@@ -139,10 +139,9 @@ async fn change(current: &mut Current, by: &Caller, change: &Change) -> Result<(
         .providers
         .iter()
         .find(|(name, _)| name.as_str() == change.name());
-    let credential = settings.and_then(|(_, settings)| settings.api_key_credential.as_ref());
-    if let Some(key) = credential.filter(|key| !current.keys.is_brokers(key)) {
+    if let Some((_, settings)) = settings {
         // Where the file is not root's alone it can still be read; elsewhere this fails, and what follows says so.
-        drop(current.keys.fetch(key));
+        drop(current.keys.fetch(settings));
     }
     let before = Arc::clone(&current.providers.borrow());
     let providers =
@@ -156,6 +155,11 @@ async fn change(current: &mut Current, by: &Caller, change: &Change) -> Result<(
         Some(waits @ (Waits::Key(_) | Waits::Brokers(_) | Waits::Stray { .. })) => {
             let message = format!("provider {name}: {waits}");
             return Err(Error::new(ErrorKind::Conflict, message, waits.remedy()).about(name));
+        }
+        Some(waits @ Waits::Unfit(_)) => {
+            let message = format!("provider {name}: {waits}");
+            let hint = "see pawd.toml(5) for what may stand there";
+            return Err(Error::new(ErrorKind::Invalid, message, hint).about(name));
         }
         Some(Waits::Port(_)) | None => {}
     }

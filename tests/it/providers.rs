@@ -244,6 +244,24 @@ async fn port_that_pawd_may_not_connect_to_waits_for_a_restart() {
         .unwrap();
 }
 
+#[tokio::test]
+async fn what_the_next_start_would_refuse_is_refused_at_once() {
+    let (model, other) = (Model::start().await, Model::start().await);
+    let (mut pawd, client) = pawd(&model).await;
+    let slow = ProviderSpec {
+        total_timeout_ms: Some(25 * 3_600_000),
+        ..spec(&other.url())
+    };
+    let long = spec(&format!("{}/{}", other.url(), "x".repeat(600_000)));
+    for (name, bad) in [("slow", slow), ("long", long.clone()), ("more", long)] {
+        // Its port is not open yet, so it is not asked before that start.
+        refused(client.add(name.into(), bad).await, ErrorKind::Invalid);
+    }
+    pawd.stop().await;
+    pawd.start_again().await;
+    assert!(answers(&pawd.client().await).await);
+}
+
 /// A credential that pawd may read.
 fn credential(root: &Root, name: &str) {
     let path = format!("etc/credentials/{name}");

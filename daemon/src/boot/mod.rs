@@ -160,20 +160,15 @@ fn keys(paths: &Paths, config: &Config) -> Result<Keys, Fatal> {
         .map_err(Fatal::Config)?;
     let mut keys = Keys::read(&directory, brokers);
     for provider in config.providers.values() {
-        let Some(name) = &provider.api_key_credential else {
-            continue;
-        };
-        // Whoever registered one over the control socket must not keep pawd from starting: it is not asked without its key.
-        if let Err(error) = keys.fetch(name)
-            && !provider.registered
-        {
+        keys.fetch(provider).map_err(|error| {
+            let name = provider.api_key_credential.as_deref().unwrap_or_default();
             let remedy = format!(
                 "put it there with mode 0400, or give it to the unit with LoadCredential={name}:FILE"
             );
-            return Err(Fatal::Config(
+            Fatal::Config(
                 anyhow::Error::new(error).context(format!("the key {name} is missing; {remedy}")),
-            ));
-        }
+            )
+        })?;
     }
     Ok(keys)
 }

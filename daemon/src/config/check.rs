@@ -20,7 +20,7 @@ use super::{
     registered::{Registered, RegisteredError},
     routes::routes,
     source::{self, Source, SourceError},
-    value::{account, duration, interval, isolation, name, provider_kind, size, url},
+    value::{account, duration, interval, isolation, limit, name, provider_kind, size, url},
 };
 
 /// Why there is no configuration.
@@ -408,7 +408,7 @@ fn provider(
     let model = read_value(source, &provider.model, &super::value::model, faults);
     let seconds = Duration::from_secs;
     let mut time = |value: &Option<Spanned<String>>, default| match value {
-        Some(value) => read_value(source, value, &duration, faults).unwrap_or(default),
+        Some(value) => read_value(source, value, &limit, faults).unwrap_or(default),
         None => default,
     };
     let timeouts = Timeouts {

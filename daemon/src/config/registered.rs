@@ -295,6 +295,43 @@ mod tests {
     }
 
     #[test]
+    fn what_the_next_start_would_refuse_is_refused_when_it_is_registered() {
+        let long = entry(&format!("https://example.com/{}", "x".repeat(3_000)), None);
+        let slow = Entry {
+            total_timeout: Some("25h".into()),
+            ..entry("https://example.com", None)
+        };
+        for bad in [long, slow] {
+            let checked = check_all(&written(""), &one(bad.clone()), Path::new("/state"));
+            assert!(checked.is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn as_many_as_can_be_registered_can_be_read_again() {
+        let state = tempfile::tempdir().unwrap();
+        let times = Some(format!("{}ms", u64::MAX));
+        let largest = Entry {
+            base_url: format!("https://example.com/{}", "'".repeat(2_028)),
+            // The characters that take most room when they are written.
+            model: "\u{80}".repeat(crate::config::value::MAX_MODEL / 2),
+            api_key_credential: Some("x".repeat(64)),
+            connect_timeout: times.clone(),
+            first_token_timeout: times.clone(),
+            stall_timeout: times.clone(),
+            total_timeout: times,
+            ..entry("", None)
+        };
+        let all = (0..MOST).map(|at| (format!("{at:0>64}"), largest.clone()));
+        let registered = Registered {
+            default_provider: None,
+            provider: all.collect(),
+        };
+        registered.write(state.path()).unwrap();
+        assert_eq!(Registered::read(state.path()).unwrap(), registered);
+    }
+
+    #[test]
     fn default_that_went_with_roots_file_stops_no_start() {
         let registered = Registered {
             default_provider: Some("gone".into()),

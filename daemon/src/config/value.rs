@@ -3,7 +3,7 @@
 use std::{str::FromStr, time::Duration};
 
 use paw_launch::request::Isolation;
-use paw_llm::ProviderKind;
+use paw_llm::{ProviderKind, Timeouts};
 use paw_policy::Name;
 
 /// The longest time that can be configured: a week.
@@ -62,8 +62,14 @@ pub(super) fn provider_kind(text: &str) -> Result<ProviderKind, String> {
     })
 }
 
+/// The longest address of a provider, in bytes.
+const MAX_URL: usize = 2_048;
+
 /// Where a provider is.
 pub(super) fn url(text: &str) -> Result<url::Url, String> {
+    if text.len() > MAX_URL {
+        return Err(format!("use at most {MAX_URL} bytes"));
+    }
     match url::Url::parse(text) {
         Ok(url)
             if matches!(url.scheme(), "http" | "https")
@@ -92,6 +98,17 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         Ok(time) if time >= Duration::from_millis(1) && time <= WEEK => Ok(time),
         Ok(_) | Err(_) => Err(hint.to_owned()),
     }
+}
+
+/// A time that an answer may take; a client has none that is longer.
+pub(super) fn limit(text: &str) -> Result<Duration, String> {
+    duration(text).and_then(|time| {
+        if time <= Timeouts::LONGEST {
+            Ok(time)
+        } else {
+            Err("use a time of at most \"24h\"".into())
+        }
+    })
 }
 
 /// A time between two checks; more often than every second would be a load of its own.

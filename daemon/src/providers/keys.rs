@@ -11,6 +11,8 @@ use std::{
 use io::Read as _;
 use secrecy::SecretString;
 
+use crate::config::ProviderSettings;
+
 /// The most credentials that are read.
 const MOST: usize = 256;
 
@@ -86,14 +88,26 @@ impl Keys {
         self.brokers.contains(credential)
     }
 
-    /// Reads a key that is not known, where that is still allowed. `credential` is a name, and so one file of the directory.
+    /// Reads the key of a provider if it is not known, where that is still allowed. One that was registered may lack its key, and gets
+    /// none of the egress broker's: pawd wrote its name down, and whoever reads it here may be root.
     ///
     /// # Errors
-    /// Why it cannot be used.
-    pub fn fetch(&mut self, credential: &str) -> Result<(), KeyError> {
-        if !self.read.contains_key(credential) {
-            let key = read(&self.directory.join(credential))?;
-            self.read.insert(credential.to_owned(), key);
+    /// Why the key of one of root's cannot be used.
+    pub fn fetch(&mut self, settings: &ProviderSettings) -> Result<(), KeyError> {
+        let Some(credential) = &settings.api_key_credential else {
+            return Ok(());
+        };
+        if self.read.contains_key(credential)
+            || (settings.registered && self.is_brokers(credential))
+        {
+            return Ok(());
+        }
+        // A credential is a name, and so one file of the directory.
+        match read(&self.directory.join(credential)) {
+            Ok(key) => drop(self.read.insert(credential.clone(), key)),
+            // What follows says so, and does not ask it.
+            Err(_) if settings.registered => {}
+            Err(error) => return Err(error),
         }
         Ok(())
     }

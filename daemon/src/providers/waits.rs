@@ -26,6 +26,8 @@ pub enum Waits {
         /// Which file says so.
         file: String,
     },
+    /// It was registered and no client can be made of it: its key cannot stand in a header, say. Root hears of that as an error.
+    Unfit(String),
 }
 
 impl Waits {
@@ -60,6 +62,9 @@ impl Waits {
                 "put the key into the file {key} of the credentials (pawd.toml(5), CREDENTIALS), mode 0400, then restart pawd"
             ),
             Self::Port(_) => "restart pawd: systemctl restart pawd".into(),
+            Self::Unfit(_) => {
+                "change it with `pawctl provider edit`, or mend its key and restart pawd".into()
+            }
             Self::Brokers(_) | Self::Stray { .. } => {
                 "use a credential of its own, or write the provider into the configuration files"
                     .into()
@@ -74,6 +79,7 @@ impl fmt::Display for Waits {
             Self::Key(key) => write!(f, "there is no key {key} that pawd has read"),
             Self::Brokers(key) => write!(f, "its key {key} is the egress broker's"),
             Self::Port(port) => write!(f, "port {port} is opened to pawd when it starts"),
+            Self::Unfit(why) => write!(f, "it cannot be asked: {why}"),
             Self::Stray { key, place, file } => write!(
                 f,
                 "its key {key} belongs to {place}, as {file} says, and goes nowhere else"
@@ -117,9 +123,16 @@ mod tests {
         registered::{Entry, Registered},
         source::Source,
     };
+    use crate::providers::Providers;
 
     /// What a provider at `url` waits for that was registered with the key `k`, beside one of root's at `api.example.com`.
     fn waits(url: &str, keys: &Keys) -> Option<Waits> {
+        let config = configured(url);
+        let mine = &config.providers[&"mine".parse().unwrap()];
+        Waits::of(mine, &config, keys, &[443])
+    }
+
+    fn configured(url: &str) -> Config {
         let text = "[provider.cloud]\nkind = \"openai\"\nbase_url = \"https://api.example.com/v1\"\nmodel = \"m\"\napi_key_credential = \"k\"";
         let written = Written {
             files: vec![Source {
@@ -139,19 +152,22 @@ mod tests {
             default_provider: None,
             provider: BTreeMap::from([("mine".to_owned(), entry)]),
         };
-        let config = check_all(&written, &registered, Path::new("/state")).unwrap();
-        let mine = &config.providers[&"mine".parse().unwrap()];
-        Waits::of(mine, &config, keys, &[443])
+        check_all(&written, &registered, Path::new("/state")).unwrap()
     }
 
     /// A directory of credentials with `k` in it, which is the broker's or not.
     fn keys(brokers: &[&str]) -> Keys {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("k");
-        fs::write(&file, "secret\n").unwrap();
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o400)).unwrap();
+        let directory = credentials("secret\n");
         let brokers: BTreeSet<String> = brokers.iter().map(ToString::to_string).collect();
         Keys::read(directory.path(), brokers)
+    }
+
+    fn credentials(k: &str) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("k");
+        fs::write(&file, k).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o400)).unwrap();
+        directory
     }
 
     #[test]
@@ -175,6 +191,38 @@ mod tests {
     fn key_of_the_egress_broker_is_no_key_of_a_registered_provider() {
         let found = waits("https://api.example.com", &keys(&["k"]));
         assert_eq!(found, Some(Waits::Brokers("k".into())));
+    }
+
+    #[test]
+    fn key_of_the_egress_broker_is_not_read_for_one_that_pawd_wrote_down() {
+        let directory = credentials("secret\n");
+        let mut keys = Keys::read(directory.path(), BTreeSet::from(["k".to_owned()]));
+        let config = configured("https://api.example.com");
+        keys.fetch(&config.providers[&"mine".parse().unwrap()])
+            .unwrap();
+        assert!(keys.get("k").is_none());
+        // What root's own files say is root's to say.
+        keys.fetch(&config.providers[&"cloud".parse().unwrap()])
+            .unwrap();
+        assert!(keys.get("k").is_some());
+    }
+
+    #[test]
+    fn registered_provider_that_cannot_work_keeps_no_pawd_from_starting() {
+        let directory = credentials("two\nlines\n");
+        let keys = Keys::read(directory.path(), BTreeSet::new());
+        let mut config = configured("https://api.example.com");
+        let made = |config: &Config, ports: &[u16]| {
+            Providers::new(config, &keys, ports, &Providers::default())
+        };
+        // Root's own is an error.
+        assert!(made(&config, &[443]).is_err());
+        config.providers.remove(&"cloud".parse().unwrap());
+        // One that waits for its port, too, so that this is no news at the next start.
+        for ports in [vec![443], vec![]] {
+            let made = made(&config, &ports).unwrap();
+            assert!(matches!(made.waits("mine"), Some(Waits::Unfit(_))));
+        }
     }
 
     #[test]
