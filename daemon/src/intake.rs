@@ -425,16 +425,8 @@ impl Intake {
             .turns(session, 0, LOOKED_THROUGH)
             .map_err(|error| unreadable(&error))?;
         let beyond = turns.len() == LOOKED_THROUGH;
-        // A provider that is not configured any more may have been local, and so may what was not looked through.
-        Ok(beyond
-            || turns
-                .iter()
-                .filter_map(|turn| turn.provider.as_ref())
-                .any(|name| {
-                    providers
-                        .get(name.as_str())
-                        .is_none_or(|(_, known)| known.settings.is_local())
-                }))
+        // What was not looked through may have been said here.
+        Ok(beyond || turns.iter().any(|turn| providers.said_here(turn)))
     }
 }
 

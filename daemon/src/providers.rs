@@ -21,7 +21,7 @@ use std::{
 use paw_api::{provider::Provider as Shown, system::ProviderState};
 use paw_llm::{Health, Level, LlmError, Provider, ProviderConfig};
 use paw_policy::Name;
-use paw_store::Attempt;
+use paw_store::{Attempt, TurnRecord};
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
@@ -138,6 +138,21 @@ impl Providers {
     #[must_use]
     pub fn get(&self, name: &str) -> Option<(&Name, &Arc<Known>)> {
         self.known.iter().find(|(known, _)| known.as_str() == name)
+    }
+
+    /// Whether a turn of a conversation was said by a provider on this host. What is configured under its name today does not say so: it may have
+    /// moved since.
+    #[must_use]
+    pub fn said_here(&self, turn: &TurnRecord) -> bool {
+        let Some(name) = &turn.provider else {
+            return false;
+        };
+        // One that is not configured any more may have been local.
+        let now = || {
+            self.get(name.as_str())
+                .is_none_or(|(_, known)| known.settings.is_local())
+        };
+        turn.local.unwrap_or_else(now)
     }
 
     /// All that can be asked.

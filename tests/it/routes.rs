@@ -417,6 +417,32 @@ async fn conversation_held_on_this_host_is_shown_to_no_target_elsewhere() {
 }
 
 #[tokio::test]
+async fn conversation_held_on_this_host_stays_on_it_when_its_provider_moves() {
+    let (here, away) = (Model::start().await, Model::start().await);
+    let pawd = Pawd::start(here_and_away(&here, &away, "")).await;
+    let client = pawd.client().await;
+    let ask_here = |session: Option<String>| {
+        let here = Some("here".into());
+        client.send("hello".into(), None, session, here, None, None, None)
+    };
+    let events = rest(&mut ask_here(None).await.unwrap()).await;
+    let session = done(&events).session.clone();
+    pawd.root.write(
+        "etc/pawd.d/60-moved.toml",
+        &format!(
+            "[provider.here]\nkind = \"ollama\"\nbase_url = \"{}\"\nmodel = \"m\"\n{PLAINTEXT}",
+            elsewhere(&away)
+        ),
+    );
+    ConfigRpcClient::reload(&client).await.unwrap();
+    refused(ask_here(Some(session)).await.map(drop), ErrorKind::Denied);
+    assert_eq!(questions(&away), 0);
+    let events = rest(&mut ask_here(None).await.unwrap()).await;
+    assert_eq!(done(&events).provider, "here");
+    assert_eq!(questions(&away), 1, "what begins now may be held there");
+}
+
+#[tokio::test]
 async fn only_targets_on_this_host_are_asked_where_a_caller_wants_that() {
     let (here, away) = (Model::start().await, Model::start().await);
     let routes = "\n[route.main]\ntargets = [{ provider = \"away\" }, { provider = \"here\" }]\n\

@@ -132,8 +132,7 @@ pub(super) async fn turn(
         ))),
         Some(Ok(Err(unanswered))) => failed(&unanswered, &targets, &attempts),
         Some(Ok(Ok((at, spoken)))) => {
-            let by = targets[at].target.clone();
-            answered(id, session, (chat.text, by), spoken, &attempts)
+            answered(id, session, (chat.text, &targets[at]), spoken, &attempts)
         }
     };
     Outcome {
@@ -159,10 +158,11 @@ fn targets(agents: &Agents, chat: &ChatArguments, route: Option<&RouteSettings>)
 fn answered(
     id: Uuid,
     session: Uuid,
-    (question, by): (String, Target),
+    (question, by): (String, &Asked),
     Spoken { text, done }: Spoken,
     attempts: &[Attempt],
 ) -> Outcome {
+    let (by, local) = (by.target.clone(), by.known.settings.is_local());
     let result = ChatResult {
         action_id: id.to_string(),
         session: session.to_string(),
@@ -183,6 +183,7 @@ fn answered(
         answer: text,
         provider: by.provider,
         model: result.model.clone(),
+        local,
     };
     match serde_json::to_value(&result) {
         Ok(value) => Outcome {
@@ -209,16 +210,7 @@ fn messages(
     let from = total.saturating_sub(CONTEXT_TURNS as u64);
     let earlier = store.turns(session, from, CONTEXT_TURNS)?;
     let providers = Arc::clone(&agents.providers.borrow());
-    // A provider that is not configured any more may have been local.
-    let said_here = |name: &Name| {
-        providers
-            .get(name.as_str())
-            .is_none_or(|(_, known)| known.settings.is_local())
-    };
-    let said_here = earlier
-        .iter()
-        .filter_map(|turn| turn.provider.as_ref())
-        .any(said_here);
+    let said_here = earlier.iter().any(|turn| providers.said_here(turn));
     let mut room = CONTEXT_BYTES;
     let mut shown: Vec<Message> = Vec::new();
     for turn in earlier.into_iter().rev() {

@@ -155,6 +155,7 @@ pub(super) fn batch_with_exchange(
             text: text.clone(),
             taint,
             action,
+            local: provider.is_some().then_some(exchange.local),
             provider,
             model,
             at_ms,

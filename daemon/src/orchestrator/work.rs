@@ -119,6 +119,8 @@ pub struct Exchange {
     pub provider: paw_policy::Name,
     /// With which model.
     pub model: String,
+    /// Whether that provider is on this host.
+    pub local: bool,
 }
 
 /// A failure; `kind` is one word for programs.

@@ -168,6 +168,9 @@ pub struct TurnRecord {
     pub provider: Option<Name>,
     /// The model that answered.
     pub model: Option<String>,
+    /// Whether that provider was on this host then; of what was stored without that, nobody knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<bool>,
     /// When.
     pub at_ms: u64,
 }

@@ -120,6 +120,7 @@ pub(crate) fn turn(session: Uuid, seq: u64) -> TurnRecord {
         action: None,
         provider: None,
         model: None,
+        local: None,
         at_ms: seq,
     }
 }
