@@ -179,7 +179,15 @@ impl Breaker {
         }
     }
 
-    /// The probe was taken back, or said nothing: the next one who asks makes it.
+    /// Whether an attempt that `began` then came after the last failure that counts.
+    #[must_use]
+    pub fn failed_before(&self, began: u64) -> bool {
+        self.outage
+            .as_ref()
+            .is_some_and(|outage| outage.failed < began)
+    }
+
+    /// The probe was taken back, said nothing, or is being answered: the next one who asks makes it.
     pub const fn left(&mut self) {
         self.probing = false;
     }

@@ -46,6 +46,8 @@ pub struct Pass {
     outlet: Outlet,
     began: u64,
     probe: bool,
+    /// Whether it was the probe until its answer began.
+    heard: bool,
 }
 
 /// The outlet of a target: with which credential it is asked.
@@ -108,6 +110,7 @@ impl Breakers {
             outlet,
             began: now,
             probe: answer == Answer::Probe,
+            heard: false,
         })
     }
 
@@ -309,9 +312,18 @@ impl Inner {
 }
 
 impl Pass {
+    /// The answer has begun. If it is the probe's, the next attempt may be made: an answer takes as long as there is to say, and as
+    /// whoever hears it likes, and meanwhile nobody else would be let through.
+    pub fn heard(&mut self) {
+        if std::mem::take(&mut self.probe) {
+            self.heard = true;
+            self.make_room();
+        }
+    }
+
     /// The attempt ended like this.
     pub fn ended<T>(mut self, outcome: &Result<T, LlmError>, now: u64, random: u64) {
-        let (began, probe) = (self.began, std::mem::take(&mut self.probe));
+        let (began, heard, probe) = (self.began, self.heard, std::mem::take(&mut self.probe));
         let (breakers, outlet) = (Arc::clone(&self.breakers), self.outlet.clone());
         breakers.change(&outlet, |breaker, may| {
             match outcome.as_ref().err().map(sign) {
@@ -322,20 +334,28 @@ impl Pass {
                     }
                     None
                 }
-                Some(Sign::Failed(asked)) => breaker.failed(now, probe, asked, may, random),
+                Some(Sign::Failed(asked)) => {
+                    // What broke off after it had begun counts, but of several that did so together one.
+                    let counts = probe || heard && breaker.failed_before(began);
+                    breaker.failed(now, counts, asked, may, random)
+                }
             }
         });
+    }
+
+    fn make_room(&self) {
+        let left = |breaker: &mut Breaker, _| {
+            breaker.left();
+            None
+        };
+        self.breakers.change(&self.outlet, left);
     }
 }
 
 impl Drop for Pass {
     fn drop(&mut self) {
         if self.probe {
-            let left = |breaker: &mut Breaker, _| {
-                breaker.left();
-                None
-            };
-            self.breakers.change(&self.outlet, left);
+            self.make_room();
         }
     }
 }
@@ -488,6 +508,52 @@ mod tests {
         assert!(probe.is_some() && ask(later).is_none(), "one at a time");
         drop(probe);
         assert!(ask(later).is_some());
+    }
+
+    /// Two of which the first is open and may be probed from this time on.
+    fn one_is_open() -> (Arc<Breakers>, [Outlet; 2], u64) {
+        let (breakers, targets) = (all(&[]), [outlet(0), outlet(1)]);
+        let pass = breakers.pass(&targets, 0, START).unwrap();
+        pass.ended(&gone(), START, 0);
+        (breakers, targets, START + 60_000)
+    }
+
+    #[test]
+    fn probe_whose_answer_has_begun_keeps_nobody_away() {
+        let (breakers, targets, later) = one_is_open();
+        let ask = |now| breakers.pass(&targets, 0, now);
+        let mut probe = ask(later).unwrap();
+        assert!(ask(later).is_none(), "one at a time");
+        probe.heard();
+        let next = ask(later).expect("it has begun to answer");
+        assert!(ask(later).is_none(), "one at a time");
+        probe.ended(&Ok(()), later + 1, 0);
+        assert_eq!(breakers.state(&outlet(0), later + 1), State::Closed);
+        drop(next);
+        assert!(ask(later + 1).is_some());
+    }
+
+    #[test]
+    fn answers_that_begin_and_break_off_leave_the_target_alone_for_longer_once() {
+        let (breakers, targets, later) = one_is_open();
+        let mut begun: Vec<_> = (0..5)
+            .map(|_| {
+                let mut pass = breakers.pass(&targets, 0, later).unwrap();
+                pass.heard();
+                pass
+            })
+            .collect();
+        let until = |now| match breakers.state(&outlet(0), now) {
+            State::Open(until) => until,
+            other => panic!("{other:?}"),
+        };
+        begun.pop().unwrap().ended(&gone(), later + 1, 0);
+        let first = until(later + 1);
+        for pass in begun {
+            pass.ended(&gone(), later + 9, 0);
+        }
+        assert_eq!(until(later + 9), first);
+        assert!(breakers.pass(&targets, 0, later + 9).is_none());
     }
 
     #[test]

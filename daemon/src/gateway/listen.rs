@@ -4,7 +4,7 @@ use paw_api::provider::ChatEvent;
 use paw_llm::{ChatRequest, Done, Finish, LlmError, Provider};
 use tokio::{sync::mpsc, time::Instant};
 
-use super::Tried;
+use super::{Tried, breakers::Pass};
 use crate::orchestrator::work::Progress;
 
 /// The longest answer that is kept, in bytes. A model that goes on is stopped and the answer marked as cut by length.
@@ -80,9 +80,10 @@ pub async fn speak(
     request: ChatRequest,
     listener: &mut Listener,
     tried: &mut Tried,
+    pass: Option<&mut Pass>,
 ) -> Result<Spoken, LlmError> {
     let mut stream = client.chat(request).await?;
-    let (mut text, mut end) = (String::new(), None);
+    let (mut text, mut end, mut pass) = (String::new(), None, pass);
     while let Some(event) = stream.next().await {
         match event? {
             paw_llm::ChatEvent::Text(piece) if end.is_none() => {
@@ -95,6 +96,9 @@ pub async fn speak(
                     break;
                 }
                 tried.heard(Instant::now());
+                if let Some(pass) = pass.take() {
+                    pass.heard();
+                }
                 text.push_str(&piece);
                 listener.hear(piece).await;
             }

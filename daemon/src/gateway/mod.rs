@@ -191,7 +191,8 @@ pub async fn ask(
             now_ms(),
             Instant::now(),
         );
-        let said = listen::speak(&known.client, request, listener, tried).await;
+        let said =
+            listen::speak(&known.client, request, listener, tried, doors.pass.as_mut()).await;
         known.note(&said);
         if let Some(pass) = doors.pass.take() {
             pass.ended(&said, now_ms(), random().unwrap_or(u64::MAX));
