@@ -109,6 +109,23 @@ async fn without_audit_writer_nothing_is_done() {
 }
 
 #[tokio::test]
+async fn action_that_could_not_be_accepted_gives_its_place_back() {
+    let setup = Setup::new().with("\n[actions]\nconcurrency = 1\n");
+    let mut pawd = Pawd::start(setup).await;
+    let client = pawd.client().await;
+    pawd.audit.as_mut().unwrap().kill9().await;
+    let arguments = object(json!({"skill": "files", "tool": "list", "arguments": {"path": "."}}));
+    let asked = client
+        .submit("tool_call".into(), arguments, None, None, Some(true), None)
+        .await;
+    refused(asked, ErrorKind::Unavailable);
+    pawd.start_audit_again();
+    pawd.daemon.says("audit writer reached", 2).await;
+    let action = call(&client, "list", json!({"path": "."})).await;
+    assert_eq!(action.state, State::Completed);
+}
+
+#[tokio::test]
 async fn audit_writer_that_comes_back_is_found_and_the_chain_goes_on() {
     let mut pawd = Pawd::start(Setup::new()).await;
     let client = pawd.client().await;
