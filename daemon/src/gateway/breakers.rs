@@ -12,13 +12,16 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use paw_llm::{LlmError, Step};
+use paw_llm::LlmError;
 use paw_policy::Target;
 use paw_store::{Batch, OutageRecord, Outlet, Store, StoreError};
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
-use super::breaker::{Answer, Breaker, Change, State};
+use super::{
+    breaker::{Answer, Breaker, Change, State},
+    sign::{Sign, sign},
+};
 use crate::config::{Config, ProviderSettings};
 
 /// All of them.
@@ -46,8 +49,10 @@ pub struct Pass {
     outlet: Outlet,
     began: u64,
     probe: bool,
-    /// Whether it was the probe until its answer began.
-    heard: bool,
+    /// Whether its answer has begun.
+    begun: bool,
+    /// Whether it was the probe until then.
+    was_probe: bool,
 }
 
 /// The outlet of a target: with which credential it is asked.
@@ -110,7 +115,8 @@ impl Breakers {
             outlet,
             began: now,
             probe: answer == Answer::Probe,
-            heard: false,
+            begun: false,
+            was_probe: false,
         })
     }
 
@@ -315,18 +321,20 @@ impl Pass {
     /// The answer has begun. If it is the probe's, the next attempt may be made: an answer takes as long as there is to say, and as
     /// whoever hears it likes, and meanwhile nobody else would be let through.
     pub fn heard(&mut self) {
+        self.begun = true;
         if std::mem::take(&mut self.probe) {
-            self.heard = true;
+            self.was_probe = true;
             self.make_room();
         }
     }
 
     /// The attempt ended like this.
     pub fn ended<T>(mut self, outcome: &Result<T, LlmError>, now: u64, random: u64) {
-        let (began, heard, probe) = (self.began, self.heard, std::mem::take(&mut self.probe));
+        let (began, probe) = (self.began, std::mem::take(&mut self.probe));
+        let (begun, was_probe) = (self.begun, self.was_probe);
         let (breakers, outlet) = (Arc::clone(&self.breakers), self.outlet.clone());
         breakers.change(&outlet, |breaker, may| {
-            match outcome.as_ref().err().map(sign) {
+            match outcome.as_ref().err().map(|error| sign(error, begun)) {
                 None | Some(Sign::There) => breaker.succeeded(began, probe),
                 Some(Sign::Nothing) => {
                     if probe {
@@ -336,7 +344,7 @@ impl Pass {
                 }
                 Some(Sign::Failed(asked)) => {
                     // What broke off after it had begun counts, but of several that did so together one.
-                    let counts = probe || heard && breaker.failed_before(began);
+                    let counts = probe || was_probe && breaker.failed_before(began);
                     breaker.failed(now, counts, asked, may, random)
                 }
             }
@@ -360,69 +368,9 @@ impl Drop for Pass {
     }
 }
 
-/// What an error says of the target.
-enum Sign {
-    /// It is there and understood the question; a model that loads is no outage.
-    There,
-    /// It does not do what it is there for, and wants to be left alone for so many milliseconds.
-    Failed(u64),
-    /// Nothing.
-    Nothing,
-}
-
-fn sign(error: &LlmError) -> Sign {
-    match error {
-        LlmError::Loading { .. }
-        | LlmError::BadRequest { .. }
-        | LlmError::ContextLength { .. }
-        | LlmError::ContentFilter { .. } => Sign::There,
-        LlmError::Rate { .. } | LlmError::Overload { .. } => {
-            let asked = error.retry_after().unwrap_or_default();
-            Sign::Failed(u64::try_from(asked.as_millis()).unwrap_or(u64::MAX))
-        }
-        LlmError::Auth { .. }
-        | LlmError::Quota { .. }
-        | LlmError::NotFound { .. }
-        | LlmError::Transport { .. }
-        | LlmError::TimedOut { .. }
-        | LlmError::Malformed { .. }
-        | LlmError::Cut { .. } => Sign::Failed(0),
-        // It may be the question that is too large, or the answer.
-        LlmError::TooLarge { .. } => Sign::Nothing,
-    }
-}
-
-/// What a check that came to this says: whether the provider is there, where it says anything of that.
-#[must_use]
-pub fn is_there<T>(outcome: &Result<T, LlmError>) -> Option<bool> {
-    match outcome {
-        Ok(_) | Err(LlmError::Loading { .. }) => Some(true),
-        Err(
-            LlmError::Transport {
-                step: Step::Resolve | Step::Connect | Step::Tls | Step::Read,
-                ..
-            }
-            | LlmError::TimedOut { .. }
-            | LlmError::Overload { .. }
-            | LlmError::Malformed { .. }
-            | LlmError::Cut { .. },
-        ) => Some(false),
-        // Somebody answered, and not what was asked.
-        Err(
-            LlmError::Auth { .. }
-            | LlmError::Quota { .. }
-            | LlmError::Rate { .. }
-            | LlmError::BadRequest { .. }
-            | LlmError::ContextLength { .. }
-            | LlmError::ContentFilter { .. }
-            | LlmError::NotFound { .. }
-            | LlmError::TooLarge { .. },
-        ) => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use paw_llm::Level;
     use proptest::prelude::*;
 
     use super::*;
@@ -554,6 +502,23 @@ mod tests {
         }
         assert_eq!(until(later + 9), first);
         assert!(breakers.pass(&targets, 0, later + 9).is_none());
+    }
+
+    #[test]
+    fn answer_that_is_heard_too_slowly_opens_nothing() {
+        for (begun, state) in [(true, State::Closed), (false, State::Open(START + 5_100))] {
+            let breakers = all(&[]);
+            let mut pass = breakers.pass(&[outlet(0)], 0, START).unwrap();
+            if begun {
+                pass.heard();
+            }
+            let late = LlmError::TimedOut {
+                level: Level::Total,
+                after: std::time::Duration::from_secs(60),
+            };
+            pass.ended(&Err::<(), _>(late), START, 0);
+            assert_eq!(breakers.state(&outlet(0), START), state);
+        }
     }
 
     #[test]

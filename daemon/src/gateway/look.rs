@@ -9,10 +9,7 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::{
-    breakers::{Breakers, is_there},
-    random,
-};
+use super::{breakers::Breakers, random, sign::is_there};
 use crate::{clock::now_ms, config::Config, providers::Providers, storage::Storage};
 
 /// How long a provider may take to say whether it is there.

@@ -19,6 +19,7 @@
 //! - [`decide`]: what an error means for that. Pure.
 //! - [`backoff`]: how long to wait before a retry. Pure.
 //! - [`breaker`]: whether a target is asked at all. Pure; [`breakers`]: all of them; [`look`]: what goes on beside the questions.
+//! - [`sign`]: what an attempt or a check says of a target. Pure.
 //! - [`budget`]: how many retries a provider's traffic pays for. Pure.
 //! - [`listen`]: one attempt, heard piece by piece.
 //! - [`tried`]: what was tried. Pure.
@@ -32,6 +33,7 @@ pub mod decide;
 pub mod listen;
 pub mod look;
 pub mod route;
+pub mod sign;
 pub mod tried;
 
 use std::sync::Arc;
