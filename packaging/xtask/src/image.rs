@@ -77,7 +77,9 @@ mod tests {
     use crate::tree::Tree;
 
     /// Everything in a tree: its kind, mode and content, by its path.
-    fn all(root: &Path, below: &Path, found: &mut BTreeMap<String, (char, u32, Vec<u8>)>) {
+    type Found = BTreeMap<String, (char, u32, Vec<u8>)>;
+
+    fn all(root: &Path, below: &Path, found: &mut Found) {
         for entry in fs::read_dir(root.join(below)).unwrap() {
             let path = below.join(entry.unwrap().file_name());
             let full = root.join(&path);
@@ -101,7 +103,8 @@ mod tests {
         }
     }
 
-    fn built() -> Option<BTreeMap<String, (char, u32, Vec<u8>)>> {
+    #[expect(clippy::print_stdout, reason = "a test that cannot run says why")]
+    fn built() -> Option<Found> {
         if !Path::new(BUSYBOX).exists() {
             println!("skipped: {BUSYBOX} is missing; install Debian's busybox-static");
             return None;
