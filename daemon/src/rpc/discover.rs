@@ -63,12 +63,13 @@ fn result_of(method: &str) -> Option<SchemaOf> {
         "image.send" => of::<image::Upload>,
         "model.list" => of::<Vec<provider::Model>>,
         "policy.show" => of::<Vec<system::Rule>>,
-        "provider.add" | "provider.default" | "provider.edit" | "provider.remove" => {
-            of::<provider::Provider>
-        }
+        "provider.add" | "provider.default" | "provider.edit" | "provider.remove"
+        | "provider.reset" => of::<provider::Provider>,
         "provider.list" => of::<Vec<provider::Provider>>,
         "provider.show" => of::<provider::Provider>,
         "provider.test" => of::<provider::ProviderTest>,
+        "route.list" => of::<Vec<provider::Route>>,
+        "route.show" => of::<provider::Route>,
         "sandbox.list" => of::<Vec<sandbox::SandboxInfo>>,
         "sandbox.gc" => of::<sandbox::SandboxesForgotten>,
         "sandbox.logs" => of::<sandbox::LogEvent>,
