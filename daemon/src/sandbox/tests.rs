@@ -828,8 +828,8 @@ async fn a_skill_that_does_not_do_its_part_is_a_typed_error() {
     async fn check(script: &str, expected: &str) {
         let fault = called(&scripted(script), "list", json!({}))
             .await
-            .unwrap_err()
-            .to_string();
+            .unwrap_err();
+        let fault = paw_log::Chain(&fault).to_string();
         assert!(
             fault.contains(expected),
             "{script}: {fault:?} does not say {expected:?}"
