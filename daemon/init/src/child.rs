@@ -135,6 +135,11 @@ impl Child {
         self.end.is_some()
     }
 
+    /// Whether the outside was told how it ended.
+    pub(crate) const fn is_told(&self) -> bool {
+        self.told
+    }
+
     /// Another outside goes on with it: how far the earlier one got. Whatever is not acknowledged will be said again.
     pub(crate) fn resume(&mut self, number: u32) -> ResumedChild {
         self.told = false;

@@ -348,7 +348,8 @@ fn obey(
             }
         }
         Tag::Stdin => {
-            if let Some(child) = children.get_mut(&number) {
+            // Nothing is said of a command after its end: input that crossed that on the way is nobody's.
+            if let Some(child) = children.get_mut(&number).filter(|child| !child.is_told()) {
                 let pushed = child.stdin.push(payload, number, outbox);
                 pushed.map_err(|_| {
                     Fault::Broken("more bytes for a child's stdin than its window allows")

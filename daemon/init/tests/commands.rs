@@ -309,6 +309,23 @@ fn a_command_that_does_not_read_does_not_block_the_others() {
 }
 
 #[test]
+fn input_that_crosses_the_end_of_its_command_is_not_spoken_of() {
+    let mut outside = Outside::new();
+    outside.start(1, &["true"]);
+    // Its end is not forgotten yet.
+    while outside.next().tag != Tag::Exited {}
+    outside.send(Tag::Stdin, 1, b"too late");
+    outside.start(2, &["echo", "next"]);
+    loop {
+        let next = outside.next();
+        assert_eq!(next.child, 2, "{:?} of a command that has ended", next.tag);
+        if next.tag == Tag::Exited {
+            break;
+        }
+    }
+}
+
+#[test]
 fn a_command_that_closes_its_stdin_is_reported_and_its_input_acknowledged() {
     let mut outside = Outside::new();
     outside.start(1, &["sh", "-c", "exec 0<&-; echo closed; sleep 1000"]);
