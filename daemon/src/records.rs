@@ -4,7 +4,7 @@ use paw_api::{
     action::{Action, Approval, Failure, Timestamps, Verdict},
     agent::{Session, Turn},
     audit::{Actor, Entry, Event},
-    provider::Attempt,
+    provider::{Attempt, Usage},
 };
 use paw_policy::{Decision, Operation, Plan, Rules};
 use paw_store::{ActionRecord, Caller, SessionRecord, Speaker, TurnRecord};
@@ -171,7 +171,20 @@ pub fn attempt(tried: paw_store::Attempt) -> Attempt {
         at: tried.at_ms,
         ms: tried.ms,
         first_token_ms: tried.first_token_ms,
+        usage: Usage {
+            input_tokens: tried.input_tokens,
+            output_tokens: tried.output_tokens,
+            cached_tokens: tried.cached_tokens,
+        },
+        cost: tried.cost_micros.map(dollars),
+        cost_estimated: tried.cost_estimated,
     }
+}
+
+/// An amount as callers see it.
+#[must_use]
+pub fn dollars(micros: u64) -> f64 {
+    micros as f64 / 1e6
 }
 
 /// A question as callers see it.

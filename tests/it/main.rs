@@ -10,6 +10,7 @@ mod attempts;
 mod breakers;
 mod chat;
 mod control;
+mod costs;
 mod crash;
 mod health;
 mod pool;

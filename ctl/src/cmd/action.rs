@@ -384,6 +384,10 @@ fn attempts(attempts: &[Attempt], look: &Look) -> String {
                 table::toned(tone, &attempt.outcome),
                 table::number(text::span(attempt.ms)),
                 table::number(first),
+                table::number(attempt.cost.map_or_else(
+                    || "-".to_owned(),
+                    |cost| text::cost(cost, attempt.cost_estimated),
+                )),
             ]
         })
         .collect();
@@ -394,6 +398,7 @@ fn attempts(attempts: &[Attempt], look: &Look) -> String {
         "OUTCOME",
         "TOOK",
         "FIRST TOKEN",
+        "COST",
     ];
     table::table(&head, rows, look, "none")
 }

@@ -212,14 +212,14 @@ fn answered_by(done: &ChatResult) -> String {
             format!("{provider} ({outcome})")
         })
         .collect();
-    if others.is_empty() {
-        format!("answered by {provider} ({model})")
-    } else {
-        format!(
-            "answered by {provider} ({model}), after {}",
-            others.join(", ")
-        )
+    let mut said = format!("answered by {provider} ({model})");
+    if !others.is_empty() {
+        said.push_str(&format!(", after {}", others.join(", ")));
     }
+    if let Some(cost) = done.cost.filter(|cost| *cost > 0.0) {
+        said.push_str(&format!(", for {}", text::cost(cost, done.cost_estimated)));
+    }
+    said
 }
 
 fn cut(why: &str) -> Failure {

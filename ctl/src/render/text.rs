@@ -114,6 +114,18 @@ pub(crate) fn span(ms: u64) -> String {
     }
 }
 
+/// An amount in US dollars, to a millionth; `~` says that it is assumed.
+pub(crate) fn cost(dollars: f64, estimated: bool) -> String {
+    let about = if estimated && dollars != 0.0 { "~" } else { "" };
+    if dollars == 0.0 {
+        "0".into()
+    } else if dollars < 0.01 {
+        format!("{about}${dollars:.6}")
+    } else {
+        format!("{about}${dollars:.4}")
+    }
+}
+
 /// A point in time, in milliseconds since 1970: relative for a person, RFC 3339 for everybody else.
 pub(crate) fn time(ms: u64, look: &Look) -> String {
     if !look.person {
@@ -172,6 +184,15 @@ mod tests {
         check("tags \u{e0041}\u{e007f}\u{feff}", "tags ");
         check("two\nlines\tand a tab", "two\nlines\tand a tab");
         check("other\u{2028}line", "otherline");
+    }
+
+    #[test]
+    fn amounts_are_shown_to_a_millionth() {
+        let check = |dollars, estimated, expected| assert_eq!(cost(dollars, estimated), expected);
+        check(0.0, true, "0");
+        check(0.000_012, false, "$0.000012");
+        check(0.000_012, true, "~$0.000012");
+        check(1.234_56, false, "$1.2346");
     }
 
     #[test]

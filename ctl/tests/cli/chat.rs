@@ -107,7 +107,7 @@ fn a_chat_says_who_answered_and_who_did_not() {
         (ran.stdout.as_str(), ran.stderr.as_str()),
         (
             "Hello\n",
-            "answered by spare (small), after first (overload)\n"
+            "answered by spare (small), after first (overload), for $0.000013\n"
         )
     );
     assert_eq!(

@@ -214,8 +214,11 @@ pub struct ChatResult {
     pub finish: String,
     /// Every try, in order.
     pub attempts: Vec<Attempt>,
-    /// What it cost in US dollars, where known.
+    /// What all tries cost, in US dollars.
     pub cost: Option<f64>,
+    /// Whether a part of that is assumed: a price is not known, or tokens are estimated.
+    #[serde(default)]
+    pub cost_estimated: bool,
 }
 
 /// Tokens of one answer, where the provider tells.
@@ -225,10 +228,13 @@ pub struct Usage {
     pub input_tokens: Option<u64>,
     /// Tokens written.
     pub output_tokens: Option<u64>,
+    /// Of those that were read, the ones that the provider had in its cache.
+    #[serde(default)]
+    pub cached_tokens: Option<u64>,
 }
 
 /// One try at one provider.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Attempt {
     /// Which provider.
     pub provider: String,
@@ -242,6 +248,15 @@ pub struct Attempt {
     pub ms: u64,
     /// How long until the first piece of an answer came, in milliseconds, where one came.
     pub first_token_ms: Option<u64>,
+    /// What it took, as far as the provider told.
+    #[serde(default)]
+    pub usage: Usage,
+    /// What it cost, in US dollars.
+    #[serde(default)]
+    pub cost: Option<f64>,
+    /// Whether that is assumed: the price is not known, or the tokens are estimated.
+    #[serde(default)]
+    pub cost_estimated: bool,
 }
 
 /// What a chat subscription sends. It ends with `done` or `failed`; a stream without either was cut.

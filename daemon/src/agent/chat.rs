@@ -14,7 +14,7 @@ use super::Agents;
 use crate::{
     clock::now_ms,
     config::{RouteSettings, routes::OnBreak},
-    gateway::{self, Asked, Listener, Question, Spoken, Tried, Unanswered},
+    gateway::{self, Asked, Listener, Question, Spoken, Tried, Unanswered, price::Prices},
     orchestrator::work::{Ending, Exchange, Outcome, Progress, failure},
     records,
 };
@@ -144,10 +144,14 @@ pub(super) async fn turn(
 /// Those of the plan's targets whose providers are configured now.
 fn targets(agents: &Agents, chat: &ChatArguments, route: Option<&RouteSettings>) -> Vec<Asked> {
     let providers = Arc::clone(&agents.providers.borrow());
+    let config = Arc::clone(&agents.config.borrow());
+    let prices = Prices::new(&config.prices);
     let known = |target: Target| {
         let (_, known) = providers.get(target.provider.as_str())?;
+        let settings = &known.settings;
         Some(Asked {
             context: route.and_then(|route| route.context(&target)),
+            price: prices.of(&target, settings.kind, settings.is_local()),
             known: Arc::clone(known),
             target,
         })
@@ -172,10 +176,12 @@ fn answered(
         usage: Usage {
             input_tokens: done.usage.input_tokens,
             output_tokens: done.usage.output_tokens,
+            cached_tokens: done.usage.cached_tokens,
         },
         finish: finish(&done.finish),
         attempts: attempts.iter().cloned().map(records::attempt).collect(),
-        cost: None,
+        cost: cost(attempts).map(records::dollars),
+        cost_estimated: attempts.iter().any(|it| it.cost_estimated),
     };
     let exchange = Exchange {
         session,
@@ -196,6 +202,14 @@ fn answered(
             "report it with the journal of this time",
         ),
     }
+}
+
+/// What all of them cost together, in millionths of a US dollar.
+fn cost(attempts: &[Attempt]) -> Option<u64> {
+    attempts
+        .iter()
+        .map(|attempt| attempt.cost_micros)
+        .try_fold(0_u64, |sum, cost| Some(sum.saturating_add(cost?)))
 }
 
 /// Instructions, the newest earlier turns that fit, and what was said now; and whether some of it was said by a provider here.

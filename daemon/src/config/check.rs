@@ -17,6 +17,7 @@ use super::{
     fault::{Fault, Faults},
     file::{self, File},
     layers::{Layers, bounded, read_value, reference},
+    prices::prices,
     registered::{Registered, RegisteredError},
     routes::routes,
     source::{self, Source, SourceError},
@@ -107,6 +108,7 @@ pub fn check(sources: Vec<Source>, policies: Option<Vec<Source>>) -> Result<Conf
     let providers = providers(&layers, &mut faults);
     let default_provider = default_provider(&layers, &providers, &mut faults);
     let routes = routes(&layers, &providers, &mut faults);
+    let prices = prices(&layers, &providers, &mut faults);
     let sandbox = sandbox(&layers, &mut faults);
     let floor = sandbox.isolation_floor;
     let config = Config {
@@ -125,6 +127,7 @@ pub fn check(sources: Vec<Source>, policies: Option<Vec<Source>>) -> Result<Conf
         ),
         providers,
         routes,
+        prices,
         default_fixed_in: layers
             .last(|file| file.default_provider.as_ref())
             .map(|(source, _)| source.name.clone()),

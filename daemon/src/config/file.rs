@@ -32,6 +32,11 @@ pub struct File {
     /// `[agent.NAME]`
     #[serde(default)]
     pub agent: BTreeMap<Spanned<String>, Agent>,
+    /// `[price."PROVIDER/MODEL"]`
+    #[serde(default)]
+    pub price: BTreeMap<Spanned<String>, Price>,
+    /// `[limits]`
+    pub limits: Option<Limits>,
 }
 
 /// How much is said.
@@ -226,4 +231,24 @@ pub struct Agent {
     pub max_tokens: Option<Spanned<u32>>,
     /// Whether what was said with a local provider may go to a cloud one.
     pub may_leave_host: Option<bool>,
+}
+
+/// What tokens cost, in millionths of a US dollar for a million of them.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Price {
+    /// Tokens of the question.
+    pub input: Spanned<u64>,
+    /// Of those, the ones that the provider had in its cache; as `input` if it does not say.
+    pub cached: Option<Spanned<u64>>,
+    /// Tokens of the answer.
+    pub output: Spanned<u64>,
+}
+
+/// Bounds of what models cost.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// What is assumed where no price is known.
+    pub unknown_price: Option<Spanned<Price>>,
 }

@@ -6,6 +6,7 @@ pub mod check;
 pub mod fault;
 pub mod file;
 mod layers;
+pub mod prices;
 pub mod registered;
 pub mod routes;
 pub mod source;
@@ -23,6 +24,7 @@ use paw_policy::{Name, Rules};
 use serde::Serialize;
 
 pub use fault::{Fault, Faults};
+pub use prices::PriceSettings;
 pub use routes::RouteSettings;
 
 /// What pawd runs on.
@@ -44,6 +46,8 @@ pub struct Config {
     pub providers: BTreeMap<Name, ProviderSettings>,
     /// Targets that stand in for each other.
     pub routes: BTreeMap<Name, RouteSettings>,
+    /// What models cost.
+    pub prices: PriceSettings,
     /// The one of agents that name none.
     pub default_provider: Option<Name>,
     /// The file of root's that says which one that is.

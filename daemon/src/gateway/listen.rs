@@ -95,7 +95,7 @@ pub async fn speak(
                     });
                     break;
                 }
-                tried.heard(Instant::now());
+                tried.heard(piece.len(), Instant::now());
                 if let Some(pass) = pass.take() {
                     pass.heard();
                 }

@@ -21,6 +21,7 @@
 //! - [`breaker`]: whether a target is asked at all. Pure; [`breakers`]: all of them; [`look`]: what goes on beside the questions.
 //! - [`sign`]: what an attempt or a check says of a target. Pure.
 //! - [`budget`]: how many retries a provider's traffic pays for. Pure.
+//! - [`price`]: what an attempt costs. Pure.
 //! - [`listen`]: one attempt, heard piece by piece.
 //! - [`tried`]: what was tried. Pure.
 
@@ -32,6 +33,7 @@ pub mod course;
 pub mod decide;
 pub mod listen;
 pub mod look;
+pub mod price;
 pub mod route;
 pub mod sign;
 pub mod tried;
@@ -44,7 +46,7 @@ use paw_store::Outlet;
 use tokio::time::{Instant, sleep_until};
 
 pub use listen::{Listener, Spoken};
-pub use tried::Tried;
+pub use tried::{Bill, Tried};
 
 use crate::{clock::now_ms, config::routes::OnBreak, providers::Known};
 use breakers::{Breakers, Pass};
@@ -59,6 +61,8 @@ pub struct Asked {
     pub known: Arc<Known>,
     /// Tokens that it can hold, where that is known.
     pub context: Option<u64>,
+    /// What its tokens cost.
+    pub price: price::Price,
 }
 
 /// One question to whoever of these answers it.
@@ -157,6 +161,7 @@ pub async fn ask(
         pass: None,
     };
     let mut heard = vec![false; targets.len()];
+    let estimated = price::Tokens::of(&question.request);
     let mut last: Option<(usize, LlmError)> = None;
     loop {
         let step = course.next(Instant::now(), random().unwrap_or(u64::MAX), &mut doors);
@@ -169,7 +174,12 @@ pub async fn ask(
                 left_alone,
             });
         };
-        let Asked { target, known, .. } = &targets[at];
+        let Asked {
+            target,
+            known,
+            price,
+            ..
+        } = &targets[at];
         if let Some((_, error)) = &last {
             listener
                 .begin_again(target.provider.as_str(), &target.model, error.kind())
@@ -187,20 +197,23 @@ pub async fn ask(
             model: target.model.clone(),
             ..question.request.clone()
         };
-        tried.begin(
-            target.provider.as_str(),
-            &target.model,
-            now_ms(),
-            Instant::now(),
-        );
+        let terms = tried::Terms {
+            price: *price,
+            asked: estimated,
+        };
+        let names = (target.provider.as_str(), target.model.as_str());
+        tried.begin(names, terms, now_ms(), Instant::now());
         let said =
             listen::speak(&known.client, request, listener, tried, doors.pass.as_mut()).await;
         known.note(&said);
         if let Some(pass) = doors.pass.take() {
             pass.ended(&said, now_ms(), random().unwrap_or(u64::MAX));
         }
-        let outcome = said.as_ref().map_or_else(LlmError::kind, |_| "ok");
-        tried.end(outcome, Instant::now());
+        let (outcome, bill) = match &said {
+            Ok(spoken) => ("ok", Bill::Told(spoken.done.usage)),
+            Err(error) => (error.kind(), Bill::of(error)),
+        };
+        tried.end(outcome, bill, Instant::now());
         match said {
             Ok(spoken) => {
                 tried.last().into_iter().for_each(|it| known.took(it));

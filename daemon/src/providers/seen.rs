@@ -257,9 +257,9 @@ mod tests {
             provider: "local".into(),
             model: "m".into(),
             outcome: "ok".into(),
-            at_ms: 0,
             ms,
             first_token_ms,
+            ..Attempt::default()
         }
     }
 

@@ -58,7 +58,7 @@ pub struct ActionRecord {
 }
 
 /// One try to have a model answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempt {
     /// Which provider was asked.
     pub provider: String,
@@ -72,6 +72,21 @@ pub struct Attempt {
     pub ms: u64,
     /// How long until the first piece of an answer, where one came.
     pub first_token_ms: Option<u64>,
+    /// Tokens of the question, where the provider counted them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_tokens: Option<u64>,
+    /// Of those, the ones that it had in its cache, where it told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cached_tokens: Option<u64>,
+    /// Tokens of the answer, where it counted them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_tokens: Option<u64>,
+    /// What it cost, in millionths of a US dollar; none in a record from before that was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_micros: Option<u64>,
+    /// Whether that is assumed: the price is not known, or the tokens are estimated.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cost_estimated: bool,
 }
 
 /// Who is at the other end of a connection, as the kernel reports them.

@@ -169,6 +169,11 @@ fn manuals(tree: &mut Tree, root: &Path, generated: &Path) -> Result<()> {
         "usr/share/doc/pawd/CHANGELOG.md",
         0o644,
         &root.join("packaging/CHANGELOG.md"),
+    )?;
+    tree.file(
+        "usr/share/doc/pawd/prices.toml",
+        0o644,
+        &root.join("daemon/prices.toml"),
     )
 }
 

@@ -127,6 +127,7 @@ async fn ask(known: &Known) -> Result<ProviderTest, LlmError> {
         usage: Usage {
             input_tokens: done.usage.input_tokens,
             output_tokens: done.usage.output_tokens,
+            cached_tokens: done.usage.cached_tokens,
         },
         models: Vec::new(),
     })

@@ -1,0 +1,164 @@
+//! What an answer cost: by the prices that are configured, for each attempt, whatever became of it.
+
+use harness::{
+    Answer, Model, Pawd, Setup, Step, within,
+    words::{accepted, finally, next, rest, say},
+};
+use jsonrpsee::async_client::Client;
+use paw_api::{
+    action::{Action, ActionRpcClient},
+    provider::{ChatEvent, ChatResult, ChatRpcClient},
+    system::ConfigRpcClient,
+};
+use serde_json::json;
+
+/// A dollar for a thousand tokens of a question, two for those of an answer.
+const PRICED: &str = "[price.\"local/m\"]\ninput = 1_000_000_000\noutput = 2_000_000_000\n";
+
+fn setup(model: &Model, more: &str) -> Setup {
+    Setup::new()
+        .provider("local", "ollama", &model.url(), "max_retries = 1\n")
+        .with(more)
+}
+
+async fn ask(client: &Client) -> (Option<ChatResult>, Action) {
+    ask_of(client, "local").await
+}
+
+async fn ask_of(client: &Client, provider: &str) -> (Option<ChatResult>, Action) {
+    let provider = Some(provider.to_owned());
+    let begun = client.send("hello".into(), None, None, provider, None, None, None);
+    let mut chat = within("beginning a chat", begun).await.expect("accepted");
+    let id = accepted(&mut chat).await;
+    let result = match rest(&mut chat).await.pop() {
+        Some(ChatEvent::Done(result)) => Some(result),
+        _ => None,
+    };
+    (result, finally(client, &id).await)
+}
+
+/// Thousandths of a dollar of each attempt, which are tokens here, and whether they are assumed.
+fn costs(action: &Action) -> Vec<(u64, bool)> {
+    let attempts = action.attempts.iter();
+    attempts
+        .map(|it| {
+            let cost = it.cost.expect("each has one");
+            ((cost * 1_000.0).round() as u64, it.cost_estimated)
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn answer_costs_what_its_tokens_cost() {
+    let model = Model::start().await;
+    let pawd = Pawd::start(setup(&model, PRICED)).await;
+    let client = pawd.client().await;
+    let (result, action) = ask(&client).await;
+    let result = result.expect("it answers");
+    // Three tokens of the question and two of the answer.
+    assert_eq!(result.cost, Some(0.007));
+    assert!(!result.cost_estimated);
+    assert_eq!(costs(&action), [(7, false)]);
+    let usage = action.attempts[0].usage;
+    assert_eq!(
+        (usage.input_tokens, usage.output_tokens),
+        (Some(3), Some(2))
+    );
+    let shown = pawd.pawctl(&["action", "show", &action.id]).await;
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("$0.007"));
+}
+
+#[tokio::test]
+async fn attempts_that_failed_count_as_far_as_they_were_worked_on() {
+    let model = Model::start().await;
+    let pawd = Pawd::start(setup(&model, PRICED)).await;
+    let client = pawd.client().await;
+    // What is refused costs nothing; what breaks off costs its question and what was said, as they are estimated.
+    model.will(Answer::Status(
+        503,
+        Vec::new(),
+        json!({"error": "busy"}).to_string(),
+    ));
+    let (result, action) = ask(&client).await;
+    assert_eq!(costs(&action), [(0, false), (7, false)]);
+    assert!(!result.expect("it answers").cost_estimated);
+
+    model.will(Answer::cut(&["half an answer"]));
+    let (result, action) = ask(&client).await;
+    let found = costs(&action);
+    let said = 2 * 14_u64.div_ceil(3);
+    assert!(found[0].0 > said && found[0].1, "{found:?}");
+    assert_eq!(found[1], (7, false));
+    let result = result.expect("it answers");
+    assert!(result.cost_estimated);
+    let whole = found
+        .iter()
+        .map(|(cost, _)| *cost as f64 / 1_000.0)
+        .sum::<f64>();
+    assert!((result.cost.expect("it has one") - whole).abs() < 1e-9);
+}
+
+#[tokio::test]
+async fn answer_that_was_taken_back_costs_what_was_heard() {
+    let model = Model::start().await;
+    let pawd = Pawd::start(setup(&model, PRICED)).await;
+    let client = pawd.client().await;
+    let (steps, answer) = Answer::steps();
+    steps.send(Step::Piece("I think".into())).await.unwrap();
+    model.will(answer);
+    let mut chat = say(&client, "hello").await;
+    let id = accepted(&mut chat).await;
+    next(&mut chat).await;
+    let cancel = ActionRpcClient::cancel(&client, id.clone());
+    within("cancelling", cancel).await.expect("it is there");
+    let action = finally(&client, &id).await;
+    let found = costs(&action);
+    assert!(
+        found.len() == 1 && found[0].0 > 6 && found[0].1,
+        "{found:?}"
+    );
+}
+
+#[tokio::test]
+async fn provider_on_this_host_costs_nothing_and_one_without_a_price_what_is_assumed() {
+    let (here, away) = (Model::start().await, Model::start().await);
+    // The same model by an address that is not of the loopback, and leads to it.
+    let elsewhere = away.url().replace("127.0.0.1", "0.0.0.0");
+    let unknown = "[limits]\nunknown_price = { input = 5_000_000_000, output = 0 }\n";
+    let setup = Setup::new()
+        .provider("here", "ollama", &here.url(), "")
+        .provider("away", "ollama", &elsewhere, "allow_plaintext = true\n")
+        .with(unknown);
+    let pawd = Pawd::start(setup).await;
+    let client = pawd.client().await;
+    let (result, action) = ask_of(&client, "here").await;
+    assert_eq!(costs(&action), [(0, false)]);
+    assert_eq!(result.expect("it answers").cost, Some(0.0));
+    let (result, action) = ask_of(&client, "away").await;
+    assert_eq!(costs(&action), [(15, true)]);
+    assert!(result.expect("it answers").cost_estimated);
+}
+
+#[tokio::test]
+async fn prices_change_with_a_reload_and_a_fault_in_one_changes_nothing() {
+    let model = Model::start().await;
+    let pawd = Pawd::start(setup(&model, PRICED)).await;
+    let client = pawd.client().await;
+    assert_eq!(costs(&ask(&client).await.1), [(7, false)]);
+    let file = "etc/pawd.d/60-prices.toml";
+    let other = "[price.\"local/m\"]\ninput = 0\noutput = 1_000_000_000\n";
+    pawd.root.write(file, other);
+    let reload = ConfigRpcClient::reload(&client);
+    within("a reload", reload).await.expect("it is right");
+    assert_eq!(costs(&ask(&client).await.1), [(2, false)]);
+    let wrong = "[price.\"locl/m\"]\ninput = 0\noutput = 0\n";
+    pawd.root.write(file, wrong);
+    let reload = ConfigRpcClient::reload(&client);
+    let error = within("a reload", reload).await.expect_err("it is wrong");
+    let said = error.to_string();
+    assert!(
+        said.contains("there is no provider") && said.contains("locl"),
+        "{said}"
+    );
+    assert_eq!(costs(&ask(&client).await.1), [(2, false)]);
+}
