@@ -140,6 +140,9 @@ pub(crate) enum Command {
     /// Show routes: providers that stand in for each other
     #[command(subcommand)]
     Route(Named),
+    /// Show what may be spent, and what was
+    #[command(subcommand)]
+    Budget(Budget),
     /// Show models
     #[command(subcommand)]
     Model(Model),
@@ -298,6 +301,15 @@ pub(crate) enum Named {
     Show {
         /// Its name
         name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Budget {
+    /// Show what was spent and set aside since a budget last began
+    Show {
+        /// Its name; all of them if not given
+        name: Option<String>,
     },
 }
 

@@ -16,6 +16,7 @@ pub mod orchestrator;
 pub mod prove;
 pub mod providers;
 pub mod questions;
+pub mod quota;
 pub mod records;
 pub mod reload;
 pub mod rpc;

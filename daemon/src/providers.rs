@@ -193,13 +193,16 @@ impl Known {
     pub fn note<T>(&self, result: &Result<T, LlmError>) {
         let outcome = result.as_ref().map(|_| ());
         let news = self.seen().asked(outcome, now_ms(), Instant::now());
-        self.tell(news, outcome.err());
+        // Without the provider's words, as in what is remembered.
+        self.tell(
+            news,
+            outcome.err().map(|error| error.without_words().to_owned()),
+        );
     }
 
-    fn tell(&self, news: Option<News>, why: Option<&LlmError>) {
+    fn tell(&self, news: Option<News>, error: Option<String>) {
         match news {
             Some(News::Lost) => {
-                let error = why.map(|error| paw_log::Chain(error).to_string());
                 warn!(message_id = paw_log::events::PROVIDER_LOST, provider = %self.name, error, "provider does not answer");
             }
             Some(News::Recovered) => {
@@ -243,7 +246,10 @@ impl Known {
             .unwrap_or(Err(late));
         let outcome = health.as_ref().copied();
         let news = self.seen().checked(outcome, now_ms(), Instant::now());
-        self.tell(news, outcome.err());
+        self.tell(
+            news,
+            outcome.err().map(|error| paw_log::Chain(error).to_string()),
+        );
         health
     }
 

@@ -85,19 +85,20 @@ impl Storage {
         answer.await.map_err(|_| gone())?
     }
 
-    /// Writes what has happened already and must not be forgotten: tried again, ever slower, while it cannot be written.
-    pub async fn commit_at_last(&self, batch: impl Fn() -> Result<Batch, StoreError>) {
+    /// Writes what has happened already and must not be forgotten: tried again, ever slower, while it cannot be written. Whether it
+    /// is written in the end: what makes no batch never is.
+    pub async fn commit_at_last(&self, batch: impl Fn() -> Result<Batch, StoreError>) -> bool {
         let mut pause = Duration::from_millis(50);
         loop {
             let tried = match batch() {
                 Ok(batch) => self.commit(batch).await,
                 Err(error) => {
                     error!(error = %paw_log::Chain(&error), "an end cannot be stored; after a restart it counts as interrupted");
-                    return;
+                    return false;
                 }
             };
             match tried {
-                Ok(()) => return,
+                Ok(()) => return true,
                 Err(error) => {
                     warn!(error = %paw_log::Chain(&error), remedy = error.remedy(), "an end is not stored yet; trying again");
                 }

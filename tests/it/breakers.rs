@@ -12,6 +12,7 @@ use paw_api::{
     action::Action,
     provider::{ChatEvent, ChatRpcClient, Provider, ProviderRpcClient, RouteRpcClient},
     system::ConfigRpcClient,
+    trail::AuditRpcClient,
 };
 use serde_json::{Value, json};
 
@@ -331,6 +332,13 @@ async fn breaker_is_reset_by_an_administrator() {
     let reset = two.pawd.pawctl(&["provider", "reset", "first"]).await;
     assert!(reset.status.success(), "{reset:?}");
     assert_eq!(tried(&ask(&client).await), BY_FIRST);
+    let changed = Some("provider_changed".to_owned());
+    let records = AuditRpcClient::list(&client, None, changed, None, None).await;
+    let text = json!(records.unwrap()).to_string();
+    assert!(
+        text.contains("\"reset\"") && text.contains("\"first\""),
+        "{text}"
+    );
     refused(
         ProviderRpcClient::reset(&client, "nobody".into()).await,
         ErrorKind::NotFound,

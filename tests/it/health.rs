@@ -172,3 +172,19 @@ async fn what_is_wrong_with_a_question_is_not_held_against_the_provider() {
         "{seen:?}"
     );
 }
+
+#[tokio::test]
+async fn what_a_provider_quotes_of_a_question_is_told_to_nobody_else() {
+    let model = Model::start().await;
+    let pawd = Pawd::start(setup(&model)).await;
+    let client = pawd.client().await;
+    for status in [401, 429, 503] {
+        let refusal = json!({"error": {"message": "not now: my secret question"}});
+        model.will(Answer::Status(status, Vec::new(), refusal.to_string()));
+        let told = rest(&mut say(&client, "my secret question").await).await;
+        let seen = listed(&client, "local").await;
+        let error = seen.last_error.unwrap();
+        assert!(!error.contains("secret"), "{error}");
+        assert!(error.starts_with("the provider"), "{error}: {told:?}");
+    }
+}

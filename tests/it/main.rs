@@ -15,6 +15,7 @@ mod crash;
 mod health;
 mod pool;
 mod providers;
+mod quotas;
 mod retry;
 mod routes;
 mod sandbox;

@@ -4,6 +4,7 @@ mod action;
 mod agent;
 mod approval;
 mod audit;
+mod budget;
 mod chat;
 mod config;
 mod doctor;
@@ -58,6 +59,7 @@ pub(crate) async fn run(cli: Cli, out: &mut Out) -> Result<u8, Failure> {
         Command::Skill(command) => skill::run(&global, out, command).await,
         Command::Provider(command) => provider::providers(&global, out, command).await,
         Command::Route(command) => route::run(&global, out, command).await,
+        Command::Budget(command) => budget::run(&global, out, command).await,
         Command::Model(command) => provider::models(&global, out, command).await,
         Command::Policy(command) => policy::run(&global, out, command).await,
         Command::Config(command) => config::run(&global, out, command).await,

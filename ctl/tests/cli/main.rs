@@ -105,6 +105,16 @@ fn every_result_has_its_table_and_its_json_unchanged() {
     );
     check("route_list", &["route", "list"], json!([fixtures::route()]));
     check("route_show", &["route", "show", "main"], fixtures::route());
+    check(
+        "budget_show",
+        &["budget", "show"],
+        json!([fixtures::budget(), fixtures::unspent()]),
+    );
+    check(
+        "budget_show_one",
+        &["budget", "show", "agents"],
+        fixtures::budget(),
+    );
     check("model_list", &["model", "list"], fixtures::models());
     check(
         "workspace_list",
@@ -725,7 +735,7 @@ fn every_method_that_is_called_exists_with_these_parameters() {
     let commands = "status|doctor|events|action list --state queued|action show x|action wait x|action cancel x|action explain x|\
         action submit chat {} --agent a --session s --timeout 1s|approval list|approval show x|approval watch|agent list|agent show x|session list -n 1 --before x|session show x|\
         session delete x|sandbox runtimes|sandbox list|sandbox kill x|sandbox run -- x|skill list|skill show x|skill call x y|\
-        provider list|provider show x|provider test x|provider reset x|route list|route show x|provider add x --kind a --base-url b --model c --api-key-credential d --check-interval 1m|\
+        provider list|provider show x|provider test x|provider reset x|route list|route show x|budget show|budget show x|provider add x --kind a --base-url b --model c --api-key-credential d --check-interval 1m|\
         provider edit x --no-api-key --no-allow-plaintext|provider remove x|provider default x|model list --provider x|policy show|config show|config reload|audit list --action x --event y --before 3 -n 1|audit verify|\
         audit tail|audit tail -f|backup x|chat x --agent a --session s --provider p --model m --local-only|bench rpc";
     let fake = Fake::new(|_, _| Reply::Error(ErrorKind::Denied, "no", "no"));

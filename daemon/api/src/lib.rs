@@ -7,6 +7,7 @@
 pub mod action;
 pub mod agent;
 pub mod audit;
+pub mod budget;
 #[cfg(feature = "client")]
 pub mod client;
 pub mod egress;

@@ -124,6 +124,8 @@ pub const TABLE: &[Method] = &[
         &[],
         "Checks the whole audit log.",
     ),
+    call("budget.list", Role::Admin, &[], "Lists budgets."),
+    call("budget.show", Role::Admin, &["name"], "Shows one budget."),
     call(
         "chat.cancel",
         Role::User,

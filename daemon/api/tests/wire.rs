@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use jsonrpsee::types::ErrorObjectOwned;
 use paw_api::{
-    ErrorKind, action, agent,
+    ErrorKind, action, agent, budget,
     error::{Error, ErrorData},
     events, image, provider, sandbox, system, trail, workspace,
 };
@@ -56,6 +56,7 @@ fn messages_are_what_their_golden_files_say() {
     check::<provider::Provider>("provider");
     check::<provider::ProviderTest>("provider-test");
     check::<provider::Route>("route");
+    check::<budget::Budget>("budget");
     check::<provider::ProviderSpec>("provider-spec");
     check::<provider::Model>("model");
     check::<image::ImageInfo>("image");

@@ -236,6 +236,36 @@ impl LlmError {
         }
     }
 
+    /// The error without what the provider said: providers quote questions, and a question is its author's alone.
+    pub fn without_words(&self) -> &'static str {
+        match self {
+            Self::Auth { .. } => "the provider refused the credentials",
+            Self::Quota { .. } => "the provider's quota is used up",
+            Self::Rate { .. } => "the provider limits the rate",
+            Self::Overload { .. } => "the provider cannot serve now",
+            Self::BadRequest { .. } => "the provider rejected the request",
+            Self::ContextLength { .. } => "the conversation does not fit the model's context",
+            Self::ContentFilter { .. } => "the provider's content filter refused the request",
+            Self::NotFound { .. } => "the provider does not know the model or the path",
+            Self::Transport { step, .. } => match step {
+                Step::Resolve => "cannot find the address of the provider",
+                Step::Connect => "cannot connect to the provider",
+                Step::Tls => "cannot make a trusted TLS session with the provider",
+                Step::Read => "cannot read the answer of the provider",
+            },
+            Self::TimedOut { level, .. } => match level {
+                Level::Connect => "the provider took too long to accept a connection",
+                Level::FirstToken => "the provider took too long to begin its answer",
+                Level::Stall => "the provider took too long to go on with its answer",
+                Level::Total => "the provider took too long to complete its answer",
+            },
+            Self::Malformed { .. } => "the provider's answer is not understood",
+            Self::Cut { .. } => "the provider's answer was cut off",
+            Self::TooLarge { .. } => "the question or the answer is larger than allowed",
+            Self::Loading { .. } => "the provider is still loading the model",
+        }
+    }
+
     /// How long the provider asks us to wait, at most a day.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {

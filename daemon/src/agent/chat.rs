@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use paw_api::provider::{ChatResult, Usage};
 use paw_llm::{ChatRequest, Finish, LlmError, Message};
 use paw_policy::{ChatArguments, Name, Target};
-use paw_store::{Attempt, Failure, Speaker, StoreError};
+use paw_store::{ActionRecord, Attempt, Caller, Failure, Speaker, StoreError};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -14,8 +14,12 @@ use super::Agents;
 use crate::{
     clock::now_ms,
     config::{RouteSettings, routes::OnBreak},
-    gateway::{self, Asked, Listener, Question, Spoken, Tried, Unanswered, price::Prices},
+    gateway::{
+        self, Asked, Listener, Question, Spoken, Tried, Unanswered, Why,
+        price::{Prices, Tokens},
+    },
     orchestrator::work::{Ending, Exchange, Outcome, Progress, failure},
+    quota::Who,
     records,
 };
 
@@ -28,7 +32,7 @@ const CONTEXT_BYTES: usize = 64 * 1024;
 /// Talks with whoever of the plan's targets answers.
 pub(super) async fn turn(
     agents: &Agents,
-    id: Uuid,
+    (id, caller): (Uuid, &Caller),
     agent: &Name,
     session: Option<&str>,
     chat: ChatArguments,
@@ -104,6 +108,8 @@ pub(super) async fn turn(
     let question = Question {
         targets: &targets,
         breakers: &agents.breakers,
+        quotas: &agents.quotas,
+        who: &who(agent, caller, &session.to_string()),
         request: ChatRequest {
             max_tokens: settings.max_tokens,
             ..ChatRequest::new(chat.model.clone(), messages)
@@ -138,6 +144,48 @@ pub(super) async fn turn(
     Outcome {
         attempts,
         ..outcome
+    }
+}
+
+/// A chat that ended with an earlier pawd: nobody knows how far it came, so it counts as what was set aside for it, as far as its plan
+/// says.
+pub(super) fn interrupted(agents: &Agents, record: &ActionRecord, chat: &ChatArguments) {
+    let config = Arc::clone(&agents.config.borrow());
+    let target = Target {
+        provider: chat.provider.clone(),
+        model: chat.model.clone(),
+    };
+    let Some(provider) = config.providers.get(&target.provider) else {
+        return;
+    };
+    let price = Prices::new(&config.prices).of(&target, provider.kind, provider.is_local());
+    let settings = config.agents.get(&record.plan.agent);
+    let instructions = settings.map_or("", |settings| &settings.instructions);
+    let request = ChatRequest::new(
+        target.model.clone(),
+        vec![
+            Message::System(instructions.to_owned()),
+            Message::user(&chat.text),
+        ],
+    );
+    let who = who(
+        &record.plan.agent,
+        &record.requested_by,
+        record.plan.session.as_deref().unwrap_or_default(),
+    );
+    let answer = settings.and_then(|settings| settings.max_tokens);
+    let question = Tokens::of(&request);
+    agents
+        .quotas
+        .interrupted((&who, &target), (question, answer), price);
+}
+
+fn who(agent: &Name, caller: &Caller, session: &str) -> Who {
+    Who {
+        agent: agent.clone(),
+        uid: caller.uid,
+        user: caller.name.clone(),
+        session: session.to_owned(),
     }
 }
 
@@ -246,7 +294,7 @@ fn messages(
 fn failed(unanswered: &Unanswered, targets: &[Asked], attempts: &[Attempt]) -> Outcome {
     let Unanswered {
         at,
-        error,
+        why,
         left_alone,
     } = unanswered;
     let (by, now) = (&targets[*at].target, now_ms());
@@ -255,17 +303,12 @@ fn failed(unanswered: &Unanswered, targets: &[Asked], attempts: &[Attempt]) -> O
         .map(|attempt| (&attempt.provider, &attempt.model))
         .collect();
     let tried = match (attempts.len(), asked.len()) {
-        (1, _) => String::new(),
+        (0 | 1, _) => String::new(),
         (times, 1) => format!(" (tried {times} times)"),
         (times, targets) => format!(" (the last of {times} attempts at {targets} targets)"),
     };
-    let mut message = format!(
-        "provider {} ({}): {}{tried}",
-        by.provider,
-        by.model,
-        paw_log::Chain(error)
-    );
-    let mut again: Vec<u64> = error.retry_after().map(millis).into_iter().collect();
+    let mut message = format!("provider {} ({}): {why}{tried}", by.provider, by.model);
+    let mut again: Vec<u64> = why.retry_after(now).map(millis).into_iter().collect();
     for (at, until) in left_alone {
         let (target, ms) = (&targets[*at].target, until.saturating_sub(now));
         again.push(ms);
@@ -278,11 +321,11 @@ fn failed(unanswered: &Unanswered, targets: &[Asked], attempts: &[Attempt]) -> O
     }
     let failure = Failure {
         retry_after_ms: again.into_iter().min(),
-        ..failure(error.kind(), message, error.hint())
+        ..failure(why.kind(), message, why.hint())
     };
-    Outcome::plain(match error {
-        LlmError::TimedOut { .. } => Ending::TimedOut(failure),
-        _ => Ending::Failed(failure),
+    Outcome::plain(match why {
+        Why::Provider(LlmError::TimedOut { .. }) => Ending::TimedOut(failure),
+        Why::Provider(_) | Why::Quota(_) => Ending::Failed(failure),
     })
 }
 

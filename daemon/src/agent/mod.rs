@@ -15,6 +15,7 @@ mod worker;
 use std::{future::Future, path::PathBuf, pin::Pin, sync::Arc};
 
 use paw_policy::Operation;
+use paw_store::ActionRecord;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -29,6 +30,7 @@ use crate::{
     gateway::breakers::Breakers,
     orchestrator::work::{Continuation, Execute, Outcome, Task},
     providers::Providers,
+    quota::Quotas,
     sandbox::{Launchers, Owner, Pool, Proofs, Register, Skills},
     storage::Storage,
 };
@@ -41,6 +43,8 @@ pub struct Agents {
     pub providers: watch::Receiver<Arc<Providers>>,
     /// Which of their models are left alone.
     pub breakers: Arc<Breakers>,
+    /// What may be asked and spent.
+    pub quotas: Arc<Quotas>,
     /// Sessions and what was said in them.
     pub storage: Storage,
     /// The way to sandboxes.
@@ -89,7 +93,7 @@ impl Execute for Agents {
                 Operation::Chat(chat) => {
                     chat::turn(
                         &self,
-                        id,
+                        (id, &caller),
                         &plan.agent,
                         plan.session.as_deref(),
                         chat,
@@ -117,6 +121,12 @@ impl Execute for Agents {
                 Operation::ApiCall(call) => net::allow(&self, &plan.agent, &call).await,
             }
         })
+    }
+
+    fn interrupted(&self, record: &ActionRecord) {
+        if let Operation::Chat(chat) = &record.plan.operation {
+            chat::interrupted(self, record, chat);
+        }
     }
 
     fn goes_on(&self, id: Uuid) -> bool {

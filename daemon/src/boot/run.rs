@@ -44,6 +44,7 @@ use crate::{
     prove,
     providers::{self, Providers, keys::Keys},
     questions,
+    quota::Quotas,
     reload::{Current, Reload},
     rpc::{
         self, Limits,
@@ -170,10 +171,12 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
     let (pool, keeper) = pool(launchers.clone(), pool_bounds_now, stop.clone());
     let mut keeper = tokio::spawn(keeper.run());
     let (asks, asked) = questions::channel();
+    let quotas = Quotas::new(config_now.clone(), storage.clone());
     let executor = Arc::new(Agents {
         config: config_now.clone(),
         providers: providers_now.clone(),
         breakers: Arc::clone(&breakers),
+        quotas: Arc::clone(&quotas),
         storage: storage.clone(),
         launchers: launchers.clone(),
         pool: pool.clone(),
@@ -200,6 +203,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         executor,
         rules: rules_now.clone(),
         news: Arc::clone(&news),
+        quotas: Arc::clone(&quotas),
     };
     let (driver, actions) = Driver::new(driver_ports, bounds)
         .context("read the open actions")
@@ -301,6 +305,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         config: config_now,
         providers: providers_now,
         breakers,
+        quotas,
         rules: rules_now,
         reload,
         paths,

@@ -18,6 +18,7 @@ use super::{
     file::{self, File},
     layers::{Layers, bounded, read_value, reference},
     prices::prices,
+    quotas,
     registered::{Registered, RegisteredError},
     routes::routes,
     source::{self, Source, SourceError},
@@ -110,21 +111,27 @@ pub fn check(sources: Vec<Source>, policies: Option<Vec<Source>>) -> Result<Conf
     let routes = routes(&layers, &providers, &mut faults);
     let prices = prices(&layers, &providers, &mut faults);
     let sandbox = sandbox(&layers, &mut faults);
-    let floor = sandbox.isolation_floor;
+    let agents = agents(
+        &layers,
+        (&providers, default_provider.as_ref()),
+        &routes,
+        sandbox.isolation_floor,
+        &mut faults,
+    );
+    let known = quotas::Known {
+        providers: &providers,
+        agents: &agents,
+    };
     let config = Config {
+        limits: quotas::limits(&layers, &known, &mut faults),
+        budgets: quotas::budgets(&layers, &known, &mut faults),
         log_level: log_level(&layers, &mut faults),
         rpc: rpc(&layers, &mut faults),
         roles: roles(&layers, &mut faults),
         actions: actions(&layers, &mut faults),
         confinement: confinement(&layers, &mut faults),
         sandbox,
-        agents: agents(
-            &layers,
-            (&providers, default_provider.as_ref()),
-            &routes,
-            floor,
-            &mut faults,
-        ),
+        agents,
         providers,
         routes,
         prices,

@@ -37,6 +37,12 @@ pub struct File {
     pub price: BTreeMap<Spanned<String>, Price>,
     /// `[limits]`
     pub limits: Option<Limits>,
+    /// `[limit.NAME]`
+    #[serde(default)]
+    pub limit: BTreeMap<Spanned<String>, Limit>,
+    /// `[budget.NAME]`
+    #[serde(default)]
+    pub budget: BTreeMap<Spanned<String>, Budget>,
 }
 
 /// How much is said.
@@ -251,4 +257,48 @@ pub struct Price {
 pub struct Limits {
     /// What is assumed where no price is known.
     pub unknown_price: Option<Spanned<Price>>,
+}
+
+/// How much may be asked in a minute.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limit {
+    /// Of questions to this provider.
+    pub provider: Option<Spanned<String>>,
+    /// Of questions to this model.
+    pub model: Option<Spanned<String>>,
+    /// Of questions of this agent.
+    pub agent: Option<Spanned<String>>,
+    /// Of questions of this user.
+    pub user: Option<Spanned<String>>,
+    /// `provider`, `model`, `agent`, `user`, `session`: each has all of it.
+    #[serde(default)]
+    pub each: Vec<Spanned<String>>,
+    /// Attempts to have an answer.
+    pub requests_per_minute: Option<Spanned<u64>>,
+    /// Tokens of questions and answers.
+    pub tokens_per_minute: Option<Spanned<u64>>,
+}
+
+/// What may be spent.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Budget {
+    /// On questions to this provider.
+    pub provider: Option<Spanned<String>>,
+    /// On questions to this model.
+    pub model: Option<Spanned<String>>,
+    /// By this agent.
+    pub agent: Option<Spanned<String>>,
+    /// By this user.
+    pub user: Option<Spanned<String>>,
+    /// `provider`, `model`, `agent`, `user`, `session`: each has all of it.
+    #[serde(default)]
+    pub each: Vec<Spanned<String>>,
+    /// `day`, `month` or `ever`: after which time it begins anew.
+    pub per: Spanned<String>,
+    /// Cost, in the currency of the prices.
+    pub cost: Option<Spanned<f64>>,
+    /// Tokens of questions and answers.
+    pub tokens: Option<Spanned<u64>>,
 }

@@ -7,6 +7,7 @@ pub mod fault;
 pub mod file;
 mod layers;
 pub mod prices;
+pub mod quotas;
 pub mod registered;
 pub mod routes;
 pub mod source;
@@ -25,6 +26,7 @@ use serde::Serialize;
 
 pub use fault::{Fault, Faults};
 pub use prices::PriceSettings;
+pub use quotas::{BudgetSettings, LimitSettings};
 pub use routes::RouteSettings;
 
 /// What pawd runs on.
@@ -54,6 +56,10 @@ pub struct Config {
     pub default_fixed_in: Option<String>,
     /// Assistants; there is always one named `default`.
     pub agents: BTreeMap<Name, AgentSettings>,
+    /// How much may be asked in a minute.
+    pub limits: BTreeMap<Name, LimitSettings>,
+    /// What may be spent.
+    pub budgets: BTreeMap<Name, BudgetSettings>,
     /// Policy files, as (name, text) were read.
     #[serde(skip)]
     pub rules: Rules,

@@ -72,7 +72,7 @@ struct Leg {
 enum At {
     /// It was not asked yet.
     Start,
-    /// It failed for the moment and is not asked before then.
+    /// It failed for the moment and is not asked before then. To look again at one that loads, or was not asked, is no retry.
     Failed { until: Instant, loading: bool },
     /// It is not asked any more.
     Out,
@@ -135,7 +135,7 @@ impl Course {
         let until = |wait| now.checked_add(wait);
         let (until, loading) = match verdict {
             Verdict::Later(wait) => (until(wait), false),
-            Verdict::Loading(wait) => (until(wait), true),
+            Verdict::Loading(wait) | Verdict::Limited(wait) => (until(wait), true),
             Verdict::Elsewhere => (None, false),
             Verdict::Larger => {
                 let held = self.legs[at].terms.context;

@@ -11,6 +11,8 @@ pub enum Verdict {
     Later(Duration),
     /// The same, of one that is loading its model. That is no outage, and to look again is no retry.
     Loading(Duration),
+    /// The same, of one that may not be asked before then.
+    Limited(Duration),
     /// Another target; this one would fail again.
     Elsewhere,
     /// A target that is known to hold more.

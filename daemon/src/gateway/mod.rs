@@ -24,6 +24,7 @@
 //! - [`price`]: what an attempt costs. Pure.
 //! - [`listen`]: one attempt, heard piece by piece.
 //! - [`tried`]: what was tried. Pure.
+//! - [`why`]: why a target has no answer. Pure.
 
 pub mod backoff;
 pub mod breaker;
@@ -37,18 +38,25 @@ pub mod price;
 pub mod route;
 pub mod sign;
 pub mod tried;
+pub mod why;
 
 use std::sync::Arc;
 
-use paw_llm::{ChatRequest, LlmError};
+use paw_llm::ChatRequest;
 use paw_policy::Target;
 use paw_store::Outlet;
 use tokio::time::{Instant, sleep_until};
 
 pub use listen::{Listener, Spoken};
 pub use tried::{Bill, Tried};
+pub use why::Why;
 
-use crate::{clock::now_ms, config::routes::OnBreak, providers::Known};
+use crate::{
+    clock::now_ms,
+    config::routes::OnBreak,
+    providers::Known,
+    quota::{Quotas, Who},
+};
 use breakers::{Breakers, Pass};
 use course::{Course, Gate, Move, Terms};
 
@@ -72,6 +80,10 @@ pub struct Question<'a> {
     pub targets: &'a [Asked],
     /// Who of them is left alone.
     pub breakers: &'a Arc<Breakers>,
+    /// What may be asked and spent.
+    pub quotas: &'a Arc<Quotas>,
+    /// For whom.
+    pub who: &'a Who,
     /// What is asked; the model is each target's own.
     pub request: ChatRequest,
     /// Whether it may go on from this host to elsewhere.
@@ -87,8 +99,8 @@ pub struct Question<'a> {
 pub struct Unanswered {
     /// Place of the target that was asked last.
     pub at: usize,
-    /// What it failed with.
-    pub error: LlmError,
+    /// Why it has no answer.
+    pub why: Why,
     /// Who was left alone meanwhile, and until when, in milliseconds since 1970.
     pub left_alone: Vec<(usize, u64)>,
 }
@@ -162,15 +174,15 @@ pub async fn ask(
     };
     let mut heard = vec![false; targets.len()];
     let estimated = price::Tokens::of(&question.request);
-    let mut last: Option<(usize, LlmError)> = None;
+    let mut last: Option<(usize, Why)> = None;
     loop {
         let step = course.next(Instant::now(), random().unwrap_or(u64::MAX), &mut doors);
         let (Move::Ask(at) | Move::Wait(at, _)) = step else {
-            let (at, error) = last.expect("there is always one who is asked, and it failed");
+            let (at, why) = last.expect("there is always one who is asked, and it failed");
             let left_alone = doors.left_alone();
             return Err(Unanswered {
                 at,
-                error,
+                why,
                 left_alone,
             });
         };
@@ -180,9 +192,26 @@ pub async fn ask(
             price,
             ..
         } = &targets[at];
-        if let Some((_, error)) = &last {
+        let hold = match step {
+            Move::Ask(_) => {
+                let answer = question.request.max_tokens;
+                let quotas = question.quotas;
+                match quotas.hold((question.who, target), (estimated, answer), *price) {
+                    Ok(hold) => Some(hold),
+                    Err(refusal) => {
+                        doors.pass = None;
+                        let why = Why::Quota(refusal);
+                        course.failed(at, why.verdict(), Instant::now());
+                        last = Some((at, why));
+                        continue;
+                    }
+                }
+            }
+            Move::Wait(..) | Move::End => None,
+        };
+        if let Some((_, why)) = &last {
             listener
-                .begin_again(target.provider.as_str(), &target.model, error.kind())
+                .begin_again(target.provider.as_str(), &target.model, why.kind())
                 .await;
         }
         if let Move::Wait(_, until) = step {
@@ -203,6 +232,7 @@ pub async fn ask(
         };
         let names = (target.provider.as_str(), target.model.as_str());
         tried.begin(names, terms, now_ms(), Instant::now());
+        hold.into_iter().for_each(|hold| tried.set_aside(hold));
         let said =
             listen::speak(&known.client, request, listener, tried, doors.pass.as_mut()).await;
         known.note(&said);
@@ -221,15 +251,16 @@ pub async fn ask(
             }
             Err(error) => {
                 let broke = listener.has_heard() && question.on_break == OnBreak::Fail;
-                course.failed(at, decide::next(&error), Instant::now());
+                let why = Why::Provider(error);
+                course.failed(at, why.verdict(), Instant::now());
                 if broke {
                     return Err(Unanswered {
                         at,
-                        error,
+                        why,
                         left_alone: Vec::new(),
                     });
                 }
-                last = Some((at, error));
+                last = Some((at, why));
             }
         }
     }

@@ -100,6 +100,21 @@ impl Tokens {
         }
     }
 
+    /// As the provider counted them, where it did.
+    #[must_use]
+    pub fn or_told(self, usage: &Usage) -> Self {
+        Self {
+            input: usage.input_tokens.unwrap_or(self.input),
+            output: usage.output_tokens.unwrap_or(self.output),
+        }
+    }
+
+    /// All of them.
+    #[must_use]
+    pub const fn total(self) -> u64 {
+        self.input.saturating_add(self.output)
+    }
+
     /// The same question, and an answer of this text.
     #[must_use]
     pub fn and_said(self, bytes: usize) -> Self {

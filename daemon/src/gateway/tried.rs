@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use paw_llm::{LlmError, Step, Usage};
-use paw_store::Attempt;
+use paw_store::{Attempt, Sum};
 use tokio::time::Instant;
 
 use super::price::{Price, Tokens};
+use crate::quota::Hold;
 
 /// Attempts in order. The last one may be under way.
 #[derive(Debug, Default)]
@@ -22,6 +23,8 @@ struct Open {
     terms: Terms,
     /// Bytes of the answer that were heard.
     said: usize,
+    /// What is set aside for it.
+    hold: Option<Hold>,
 }
 
 /// What an attempt is counted by.
@@ -93,7 +96,15 @@ impl Tried {
             since: now,
             terms,
             said: 0,
+            hold: None,
         });
+    }
+
+    /// So much is set aside for the attempt that is under way; it is settled with its end.
+    pub fn set_aside(&mut self, hold: Hold) {
+        if let Some(open) = &mut self.open {
+            open.hold = Some(hold);
+        }
     }
 
     /// A piece of the answer came, of so many bytes.
@@ -113,6 +124,7 @@ impl Tried {
             since,
             terms: Terms { price, asked },
             said,
+            hold,
         }) = self.open.take()
         else {
             return;
@@ -124,7 +136,14 @@ impl Tried {
             Bill::Nothing if said > 0 => (Some(Usage::default()), asked.and_said(said)),
             Bill::Nothing => (None, Tokens::default()),
         };
-        attempt.cost_micros = Some(usage.map_or(0, |usage| price.cost(&usage, estimated)));
+        let came_to = usage.map_or_else(Sum::default, |usage| Sum {
+            cost: price.cost(&usage, estimated),
+            tokens: estimated.or_told(&usage).total(),
+        });
+        attempt.cost_micros = Some(came_to.cost);
+        if let Some(hold) = hold {
+            hold.settle(came_to);
+        }
         if let Some(usage) = usage {
             attempt.cost_estimated = !price.is_exact(&usage);
             attempt.input_tokens = usage.input_tokens;

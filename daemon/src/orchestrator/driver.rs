@@ -31,8 +31,8 @@ use super::{
     work::{Ending, Execute, Outcome, Progress, Task, failure},
 };
 use crate::{
-    audit::Audit, clock::now_ms, config::ActionBounds, events::News, records::entry_of,
-    storage::Storage,
+    audit::Audit, clock::now_ms, config::ActionBounds, events::News, quota::Quotas,
+    records::entry_of, storage::Storage,
 };
 
 /// How long cancelled executions may take to end when pawd stops, after its drain time.
@@ -67,6 +67,8 @@ pub struct Ports {
     pub rules: watch::Receiver<Arc<Rules>>,
     /// Where news are said.
     pub news: Arc<News>,
+    /// What may be asked and spent.
+    pub quotas: Arc<Quotas>,
 }
 
 /// An action that is not final.
@@ -215,7 +217,7 @@ impl Driver {
         if let Err(error) = self.admit(record.decision) {
             return say(reply, Err(error));
         }
-        let now = now_ms();
+        let (now, rules) = (now_ms(), Arc::clone(&self.ports.rules.borrow()));
         let step = match record.decision {
             Decision::Allow => Step::Allow,
             Decision::Ask => Step::Ask,
@@ -229,7 +231,7 @@ impl Driver {
         match record.decision {
             Decision::Allow => {
                 record.decided_ms = Some(now);
-                begun = self.begin_at_once(&record);
+                begun = self.begin_at_once(&record, &rules);
             }
             Decision::Ask => {
                 let wait =
@@ -248,7 +250,6 @@ impl Driver {
         }
         let id = record.id;
         let durable = record.decision != Decision::Allow || record.risk >= Risk::High;
-        let rules = Arc::clone(&self.ports.rules.borrow());
         let mut entries = vec![entry_of(Event::ActionJudged, &record, &rules)];
         let permit = begun.map(|begun| {
             (record.state, record.started_ms) = (begun.state, Some(now));
@@ -278,9 +279,9 @@ impl Driver {
 
     /// What is allowed, and finds a place free and nobody in line before it, begins with its acceptance: one step on disk, where
     /// it would be two. Whatever speaks against it is found again, and told, when its turn comes.
-    fn begin_at_once(&mut self, record: &ActionRecord) -> Option<Begun> {
+    fn begin_at_once(&mut self, record: &ActionRecord, rules: &Arc<Rules>) -> Option<Begun> {
         let state = next(next(State::Queued, Step::Allow).ok()?, Step::Start).ok()?;
-        let permit = permit(&self.ports.rules.borrow(), record).ok()?;
+        let permit = permit(rules, record).ok()?;
         self.queue
             .take(record.id)
             .then_some(Begun { state, permit })
@@ -456,10 +457,8 @@ impl Driver {
         let permit = open.permit.take();
         if let Err(error) = result {
             self.queue.done(id);
-            if let Some(open) = self.open.remove(&id)
-                && let Some(reply) = open.reply
-            {
-                say(reply, Err(error));
+            if let Some(open) = self.open.remove(&id) {
+                self.not_accepted(open, error);
             }
             return;
         }

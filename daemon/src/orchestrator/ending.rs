@@ -3,7 +3,7 @@
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use futures_util::FutureExt as _;
-use paw_api::audit::Event;
+use paw_api::{Error, audit::Event};
 use paw_policy::State;
 use paw_store::ActionRecord;
 use tokio_util::sync::CancellationToken;
@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{
     driver::{Driver, Happened, Open},
     lifecycle::{Step, next},
-    steps::batch_with_exchange,
+    steps::{batch_with_exchange, say},
     work::{Continuation, Ending, Exchange, Outcome, Progress, failure},
 };
 use crate::{clock::now_ms, records::entry_of};
@@ -61,6 +61,9 @@ impl Driver {
                 continue;
             }
             warn!(paw_action = %id, "an action was interrupted by the end of an earlier pawd");
+            if let Some(open) = self.open.get(&id) {
+                self.ports.executor.interrupted(&open.record);
+            }
             let outcome = Outcome::failed(
                 "interrupted",
                 "pawd ended while this was being done; how far it got is not known",
@@ -147,6 +150,23 @@ impl Driver {
         self.close(id, event, exchange);
     }
 
+    /// An acceptance that did not become durable: the caller hears why. Its record may be in the audit log all the same, where the
+    /// store could not follow; there, too, it has an end, and nothing was done.
+    pub(super) fn not_accepted(&self, open: Open, error: Error) {
+        let Open {
+            mut record, reply, ..
+        } = open;
+        record.state = State::Failed;
+        record.error = Some(failure("unavailable", &error.message, &error.data.hint));
+        let entry = entry_of(Event::ActionEnded, &record, &self.ports.rules.borrow());
+        let audit = self.ports.audit.clone();
+        // Where the log is what failed, there is nothing in it that wants an end.
+        tokio::spawn(async move { drop(audit.soon(entry).await) });
+        if let Some(reply) = reply {
+            say(reply, Err(error));
+        }
+    }
+
     /// Makes an end durable. It has happened, so it is tried until it is.
     pub(super) fn close(&mut self, id: Uuid, event: Event, exchange: Option<Exchange>) {
         let Some(open) = self.open.get_mut(&id) else {
@@ -156,6 +176,7 @@ impl Driver {
         let record = open.record.clone();
         let entry = entry_of(event, &record, &self.ports.rules.borrow());
         let (storage, audit) = (self.ports.storage.clone(), self.ports.audit.clone());
+        let quotas = Arc::clone(&self.ports.quotas);
         info!(
             message_id = paw_log::events::ACTION_ENDED,
             paw_action = %id,
@@ -167,7 +188,14 @@ impl Driver {
             if let Err(error) = audit.soon(entry).await {
                 warn!(paw_action = %id, error = %error, "the end of an action is not in the audit log");
             }
-            storage.commit_at_last(|| batch_with_exchange(&storage, &record, exchange.as_ref())).await;
+            let spent = quotas.unstored();
+            let end = || {
+                let mut batch = batch_with_exchange(&storage, &record, exchange.as_ref())?;
+                spent.put(&mut batch)?;
+                Ok(batch)
+            };
+            let stored = storage.commit_at_last(end).await;
+            spent.ended(stored);
             Happened::Closed { id }
         });
     }

@@ -4,7 +4,7 @@ use std::{future::Future, pin::Pin, sync::Arc};
 
 use paw_api::{provider::ChatEvent, sandbox::RunEvent};
 use paw_policy::{Digest, Permit, Plan, TaintSet};
-use paw_store::{Attempt, Caller, Failure};
+use paw_store::{ActionRecord, Attempt, Caller, Failure};
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -138,6 +138,9 @@ pub fn failure(kind: &str, message: impl Into<String>, hint: impl Into<String>) 
 pub trait Execute: Send + Sync + 'static {
     /// Does it. Always ends: by itself, at the deadline, or soon after it is told to stop.
     fn execute(self: Arc<Self>, task: Task) -> Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+    /// An earlier pawd was executing this action, and nobody goes on with it.
+    fn interrupted(&self, record: &ActionRecord);
 
     /// Whether this action, which an earlier pawd was executing, still goes on.
     fn goes_on(&self, id: Uuid) -> bool;

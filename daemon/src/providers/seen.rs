@@ -77,7 +77,8 @@ struct Told {
 }
 
 impl Seen {
-    /// A question ended like this, at `now_ms` of the wall clock and `now` of the one that is measured with.
+    /// A question ended like this, at `now_ms` of the wall clock and `now` of the one that is measured with. What the provider said is not
+    /// remembered: it may quote the question, and everybody sees what is remembered here.
     pub fn asked(
         &mut self,
         outcome: Result<(), &LlmError>,
@@ -85,6 +86,7 @@ impl Seen {
         now: Instant,
     ) -> Option<News> {
         let (sight, error) = outcome.map_or_else(judge, |()| (Sight::Ready, None));
+        let error = error.map(|error| error.without_words().to_owned());
         self.see(sight, error, now_ms, now)
     }
 
@@ -98,7 +100,7 @@ impl Seen {
         let (sight, error) = match outcome {
             Ok(Health::Ready) => (Sight::Ready, None),
             Ok(Health::Loading) => (Sight::Loading, None),
-            Err(error) => (Sight::Failing, Some(error)),
+            Err(error) => (Sight::Failing, Some(paw_log::Chain(error).to_string())),
         };
         self.see(sight, error, now_ms, now)
     }
@@ -106,7 +108,7 @@ impl Seen {
     fn see(
         &mut self,
         sight: Sight,
-        error: Option<&LlmError>,
+        error: Option<String>,
         now_ms: u64,
         now: Instant,
     ) -> Option<News> {
@@ -117,7 +119,7 @@ impl Seen {
             Sight::Unknown | Sight::Failing => {}
         }
         if let Some(error) = error {
-            self.last_error = Some((paw_log::Chain(error).to_string(), now_ms));
+            self.last_error = Some((error, now_ms));
         }
         self.news(now)
     }
@@ -180,7 +182,7 @@ impl Seen {
 }
 
 /// What an error says of the provider, and whether it is to be remembered as the provider's. What lies in a question is that caller's
-/// alone: it may quote from it, and everybody sees what is remembered here.
+/// alone.
 fn judge(error: &LlmError) -> (Sight, Option<&LlmError>) {
     match error {
         LlmError::BadRequest { .. }

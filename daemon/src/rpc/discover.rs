@@ -1,7 +1,9 @@
 //! `rpc.discover`: every method, described by OpenRPC with the schemas of results and items.
 
 use jsonrpsee::RpcModule;
-use paw_api::{action, agent, events, image, methods, provider, sandbox, system, trail, workspace};
+use paw_api::{
+    action, agent, budget, events, image, methods, provider, sandbox, system, trail, workspace,
+};
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::Value;
 
@@ -53,6 +55,8 @@ fn result_of(method: &str) -> Option<SchemaOf> {
         "approval.show" => of::<action::Approval>,
         "audit.list" => of::<Vec<Value>>,
         "audit.verify" => of::<trail::Verification>,
+        "budget.list" => of::<Vec<budget::Budget>>,
+        "budget.show" => of::<budget::Budget>,
         "chat.send" => of::<provider::ChatEvent>,
         "config.reload" => of::<system::Reloaded>,
         "config.show" | "rpc.discover" => of::<Value>,

@@ -14,6 +14,7 @@ use crate::{
         ACTIONS, ACTIONS_BY_SESSION, ACTIONS_BY_STATE, OPEN_STATES, SESSIONS, SESSIONS_BY_OWNER,
         TURNS, state_code,
     },
+    spent::{self, Account, Sum},
 };
 
 /// The most changes in one batch.
@@ -56,6 +57,14 @@ enum Change {
         document: Vec<u8>,
     },
     RemoveOutage(Outlet),
+    AddSpent {
+        account: Account,
+        sum: Sum,
+    },
+    ForgetSpent {
+        budget: String,
+        before_ms: u64,
+    },
 }
 
 impl Batch {
@@ -157,6 +166,28 @@ impl Batch {
         self.add(Change::RemoveOutage(outlet.clone()))
     }
 
+    /// Adds to what was spent of an account.
+    ///
+    /// # Errors
+    /// When the batch is full.
+    pub fn add_spent(&mut self, account: &Account, sum: Sum) -> Result<&mut Self, StoreError> {
+        self.add(Change::AddSpent {
+            account: account.clone(),
+            sum,
+        })
+    }
+
+    /// Removes what was spent of a budget in times that began before this one, in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// When the batch is full.
+    pub fn forget_spent(&mut self, budget: &str, before_ms: u64) -> Result<&mut Self, StoreError> {
+        self.add(Change::ForgetSpent {
+            budget: budget.to_owned(),
+            before_ms,
+        })
+    }
+
     /// Whether there is nothing to do.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -201,6 +232,10 @@ impl Batch {
                 Change::PutProof { runtime, document } => proof::put(txn, runtime, document)?,
                 Change::PutOutage { outlet, document } => outage::put(txn, outlet, document)?,
                 Change::RemoveOutage(outlet) => outage::remove(txn, outlet)?,
+                Change::AddSpent { account, sum } => spent::add(txn, account, *sum)?,
+                Change::ForgetSpent { budget, before_ms } => {
+                    spent::forget(txn, budget, *before_ms)?;
+                }
             }
         }
         Ok(())

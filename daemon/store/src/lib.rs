@@ -21,6 +21,7 @@ mod proof;
 mod query;
 mod record;
 mod schema;
+mod spent;
 mod store;
 
 pub use backup::Verified;
@@ -34,4 +35,5 @@ pub use record::{
     ActionRecord, Answer, Attempt, Caller, Failure, SessionRecord, Speaker, TurnRecord,
 };
 pub use schema::SCHEMA_VERSION;
+pub use spent::{Account, Sum};
 pub use store::Store;

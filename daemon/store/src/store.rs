@@ -17,6 +17,7 @@ use crate::{
     query::{self, ActionFilter, Counts, Listed, Page},
     record::{ActionRecord, SessionRecord, TurnRecord},
     schema::{self, MIGRATIONS, Migration, version_after},
+    spent::{self, Account, Sum},
 };
 
 /// The most actions that one transaction of [`Store::prune`] removes.
@@ -195,6 +196,28 @@ impl Store {
     /// When the file cannot be read.
     pub fn outages(&self) -> Result<Vec<OutageRecord>, StoreError> {
         self.read(outage::all)
+    }
+
+    /// What was spent of an account.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn spent(&self, account: &Account) -> Result<Sum, StoreError> {
+        self.read(|txn| spent::of(txn, account))
+    }
+
+    /// What was spent of a budget in the time that began then, in milliseconds since 1970: whose part it is and how much, at most
+    /// so many.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn spent_in(
+        &self,
+        budget: &str,
+        since_ms: u64,
+        most: usize,
+    ) -> Result<Vec<(String, Sum)>, StoreError> {
+        self.read(|txn| spent::in_time(txn, budget, since_ms, most))
     }
 
     /// How many records there are.

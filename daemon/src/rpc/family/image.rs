@@ -211,7 +211,7 @@ impl Family {
     }
 
     /// In the log, before it happens.
-    async fn record(
+    pub(super) async fn record(
         &self,
         event: Event,
         caller: &Caller,

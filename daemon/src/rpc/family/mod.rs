@@ -2,6 +2,7 @@
 
 mod action;
 mod agent;
+mod budget;
 mod chat;
 mod config;
 mod events;
@@ -26,6 +27,7 @@ use paw_api::{
     Error, ErrorKind,
     action::{ActionRpcServer, ApprovalRpcServer},
     agent::{AgentRpcServer, SessionRpcServer, SkillRpcServer},
+    budget::BudgetRpcServer,
     events::EventsRpcServer,
     image::ImageRpcServer,
     provider::{ChatRpcServer, ModelRpcServer, ProviderRpcServer, RouteRpcServer},
@@ -52,6 +54,7 @@ use crate::{
     intake::{Intake, may_see, unreadable},
     orchestrator::handle::Actions,
     providers::Providers,
+    quota::Quotas,
     reload::Reload,
     sandbox::{Launchers, Pool, Proofs, Register, Skills},
     storage::Storage,
@@ -87,6 +90,8 @@ pub struct Context {
     pub providers: watch::Receiver<Arc<Providers>>,
     /// Which of their models are left alone.
     pub breakers: Arc<Breakers>,
+    /// What may be asked and spent.
+    pub quotas: Arc<Quotas>,
     /// Rules in force.
     pub rules: watch::Receiver<Arc<Rules>>,
     /// The way to read the configuration again.
@@ -151,6 +156,7 @@ pub fn methods(context: Context) -> Result<Methods, RegisterMethodError> {
     all.merge(ProviderRpcServer::into_rpc(family.clone()))?;
     all.merge(ModelRpcServer::into_rpc(family.clone()))?;
     all.merge(RouteRpcServer::into_rpc(family.clone()))?;
+    all.merge(BudgetRpcServer::into_rpc(family.clone()))?;
     all.merge(SandboxRpcServer::into_rpc(family.clone()))?;
     all.merge(ImageRpcServer::into_rpc(family.clone()))?;
     all.merge(EventsRpcServer::into_rpc(family.clone()))?;
@@ -278,13 +284,13 @@ fn why(
 ) -> (ErrorKind, String, String) {
     use paw_policy::State;
     let kind = match (state, failure.as_ref().map(|failure| failure.kind.as_str())) {
-        (State::Rejected, _) | (_, Some("denied")) => ErrorKind::Denied,
+        (State::Rejected, _) | (_, Some("denied" | "over_budget")) => ErrorKind::Denied,
         (State::TimedOut | State::Expired, _) => ErrorKind::TimedOut,
         (State::Cancelled, _) => ErrorKind::Conflict,
         (_, Some("unavailable")) => ErrorKind::Unavailable,
         (_, Some("not_found")) => ErrorKind::NotFound,
         (_, Some("invalid" | "ceiling")) => ErrorKind::Invalid,
-        (_, Some("busy")) => ErrorKind::Busy,
+        (_, Some("busy" | "limited")) => ErrorKind::Busy,
         _ => ErrorKind::Failed,
     };
     match failure {

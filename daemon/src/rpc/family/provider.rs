@@ -8,6 +8,7 @@ use jsonrpsee::{
 };
 use paw_api::{
     Error, ErrorKind,
+    audit::Event,
     provider::{
         Model, ModelRpcServer, Provider, ProviderRpcServer, ProviderSpec, ProviderTest, Usage,
     },
@@ -72,8 +73,13 @@ impl ProviderRpcServer for Family {
         self.change(extensions, Change::Default(name)).await
     }
 
-    async fn reset(&self, _: &Extensions, name: String) -> RpcResult<Provider> {
+    async fn reset(&self, extensions: &Extensions, name: String) -> RpcResult<Provider> {
+        let caller = caller(extensions).map_err(fail)?;
         let (name, _) = self.provider(Some(&name)).map_err(fail)?;
+        // Who is asked again sends questions to where they did not go.
+        let detail = [("provider", name.to_string()), ("change", "reset".into())];
+        let recorded = self.record(Event::ProviderChanged, &caller, &detail).await;
+        recorded.map_err(fail)?;
         self.breakers.reset(name.as_str());
         self.provider_shown(name.as_str()).map_err(fail)
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use paw_policy::State;
-use paw_store::{ActionFilter, ActionRecord, Batch, Counts, Page, Store, StoreError};
+use paw_store::{Account, ActionFilter, ActionRecord, Batch, Counts, Page, Store, StoreError, Sum};
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -312,4 +312,47 @@ fn page_lies_between_its_bounds() {
     check(Some(3), Some(2), 10, &[], None);
     check(Some(2), Some(8), 10, &[], None);
     check(None, None, 0, &[], None);
+}
+
+#[test]
+fn what_is_spent_adds_up_and_former_times_are_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.redb");
+    let account = |since_ms, of: &str| Account {
+        budget: "daily".into(),
+        since_ms,
+        of: of.into(),
+    };
+    let other = Account {
+        budget: "dailz".into(),
+        ..account(1_000, "")
+    };
+    let sum = Sum { cost: 3, tokens: 5 };
+    let store = open(&path);
+    assert_eq!(store.spent(&account(1_000, "")).unwrap(), Sum::default());
+    assert!(store.spent_in("daily", 1_000, 9).unwrap().is_empty());
+    for _ in 0..2 {
+        let mut batch = Batch::new();
+        batch.add_spent(&account(1_000, "user=1"), sum).unwrap();
+        batch.add_spent(&account(2_000, ""), sum).unwrap();
+        batch.add_spent(&other, sum).unwrap();
+        store.commit(&batch).unwrap();
+    }
+    drop(store);
+    let store = open(&path);
+    let twice = Sum {
+        cost: 6,
+        tokens: 10,
+    };
+    assert_eq!(
+        store.spent_in("daily", 1_000, 9).unwrap(),
+        [("user=1".to_owned(), twice)],
+        "of this time and this budget alone"
+    );
+    let mut batch = Batch::new();
+    batch.forget_spent("daily", 2_000).unwrap();
+    store.commit(&batch).unwrap();
+    assert!(store.spent_in("daily", 1_000, 9).unwrap().is_empty());
+    assert_eq!(store.spent(&account(2_000, "")).unwrap(), twice);
+    assert_eq!(store.spent(&other).unwrap(), twice);
 }

@@ -1,0 +1,123 @@
+//! Whose limit and whose budget an attempt is counted in. Pure.
+
+use paw_policy::{Name, Target};
+
+use crate::config::quotas::{Each, Scope};
+
+/// For whom an attempt is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Who {
+    /// The agent that answers.
+    pub agent: Name,
+    /// Number of the user who asked.
+    pub uid: u32,
+    /// Their name, where it is known.
+    pub user: Option<String>,
+    /// The conversation.
+    pub session: String,
+}
+
+/// What a limit or a budget counts together: `provider=cloud,user=1000`, of what it is split by; empty if by nothing.
+#[must_use]
+pub fn key(scope: &Scope, who: &Who, target: &Target) -> Option<String> {
+    let is = |wanted: &Option<Name>, name: &Name| wanted.as_ref().is_none_or(|it| it == name);
+    let is_user = |wanted: &String| {
+        who.user.as_ref() == Some(wanted) || wanted.parse::<u32>().is_ok_and(|uid| uid == who.uid)
+    };
+    let fits = is(&scope.provider, &target.provider)
+        && is(&scope.agent, &who.agent)
+        && scope.model.as_ref().is_none_or(|it| *it == target.model)
+        && scope.user.as_ref().is_none_or(is_user);
+    if !fits {
+        return None;
+    }
+    let part = |each: &Each| {
+        let value = match each {
+            Each::Provider => target.provider.to_string(),
+            // Of two providers, models of one name are two.
+            Each::Model => format!("{}/{}", target.provider, target.model),
+            Each::Agent => who.agent.to_string(),
+            // A name may be given to somebody else.
+            Each::User => who.uid.to_string(),
+            Each::Session => who.session.clone(),
+        };
+        format!("{}={value}", each.as_str())
+    };
+    let parts: Vec<String> = scope.each.iter().map(part).collect();
+    Some(parts.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn who() -> Who {
+        Who {
+            agent: "clerk".parse().unwrap(),
+            uid: 1000,
+            user: Some("ann".into()),
+            session: "s1".into(),
+        }
+    }
+
+    fn scope() -> Scope {
+        Scope {
+            provider: None,
+            model: None,
+            agent: None,
+            user: None,
+            each: BTreeSet::new(),
+        }
+    }
+
+    fn found(scope: Scope) -> Option<String> {
+        let target = Target {
+            provider: "cloud".parse().unwrap(),
+            model: "big".into(),
+        };
+        key(&scope, &who(), &target)
+    }
+
+    #[test]
+    fn without_a_word_all_are_counted_together() {
+        assert_eq!(found(scope()), Some(String::new()));
+    }
+
+    #[test]
+    fn what_is_named_has_to_be_there() {
+        let named = |provider: &str, model: &str, agent: &str, user: &str| Scope {
+            provider: Some(provider.parse().unwrap()),
+            model: Some(model.into()),
+            agent: Some(agent.parse().unwrap()),
+            user: Some(user.into()),
+            ..scope()
+        };
+        for user in ["ann", "1000"] {
+            assert_eq!(
+                found(named("cloud", "big", "clerk", user)),
+                Some(String::new())
+            );
+        }
+        for (provider, model, agent, user) in [
+            ("other", "big", "clerk", "ann"),
+            ("cloud", "other", "clerk", "ann"),
+            ("cloud", "big", "other", "ann"),
+            ("cloud", "big", "clerk", "other"),
+            ("cloud", "big", "clerk", "1001"),
+        ] {
+            assert_eq!(found(named(provider, model, agent, user)), None);
+        }
+    }
+
+    #[test]
+    fn each_has_a_count_of_its_own() {
+        let each = Scope {
+            each: Each::ALL.into_iter().collect(),
+            ..scope()
+        };
+        let expected = "provider=cloud,model=cloud/big,agent=clerk,user=1000,session=s1";
+        assert_eq!(found(each).as_deref(), Some(expected));
+    }
+}
