@@ -371,6 +371,7 @@ mod tests {
             route: None,
             fallbacks: Vec::new(),
             local_only: false,
+            places: std::collections::BTreeMap::new(),
         });
         Plan {
             agent: name("default"),

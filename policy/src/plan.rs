@@ -3,6 +3,8 @@
 //! A plan is made once, when an action is accepted, and stored. Policy judges it, a person is shown it, and execution takes
 //! it from the store: nothing that comes later can change what was approved.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -71,6 +73,9 @@ pub struct ChatArguments {
     /// Whether only a provider on this host may answer.
     #[serde(default, skip_serializing_if = "is_false")]
     pub local_only: bool,
+    /// Where each of these providers was when this was decided. One that has moved since is another one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub places: BTreeMap<Name, String>,
 }
 
 /// Who may answer a chat.

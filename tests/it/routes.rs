@@ -2,7 +2,7 @@
 
 use harness::{
     Answer, Model, Pawd, Setup, Step, within,
-    words::{accepted, finally, object, refused, rest, show},
+    words::{accepted, finally, object, refused, rest, say, show},
 };
 use jsonrpsee::{async_client::Client, core::client::Subscription};
 use paw_api::{
@@ -378,6 +378,46 @@ async fn route_that_may_not_leave_the_host_any_more_does_not() {
     assert_eq!(plan["fallbacks"][0]["provider"], "away", "it led there");
     assert_eq!(tried(&action), [("here", "overload")]);
     assert_eq!(questions(&away), 0);
+}
+
+#[tokio::test]
+async fn what_was_decided_for_a_provider_is_not_said_to_it_elsewhere() {
+    let (was, is) = (Model::start().await, Model::start().await);
+    let file = "etc/pawd.d/60-provider.toml";
+    let at = |model: &Model| {
+        let url = model.url();
+        format!("[provider.mover]\nkind = \"ollama\"\nbase_url = \"{url}\"\nmodel = \"m\"\n")
+    };
+    let setup = Setup::new()
+        .with("provider = \"mover\"\n\n[actions]\nconcurrency = 1\n")
+        .provider("other", "ollama", &is.url(), "");
+    let root = setup.root();
+    root.write(file, &at(&was));
+    let pawd = Pawd::start_in(root, setup).await;
+    let client = pawd.client().await;
+    let (steps, answer) = Answer::steps();
+    was.will(answer);
+    let mut first = say(&client, "hello").await;
+    was.was_asked(1).await;
+    let mut second = say(&client, "hello").await;
+    let id = accepted(&mut second).await;
+    // It moves to where pawd may connect to, too, while the second one waits for its turn.
+    pawd.root.write(file, &at(&is));
+    ConfigRpcClient::reload(&client).await.unwrap();
+    steps.send(Step::End).await.unwrap();
+    rest(&mut first).await;
+    let action = finally(&client, &id).await;
+    let error = action.error.clone().unwrap();
+    assert_eq!(error.kind, "denied", "{action:?}");
+    assert!(error.message.contains(&is.url()), "{error:?}");
+    assert_eq!(
+        plan(&client, &action).await["places"]["mover"],
+        format!("{}/", was.url())
+    );
+    assert_eq!(questions(&is), 0);
+    // What is decided now goes there.
+    rest(&mut say(&client, "hello").await).await;
+    assert_eq!(questions(&is), 1);
 }
 
 #[tokio::test]

@@ -65,6 +65,16 @@ pub(super) async fn turn(
         );
     };
     let targets = targets(agents, &chat, route.as_ref());
+    // What was decided is to whom the words go, and whoever is somewhere else now is somebody else.
+    let (targets, moved): (Vec<_>, Vec<_>) = targets.into_iter().partition(|it| it.is_at(&chat));
+    if let (true, Some(first)) = (targets.is_empty(), moved.first()) {
+        let message = format!(
+            "provider {} is at {} now, and was elsewhere when this was decided",
+            first.target.provider, first.known.settings.base_url
+        );
+        let hint = "submit it again if it may go there";
+        return Outcome::failed("denied", message, hint);
+    }
     if targets.is_empty() {
         let names: Vec<_> = chat
             .targets()
@@ -186,6 +196,14 @@ fn who(agent: &Name, caller: &Caller, session: &str) -> Who {
         uid: caller.uid,
         user: caller.name.clone(),
         session: session.to_owned(),
+    }
+}
+
+impl Asked {
+    /// Whether its provider is where it was when this was decided. A plan of an earlier pawd does not say where that was.
+    fn is_at(&self, chat: &ChatArguments) -> bool {
+        let place = chat.places.get(&self.target.provider);
+        place.is_none_or(|place| *place == self.known.settings.base_url.as_str())
     }
 }
 

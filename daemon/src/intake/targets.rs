@@ -167,13 +167,21 @@ impl Named {
         let Some(Target { provider, model }) = order.next() else {
             return Err(self.nobody_here(local_only));
         };
+        let fallbacks: Vec<Target> = order.collect();
+        let place = |name: &Name| {
+            let (name, known) = providers.get(name.as_str())?;
+            Some((name.clone(), known.settings.base_url.to_string()))
+        };
+        let names = fallbacks.iter().map(|target| &target.provider);
+        let places = names.chain([&provider]).filter_map(place).collect();
         Ok(ChatArguments {
             text,
             provider,
             model,
             route: self.route,
-            fallbacks: order.collect(),
+            fallbacks,
             local_only,
+            places,
         })
     }
 

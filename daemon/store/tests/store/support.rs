@@ -69,6 +69,7 @@ pub(crate) fn action(n: u64, state: State, session: Option<Uuid>, text: &str) ->
             route: None,
             fallbacks: Vec::new(),
             local_only: false,
+            places: std::collections::BTreeMap::new(),
         }),
     };
     ActionRecord {
