@@ -1,4 +1,5 @@
-//! The thread that writes the store: redb blocks for each commit, and nobody else shall.
+//! The thread that writes the store: redb blocks for each commit, and nobody else shall. What came while it wrote is written together,
+//! with one wait for the disk.
 
 use std::{sync::Arc, thread, time::Duration};
 
@@ -9,8 +10,11 @@ use tracing::{error, warn};
 /// Batches that may wait for the writer. Whoever has one more waits until there is room.
 const BACKLOG: usize = 256;
 
-/// Commits between two looks for actions that are more than are kept.
-const PRUNE_EVERY: u32 = 256;
+/// Batches that are written together.
+const TOGETHER: usize = 64;
+
+/// Batches between two looks for actions that are more than are kept.
+const PRUNE_EVERY: usize = 256;
 
 struct Job {
     batch: Batch,
@@ -22,6 +26,26 @@ struct Job {
 pub struct Storage {
     store: Arc<Store>,
     jobs: mpsc::Sender<Job>,
+}
+
+/// Writes these together. Where that fails, each has its own answer: one that cannot be made does not keep others from being.
+fn write(store: &Store, jobs: &mut Vec<Job>) {
+    let together = match jobs.as_slice() {
+        [_] => false,
+        several => {
+            let batches: Vec<&Batch> = several.iter().map(|job| &job.batch).collect();
+            store.commit_together(&batches).is_ok()
+        }
+    };
+    for Job { batch, reply } in jobs.drain(..) {
+        let result = if together {
+            Ok(())
+        } else {
+            store.commit(&batch)
+        };
+        // A caller that is gone does not undo what it asked for.
+        drop(reply.send(result));
+    }
 }
 
 impl std::fmt::Debug for Storage {
@@ -42,10 +66,10 @@ impl Storage {
         let writer = Arc::clone(&store);
         thread::Builder::new().name("store".into()).spawn(move || {
             let mut since_pruned = 0;
-            while let Some(job) = inbox.blocking_recv() {
-                // A caller that is gone does not undo what it asked for.
-                drop(job.reply.send(writer.commit(&job.batch)));
-                since_pruned += 1;
+            let mut jobs = Vec::with_capacity(TOGETHER);
+            while inbox.blocking_recv_many(&mut jobs, TOGETHER) > 0 {
+                since_pruned += jobs.len();
+                write(&writer, &mut jobs);
                 if since_pruned >= PRUNE_EVERY {
                     since_pruned = 0;
                     if let Err(error) = writer.prune(keep) {
@@ -107,5 +131,67 @@ impl Storage {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(5));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use paw_store::{Account, OpenOptions, Sum};
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn spend(tokens: u64) -> Batch {
+        let account = Account {
+            budget: "b".into(),
+            since_ms: 0,
+            of: String::new(),
+        };
+        let mut batch = Batch::new();
+        batch
+            .add_spent(&account, Sum { cost: 0, tokens })
+            .expect("there is room");
+        batch
+    }
+
+    /// A turn of a conversation that is not there.
+    fn refused() -> Batch {
+        let mut batch = Batch::new();
+        batch
+            .append_turn(&paw_store::TurnRecord {
+                session: Uuid::nil(),
+                seq: 7,
+                role: paw_store::Speaker::User,
+                text: "hello".into(),
+                taint: paw_policy::TaintSet::default(),
+                action: None,
+                local: None,
+                provider: None,
+                model: None,
+                at_ms: 0,
+            })
+            .expect("there is room");
+        batch
+    }
+
+    #[test]
+    fn one_batch_that_is_refused_keeps_no_other_from_being_written() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store =
+            Store::open(&dir.path().join("store"), OpenOptions::new("1")).expect("a new store");
+        let (mut jobs, mut answers) = (Vec::new(), Vec::new());
+        for batch in [spend(1), refused(), spend(2)] {
+            let (reply, answer) = oneshot::channel();
+            jobs.push(Job { batch, reply });
+            answers.push(answer);
+        }
+        write(&store, &mut jobs);
+        let written: Vec<bool> = answers
+            .into_iter()
+            .map(|mut answer| answer.try_recv().expect("it is answered").is_ok())
+            .collect();
+        assert_eq!(written, [true, false, true]);
+        let spent = store.spent_in("b", 0, 9).expect("it can be read");
+        assert_eq!(spent[0].1.tokens, 3, "each once");
     }
 }

@@ -101,6 +101,14 @@ impl Store {
         self.write(|txn| batch.apply(txn))
     }
 
+    /// Makes the changes of all these batches, one after the other, in one transaction, durably, or none of any.
+    ///
+    /// # Errors
+    /// As [`Store::commit`], of the first batch that cannot be made.
+    pub fn commit_together(&self, batches: &[&Batch]) -> Result<(), StoreError> {
+        self.write(|txn| batches.iter().try_for_each(|batch| batch.apply(txn)))
+    }
+
     /// Removes the oldest finished actions until only `keep` of them are left; returns how many it removed.
     ///
     /// # Errors
