@@ -1,6 +1,7 @@
 //! The words on the command line, and nothing else. Man pages and completions are made from [`command`].
 
 mod image;
+mod model;
 mod provider;
 mod sandbox;
 mod workspace;
@@ -12,6 +13,7 @@ use clap_complete::Shell;
 
 pub(crate) use self::{
     image::Image,
+    model::Model,
     provider::{More, Provider},
     sandbox::{Exec, Run, Sandbox},
     workspace::Workspaces,
@@ -143,7 +145,7 @@ pub(crate) enum Command {
     /// Show what may be spent, and what was
     #[command(subcommand)]
     Budget(Budget),
-    /// Show models
+    /// Show models, have another one answer, fetch and load them
     #[command(subcommand)]
     Model(Model),
     /// Show, check and explain the rules
@@ -369,16 +371,6 @@ pub(crate) enum Skill {
         session: Option<String>,
         #[command(flatten)]
         wait: Wait,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Model {
-    /// List models
-    List {
-        /// Only those of this provider
-        #[arg(long, value_name = "NAME")]
-        provider: Option<String>,
     },
 }
 

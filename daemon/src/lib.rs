@@ -12,6 +12,7 @@ pub mod events;
 pub mod exit;
 pub mod gateway;
 pub mod intake;
+pub mod models;
 pub mod orchestrator;
 pub mod prove;
 pub mod providers;

@@ -290,6 +290,7 @@ fn shown(name: &Name, settings: &ProviderSettings, seen: Seen, state: &str) -> S
         allow_plaintext: settings.allow_plaintext,
         max_retries: settings.max_retries,
         check_interval_ms: millis(settings.check_interval),
+        warm: settings.warm.clone(),
         connect_timeout_ms: millis(timeouts.connect),
         first_token_timeout_ms: millis(timeouts.first_token),
         stall_timeout_ms: millis(timeouts.stall),

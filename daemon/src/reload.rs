@@ -22,7 +22,12 @@ use crate::{
         registered::{self, Registered},
     },
     orchestrator::handle::Actions,
-    providers::{Providers, keys::Keys, register::Change, waits::Waits},
+    providers::{
+        Providers,
+        keys::Keys,
+        register::{Change, Target},
+        waits::Waits,
+    },
     records::actor,
 };
 
@@ -35,7 +40,17 @@ type Reply<T> = oneshot::Sender<Result<T, Error>>;
 #[derive(Debug)]
 enum Ask {
     Reload(Option<Caller>, Reply<Reloaded>),
-    Change(Caller, Box<Change>, Reply<()>),
+    Weigh(Box<Change>, Reply<Weighed>),
+    Change(Caller, Box<Change>, Option<Box<Target>>, Reply<()>),
+}
+
+/// What a change would come to.
+#[derive(Debug)]
+pub struct Weighed {
+    /// Who would answer after it.
+    pub target: Option<Target>,
+    /// Who does now.
+    pub was: Option<Target>,
 }
 
 /// A way to ask for it.
@@ -94,7 +109,31 @@ impl Reload {
     /// # Errors
     /// Why it cannot be; then everything stays as it was.
     pub async fn change(&self, by: Caller, change: Change) -> Result<(), Error> {
-        self.answered(|reply| Ask::Change(by, Box::new(change), reply))
+        self.answered(|reply| Ask::Change(by, Box::new(change), None, reply))
+            .await
+    }
+
+    /// Looks what a change would come to, and changes nothing.
+    ///
+    /// # Errors
+    /// Why it cannot be.
+    pub async fn weigh(&self, change: Change) -> Result<Weighed, Error> {
+        self.answered(|reply| Ask::Weigh(Box::new(change), reply))
+            .await
+    }
+
+    /// Changes what is registered, if it still comes to what was `tried`.
+    ///
+    /// # Errors
+    /// Why it cannot be; then everything stays as it was.
+    pub async fn change_as_tried(
+        &self,
+        by: Caller,
+        change: Change,
+        tried: Target,
+    ) -> Result<(), Error> {
+        let tried = Some(Box::new(tried));
+        self.answered(|reply| Ask::Change(by, Box::new(change), tried, reply))
             .await
     }
 
@@ -122,23 +161,39 @@ async fn answer(mut current: Current, mut inbox: mpsc::Receiver<Ask>) {
                 (current.notify)(false);
                 drop(reply.send(result));
             }
-            Ask::Change(by, change, reply) => {
-                drop(reply.send(self::change(&mut current, &by, &change).await));
+            Ask::Weigh(change, reply) => {
+                let weighed = weigh(&mut current, &change).map(|after| Weighed {
+                    target: change.target(&after.config),
+                    was: change.target(&current.config.borrow()),
+                });
+                drop(reply.send(weighed));
+            }
+            Ask::Change(by, change, tried, reply) => {
+                let changed = self::change(&mut current, &by, &change, tried.as_deref()).await;
+                drop(reply.send(changed));
             }
         }
     }
 }
 
-/// Changes what is registered. The files of root's are not read for that: what stands in them now may not be in force.
-async fn change(current: &mut Current, by: &Caller, change: &Change) -> Result<(), Error> {
+/// What holds after a change.
+struct After {
+    registered: Registered,
+    config: Config,
+    providers: Providers,
+}
+
+/// Makes what would hold after a change. The files of root's are not read for that: what stands in them now may not be in force.
+fn weigh(current: &mut Current, change: &Change) -> Result<After, Error> {
     let after = change.of(&current.registered, &current.config.borrow())?;
     let ours = registered::path(&current.state);
     let config = check_all(&current.written, &after, &current.state)
         .map_err(|faults| cannot_be_meant(change, &faults, &ours.display().to_string()))?;
+    let name = change.provider().unwrap_or_default();
     let settings = config
         .providers
         .iter()
-        .find(|(name, _)| name.as_str() == change.name());
+        .find(|(known, _)| known.as_str() == name);
     if let Some((_, settings)) = settings {
         // Where the file is not root's alone it can still be read; elsewhere this fails, and what follows says so.
         drop(current.keys.fetch(settings));
@@ -149,7 +204,6 @@ async fn change(current: &mut Current, by: &Caller, change: &Change) -> Result<(
             let hint = "see pawd.toml(5) for what may stand there";
             Error::new(ErrorKind::Invalid, paw_log::Chain(&error).to_string(), hint)
         })?;
-    let name = change.name();
     match providers.waits(name) {
         // What is no credential might be a key, given by mistake, and must not be kept.
         Some(waits @ (Waits::Key(_) | Waits::Brokers(_) | Waits::Stray { .. })) => {
@@ -163,7 +217,19 @@ async fn change(current: &mut Current, by: &Caller, change: &Change) -> Result<(
         }
         Some(Waits::Port(_)) | None => {}
     }
-    let mut entry = Entry::new(Event::ProviderChanged);
+    Ok(After {
+        registered: after,
+        config,
+        providers,
+    })
+}
+
+/// The record of a change, before it has an effect.
+fn told(by: &Caller, change: &Change, after: &After, was: Option<&Target>) -> Entry {
+    let mut entry = Entry::new(match change.agent() {
+        Some(_) => Event::AgentChanged,
+        None => Event::ProviderChanged,
+    });
     entry.actor = Some(actor(by));
     entry.outcome = Some(change.word().into());
     let mut detail = |key: &str, value: &str| {
@@ -171,21 +237,59 @@ async fn change(current: &mut Current, by: &Caller, change: &Change) -> Result<(
             .detail
             .insert(key.into(), crate::records::shorten_to(value, 300));
     };
-    detail("provider", name);
-    if let Some(told) = after.provider.get(name) {
-        detail("kind", &told.kind);
-        detail("base_url", &told.base_url);
-        detail("model", &told.model);
-        detail(
-            "credential",
-            told.api_key_credential.as_deref().unwrap_or("none"),
-        );
+    if let Some(agent) = change.agent() {
+        detail("agent", agent);
     }
+    if let Some(name) = change.provider() {
+        detail("provider", name);
+        if let Some(told) = after.registered.provider.get(name) {
+            detail("kind", &told.kind);
+            detail("base_url", &told.base_url);
+            detail("model", &told.model);
+            detail(
+                "credential",
+                told.api_key_credential.as_deref().unwrap_or("none"),
+            );
+        }
+    }
+    if let Change::Model(..) | Change::Switch(..) | Change::SwitchBack(_) = change {
+        let now = change.target(&after.config);
+        for (provider, model, target) in [
+            ("provider", "model", now.as_ref()),
+            ("was_provider", "was_model", was),
+        ] {
+            if let Some(target) = target {
+                detail(provider, &target.provider);
+                detail(model, &target.model);
+            }
+        }
+    }
+    entry
+}
+
+/// Changes what is registered.
+async fn change(
+    current: &mut Current,
+    by: &Caller,
+    change: &Change,
+    tried: Option<&Target>,
+) -> Result<(), Error> {
+    let after = weigh(current, change)?;
+    if tried.is_some_and(|tried| change.target(&after.config).as_ref() != Some(tried)) {
+        let message = "what was tried was changed by somebody else meanwhile";
+        return Err(Error::new(
+            ErrorKind::Conflict,
+            message,
+            "nothing has changed; ask again",
+        ));
+    }
+    let was = change.target(&current.config.borrow());
+    let mut entry = told(by, change, &after, was.as_ref());
     // Where prompts and keys go is decided here: its record comes first.
     let recorded = current.audit.durable(entry.clone()).await;
     recorded
         .map_err(|error| Error::new(ErrorKind::Unavailable, error.to_string(), error.remedy()))?;
-    let (state, kept) = (current.state.clone(), after.clone());
+    let (state, kept) = (current.state.clone(), after.registered.clone());
     let written = tokio::task::spawn_blocking(move || kept.write(&state)).await;
     let failed = match written {
         Ok(Ok(())) => None,
@@ -204,11 +308,12 @@ async fn change(current: &mut Current, by: &Caller, change: &Change) -> Result<(
         let hint = "see that the disk of pawd's state has room and is mounted for writing";
         return Err(Error::new(ErrorKind::Failed, why, hint));
     }
-    current.registered = after;
-    current.providers.send_replace(Arc::new(providers));
-    current.config.send_replace(Arc::new(config));
+    current.registered = after.registered;
+    current.providers.send_replace(Arc::new(after.providers));
+    current.config.send_replace(Arc::new(after.config));
     info!(
-        provider = name,
+        provider = change.provider(),
+        agent = change.agent(),
         change = change.word(),
         "registered providers changed"
     );
@@ -217,7 +322,7 @@ async fn change(current: &mut Current, by: &Caller, change: &Change) -> Result<(
 
 /// Faults of what was asked for are the caller's; those that it makes elsewhere say where it is needed.
 fn cannot_be_meant(change: &Change, faults: &Faults, ours: &str) -> Error {
-    let name = change.name();
+    let name = change.provider().unwrap_or_default();
     let (own, elsewhere): (Vec<&Fault>, Vec<&Fault>) =
         faults.0.iter().partition(|fault| fault.file == ours);
     let words = |faults: &[&Fault]| {

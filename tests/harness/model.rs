@@ -1,7 +1,7 @@
 //! A model that says what a test tells it to, over the wires of Ollama and OpenAI, on loopback.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     io,
     net::SocketAddr,
     sync::{Arc, Mutex},
@@ -90,6 +90,19 @@ pub enum Trouble {
     Busy,
 }
 
+/// What an Ollama holds besides what it says.
+#[derive(Debug)]
+struct Library {
+    /// Models that it lists, and has where it is asked to load one.
+    has: Vec<String>,
+    /// Those in its memory.
+    loaded: BTreeSet<String>,
+    /// What it does with whoever wants one loaded or unloaded.
+    loads: VecDeque<Answer>,
+    /// What it does with whoever wants one fetched.
+    pulls: VecDeque<Answer>,
+}
+
 /// A question that was asked.
 #[derive(Debug, Clone)]
 pub struct Question {
@@ -108,6 +121,7 @@ pub struct Model {
     checks: Arc<Mutex<Check>>,
     asked: watch::Receiver<Vec<Question>>,
     trouble: Arc<Mutex<Option<Trouble>>>,
+    library: Arc<Mutex<Library>>,
     _connections: JoinSet<()>,
 }
 
@@ -128,14 +142,22 @@ impl Model {
         let (answers, checked) = (Arc::clone(&script), Arc::clone(&checks));
         let trouble = Arc::new(Mutex::new(None));
         let falls = Arc::clone(&trouble);
+        let library = Arc::new(Mutex::new(Library {
+            has: vec!["m".to_owned()],
+            loaded: BTreeSet::new(),
+            loads: VecDeque::new(),
+            pulls: VecDeque::new(),
+        }));
+        let held = Arc::clone(&library);
         connections.spawn(async move {
             let mut open = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 let (answers, checked) = (Arc::clone(&answers), Arc::clone(&checked));
                 let (falls, tell) = (Arc::clone(&falls), tell.clone());
+                let held = Arc::clone(&held);
                 open.spawn(async move {
                     // Who asks may go away at any time; that is for the test to notice.
-                    let _ = serve(stream, &answers, &falls, &checked, &tell).await;
+                    let _ = serve(stream, &answers, &falls, (&checked, &held), &tell).await;
                 });
             }
         });
@@ -145,6 +167,7 @@ impl Model {
             checks,
             asked,
             trouble,
+            library,
             _connections: connections,
         }
     }
@@ -158,6 +181,43 @@ impl Model {
             .lock()
             .expect("nobody panics with it")
             .push_back(answer);
+    }
+
+    /// Which models it lists from now on, and has where it is asked to load one.
+    ///
+    /// # Panics
+    /// Never; the lock is a leaf.
+    pub fn has(&self, names: &[&str]) {
+        let names = names.iter().map(ToString::to_string).collect();
+        self.library.lock().expect("nobody panics with it").has = names;
+    }
+
+    /// Models that were loaded and not unloaded again.
+    ///
+    /// # Panics
+    /// Never; the lock is a leaf.
+    #[must_use]
+    pub fn loaded(&self) -> Vec<String> {
+        let library = self.library.lock().expect("nobody panics with it");
+        library.loaded.iter().cloned().collect()
+    }
+
+    /// What to do with whoever wants a model loaded next: refuse, or wait for a step.
+    ///
+    /// # Panics
+    /// Never; the lock is a leaf.
+    pub fn will_load(&self, answer: Answer) {
+        let mut library = self.library.lock().expect("nobody panics with it");
+        library.loads.push_back(answer);
+    }
+
+    /// What to do with whoever wants a model fetched next; pieces are statuses. Without one it says `pulling`, and has it.
+    ///
+    /// # Panics
+    /// Never; the lock is a leaf.
+    pub fn will_pull(&self, answer: Answer) {
+        let mut library = self.library.lock().expect("nobody panics with it");
+        library.pulls.push_back(answer);
     }
 
     /// Answers nobody from now on, or everybody again.
@@ -238,7 +298,7 @@ async fn serve(
     stream: TcpStream,
     script: &Mutex<VecDeque<Answer>>,
     trouble: &Mutex<Option<Trouble>>,
-    checks: &Mutex<Check>,
+    (checks, library): (&Mutex<Check>, &Mutex<Library>),
     tell: &watch::Sender<Vec<Question>>,
 ) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
@@ -262,14 +322,32 @@ async fn serve(
             whole(out, 200, &[], &shown.to_string()).await?;
             continue;
         }
+        let model = question.body["model"].as_str().map(str::to_owned);
+        let keeps = question.body["keep_alive"] != json!("0s");
         tell.send_modify(|all| all.push(question));
         let path = line.split(' ').nth(1).unwrap_or_default();
+        if path == "/api/generate" {
+            if !hold(out, library, &model.unwrap_or_default(), keeps).await? {
+                return Ok(());
+            }
+            continue;
+        }
+        let (has, loaded) = {
+            let library = library.lock().expect("nobody panics with it");
+            (library.has.clone(), library.loaded.clone())
+        };
         let fixed = match path {
             "/api/version" => Some(json!({"version": "0.9.0"})),
-            "/api/tags" => Some(json!({"models": [{"name": "m", "size": 1}]})),
-            "/v1/models" => {
-                Some(json!({"object": "list", "data": [{"id": "m", "object": "model"}]}))
-            }
+            "/api/tags" => Some(json!({
+                "models": has.iter().map(|name| json!({"name": name, "size": 1})).collect::<Vec<_>>()
+            })),
+            "/api/ps" => Some(json!({
+                "models": loaded.iter().map(|name| json!({"name": name})).collect::<Vec<_>>()
+            })),
+            "/v1/models" => Some(json!({
+                "object": "list",
+                "data": has.iter().map(|name| json!({"id": name, "object": "model"})).collect::<Vec<_>>()
+            })),
             _ => None,
         };
         if let Some(body) = fixed {
@@ -284,13 +362,26 @@ async fn serve(
         let wire = match path {
             "/api/chat" => Wire::Ollama,
             "/v1/chat/completions" => Wire::OpenAi,
+            "/api/pull" => Wire::Pull,
             _ => {
                 whole(out, 404, &[], "{}").await?;
                 continue;
             }
         };
-        let answer = script.lock().expect("nobody panics with it").pop_front();
-        match answer.unwrap_or_else(|| Answer::says(&["Hello", " world"])) {
+        let answer = match wire {
+            Wire::Ollama | Wire::OpenAi => script
+                .lock()
+                .expect("nobody panics with it")
+                .pop_front()
+                .unwrap_or_else(|| Answer::says(&["Hello", " world"])),
+            Wire::Pull => library
+                .lock()
+                .expect("nobody panics with it")
+                .pulls
+                .pop_front()
+                .unwrap_or_else(|| Answer::says(&["pulling"])),
+        };
+        match answer {
             Answer::Status(status, headers, body) => whole(out, status, &headers, &body).await?,
             Answer::Says(pieces) => {
                 begin(out, wire).await?;
@@ -307,6 +398,48 @@ async fn serve(
         }
     }
     Ok(())
+}
+
+/// Loads or unloads a model; says whether the connection is still of use.
+async fn hold(
+    out: &mut TcpStream,
+    library: &Mutex<Library>,
+    model: &str,
+    keeps: bool,
+) -> io::Result<bool> {
+    let (answer, known) = {
+        let mut library = library.lock().expect("nobody panics with it");
+        let known = library.has.iter().any(|name| name == model);
+        (library.loads.pop_front(), known)
+    };
+    match answer {
+        Some(Answer::Status(status, headers, body)) => {
+            return whole(out, status, &headers, &body).await.map(|()| true);
+        }
+        Some(Answer::Steps(mut steps)) => match steps.recv().await {
+            Some(Step::Cut) => return Ok(false),
+            Some(_) => {}
+            None => return silence(out).await.map(|()| false),
+        },
+        Some(Answer::Says(_)) | None => {}
+    }
+    if !known {
+        let said = json!({"error": format!("model '{model}' not found")});
+        whole(out, 404, &[], &said.to_string()).await?;
+        return Ok(true);
+    }
+    let reason = {
+        let mut library = library.lock().expect("nobody panics with it");
+        if keeps {
+            library.loaded.insert(model.to_owned());
+            "load"
+        } else {
+            library.loaded.remove(model);
+            "unload"
+        }
+    };
+    let said = json!({"model": model, "response": "", "done": true, "done_reason": reason});
+    whole(out, 200, &[], &said.to_string()).await.map(|()| true)
 }
 
 /// Does the steps; says whether the connection is still of use.
@@ -337,6 +470,7 @@ async fn silence(out: &mut TcpStream) -> io::Result<()> {
 enum Wire {
     Ollama,
     OpenAi,
+    Pull,
 }
 
 impl Wire {
@@ -346,6 +480,7 @@ impl Wire {
                 "{}\n",
                 json!({"model": "m", "message": {"role": "assistant", "content": text}, "done": false})
             ),
+            Self::Pull => format!("{}\n", json!({"status": text})),
             Self::OpenAi => format!(
                 "data: {}\n\n",
                 json!({"object": "chat.completion.chunk", "model": "m", "choices": [{"index": 0, "delta": {"content": text}}]})
@@ -364,6 +499,7 @@ impl Wire {
                 }
                 format!("{last}\n")
             }
+            Self::Pull => self.piece("success"),
             Self::OpenAi => {
                 let stop = json!({"object": "chat.completion.chunk", "model": "m", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]});
                 let counts = json!({"object": "chat.completion.chunk", "model": "m", "choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}});
@@ -421,7 +557,7 @@ async fn whole(
 
 async fn begin(out: &mut TcpStream, wire: Wire) -> io::Result<()> {
     let kind = match wire {
-        Wire::Ollama => "application/x-ndjson",
+        Wire::Ollama | Wire::Pull => "application/x-ndjson",
         Wire::OpenAi => "text/event-stream",
     };
     out.write_all(

@@ -13,6 +13,7 @@ mod control;
 mod costs;
 mod crash;
 mod health;
+mod models;
 mod pool;
 mod providers;
 mod quotas;

@@ -50,6 +50,9 @@ pub(crate) enum Provider {
         /// Http may be spoken to this host alone again
         #[arg(long, conflicts_with = "allow_plaintext")]
         no_allow_plaintext: bool,
+        /// Its model is not made ready at the start any more
+        #[arg(long, conflicts_with = "warm")]
+        no_warm: bool,
         #[command(flatten)]
         more: More,
     },
@@ -84,6 +87,9 @@ pub(crate) struct More {
     /// Http may be spoken to another host; whoever is in between reads everything
     #[arg(long)]
     pub(crate) allow_plaintext: bool,
+    /// Make its model ready when pawd starts
+    #[arg(long)]
+    pub(crate) warm: bool,
     /// How often a question that failed for the moment is asked again
     #[arg(long, value_name = "N")]
     pub(crate) max_retries: Option<u32>,

@@ -61,6 +61,12 @@ pub(super) async fn agents(global: &Global, out: &mut Out, command: Named) -> Re
                     ("Name", Some(text::line(&agent.name).into_owned())),
                     ("Provider", shown(&agent.provider)),
                     ("Model", shown(&agent.model)),
+                    (
+                        "Switched",
+                        agent
+                            .switched
+                            .then(|| "with `pawctl model switch`, which --back undoes".to_owned()),
+                    ),
                     ("Route", agent.route.as_deref().and_then(shown)),
                     (
                         "Skills",

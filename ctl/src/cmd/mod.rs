@@ -11,6 +11,7 @@ mod doctor;
 mod events;
 mod image;
 mod inspect;
+mod model;
 mod policy;
 mod provider;
 mod route;
@@ -60,7 +61,7 @@ pub(crate) async fn run(cli: Cli, out: &mut Out) -> Result<u8, Failure> {
         Command::Provider(command) => provider::providers(&global, out, command).await,
         Command::Route(command) => route::run(&global, out, command).await,
         Command::Budget(command) => budget::run(&global, out, command).await,
-        Command::Model(command) => provider::models(&global, out, command).await,
+        Command::Model(command) => model::run(&global, out, command).await,
         Command::Policy(command) => policy::run(&global, out, command).await,
         Command::Config(command) => config::run(&global, out, command).await,
         Command::Audit(command) => audit::run(&global, out, command).await,

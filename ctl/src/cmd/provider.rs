@@ -1,8 +1,8 @@
-//! `pawctl provider` and `pawctl model`: where answers come from.
+//! `pawctl provider`: where answers come from.
 
 use std::time::Duration;
 
-use paw_api::provider::{Model, Percentiles, Provider, ProviderSpec, ProviderTest};
+use paw_api::provider::{Percentiles, Provider, ProviderSpec, ProviderTest};
 use serde_json::{Value, json};
 
 use super::{block, status::provider_tone};
@@ -58,6 +58,7 @@ pub(super) async fn providers(
             model,
             no_api_key,
             no_allow_plaintext,
+            no_warm,
             more,
         } => {
             let told = spec(more);
@@ -71,6 +72,7 @@ pub(super) async fn providers(
                 allow_plaintext: told
                     .allow_plaintext
                     .or_else(|| no_allow_plaintext.then_some(false)),
+                warm: told.warm.or_else(|| no_warm.then_some(false)),
                 ..told
             };
             let params = json!({"name": name, "spec": spec});
@@ -138,6 +140,7 @@ fn spec(more: cli::More) -> ProviderSpec {
         first_token_timeout_ms: millis(more.first_token_timeout),
         stall_timeout_ms: millis(more.stall_timeout),
         total_timeout_ms: millis(more.total_timeout),
+        warm: more.warm.then_some(true),
     }
 }
 
@@ -211,6 +214,10 @@ fn shown(provider: &Provider, look: &Look) -> String {
             provider.allow_plaintext.then(|| plaintext.to_owned()),
         ),
         ("Model", line(&provider.model)),
+        (
+            "Warm",
+            line(&provider.warm.join(", ")).filter(|warm| !warm.is_empty()),
+        ),
         ("Key", provider.api_key_credential.as_deref().and_then(line)),
         ("Stands in", Some(origin)),
         ("Default", provider.default.then(|| "yes".to_owned())),
@@ -309,44 +316,4 @@ pub(super) fn breaker(state: &str, until: Option<u64>, look: &Look) -> table::Fi
         _ => Tone::Bad,
     };
     table::toned(tone, &breaker_text(state, until, look))
-}
-
-pub(super) async fn models(
-    global: &Global,
-    out: &mut Out,
-    command: cli::Model,
-) -> Result<u8, Failure> {
-    let cli::Model::List { provider } = command;
-    let pawd = Connection::open(global).await?;
-    let answer = pawd
-        .call_patiently(
-            "list models",
-            "model.list",
-            Params::named(json!({"provider": provider})),
-        )
-        .await?;
-    out.answer(&answer, |models: &Vec<Model>, look| {
-        let rows = models
-            .iter()
-            .map(|model| {
-                vec![
-                    table::text(&model.provider),
-                    table::text(&model.name),
-                    table::number(model.size.map_or_else(|| "-".to_owned(), text::size)),
-                    if model.default {
-                        table::toned(Tone::Good, "default")
-                    } else {
-                        table::text("")
-                    },
-                ]
-            })
-            .collect();
-        table::table(
-            &["PROVIDER", "MODEL", "SIZE", ""],
-            rows,
-            look,
-            "no models: no provider answers, see pawctl provider list",
-        )
-    })?;
-    Ok(exit::DONE)
 }

@@ -56,6 +56,8 @@ fn end_of(method: &str) -> Option<&'static str> {
     match method {
         "chat.send" => Some("chat.cancel"),
         "events.subscribe" => Some("events.unsubscribe"),
+        "model.switch" => Some("model.leave"),
+        "model.pull" => Some("model.abort"),
         "sandbox.run" => Some("sandbox.abort"),
         "sandbox.logs" => Some("sandbox.leave"),
         _ => None,

@@ -21,6 +21,8 @@ pub struct Agent {
     pub model: String,
     /// Which route answers for it.
     pub route: Option<String>,
+    /// Whether provider and model are what an administrator switched to, and not what the configuration says.
+    pub switched: bool,
     /// Skills that it may use.
     pub skills: Vec<String>,
 }

@@ -144,6 +144,8 @@ pub enum Event {
     AgentChanged,
     /// A provider's definition changed.
     ProviderChanged,
+    /// A provider is about to fetch a model.
+    ModelPulled,
     /// A session and its turns were deleted.
     SessionDeleted,
     /// The store was copied or put back.

@@ -16,6 +16,7 @@ pub mod events;
 pub mod fault;
 pub mod image;
 pub mod methods;
+pub mod model;
 pub mod provider;
 pub mod sandbox;
 pub mod system;

@@ -1,4 +1,4 @@
-//! Chat, and the providers and models behind it.
+//! Chat, and the providers behind it.
 
 #![allow(
     clippy::too_many_arguments,
@@ -45,6 +45,8 @@ pub struct Provider {
     pub max_retries: u32,
     /// How often it is asked whether it is there.
     pub check_interval_ms: u64,
+    /// Models that are made ready when pawd starts.
+    pub warm: Vec<String>,
     /// Time to connect.
     pub connect_timeout_ms: u64,
     /// Time to the first token.
@@ -105,6 +107,9 @@ pub struct ProviderSpec {
     /// Time for everything.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub total_timeout_ms: Option<u64>,
+    /// Whether its model is made ready when pawd starts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warm: Option<bool>,
 }
 
 /// How long the last answers of a provider took, at most 256 of them.
@@ -180,19 +185,6 @@ pub struct ProviderTest {
     pub usage: Usage,
     /// Models that it lists, at most 100.
     pub models: Vec<String>,
-}
-
-/// A model that a provider serves.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Model {
-    /// Which provider.
-    pub provider: String,
-    /// Its name there.
-    pub name: String,
-    /// Its size in bytes, where told.
-    pub size: Option<u64>,
-    /// Whether the provider is configured to use it when none is asked for.
-    pub default: bool,
 }
 
 /// A finished answer; also the result of a `chat` action.
@@ -360,12 +352,4 @@ pub trait RouteRpc {
     /// One route.
     #[method(name = "show", param_kind = map, with_extensions)]
     async fn show(&self, name: String) -> RpcResult<Route>;
-}
-
-/// Models.
-#[rpc(server, client, namespace = "model", namespace_separator = ".")]
-pub trait ModelRpc {
-    /// Models of one provider, or of all that answer.
-    #[method(name = "list", param_kind = map, with_extensions)]
-    async fn list(&self, provider: Option<String>) -> RpcResult<Vec<Model>>;
 }

@@ -11,7 +11,7 @@ use jsonrpsee::types::ErrorObjectOwned;
 use paw_api::{
     ErrorKind, action, agent, budget,
     error::{Error, ErrorData},
-    events, image, provider, sandbox, system, trail, workspace,
+    events, image, model, provider, sandbox, system, trail, workspace,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -58,7 +58,8 @@ fn messages_are_what_their_golden_files_say() {
     check::<provider::Route>("route");
     check::<budget::Budget>("budget");
     check::<provider::ProviderSpec>("provider-spec");
-    check::<provider::Model>("model");
+    check::<model::Model>("model");
+    check::<model::ModelWarmed>("model-warmed");
     check::<image::ImageInfo>("image");
     check::<image::ImageAdded>("image-added");
     check::<image::ImagesSwept>("images-swept");
@@ -103,6 +104,14 @@ fn items_of_subscriptions_are_what_their_golden_files_say() {
         types("log-events"),
         ["end", "stderr", "stdout"].map(String::from).into()
     );
+    check::<Vec<model::SwitchEvent>>("switch-events");
+    check::<Vec<model::PullEvent>>("pull-events");
+    for name in ["switch-events", "pull-events"] {
+        assert_eq!(
+            types(name),
+            ["done", "failed", "progress"].map(String::from).into()
+        );
+    }
     check::<Vec<events::EventItem>>("event-items");
     assert_eq!(
         types("event-items"),

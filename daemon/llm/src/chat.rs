@@ -240,6 +240,8 @@ pub struct Model {
     pub tools: Option<bool>,
     /// Whether it can see pictures.
     pub vision: Option<bool>,
+    /// Its size in bytes.
+    pub size: Option<u64>,
 }
 
 impl Model {
@@ -250,6 +252,7 @@ impl Model {
             context: None,
             tools: None,
             vision: None,
+            size: None,
         }
     }
 }

@@ -15,6 +15,7 @@
 mod chat;
 mod config;
 mod error;
+mod models;
 mod provider;
 mod said;
 mod stream;
@@ -26,6 +27,7 @@ pub use chat::{
 };
 pub use config::{ConfigError, ProviderConfig, ProviderKind, Timeouts};
 pub use error::{Cause, Level, LlmError, Step};
+pub use models::{PullStream, Pulled};
 pub use provider::Provider;
 pub use said::{Mask, Said};
 pub use stream::ChatStream;

@@ -15,6 +15,7 @@ use url::Url;
 use crate::chat::{ChatRequest, Health, Model};
 use crate::config::{ConfigError, Endpoint, ProviderConfig, ProviderKind};
 use crate::error::{Level, LlmError, Step};
+use crate::said::Mask;
 use crate::stream::{ChatStream, Deadline};
 use crate::wire::{self, Decoder, Habits, Hints, TokenLimit};
 
@@ -22,7 +23,7 @@ use crate::wire::{self, Decoder, Habits, Hints, TokenLimit};
 const ERROR_LIMIT: usize = 64 * 1024;
 
 /// The largest list of models that is read. The longest public one has about 1 MB.
-const LIST_LIMIT: usize = 8 * 1024 * 1024;
+pub(crate) const LIST_LIMIT: usize = 8 * 1024 * 1024;
 
 /// The most tokens that an Ollama is told to keep room for where nobody set it; the memory for more is the operator's to give.
 const MAX_CONTEXT: u64 = 16 * 1024;
@@ -102,28 +103,26 @@ impl Provider {
 
     /// How many tokens an Ollama shall keep room for: what the maker of the model set, else what it was trained for, within
     /// [`MAX_CONTEXT`]. Asked once for each model; other providers need not be told.
-    async fn context(&self, model: &str, deadline: Deadline) -> Result<Option<u64>, LlmError> {
-        let Some(show) = &self.endpoint.show else {
+    pub(crate) async fn context(
+        &self,
+        model: &str,
+        deadline: Deadline,
+    ) -> Result<Option<u64>, LlmError> {
+        if self.endpoint.show.is_none() {
             return Ok(None);
-        };
+        }
         let known = |contexts: &Contexts| contexts.get(model).copied();
         if let Some(context) = known(&self.contexts()) {
             return Ok(context);
         }
-        let shown = async {
-            let body = serde_json::json!({ "model": model })
-                .to_string()
-                .into_bytes();
-            let response = self.send(Method::POST, show, Some(body), deadline).await?;
-            wire::context(&self::body(response, LIST_LIMIT, deadline).await?)
-        };
-        let (set, trained) = match shown.await {
-            Ok(shown) => shown,
+        let about = match self.about(model, deadline).await {
+            Ok(Some(about)) => about,
             Err(error @ LlmError::TimedOut { .. }) => return Err(error),
             // What is wrong, the question itself will show; a server that only knows how to chat is no fault.
-            Err(_) => return Ok(None),
+            Ok(None) | Err(_) => return Ok(None),
         };
-        let context = set.or_else(|| trained.map(|trained| trained.min(MAX_CONTEXT)));
+        let trained = about.trained.map(|trained| trained.min(MAX_CONTEXT));
+        let context = about.set.or(trained);
         let mut contexts = self.contexts();
         if contexts.len() >= MAX_MODELS {
             contexts.clear();
@@ -132,8 +131,39 @@ impl Provider {
         Ok(context)
     }
 
+    /// What an Ollama tells of a model; nothing elsewhere.
+    pub(crate) async fn about(
+        &self,
+        model: &str,
+        deadline: Deadline,
+    ) -> Result<Option<wire::About>, LlmError> {
+        let Some(show) = &self.endpoint.show else {
+            return Ok(None);
+        };
+        let asked = serde_json::json!({ "model": model })
+            .to_string()
+            .into_bytes();
+        let response = self.send(Method::POST, show, Some(asked), deadline).await?;
+        wire::about(&body(response, LIST_LIMIT, deadline).await?).map(Some)
+    }
+
     fn contexts(&self) -> MutexGuard<'_, Contexts> {
         self.contexts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which dialect it speaks.
+    pub fn kind(&self) -> ProviderKind {
+        self.endpoint.kind
+    }
+
+    pub(crate) fn mask(&self) -> &Mask {
+        &self.endpoint.mask
+    }
+
+    /// Where an Ollama does this with the models that it holds.
+    pub(crate) fn held_at(&self, what: &str) -> Option<Url> {
+        // It stands beside what is shown of a model, whatever is before both.
+        self.endpoint.show.as_ref()?.join(what).ok()
     }
 
     /// The models the provider offers, in its order.
@@ -172,7 +202,7 @@ impl Provider {
     }
 
     /// Sends a request and returns the response if its status says success.
-    async fn send(
+    pub(crate) async fn send(
         &self,
         method: Method,
         url: &Url,
@@ -328,7 +358,11 @@ async fn client(endpoint: &Endpoint) -> Result<Client, LlmError> {
 }
 
 /// Reads a body that must be whole and within its limit.
-async fn body(response: Response, limit: usize, deadline: Deadline) -> Result<Vec<u8>, LlmError> {
+pub(crate) async fn body(
+    response: Response,
+    limit: usize,
+    deadline: Deadline,
+) -> Result<Vec<u8>, LlmError> {
     let (body, end) = read(response, limit, deadline).await;
     end.map(|()| body)
 }

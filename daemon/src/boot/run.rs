@@ -40,6 +40,7 @@ use crate::{
     exit::Fatal,
     gateway::{breakers::Breakers, look},
     intake::Intake,
+    models,
     orchestrator::driver::{Driver, Ports},
     prove,
     providers::{self, Providers, keys::Keys},
@@ -287,6 +288,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
     };
     parts.spawn(questions::ask(asked, intake.clone(), actions.clone()));
     let (door, watched) = (actions.clone(), providers_now.clone());
+    let warming = models::warm::keep(config_now.clone(), providers_now.clone(), stop.clone());
     let proving =
         config_now.borrow().sandbox.require_proof.then(|| {
             prove::prove_what_is_refused(launchers.clone(), proofs.clone(), storage.clone())
@@ -316,6 +318,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         verified: Mutex::default(),
         proofs,
         uploads: family::Uploads::default(),
+        pulls: family::Pulls::default(),
         inputs: Mutex::default(),
     };
     let serving = serve(
@@ -335,6 +338,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
     );
     notify(&[NotifyState::Ready, NotifyState::Status("ready")]);
     parts.spawn(providers::watch::watch(watched, stop.clone()));
+    parts.spawn(warming);
     // Not before: it makes sandboxes, and takes a while.
     if let Some(proving) = proving {
         parts.spawn(proving);

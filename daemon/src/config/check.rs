@@ -86,6 +86,7 @@ pub fn check_all(
         settings.registered = settings.file == ours.name;
     }
     config.default_fixed_in.take_if(|file| *file == ours.name);
+    registered.switch(&mut config);
     Ok(config)
 }
 
@@ -446,6 +447,7 @@ fn provider(
             .as_ref()
             .and_then(|value| read_value(source, value, &interval, faults))
             .unwrap_or(seconds(60)),
+        warm: super::warm::warm(source, provider, faults),
         timeouts,
         file: source.name.clone(),
         registered: false,
@@ -486,6 +488,8 @@ fn agents(
         provider: default.cloned(),
         model: None,
         route: None,
+        answerer_fixed_in: None,
+        switched: false,
         isolation_floor: floor,
         workspace: Settle::Commit,
         skills: vec!["files".parse().expect("`files` is a name")],
@@ -558,6 +562,8 @@ fn agents(
                     .unwrap_or_else(|| shipped.instructions.clone()),
                 provider,
                 model: agent.model.clone(),
+                answerer_fixed_in: agent.says_who_answers().then(|| source.name.clone()),
+                switched: false,
                 route,
                 isolation_floor: agent
                     .isolation_floor

@@ -183,6 +183,18 @@ pub struct Provider {
     pub stall_timeout: Option<Spanned<String>>,
     /// Time for everything.
     pub total_timeout: Option<Spanned<String>>,
+    /// Which of its models are made ready when pawd starts.
+    pub warm: Option<Spanned<Warm>>,
+}
+
+/// `true` for the model that is used when none is named, or names of models.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub enum Warm {
+    /// The one that is used when none is named, or none.
+    Own(bool),
+    /// These.
+    Models(Vec<String>),
 }
 
 /// Targets that stand in for each other.
@@ -237,6 +249,13 @@ pub struct Agent {
     pub max_tokens: Option<Spanned<u32>>,
     /// Whether what was said with a local provider may go to a cloud one.
     pub may_leave_host: Option<bool>,
+}
+
+impl Agent {
+    /// Whether it says who answers for it, or with which model.
+    pub(super) fn says_who_answers(&self) -> bool {
+        self.provider.is_some() || self.model.is_some() || self.route.is_some()
+    }
 }
 
 /// What tokens cost, in millionths of a US dollar for a million of them.

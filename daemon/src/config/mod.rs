@@ -12,6 +12,7 @@ pub mod registered;
 pub mod routes;
 pub mod source;
 pub mod value;
+mod warm;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -173,6 +174,8 @@ pub struct ProviderSettings {
     pub max_retries: u32,
     /// How often it is asked whether it is there.
     pub check_interval: Duration,
+    /// Models that are made ready when pawd starts.
+    pub warm: Vec<String>,
     /// Deadlines.
     #[serde(serialize_with = "as_debug")]
     pub timeouts: Timeouts,
@@ -206,6 +209,10 @@ pub struct AgentSettings {
     pub model: Option<String>,
     /// Which route answers for it.
     pub route: Option<Name>,
+    /// The file that says who answers for it; without one, an administrator may say it.
+    pub answerer_fixed_in: Option<String>,
+    /// Whether an administrator said it.
+    pub switched: bool,
     /// The weakest isolation that will do for its tools.
     pub isolation_floor: Isolation,
     /// What becomes of what its tools write to its workspace.

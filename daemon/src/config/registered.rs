@@ -1,7 +1,8 @@
-//! Providers that an administrator registered by RPC: one file in pawd's state, in the form of those of root, read before them.
+//! Providers that an administrator registered by RPC, and which models agents were switched to: one file in pawd's state, in the form
+//! of those of root, read before them.
 //!
-//! pawd writes it, so it is trusted for no more than it is for: it says providers and nothing else, and a name that root's files
-//! have is theirs. It is read before the drop, for the keys and ports that it names, which is why it is a file and not a table of
+//! pawd writes it, so it is trusted for no more than it is for: it says who answers and nothing else, and what root's files say of
+//! that is theirs: a name that they have, and an agent of which they name the provider, the model or the route. It is read before the drop, for the keys and ports that it names, which is why it is a file and not a table of
 //! the store; and who reads it may be root, so no link is followed.
 
 use std::{
@@ -15,7 +16,7 @@ use std::{
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
-use super::source::Source;
+use super::{Config, source::Source, value};
 
 /// Its name in pawd's state.
 const FILE: &str = "providers.toml";
@@ -23,7 +24,7 @@ const FILE: &str = "providers.toml";
 /// The longest file that is read, in bytes; [`MOST`] providers are far below it.
 const MAX_FILE: u64 = 1024 * 1024;
 
-/// The most providers that can be registered.
+/// The most providers that can be registered, and the most agents that can be switched.
 pub const MOST: usize = 64;
 
 /// What was registered.
@@ -36,6 +37,19 @@ pub struct Registered {
     /// All of them, by name.
     #[serde(default)]
     pub provider: BTreeMap<String, Entry>,
+    /// Who answers for an agent of which root's files do not say it, by the agent's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub switched: BTreeMap<String, Switched>,
+}
+
+/// Who answers for an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Switched {
+    /// Which provider, registered or of root's.
+    pub provider: String,
+    /// With which model.
+    pub model: String,
 }
 
 /// One provider, with the keys of a `[provider.NAME]` section.
@@ -65,6 +79,8 @@ pub struct Entry {
     pub stall_timeout: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub total_timeout: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm: Option<bool>,
 }
 
 /// Why what was registered cannot be read or kept.
@@ -142,7 +158,35 @@ impl Registered {
         if text.len() as u64 > MAX_FILE {
             return Err(foreign("it is too long".into()));
         }
-        toml::from_str(&text).map_err(|error: toml::de::Error| foreign(error.message().to_owned()))
+        let read: Self = toml::from_str(&text)
+            .map_err(|error: toml::de::Error| foreign(error.message().to_owned()))?;
+        let models = read.switched.values();
+        if let Some(bad) = models
+            .map(|it| &it.model)
+            .find(|it| value::model(it).is_err())
+        {
+            return Err(foreign(format!("{bad:?} is no name of a model")));
+        }
+        Ok(read)
+    }
+
+    /// Has those answer to whom agents were switched. What root's files say has the last word, and a provider that is gone answers for
+    /// nobody: then what the files say holds again.
+    pub(super) fn switch(&self, config: &mut Config) {
+        for (agent, settings) in &mut config.agents {
+            let Some(to) = self.switched.get(agent.as_str()) else {
+                continue;
+            };
+            let provider = config
+                .providers
+                .keys()
+                .find(|name| name.as_str() == to.provider);
+            if let (Some(provider), None) = (provider, &settings.answerer_fixed_in) {
+                settings.provider = Some(provider.clone());
+                settings.model = Some(to.model.clone());
+                settings.switched = true;
+            }
+        }
     }
 
     /// Puts it in the place of what was there; after a crash it is the one or the other.
@@ -167,12 +211,16 @@ impl Registered {
         written().map_err(|source| RegisteredError::Write { path, source })
     }
 
-    /// As a configuration file.
+    /// Its providers as a configuration file.
     #[must_use]
     pub fn source(&self, state: &Path) -> Source {
+        let providers = Self {
+            switched: BTreeMap::new(),
+            ..self.clone()
+        };
         Source {
             name: path(state).display().to_string(),
-            text: self.text(),
+            text: providers.text(),
         }
     }
 
@@ -202,8 +250,8 @@ mod tests {
 
     fn one(entry: Entry) -> Registered {
         Registered {
-            default_provider: None,
             provider: BTreeMap::from([("mine".to_owned(), entry)]),
+            ..Registered::default()
         }
     }
 
@@ -257,6 +305,8 @@ mod tests {
             "[roles]\nadmin = \"users\"",
             "[confinement]\nlandlock_floor = 1",
             "[agent.default]\nskills = [\"files\"]",
+            "[switched.default]\nprovider = \"a\"\nmodel = \"m\"\nskills = [\"files\"]",
+            "[switched.default]\nprovider = \"a\"\nmodel = \"\\u0007\"",
             "[provider.x]\nkind = \"openai\"\nbase_url = \"https://a\"\nmodel = \"m\"\nmore = 1",
         ] {
             fs::write(path(state.path()), text).unwrap();
@@ -295,6 +345,34 @@ mod tests {
     }
 
     #[test]
+    fn agent_of_which_a_file_says_who_answers_is_switched_there_alone() {
+        let mut registered = one(entry("https://example.com", None));
+        let to = Switched {
+            provider: "mine".into(),
+            model: "other".into(),
+        };
+        for agent in ["default", "named", "free", "nobody"] {
+            registered.switched.insert(agent.into(), to.clone());
+        }
+        let gone = Switched {
+            provider: "gone".into(),
+            ..to
+        };
+        registered.switched.insert("lost".into(), gone);
+        let file = "[agent.named]\nmodel = \"theirs\"\n[agent.free]\nmax_tokens = 5\n[agent.lost]\nmax_tokens = 5\n";
+        let config = check_all(&written(file), &registered, Path::new("/state")).unwrap();
+        let answers = |name: &str| {
+            let agent = &config.agents[&name.parse().unwrap()];
+            (agent.model.as_deref(), agent.switched)
+        };
+        assert_eq!(answers("default"), (Some("other"), true));
+        assert_eq!(answers("free"), (Some("other"), true));
+        assert_eq!(answers("named"), (Some("theirs"), false));
+        assert_eq!(answers("lost"), (None, false));
+        assert_eq!(config.agents.len(), 4);
+    }
+
+    #[test]
     fn what_the_next_start_would_refuse_is_refused_when_it_is_registered() {
         let long = entry(&format!("https://example.com/{}", "x".repeat(3_000)), None);
         let slow = Entry {
@@ -314,7 +392,7 @@ mod tests {
         let largest = Entry {
             base_url: format!("https://example.com/{}", "'".repeat(2_028)),
             // The characters that take most room when they are written.
-            model: "\u{80}".repeat(crate::config::value::MAX_MODEL / 2),
+            model: "\u{80}".repeat(value::MAX_MODEL / 2),
             api_key_credential: Some("x".repeat(64)),
             connect_timeout: times.clone(),
             first_token_timeout: times.clone(),
@@ -326,6 +404,16 @@ mod tests {
         let registered = Registered {
             default_provider: None,
             provider: all.collect(),
+            switched: (0..MOST)
+                .map(|at| {
+                    let to = Switched {
+                        provider: "x".repeat(64),
+                        // Each of them takes two when it is written.
+                        model: "\"".repeat(value::MAX_MODEL),
+                    };
+                    (format!("{at:0>64}"), to)
+                })
+                .collect(),
         };
         registered.write(state.path()).unwrap();
         assert_eq!(Registered::read(state.path()).unwrap(), registered);

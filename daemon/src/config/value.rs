@@ -18,7 +18,7 @@ pub(super) fn name(text: &str) -> Result<Name, String> {
 pub const MAX_MODEL: usize = 256;
 
 /// The name of a model, which can be shown.
-pub(super) fn model(text: &str) -> Result<String, String> {
+pub fn model(text: &str) -> Result<String, String> {
     if (1..=MAX_MODEL).contains(&text.len()) && !text.contains(char::is_control) {
         Ok(text.to_owned())
     } else {

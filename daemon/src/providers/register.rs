@@ -5,7 +5,7 @@ use paw_api::{Error, ErrorKind, provider::ProviderSpec};
 use crate::{
     config::{
         Config, ProviderSettings,
-        registered::{Entry, MOST, Registered},
+        registered::{Entry, MOST, Registered, Switched},
     },
     records::shorten,
 };
@@ -21,17 +21,71 @@ pub enum Change {
     Remove(String),
     /// It answers for agents that name none.
     Default(String),
+    /// It uses this model for who names none.
+    Model(String, String),
+    /// It answers for this agent, with this model.
+    Switch(String, Switched),
+    /// For this agent answers again whom the configuration says.
+    SwitchBack(String),
+}
+
+/// Who answers, after a change that is about that or before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Which provider.
+    pub provider: String,
+    /// With which model.
+    pub model: String,
+    /// What is configured of the provider.
+    pub settings: ProviderSettings,
 }
 
 impl Change {
-    /// The provider that it is about.
+    /// The provider that it is about, where it is about one.
     #[must_use]
-    pub fn name(&self) -> &str {
+    pub fn provider(&self) -> Option<&str> {
         match self {
-            Self::Add(name, _) | Self::Edit(name, _) | Self::Remove(name) | Self::Default(name) => {
-                name
-            }
+            Self::Add(name, _)
+            | Self::Edit(name, _)
+            | Self::Remove(name)
+            | Self::Default(name)
+            | Self::Model(name, _)
+            | Self::Switch(_, Switched { provider: name, .. }) => Some(name),
+            Self::SwitchBack(_) => None,
         }
+    }
+
+    /// The agent that it is about, where it is about one.
+    #[must_use]
+    pub fn agent(&self) -> Option<&str> {
+        match self {
+            Self::Add(..)
+            | Self::Edit(..)
+            | Self::Remove(_)
+            | Self::Default(_)
+            | Self::Model(..) => None,
+            Self::Switch(agent, _) | Self::SwitchBack(agent) => Some(agent),
+        }
+    }
+
+    /// Who answers by this configuration where the change is about that: for its agent, else for who names no model.
+    #[must_use]
+    pub fn target(&self, config: &Config) -> Option<Target> {
+        let (named, model) = match self.agent() {
+            Some(agent) => {
+                let mut agents = config.agents.iter();
+                let (_, settings) = agents.find(|(name, _)| name.as_str() == agent)?;
+                (settings.provider.as_ref()?.as_str(), settings.model.clone())
+            }
+            None => (self.provider()?, None),
+        };
+        let mut all = config.providers.iter();
+        let (provider, settings) = all.find(|(name, _)| name.as_str() == named)?;
+        Some(Target {
+            provider: provider.to_string(),
+            model: model.unwrap_or_else(|| settings.model.clone()),
+            settings: settings.clone(),
+        })
     }
 
     /// The word for it in the audit log.
@@ -42,6 +96,8 @@ impl Change {
             Self::Edit(..) => "changed",
             Self::Remove(_) => "removed",
             Self::Default(_) => "made the default",
+            Self::Model(..) | Self::Switch(..) => "switched",
+            Self::SwitchBack(_) => "switched back",
         }
     }
 
@@ -51,7 +107,7 @@ impl Change {
     /// When there is no such provider, it stands in a file, or there are too many.
     pub fn of(&self, registered: &Registered, config: &Config) -> Result<Registered, Error> {
         let mut after = registered.clone();
-        let name = self.name();
+        let name = self.provider().unwrap_or_default();
         let known = config
             .providers
             .iter()
@@ -89,6 +145,12 @@ impl Change {
                     let hint = "make another one the default first: `pawctl provider default NAME`";
                     return Err(Error::new(ErrorKind::Conflict, message, hint).about(name));
                 }
+                if let Some((agent, _)) = after.switched.iter().find(|(_, to)| to.provider == name)
+                {
+                    let message = format!("provider {name} answers for agent {agent}");
+                    let hint = "switch that agent first: `pawctl model switch --agent NAME`, with another model or with --back";
+                    return Err(Error::new(ErrorKind::Conflict, message, hint).about(name));
+                }
                 after.provider.remove(name);
                 // With the last one goes the wish that it be the default.
                 if config.providers.len() == 1 {
@@ -106,6 +168,39 @@ impl Change {
                 }
                 after.default_provider = Some(name.to_owned());
             }
+            Self::Model(_, model) => {
+                own(name, known, &mut after)
+                    .map_err(|error| {
+                        if error.data.kind != ErrorKind::Conflict {
+                            return error;
+                        }
+                        let hint = "change its model there, then run `pawctl config reload`; or switch one agent alone with --agent NAME";
+                        Error::new(error.data.kind, error.message, hint).about(name)
+                    })?
+                    .model
+                    .clone_from(model);
+            }
+            Self::Switch(agent, to) => {
+                free(agent, config)?;
+                if known.is_none() {
+                    return Err(unknown(name));
+                }
+                if !after.switched.contains_key(agent) && after.switched.len() >= MOST {
+                    let message = format!("there are {MOST} agents that were switched already");
+                    let hint =
+                        "switch one back with --back, or write it into the configuration files";
+                    return Err(Error::new(ErrorKind::Busy, message, hint));
+                }
+                after.switched.insert(agent.clone(), to.clone());
+            }
+            Self::SwitchBack(agent) => {
+                free(agent, config)?;
+                if after.switched.remove(agent).is_none() {
+                    let message = format!("agent {agent} was not switched");
+                    let hint = "see `pawctl agent show`; what the configuration says holds already";
+                    return Err(Error::new(ErrorKind::Conflict, message, hint).about(agent));
+                }
+            }
         }
         Ok(after)
     }
@@ -119,6 +214,29 @@ fn taken(name: &str, known: &ProviderSettings) -> Error {
         "choose another name".to_owned()
     };
     Error::new(ErrorKind::Conflict, message, hint).about(name)
+}
+
+/// Whether it is for callers to say who answers for this agent.
+fn free(agent: &str, config: &Config) -> Result<(), Error> {
+    let found = config
+        .agents
+        .iter()
+        .find(|(known, _)| known.as_str() == agent);
+    let Some((_, settings)) = found else {
+        let agent = shorten(agent);
+        let message = format!("there is no agent {agent}");
+        return Err(
+            Error::new(ErrorKind::NotFound, message, "see `pawctl agent list`").about(agent),
+        );
+    };
+    match &settings.answerer_fixed_in {
+        Some(file) => {
+            let message = format!("who answers for agent {agent} is set in {file}");
+            let hint = "change its provider, model or route there, then run `pawctl config reload`";
+            Err(Error::new(ErrorKind::Conflict, message, hint).about(agent))
+        }
+        None => Ok(()),
+    }
 }
 
 fn unknown(name: &str) -> Error {
@@ -178,6 +296,7 @@ fn edit(entry: &mut Entry, spec: &ProviderSpec) {
         first_token_timeout_ms,
         stall_timeout_ms,
         total_timeout_ms,
+        warm,
     } = spec;
     let texts = [
         (&mut entry.kind, kind),
@@ -194,6 +313,7 @@ fn edit(entry: &mut Entry, spec: &ProviderSpec) {
     }
     entry.allow_plaintext = allow_plaintext.or(entry.allow_plaintext);
     entry.max_retries = max_retries.or(entry.max_retries);
+    entry.warm = warm.or(entry.warm);
     let times = [
         (&mut entry.check_interval, check_interval_ms),
         (&mut entry.connect_timeout, connect_timeout_ms),

@@ -149,8 +149,8 @@ mod tests {
             ..Entry::default()
         };
         let registered = Registered {
-            default_provider: None,
             provider: BTreeMap::from([("mine".to_owned(), entry)]),
+            ..Registered::default()
         };
         check_all(&written, &registered, Path::new("/state")).unwrap()
     }

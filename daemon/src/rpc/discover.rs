@@ -2,7 +2,8 @@
 
 use jsonrpsee::RpcModule;
 use paw_api::{
-    action, agent, budget, events, image, methods, provider, sandbox, system, trail, workspace,
+    action, agent, budget, events, image, methods, model, provider, sandbox, system, trail,
+    workspace,
 };
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::Value;
@@ -65,7 +66,11 @@ fn result_of(method: &str) -> Option<SchemaOf> {
         "image.list" => of::<Vec<image::ImageInfo>>,
         "image.remove" => of::<image::ImagesSwept>,
         "image.send" => of::<image::Upload>,
-        "model.list" => of::<Vec<provider::Model>>,
+        "model.list" => of::<Vec<model::Model>>,
+        "model.pull" => of::<model::PullEvent>,
+        "model.show" => of::<model::Model>,
+        "model.switch" => of::<model::SwitchEvent>,
+        "model.warm" => of::<model::ModelWarmed>,
         "policy.show" => of::<Vec<system::Rule>>,
         "provider.add" | "provider.default" | "provider.edit" | "provider.remove"
         | "provider.reset" => of::<provider::Provider>,
@@ -95,8 +100,8 @@ fn result_of(method: &str) -> Option<SchemaOf> {
         "workspace.discard" => of::<workspace::Discarded>,
         "workspace.list" => of::<Vec<workspace::Workspace>>,
         "workspace.undo" => of::<workspace::Undone>,
-        "chat.cancel" | "events.unsubscribe" | "sandbox.abort" | "sandbox.input"
-        | "sandbox.kill" | "sandbox.leave" | "session.delete" => of::<bool>,
+        "chat.cancel" | "events.unsubscribe" | "model.abort" | "model.leave" | "sandbox.abort"
+        | "sandbox.input" | "sandbox.kill" | "sandbox.leave" | "session.delete" => of::<bool>,
         _ => return None,
     })
 }

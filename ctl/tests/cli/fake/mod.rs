@@ -89,6 +89,35 @@ impl Fake {
         self.run_with(args, &[], b"")
     }
 
+    /// Runs pawctl against it with lines as its output, and interrupts it as Ctrl-C does once the first line is there.
+    pub(crate) fn interrupted(&self, args: &[&str]) -> Ran {
+        let mut command = pawctl(args);
+        command
+            .args(["-o", "jsonl"])
+            .env("PAWD_SOCKET", self.socket())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut first = String::new();
+        stdout.read_line(&mut first).unwrap();
+        let kill = format!("kill -INT {}", child.id());
+        assert!(
+            Command::new("sh")
+                .args(["-c", &kill])
+                .status()
+                .unwrap()
+                .success()
+        );
+        let output = child.wait_with_output().unwrap();
+        Ran {
+            code: output.status.code().unwrap(),
+            stdout: first,
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
     /// Runs pawctl against it with this environment and stdin.
     pub(crate) fn run_with(&self, args: &[&str], env: &[(&str, &str)], stdin: &[u8]) -> Ran {
         let mut command = pawctl(args);
@@ -139,7 +168,8 @@ fn serve(stream: UnixStream, script: &Script, record: &Mutex<Vec<(String, Value)
             .push((method.to_owned(), call["params"].clone()));
         let known = paw_api::methods::find(method);
         let reply = match method {
-            "chat.cancel" | "events.unsubscribe" | "sandbox.abort" => Reply::Result(json!(true)),
+            "chat.cancel" | "events.unsubscribe" | "model.abort" | "model.leave"
+            | "sandbox.abort" => Reply::Result(json!(true)),
             _ => script(method, &call["params"]),
         };
         let mut later = None;

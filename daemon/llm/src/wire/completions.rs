@@ -360,6 +360,7 @@ pub(super) fn models(body: &[u8]) -> Result<Vec<Model>, LlmError> {
             context: entry.max_context_length,
             tools: can("function_calling"),
             vision: can("vision"),
+            size: None,
             name: entry.id,
         }
     };

@@ -15,6 +15,7 @@ mod compatible;
 mod completions;
 mod fault;
 mod gemini;
+pub(crate) mod library;
 mod lines;
 mod mistral;
 mod ndjson;
@@ -28,7 +29,7 @@ use std::collections::VecDeque;
 
 pub(crate) use completions::TokenLimit;
 pub(crate) use fault::{Hints, judge};
-pub(crate) use ollama::context;
+pub(crate) use ollama::{About, about};
 
 use answer::Answer;
 use serde_json::Value;

@@ -197,6 +197,7 @@ struct Tags {
 #[derive(Deserialize)]
 struct Tag {
     name: String,
+    size: Option<u64>,
     /// Newer servers only.
     capabilities: Option<Vec<String>>,
 }
@@ -212,6 +213,7 @@ pub(super) fn models(body: &[u8]) -> Result<Vec<Model>, LlmError> {
             context: None,
             tools: can("tools"),
             vision: can("vision"),
+            size: tag.size,
             name: tag.name,
         }
     };
@@ -228,10 +230,25 @@ pub(super) fn models(body: &[u8]) -> Result<Vec<Model>, LlmError> {
 struct Shown {
     parameters: Option<String>,
     model_info: Option<serde_json::Map<String, Value>>,
+    /// Newer servers only.
+    capabilities: Option<Vec<String>>,
 }
 
-/// How many tokens a model can hold as `/api/show` tells: what its maker set, else what it was trained for.
-pub(crate) fn context(body: &[u8]) -> Result<(Option<u64>, Option<u64>), LlmError> {
+/// What `/api/show` tells of a model.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct About {
+    /// Tokens that it holds as its maker set.
+    pub(crate) set: Option<u64>,
+    /// Tokens that it was trained for.
+    pub(crate) trained: Option<u64>,
+    /// Whether it can call tools.
+    pub(crate) tools: Option<bool>,
+    /// Whether it can see pictures.
+    pub(crate) vision: Option<bool>,
+}
+
+/// Reads what `/api/show` tells of a model.
+pub(crate) fn about(body: &[u8]) -> Result<About, LlmError> {
     let shown: Shown = json(&utf8(body), "what is shown of the model")?;
     let set = shown.parameters.as_deref().and_then(|lines| {
         lines
@@ -239,12 +256,21 @@ pub(crate) fn context(body: &[u8]) -> Result<(Option<u64>, Option<u64>), LlmErro
             .filter_map(|line| line.trim().strip_prefix("num_ctx"))
             .find_map(|value| value.trim().parse().ok())
     });
-    let trained = shown.model_info.and_then(|info| {
-        info.into_iter()
+    let trained = shown.model_info.as_ref().and_then(|info| {
+        info.iter()
             .find(|(key, _)| key.ends_with(".context_length"))
             .and_then(|(_, value)| value.as_u64())
     });
-    Ok((set, trained))
+    let can = |what: &str| {
+        let capabilities = shown.capabilities.as_ref()?;
+        Some(capabilities.iter().any(|has| has == what))
+    };
+    Ok(About {
+        set,
+        trained,
+        tools: can("tools"),
+        vision: can("vision"),
+    })
 }
 
 #[derive(Deserialize)]

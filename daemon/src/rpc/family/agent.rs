@@ -151,6 +151,7 @@ fn shown(config: &Config, name: &Name, settings: &AgentSettings) -> Agent {
         provider: provider.map(ToString::to_string).unwrap_or_default(),
         model: model.unwrap_or_default(),
         route: settings.route.as_ref().map(ToString::to_string),
+        switched: settings.switched,
         skills: settings.skills.iter().map(ToString::to_string).collect(),
     }
 }

@@ -8,6 +8,7 @@ mod config;
 mod events;
 pub mod health;
 mod image;
+mod model;
 mod provider;
 mod route;
 mod sandbox;
@@ -30,7 +31,8 @@ use paw_api::{
     budget::BudgetRpcServer,
     events::EventsRpcServer,
     image::ImageRpcServer,
-    provider::{ChatRpcServer, ModelRpcServer, ProviderRpcServer, RouteRpcServer},
+    model::ModelRpcServer,
+    provider::{ChatRpcServer, ProviderRpcServer, RouteRpcServer},
     sandbox::SandboxRpcServer,
     system::{ConfigRpcServer, PolicyRpcServer, SystemRpcServer},
     trail::AuditRpcServer,
@@ -44,7 +46,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use self::health::Born;
-pub use self::image::Uploads;
+pub use self::{image::Uploads, model::Pulls};
 use crate::{
     agent::net::Ways,
     audit::Audit,
@@ -110,6 +112,8 @@ pub struct Context {
     pub verified: Mutex<Option<bool>>,
     /// Archives that are being sent.
     pub uploads: Uploads,
+    /// Places of models that are being fetched.
+    pub pulls: Pulls,
     /// Input of commands that run, by action.
     pub inputs: Mutex<BTreeMap<Uuid, Input>>,
 }

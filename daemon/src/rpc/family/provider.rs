@@ -1,4 +1,4 @@
-//! `provider.*` and `model.*`
+//! `provider.*`
 
 use std::{sync::Arc, time::Instant};
 
@@ -9,9 +9,7 @@ use jsonrpsee::{
 use paw_api::{
     Error, ErrorKind,
     audit::Event,
-    provider::{
-        Model, ModelRpcServer, Provider, ProviderRpcServer, ProviderSpec, ProviderTest, Usage,
-    },
+    provider::{Provider, ProviderRpcServer, ProviderSpec, ProviderTest, Usage},
 };
 use paw_llm::{ChatEvent, ChatRequest, LlmError, Message};
 use paw_policy::Name;
@@ -94,7 +92,10 @@ impl ProviderRpcServer for Family {
                 models: names(&known).await,
                 ..answer
             }),
-            Err(error) => Err(fail(failed(&name, &known, &error))),
+            Err(error) => {
+                let model = &known.settings.model;
+                Err(fail(failed(&name, model, &error)))
+            }
         }
     }
 }
@@ -145,7 +146,8 @@ async fn names(known: &Known) -> Vec<String> {
     models.into_iter().map(|it| it.name).take(MODELS).collect()
 }
 
-fn failed(name: &Name, known: &Known, error: &LlmError) -> Error {
+/// An error of a provider, as an error to a caller.
+pub(super) fn failed(name: &Name, model: &str, error: &LlmError) -> Error {
     let kind = match error {
         LlmError::TimedOut { .. } => ErrorKind::TimedOut,
         LlmError::Rate { .. } => ErrorKind::Busy,
@@ -162,7 +164,7 @@ fn failed(name: &Name, known: &Known, error: &LlmError) -> Error {
         | LlmError::Cut { .. }
         | LlmError::TooLarge { .. } => ErrorKind::Failed,
     };
-    let (model, what) = (&known.settings.model, error.kind());
+    let what = error.kind();
     let message = format!(
         "provider {name} ({model}): {what}: {}",
         paw_log::Chain(error)
@@ -171,48 +173,6 @@ fn failed(name: &Name, known: &Known, error: &LlmError) -> Error {
     match error.retry_after() {
         Some(wait) => told.retry_after_ms(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
         None => told,
-    }
-}
-
-#[async_trait]
-impl ModelRpcServer for Family {
-    async fn list(&self, _: &Extensions, provider: Option<String>) -> RpcResult<Vec<Model>> {
-        if let Some(name) = provider {
-            let (name, known) = self.provider(Some(&name)).map_err(fail)?;
-            return models(&name, &known).await;
-        }
-        let all: Vec<_> = self
-            .providers
-            .borrow()
-            .iter()
-            .map(|(name, known)| (name.clone(), Arc::clone(known)))
-            .collect();
-        let mut listed = Vec::new();
-        for (name, known) in all {
-            // One that does not answer does not keep the others from being listed; `provider list` shows why.
-            listed.extend(models(&name, &known).await.unwrap_or_default());
-        }
-        Ok(listed)
-    }
-}
-
-async fn models(name: &Name, known: &Known) -> RpcResult<Vec<Model>> {
-    let models = known.client.models().await;
-    known.note(&models);
-    match models {
-        Ok(models) => Ok(models
-            .into_iter()
-            .map(|model| Model {
-                provider: name.to_string(),
-                default: model.name == known.settings.model,
-                name: model.name,
-                size: None,
-            })
-            .collect()),
-        Err(error) => {
-            let message = format!("provider {name}: {}", paw_log::Chain(&error));
-            Err(fail(Error::new(ErrorKind::Failed, message, error.hint())))
-        }
     }
 }
 
@@ -228,7 +188,7 @@ impl Family {
 
     async fn change(&self, extensions: &Extensions, change: Change) -> RpcResult<Provider> {
         let caller = caller(extensions).map_err(fail)?;
-        let name = change.name().to_owned();
+        let name = change.provider().unwrap_or_default().to_owned();
         self.reload.change(caller, change).await.map_err(fail)?;
         self.provider_shown(&name).map_err(fail)
     }
@@ -240,7 +200,7 @@ impl Family {
     }
 
     /// The provider of this name, or the one of the default agent.
-    fn provider(&self, name: Option<&str>) -> Result<(Name, Arc<Known>), Error> {
+    pub(super) fn provider(&self, name: Option<&str>) -> Result<(Name, Arc<Known>), Error> {
         let default = || {
             let config = self.config.borrow();
             config

@@ -318,7 +318,10 @@ fn what_models_can_do_is_read_where_it_is_told() {
 
 #[test]
 fn context_of_an_ollama_model_is_what_its_maker_set_or_what_it_was_trained_for() {
-    let context = |body: &str| context(body.as_bytes()).expect("what is shown");
+    let context = |body: &str| {
+        let about = about(body.as_bytes()).expect("what is shown");
+        (about.set, about.trained)
+    };
     assert_eq!(
         context(
             r#"{"parameters":"stop \"x\"\nnum_ctx                        8192","model_info":{"llama.context_length":131072}}"#

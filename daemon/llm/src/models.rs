@@ -1,0 +1,184 @@
+//! The models behind a provider: what it lists, and of an Ollama what it holds in memory, loads and pulls.
+
+use std::time::Duration;
+
+use reqwest::{Method, Response};
+use tokio::time::{Instant, timeout_at};
+
+use crate::chat::Model;
+use crate::config::ProviderKind;
+use crate::error::{Level, LlmError};
+use crate::provider::{LIST_LIMIT, Provider, body};
+use crate::stream::Deadline;
+use crate::wire::library;
+
+/// The longest time between two lines of a pull. An Ollama says nothing while it checks the digest of what it pulled.
+const PULL_STALL: Duration = Duration::from_secs(10 * 60);
+
+/// The longest time that a whole pull may take.
+const PULL_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How far a pull is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pulled {
+    /// The provider's word for what it does, at most 128 bytes that can be shown.
+    pub status: String,
+    /// Bytes of the part that is being pulled that are here.
+    pub completed: Option<u64>,
+    /// Bytes of that part.
+    pub total: Option<u64>,
+}
+
+/// A pull that is under way. Dropping it closes the connection, which stops the pull; what is here already stays at the provider.
+pub struct PullStream<'a> {
+    provider: &'a Provider,
+    response: Response,
+    lines: library::Pull,
+    began: Instant,
+}
+
+impl PullStream<'_> {
+    /// The newest of what is new, or `None` once the model is there. Older news that came with it are left out.
+    ///
+    /// # Errors
+    /// When the provider says that it failed, breaks off, or says nothing for ten minutes.
+    pub async fn next(&mut self) -> Result<Option<Pulled>, LlmError> {
+        loop {
+            if self.lines.is_done() {
+                return Ok(None);
+            }
+            let mask = self.provider.mask();
+            let now = Instant::now();
+            let limit = Deadline::new(self.began, PULL_LIMIT, Level::Total).or(Deadline::new(
+                now,
+                PULL_STALL,
+                Level::Stall,
+            ));
+            tokio::task::coop::consume_budget().await;
+            let bytes = timeout_at(limit.at, self.response.chunk())
+                .await
+                .map_err(|_| limit.passed())?
+                .map_err(|error| LlmError::Cut {
+                    source: Some(Box::new(error.without_url())),
+                })?;
+            let Some(bytes) = bytes else {
+                self.lines.finish(mask)?;
+                continue;
+            };
+            let news = self.lines.push(&bytes, mask)?;
+            // The last word is no news of its own: it is the end.
+            if let Some(news) = news.filter(|_| !self.lines.is_done()) {
+                return Ok(Some(news));
+            }
+        }
+    }
+}
+
+impl Provider {
+    /// Whether it holds models of its own, which can be loaded and pulled: an Ollama. Others are asked a question instead.
+    #[must_use]
+    pub fn holds_models(&self) -> bool {
+        self.kind() == ProviderKind::Ollama
+    }
+
+    /// What the provider tells of one model: an Ollama in full, others as they list it.
+    ///
+    /// # Errors
+    /// Any [`LlmError`] but those that only a stream can have; [`LlmError::NotFound`] when an Ollama does not have it.
+    pub async fn show(&self, model: &str, limit: Duration) -> Result<Option<Model>, LlmError> {
+        let about = self.about(model, within(limit)).await?;
+        // Its size stands in the list alone; without the list it is not known.
+        let listed = match (self.models().await, &about) {
+            (Ok(listed), _) => listed,
+            (Err(_), Some(_)) => Vec::new(),
+            (Err(error), None) => return Err(error),
+        };
+        let found = listed.into_iter().find(|it| {
+            it.name == model || (about.is_some() && library::same_model(&it.name, model))
+        });
+        let Some(about) = about else { return Ok(found) };
+        let found = found.unwrap_or_else(|| Model::named(model.to_owned()));
+        Ok(Some(Model {
+            context: about.set.or(about.trained),
+            tools: about.tools.or(found.tools),
+            vision: about.vision.or(found.vision),
+            ..found
+        }))
+    }
+
+    /// Whether a model is in memory; `None` where the provider does not tell.
+    ///
+    /// # Errors
+    /// Any [`LlmError`] but those that only a stream can have.
+    pub async fn is_loaded(&self, model: &str, limit: Duration) -> Result<Option<bool>, LlmError> {
+        Ok(self
+            .loaded(limit)
+            .await?
+            .map(|names| names.iter().any(|name| library::same_model(name, model))))
+    }
+
+    /// Names of the models that are in memory; `None` where the provider does not tell.
+    ///
+    /// # Errors
+    /// Any [`LlmError`] but those that only a stream can have.
+    pub async fn loaded(&self, limit: Duration) -> Result<Option<Vec<String>>, LlmError> {
+        let Some(url) = self.held_at("ps") else {
+            return Ok(None);
+        };
+        let deadline = within(limit);
+        let sent = self.send(Method::GET, &url, None, deadline).await;
+        match sent {
+            Ok(response) => {
+                library::running(&body(response, LIST_LIMIT, deadline).await?).map(Some)
+            }
+            // Older servers do not know the path.
+            Err(LlmError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Has an Ollama load a model, and keep it for `keep` after its last use (zero: not at all). Returns once it is in memory, or out
+    /// of it. Elsewhere there is nothing to do.
+    ///
+    /// # Errors
+    /// Any [`LlmError`] but those that only a stream can have; [`LlmError::NotFound`] when it does not have the model.
+    pub async fn hold(&self, model: &str, keep: Duration, limit: Duration) -> Result<(), LlmError> {
+        let Some(url) = self.held_at("generate") else {
+            return Ok(());
+        };
+        let deadline = within(limit);
+        let context = if keep.is_zero() {
+            None
+        } else {
+            self.context(model, deadline).await?
+        };
+        let asked = library::hold(model, &format!("{}s", keep.as_secs()), context);
+        let response = self.send(Method::POST, &url, Some(asked), deadline).await?;
+        library::held(&body(response, LIST_LIMIT, deadline).await?, self.mask())
+    }
+
+    /// Has an Ollama fetch a model; `None` where the provider fetches none.
+    ///
+    /// # Errors
+    /// Any [`LlmError`] but those that only a stream can have.
+    pub async fn pull(&self, model: &str) -> Result<Option<PullStream<'_>>, LlmError> {
+        let Some(url) = self.held_at("pull") else {
+            return Ok(None);
+        };
+        let began = Instant::now();
+        let asked = serde_json::json!({ "model": model, "stream": true });
+        let asked = asked.to_string().into_bytes();
+        let limit = Deadline::new(began, PULL_STALL, Level::FirstToken);
+        let response = self.send(Method::POST, &url, Some(asked), limit).await?;
+        Ok(Some(PullStream {
+            provider: self,
+            response,
+            lines: library::Pull::default(),
+            began,
+        }))
+    }
+}
+
+fn within(limit: Duration) -> Deadline {
+    Deadline::new(Instant::now(), limit, Level::FirstToken)
+}

@@ -1,0 +1,7 @@
+//! Models behind the providers: whether one answers, before it is relied on, and which ones are made ready at the start.
+//!
+//! - [`ready`]: one model, loaded and asked.
+//! - [`warm`]: the configured ones, in the background.
+
+pub mod ready;
+pub mod warm;
