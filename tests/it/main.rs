@@ -13,6 +13,7 @@ mod control;
 mod costs;
 mod crash;
 mod health;
+mod kept;
 mod models;
 mod pool;
 mod providers;

@@ -602,3 +602,30 @@ async fn model_is_warmed_by_command_as_questions_will_need_it() {
     let shown = pawd.pawctl(&["model", "warm", "other"]).await;
     assert_eq!(shown.status.code(), Some(0));
 }
+
+#[tokio::test]
+async fn models_of_an_edited_provider_are_not_those_of_the_former() {
+    let (model, elsewhere) = (Model::start().await, Model::start().await);
+    model.has(&["m", "other"]);
+    elsewhere.has(&["theirs"]);
+    let pawd = Pawd::start(Setup::new().ollama(&model).openai(&elsewhere)).await;
+    let client = pawd.client().await;
+    client.add("mine".into(), spec(&model)).await.unwrap();
+    let names = || async {
+        let listed = ModelRpcClient::list(&client, Some("mine".into()))
+            .await
+            .unwrap();
+        listed.into_iter().map(|it| it.name).collect::<Vec<_>>()
+    };
+    assert_eq!(names().await, ["m", "other"]);
+    assert_eq!(names().await, ["m", "other"]);
+    let asked = model.asked().into_iter();
+    let lists = asked.filter(|it| it.line == "GET /api/tags").count();
+    assert_eq!(lists, 1, "it was known the second time");
+    let moved = ProviderSpec {
+        base_url: Some(elsewhere.url()),
+        ..ProviderSpec::default()
+    };
+    client.edit("mine".into(), moved).await.unwrap();
+    assert_eq!(names().await, ["theirs"]);
+}

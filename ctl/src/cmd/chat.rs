@@ -202,6 +202,9 @@ async fn follow(out: &mut Out, items: &mut Items, stream: bool) -> Result<ChatRe
 /// Who answered, and who was asked before that and did not.
 fn answered_by(done: &ChatResult) -> String {
     let [provider, model] = [&done.provider, &done.model].map(|word| text::line(word));
+    if done.cached {
+        return format!("answered before by {provider} ({model}); nobody was asked");
+    }
     let others: Vec<String> = done
         .attempts
         .iter()

@@ -30,6 +30,7 @@ pub(super) async fn run(global: &Global, out: &mut Out, command: Named) -> Resul
                     ("Select", Some(text::line(&route.select).into_owned())),
                     ("May leave the host", Some(leaves.to_owned())),
                     ("On a break", Some(text::line(&route.on_break).into_owned())),
+                    ("Answers kept for", route.cache_age_ms.map(text::span)),
                 ]) + "\n"
                     + &targets(std::slice::from_ref(route), look)
             })?;

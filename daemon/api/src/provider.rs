@@ -145,6 +145,8 @@ pub struct Route {
     pub on_break: String,
     /// Who may answer.
     pub targets: Vec<RouteTarget>,
+    /// How long answers are kept for who asks the same again, in milliseconds; none where they are not.
+    pub cache_age_ms: Option<u64>,
 }
 
 /// One target of a route.
@@ -211,6 +213,9 @@ pub struct ChatResult {
     /// Whether a part of that is assumed: a price is not known, or tokens are estimated.
     #[serde(default)]
     pub cost_estimated: bool,
+    /// Whether it was given before, to the same question of the same user, and nobody was asked.
+    #[serde(default)]
+    pub cached: bool,
 }
 
 /// Tokens of one answer, where the provider tells.
@@ -232,7 +237,8 @@ pub struct Attempt {
     pub provider: String,
     /// Which model.
     pub model: String,
-    /// `ok` or the kind of error; waiting for a model that loads is one attempt, `loading`. `cancelled` is one that was taken back.
+    /// `ok` or the kind of error; waiting for a model that loads is one attempt, `loading`. `cancelled` is one that was taken back, `cached` an answer from before,
+    /// for which nobody was asked.
     pub outcome: String,
     /// When it began, in milliseconds since 1970.
     pub at: u64,

@@ -266,6 +266,53 @@ impl LlmError {
         }
     }
 
+    /// The same error for somebody else, who waits for the same answer. What caused it is told as text.
+    pub(crate) fn again(&self) -> Self {
+        let cause = |source: &Cause| -> Cause {
+            let mut text = source.to_string();
+            let mut next = source.source();
+            while let Some(error) = next {
+                text.push_str(": ");
+                text.push_str(&error.to_string());
+                next = error.source();
+            }
+            text.into()
+        };
+        match self {
+            Self::Auth { said } => Self::Auth { said: said.clone() },
+            Self::Quota { said } => Self::Quota { said: said.clone() },
+            Self::Rate { retry_after, said } => Self::Rate {
+                retry_after: *retry_after,
+                said: said.clone(),
+            },
+            Self::Overload { retry_after, said } => Self::Overload {
+                retry_after: *retry_after,
+                said: said.clone(),
+            },
+            Self::BadRequest { said } => Self::BadRequest { said: said.clone() },
+            Self::ContextLength { said } => Self::ContextLength { said: said.clone() },
+            Self::ContentFilter { said } => Self::ContentFilter { said: said.clone() },
+            Self::NotFound { said } => Self::NotFound { said: said.clone() },
+            Self::Transport { step, source } => Self::Transport {
+                step: *step,
+                source: cause(source),
+            },
+            Self::TimedOut { level, after } => Self::TimedOut {
+                level: *level,
+                after: *after,
+            },
+            Self::Malformed { what } => Self::Malformed { what: what.clone() },
+            Self::Cut { source } => Self::Cut {
+                source: source.as_ref().map(cause),
+            },
+            Self::TooLarge { what } => Self::TooLarge { what },
+            Self::Loading { retry_after, said } => Self::Loading {
+                retry_after: *retry_after,
+                said: said.clone(),
+            },
+        }
+    }
+
     /// How long the provider asks us to wait, at most a day.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {

@@ -12,6 +12,7 @@
 //! It deliberately does not know retries, failover, budgets, routes, agents or the configuration file: whoever calls
 //! [`Provider::chat`] decides by [`LlmError::kind`] what to do next.
 
+mod cache;
 mod chat;
 mod config;
 mod error;

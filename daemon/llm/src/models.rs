@@ -1,22 +1,70 @@
 //! The models behind a provider: what it lists, and of an Ollama what it holds in memory, loads and pulls.
+//!
+//! What it tells is kept for a while, each for as long as it is likely to hold. Whoever has to know how it is now, because something is
+//! decided by it, asks in any case.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::{Method, Response};
 use tokio::time::{Instant, timeout_at};
+use url::Url;
 
+use crate::cache::{Cache, Terms};
 use crate::chat::Model;
 use crate::config::ProviderKind;
 use crate::error::{Level, LlmError};
-use crate::provider::{LIST_LIMIT, Provider, body};
+use crate::provider::{LIST_LIMIT, Line, Provider, body};
 use crate::stream::Deadline;
-use crate::wire::library;
+use crate::wire::{self, About, library};
 
 /// The longest time between two lines of a pull. An Ollama says nothing while it checks the digest of what it pulled.
 const PULL_STALL: Duration = Duration::from_secs(10 * 60);
 
 /// The longest time that a whole pull may take.
 const PULL_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What is in the list of models changes when somebody pulls one, or the provider adds one.
+const LISTED: Terms = Terms {
+    fresh: Duration::from_secs(30),
+    stale: Duration::from_secs(5 * 60),
+    failed: Duration::from_secs(2),
+};
+
+/// What a model can do changes when somebody pulls another one under its name.
+const ABOUT: Terms = Terms {
+    fresh: Duration::from_secs(5 * 60),
+    stale: Duration::from_secs(60 * 60),
+    failed: Duration::from_secs(5),
+};
+
+/// What is in memory changes with each question.
+const LOADED: Terms = Terms {
+    fresh: Duration::from_secs(2),
+    stale: Duration::from_secs(10),
+    failed: Duration::from_secs(1),
+};
+
+/// Models of one provider of which it is known what they can do.
+const MAX_MODELS: usize = 256;
+
+/// What is known of a provider's models.
+#[derive(Debug)]
+pub(crate) struct Known {
+    listed: Cache<(), Arc<Vec<Model>>>,
+    about: Cache<String, Option<About>>,
+    loaded: Cache<(), Option<Arc<Vec<String>>>>,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self {
+            listed: Cache::new(1, LISTED),
+            about: Cache::new(MAX_MODELS, ABOUT),
+            loaded: Cache::new(1, LOADED),
+        }
+    }
+}
 
 /// How far a pull is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -66,6 +114,10 @@ impl PullStream<'_> {
                 continue;
             };
             let news = self.lines.push(&bytes, mask)?;
+            if self.lines.is_done() {
+                // From now on it has another model, or the same one anew.
+                self.provider.forget_models();
+            }
             // The last word is no news of its own: it is the end.
             if let Some(news) = news.filter(|_| !self.lines.is_done()) {
                 return Ok(Some(news));
@@ -79,6 +131,49 @@ impl Provider {
     #[must_use]
     pub fn holds_models(&self) -> bool {
         self.kind() == ProviderKind::Ollama
+    }
+
+    /// The models the provider offers, in its order, as it said within the last minutes.
+    ///
+    /// # Errors
+    /// Any [`LlmError`] but those that only a stream can have.
+    pub async fn models(&self) -> Result<Vec<Model>, LlmError> {
+        let line = Arc::clone(&self.line);
+        let listed = self.known.listed.get(&(), || listed(line)).await?;
+        Ok(Vec::clone(&listed))
+    }
+
+    /// The models the provider offers now.
+    ///
+    /// # Errors
+    /// As [`Provider::models`].
+    pub async fn models_now(&self) -> Result<Vec<Model>, LlmError> {
+        let listing = listed(Arc::clone(&self.line));
+        let listed = self.known.listed.get_now(&(), listing).await?;
+        Ok(Vec::clone(&listed))
+    }
+
+    /// What an Ollama tells of a model; nothing elsewhere.
+    pub(crate) async fn about(
+        &self,
+        model: &str,
+        deadline: Deadline,
+    ) -> Result<Option<About>, LlmError> {
+        if !self.holds_models() {
+            return Ok(None);
+        }
+        let (line, name) = (Arc::clone(&self.line), model.to_owned());
+        let asked = self.known.about.get(&name, || about(line, name.clone()));
+        timeout_at(deadline.at, asked)
+            .await
+            .map_err(|_| deadline.passed())?
+    }
+
+    /// Nothing that is known of its models need be so any more.
+    fn forget_models(&self) {
+        self.known.listed.forget();
+        self.known.about.forget();
+        self.known.loaded.forget();
     }
 
     /// What the provider tells of one model: an Ollama in full, others as they list it.
@@ -106,18 +201,23 @@ impl Provider {
         }))
     }
 
-    /// Whether a model is in memory; `None` where the provider does not tell.
+    /// Whether a model is in memory now; `None` where the provider does not tell.
     ///
     /// # Errors
     /// Any [`LlmError`] but those that only a stream can have.
     pub async fn is_loaded(&self, model: &str, limit: Duration) -> Result<Option<bool>, LlmError> {
-        Ok(self
-            .loaded(limit)
-            .await?
-            .map(|names| names.iter().any(|name| library::same_model(name, model))))
+        let Some(url) = self.held_at("ps") else {
+            return Ok(None);
+        };
+        let asking = loaded(Arc::clone(&self.line), url);
+        let limit = within(limit);
+        let names = timeout_at(limit.at, self.known.loaded.get_now(&(), asking))
+            .await
+            .map_err(|_| limit.passed())??;
+        Ok(names.map(|names| names.iter().any(|name| library::same_model(name, model))))
     }
 
-    /// Names of the models that are in memory; `None` where the provider does not tell.
+    /// Names of the models that were in memory within the last seconds; `None` where the provider does not tell.
     ///
     /// # Errors
     /// Any [`LlmError`] but those that only a stream can have.
@@ -125,16 +225,13 @@ impl Provider {
         let Some(url) = self.held_at("ps") else {
             return Ok(None);
         };
-        let deadline = within(limit);
-        let sent = self.send(Method::GET, &url, None, deadline).await;
-        match sent {
-            Ok(response) => {
-                library::running(&body(response, LIST_LIMIT, deadline).await?).map(Some)
-            }
-            // Older servers do not know the path.
-            Err(LlmError::NotFound { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
+        let line = Arc::clone(&self.line);
+        let limit = within(limit);
+        let asked = self.known.loaded.get(&(), || loaded(line, url));
+        let names = timeout_at(limit.at, asked)
+            .await
+            .map_err(|_| limit.passed())??;
+        Ok(names.map(|names| Vec::clone(&names)))
     }
 
     /// Has an Ollama load a model, and keep it for `keep` after its last use (zero: not at all). Returns once it is in memory, or out
@@ -153,8 +250,14 @@ impl Provider {
             self.context(model, deadline).await?
         };
         let asked = library::hold(model, &format!("{}s", keep.as_secs()), context);
-        let response = self.send(Method::POST, &url, Some(asked), deadline).await?;
-        library::held(&body(response, LIST_LIMIT, deadline).await?, self.mask())
+        let sent = self
+            .line
+            .send(Method::POST, &url, Some(asked), deadline)
+            .await;
+        // Whatever came of it, memory may be another one.
+        self.known.loaded.forget();
+        let answer = body(sent?, LIST_LIMIT, deadline).await?;
+        library::held(&answer, self.mask())
     }
 
     /// Has an Ollama fetch a model; `None` where the provider fetches none.
@@ -169,13 +272,45 @@ impl Provider {
         let asked = serde_json::json!({ "model": model, "stream": true });
         let asked = asked.to_string().into_bytes();
         let limit = Deadline::new(began, PULL_STALL, Level::FirstToken);
-        let response = self.send(Method::POST, &url, Some(asked), limit).await?;
+        let response = self
+            .line
+            .send(Method::POST, &url, Some(asked), limit)
+            .await?;
         Ok(Some(PullStream {
             provider: self,
             response,
             lines: library::Pull::default(),
             began,
         }))
+    }
+}
+
+/// Asks for the list of models.
+async fn listed(line: Arc<Line>) -> Result<Arc<Vec<Model>>, LlmError> {
+    let body = line.get(&line.endpoint.models).await?;
+    wire::models(line.endpoint.kind, &body).map(Arc::new)
+}
+
+/// Asks what a model can do.
+async fn about(line: Arc<Line>, model: String) -> Result<Option<About>, LlmError> {
+    let Some(show) = &line.endpoint.show else {
+        return Ok(None);
+    };
+    let deadline = line.deadline(Instant::now());
+    let asked = serde_json::json!({ "model": model })
+        .to_string()
+        .into_bytes();
+    let response = line.send(Method::POST, show, Some(asked), deadline).await?;
+    wire::about(&body(response, LIST_LIMIT, deadline).await?).map(Some)
+}
+
+/// Asks what is in memory.
+async fn loaded(line: Arc<Line>, url: Url) -> Result<Option<Arc<Vec<String>>>, LlmError> {
+    match line.get(&url).await {
+        Ok(body) => library::running(&body).map(|names| Some(Arc::new(names))),
+        // Older servers do not know the path.
+        Err(LlmError::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -1,9 +1,8 @@
 //! One provider: its connections, its requests, and what HTTP says before an answer begins.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, LOCATION, RETRY_AFTER};
@@ -12,9 +11,10 @@ use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-use crate::chat::{ChatRequest, Health, Model};
+use crate::chat::{ChatRequest, Health};
 use crate::config::{ConfigError, Endpoint, ProviderConfig, ProviderKind};
 use crate::error::{Level, LlmError, Step};
+use crate::models::Known;
 use crate::said::Mask;
 use crate::stream::{ChatStream, Deadline};
 use crate::wire::{self, Decoder, Habits, Hints, TokenLimit};
@@ -28,29 +28,28 @@ pub(crate) const LIST_LIMIT: usize = 8 * 1024 * 1024;
 /// The most tokens that an Ollama is told to keep room for where nobody set it; the memory for more is the operator's to give.
 const MAX_CONTEXT: u64 = 16 * 1024;
 
-/// Models of one provider whose context length is remembered.
-const MAX_MODELS: usize = 256;
-
 /// Idle connections kept for the next question.
 const IDLE_CONNECTIONS: usize = 8;
 
 /// A provider that can be asked. It has one pool of connections, is shared by reference, and holds no state of its
-/// questions. Making one does no I/O and takes microseconds; certificate authorities are loaded with the first request.
+/// questions; what it tells of its models is kept for a while. Making one does no I/O and takes microseconds; certificate authorities
+/// are loaded with the first request.
 pub struct Provider {
-    endpoint: Endpoint,
-    client: OnceCell<Client>,
-    /// Of Ollama: how many tokens each model was told to keep room for.
-    contexts: Mutex<Contexts>,
+    pub(crate) line: Arc<Line>,
+    pub(crate) known: Known,
 }
 
-/// Context lengths by model; none where the server does not tell.
-type Contexts = BTreeMap<String, Option<u64>>;
+/// The way to a provider.
+pub(crate) struct Line {
+    pub(crate) endpoint: Endpoint,
+    client: OnceCell<Client>,
+}
 
 impl fmt::Debug for Provider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Provider")
-            .field("kind", &self.endpoint.kind)
-            .field("chat", &self.endpoint.place().as_str())
+            .field("kind", &self.line.endpoint.kind)
+            .field("chat", &self.line.endpoint.place().as_str())
             .finish_non_exhaustive()
     }
 }
@@ -62,9 +61,11 @@ impl Provider {
     /// See [`ConfigError`]; each says what to change.
     pub fn new(config: ProviderConfig) -> Result<Self, ConfigError> {
         Ok(Self {
-            endpoint: Endpoint::try_from(config)?,
-            client: OnceCell::new(),
-            contexts: Mutex::default(),
+            line: Arc::new(Line {
+                endpoint: Endpoint::try_from(config)?,
+                client: OnceCell::new(),
+            }),
+            known: Known::default(),
         })
     }
 
@@ -74,9 +75,9 @@ impl Provider {
     /// # Errors
     /// Any [`LlmError`] but those that only a stream can have.
     pub async fn chat(&self, request: ChatRequest) -> Result<ChatStream, LlmError> {
-        let endpoint = &self.endpoint;
+        let endpoint = &self.line.endpoint;
         let started = Instant::now();
-        let deadline = self.deadline(started);
+        let deadline = self.line.deadline(started);
         let habits = Habits {
             limit: if endpoint.new_token_limit {
                 TokenLimit::OpenAi
@@ -91,8 +92,11 @@ impl Provider {
             }
         })?;
         let url = endpoint.chat(&request.model, request.stream);
-        let response = self.send(Method::POST, &url, Some(body), deadline).await?;
-        let decoder = self.decoder(&response)?;
+        let response = self
+            .line
+            .send(Method::POST, &url, Some(body), deadline)
+            .await?;
+        let decoder = self.line.decoder(&response)?;
         Ok(ChatStream::new(
             response,
             decoder,
@@ -102,19 +106,12 @@ impl Provider {
     }
 
     /// How many tokens an Ollama shall keep room for: what the maker of the model set, else what it was trained for, within
-    /// [`MAX_CONTEXT`]. Asked once for each model; other providers need not be told.
+    /// [`MAX_CONTEXT`]. Other providers need not be told.
     pub(crate) async fn context(
         &self,
         model: &str,
         deadline: Deadline,
     ) -> Result<Option<u64>, LlmError> {
-        if self.endpoint.show.is_none() {
-            return Ok(None);
-        }
-        let known = |contexts: &Contexts| contexts.get(model).copied();
-        if let Some(context) = known(&self.contexts()) {
-            return Ok(context);
-        }
         let about = match self.about(model, deadline).await {
             Ok(Some(about)) => about,
             Err(error @ LlmError::TimedOut { .. }) => return Err(error),
@@ -122,56 +119,23 @@ impl Provider {
             Ok(None) | Err(_) => return Ok(None),
         };
         let trained = about.trained.map(|trained| trained.min(MAX_CONTEXT));
-        let context = about.set.or(trained);
-        let mut contexts = self.contexts();
-        if contexts.len() >= MAX_MODELS {
-            contexts.clear();
-        }
-        contexts.insert(model.to_owned(), context);
-        Ok(context)
-    }
-
-    /// What an Ollama tells of a model; nothing elsewhere.
-    pub(crate) async fn about(
-        &self,
-        model: &str,
-        deadline: Deadline,
-    ) -> Result<Option<wire::About>, LlmError> {
-        let Some(show) = &self.endpoint.show else {
-            return Ok(None);
-        };
-        let asked = serde_json::json!({ "model": model })
-            .to_string()
-            .into_bytes();
-        let response = self.send(Method::POST, show, Some(asked), deadline).await?;
-        wire::about(&body(response, LIST_LIMIT, deadline).await?).map(Some)
-    }
-
-    fn contexts(&self) -> MutexGuard<'_, Contexts> {
-        self.contexts.lock().unwrap_or_else(PoisonError::into_inner)
+        Ok(about.set.or(trained))
     }
 
     /// Which dialect it speaks.
+    #[must_use]
     pub fn kind(&self) -> ProviderKind {
-        self.endpoint.kind
+        self.line.endpoint.kind
     }
 
     pub(crate) fn mask(&self) -> &Mask {
-        &self.endpoint.mask
+        &self.line.endpoint.mask
     }
 
     /// Where an Ollama does this with the models that it holds.
     pub(crate) fn held_at(&self, what: &str) -> Option<Url> {
         // It stands beside what is shown of a model, whatever is before both.
-        self.endpoint.show.as_ref()?.join(what).ok()
-    }
-
-    /// The models the provider offers, in its order.
-    ///
-    /// # Errors
-    /// Any [`LlmError`] but those that only a stream can have.
-    pub async fn models(&self) -> Result<Vec<Model>, LlmError> {
-        wire::models(self.endpoint.kind, &self.get(&self.endpoint.models).await?)
+        self.line.endpoint.show.as_ref()?.join(what).ok()
     }
 
     /// Whether the provider can be used now. A provider that is loading its model is up.
@@ -179,20 +143,23 @@ impl Provider {
     /// # Errors
     /// Any [`LlmError`] but those that only a stream can have, and never [`LlmError::Loading`].
     pub async fn check(&self) -> Result<Health, LlmError> {
-        match self.get(&self.endpoint.health).await {
-            Ok(body) => wire::is_healthy(self.endpoint.kind, &body).map(|()| Health::Ready),
+        let endpoint = &self.line.endpoint;
+        match self.line.get(&endpoint.health).await {
+            Ok(body) => wire::is_healthy(endpoint.kind, &body).map(|()| Health::Ready),
             Err(LlmError::Loading { .. }) => Ok(Health::Loading),
             Err(error) => Err(error),
         }
     }
+}
 
-    async fn get(&self, url: &Url) -> Result<Vec<u8>, LlmError> {
+impl Line {
+    pub(crate) async fn get(&self, url: &Url) -> Result<Vec<u8>, LlmError> {
         let deadline = self.deadline(Instant::now());
         let response = self.send(Method::GET, url, None, deadline).await?;
         body(response, LIST_LIMIT, deadline).await
     }
 
-    fn deadline(&self, started: Instant) -> Deadline {
+    pub(crate) fn deadline(&self, started: Instant) -> Deadline {
         let timeouts = &self.endpoint.timeouts;
         Deadline::new(started, timeouts.first_token, Level::FirstToken).or(Deadline::new(
             started,

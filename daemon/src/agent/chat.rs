@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::Agents;
+use super::{Agents, again::Again};
 use crate::{
     clock::now_ms,
     config::{RouteSettings, routes::OnBreak},
@@ -122,6 +122,7 @@ pub(super) async fn turn(
         who: &who(agent, caller, &session.to_string()),
         request: ChatRequest {
             max_tokens: settings.max_tokens,
+            temperature: settings.temperature,
             ..ChatRequest::new(chat.model.clone(), messages)
         },
         may_leave_host: route.as_ref().is_some_and(|route| route.may_leave_host),
@@ -131,6 +132,23 @@ pub(super) async fn turn(
         deadline,
     };
     let (mut listener, mut tried) = (Listener::new(progress), Tried::default());
+    let again = Again::of(agents, &chat, route.as_ref(), (agent, caller.uid));
+    let first = &targets[0];
+    let kept = again
+        .as_ref()
+        .and_then(|again| again.find(&question.request, first));
+    if let Some(spoken) = kept {
+        tokio::select! {
+            () = listener.hear(spoken.text.clone()) => {}
+            () = cancel.cancelled() => return Outcome::plain(Ending::Cancelled),
+        }
+        let attempts = vec![from_before(&first.target)];
+        let outcome = answered(id, session, (chat.text, first), spoken, (&attempts, true));
+        return Outcome {
+            attempts,
+            ..outcome
+        };
+    }
     let asking = gateway::ask(&question, &mut listener, &mut tried);
     let told = tokio::select! {
         told = timeout_at(deadline, asking) => Some(told),
@@ -148,7 +166,11 @@ pub(super) async fn turn(
         ))),
         Some(Ok(Err(unanswered))) => failed(&unanswered, &targets, &attempts),
         Some(Ok(Ok((at, spoken)))) => {
-            answered(id, session, (chat.text, &targets[at]), spoken, &attempts)
+            if let Some(again) = &again {
+                again.keep(&question.request, &targets[at], &spoken);
+            }
+            let said = (chat.text, &targets[at]);
+            answered(id, session, said, spoken, (&attempts, false))
         }
     };
     Outcome {
@@ -225,12 +247,26 @@ fn targets(agents: &Agents, chat: &ChatArguments, route: Option<&RouteSettings>)
     chat.targets().into_iter().filter_map(known).collect()
 }
 
+/// Nobody was asked: the answer was there from before. It is on record as what it is.
+fn from_before(target: &Target) -> Attempt {
+    Attempt {
+        provider: target.provider.to_string(),
+        model: target.model.clone(),
+        outcome: "cached".into(),
+        at_ms: now_ms(),
+        cost_micros: Some(0),
+        input_tokens: Some(0),
+        output_tokens: Some(0),
+        ..Attempt::default()
+    }
+}
+
 fn answered(
     id: Uuid,
     session: Uuid,
     (question, by): (String, &Asked),
     Spoken { text, done }: Spoken,
-    attempts: &[Attempt],
+    (attempts, cached): (&[Attempt], bool),
 ) -> Outcome {
     let (by, local) = (by.target.clone(), by.known.settings.is_local());
     let result = ChatResult {
@@ -248,6 +284,7 @@ fn answered(
         attempts: attempts.iter().cloned().map(records::attempt).collect(),
         cost: cost(attempts).map(records::dollars),
         cost_estimated: attempts.iter().any(|it| it.cost_estimated),
+        cached,
     };
     let exchange = Exchange {
         session,

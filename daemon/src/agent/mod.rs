@@ -3,6 +3,7 @@
 //! This module holds no state of any action and decides nothing: it spends the permit that it is given.
 
 pub mod adopted;
+mod again;
 pub mod asked;
 mod chat;
 mod ended;
@@ -12,7 +13,12 @@ mod staged;
 pub mod tool;
 mod worker;
 
-use std::{future::Future, path::PathBuf, pin::Pin, sync::Arc};
+use std::{
+    future::Future,
+    path::PathBuf,
+    pin::Pin,
+    sync::{Arc, Mutex},
+};
 
 use paw_policy::Operation;
 use paw_store::ActionRecord;
@@ -27,7 +33,7 @@ use self::{
 use crate::{
     audit::Audit,
     config::Config,
-    gateway::breakers::Breakers,
+    gateway::{breakers::Breakers, kept::Answers},
     orchestrator::work::{Continuation, Execute, Outcome, Task},
     providers::Providers,
     quota::Quotas,
@@ -45,6 +51,8 @@ pub struct Agents {
     pub breakers: Arc<Breakers>,
     /// What may be asked and spent.
     pub quotas: Arc<Quotas>,
+    /// Answers that are given again to who asks the same.
+    pub kept: Mutex<Answers>,
     /// Sessions and what was said in them.
     pub storage: Storage,
     /// The way to sandboxes.

@@ -178,6 +178,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         providers: providers_now.clone(),
         breakers: Arc::clone(&breakers),
         quotas: Arc::clone(&quotas),
+        kept: Mutex::default(),
         storage: storage.clone(),
         launchers: launchers.clone(),
         pool: pool.clone(),

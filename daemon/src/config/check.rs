@@ -22,7 +22,9 @@ use super::{
     registered::{Registered, RegisteredError},
     routes::routes,
     source::{self, Source, SourceError},
-    value::{account, duration, interval, isolation, limit, name, provider_kind, size, url},
+    value::{
+        account, duration, interval, isolation, limit, name, provider_kind, settle, size, url,
+    },
 };
 
 /// Why there is no configuration.
@@ -495,6 +497,7 @@ fn agents(
         skills: vec!["files".parse().expect("`files` is a name")],
         net: Vec::new(),
         max_tokens: None,
+        temperature: None,
         may_leave_host: false,
     };
     let mut agents = BTreeMap::from([(
@@ -578,20 +581,16 @@ fn agents(
                 skills: skills.unwrap_or_default(),
                 net,
                 max_tokens: agent.max_tokens.as_ref().map(|value| *value.get_ref()),
+                temperature: agent
+                    .temperature
+                    .as_ref()
+                    .map(|value| bounded(source, value, &(0.0..=2.0), faults)),
                 may_leave_host: agent.may_leave_host.unwrap_or(false),
             };
             agents.insert(key, settings);
         }
     }
     agents
-}
-
-fn settle(text: &str) -> Result<Settle, String> {
-    match text {
-        "commit" => Ok(Settle::Commit),
-        "stage" => Ok(Settle::Stage),
-        _ => Err("use commit, or stage for a person to decide".into()),
-    }
 }
 
 fn millis(time: Duration) -> u64 {

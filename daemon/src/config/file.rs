@@ -209,6 +209,18 @@ pub struct Route {
     pub may_leave_host: Option<bool>,
     /// `restart` or `fail`: what becomes of an answer that breaks off.
     pub on_break: Option<Spanned<String>>,
+    /// Whether answers are kept for who asks the same again.
+    pub cache: Option<Cache>,
+}
+
+/// Answers that are kept for who asks the same again.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cache {
+    /// How long, for example `"1h"`.
+    pub age: Option<Spanned<String>>,
+    /// How much all of them may take, for example `"16M"`.
+    pub size: Option<Spanned<String>>,
 }
 
 /// One target of a route.
@@ -247,6 +259,8 @@ pub struct Agent {
     pub net: Option<Spanned<Vec<String>>>,
     /// Tokens of an answer at most.
     pub max_tokens: Option<Spanned<u32>>,
+    /// How much chance is in an answer; 0 for as little as there can be.
+    pub temperature: Option<Spanned<f32>>,
     /// Whether what was said with a local provider may go to a cloud one.
     pub may_leave_host: Option<bool>,
 }

@@ -223,6 +223,8 @@ pub struct AgentSettings {
     pub net: Vec<NetRule>,
     /// Tokens of an answer at most.
     pub max_tokens: Option<u32>,
+    /// How much chance is in an answer; the provider's own without it.
+    pub temperature: Option<f32>,
     /// Whether what was said with a local provider may go to a cloud one.
     pub may_leave_host: bool,
 }

@@ -1,6 +1,6 @@
 //! Routes: several targets that stand in for each other, and what has to hold of them before one is taken.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use paw_policy::{Name, Target};
 use serde::Serialize;
@@ -11,7 +11,7 @@ use super::{
     file,
     layers::{Layers, bounded, read_value, reference},
     source::Source,
-    value::{model, name},
+    value::{duration, model, name, size},
 };
 
 /// The most targets of one route. All of them are in the plan and may be in the record of an action.
@@ -28,6 +28,17 @@ pub struct RouteSettings {
     pub may_leave_host: bool,
     /// What becomes of an answer that breaks off.
     pub on_break: OnBreak,
+    /// Whether answers are kept for who asks the same again.
+    pub cache: Option<CacheSettings>,
+}
+
+/// Bounds of the answers that a route keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct CacheSettings {
+    /// How long one is kept.
+    pub age: Duration,
+    /// Bytes of all of them.
+    pub size: u64,
 }
 
 /// One target of a route.
@@ -152,6 +163,31 @@ fn route(
         select,
         may_leave_host,
         on_break,
+        cache: route.cache.as_ref().map(|it| cache(source, it, faults)),
+    }
+}
+
+fn cache(source: &Source, cache: &file::Cache, faults: &mut Faults) -> CacheSettings {
+    let bounded = |text: &str| {
+        size(text).and_then(|bytes| {
+            if (64 << 10..=1 << 30).contains(&bytes) {
+                Ok(bytes)
+            } else {
+                Err("use a size between \"64K\" and \"1G\"".into())
+            }
+        })
+    };
+    CacheSettings {
+        age: cache
+            .age
+            .as_ref()
+            .and_then(|value| read_value(source, value, &duration, faults))
+            .unwrap_or(Duration::from_secs(3_600)),
+        size: cache
+            .size
+            .as_ref()
+            .and_then(|value| read_value(source, value, &bounded, faults))
+            .unwrap_or(16 << 20),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{str::FromStr, time::Duration};
 
-use paw_launch::request::Isolation;
+use paw_launch::{request::Isolation, workspace::Settle};
 use paw_llm::{ProviderKind, Timeouts};
 use paw_policy::Name;
 
@@ -34,6 +34,15 @@ pub(super) fn isolation(text: &str) -> Result<Isolation, String> {
         .into_iter()
         .find(|isolation| isolation.as_str() == text)
         .ok_or_else(|| "use process, kernel or vm".to_owned())
+}
+
+/// What becomes of what a tool wrote to its workspace.
+pub(super) fn settle(text: &str) -> Result<Settle, String> {
+    match text {
+        "commit" => Ok(Settle::Commit),
+        "stage" => Ok(Settle::Stage),
+        _ => Err("use commit, or stage for a person to decide".into()),
+    }
 }
 
 /// A user or group name as useradd(8) allows it.

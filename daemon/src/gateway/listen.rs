@@ -37,7 +37,8 @@ impl Listener {
         Self { to, seq: 0 }
     }
 
-    async fn hear(&mut self, text: String) {
+    /// Hears a piece of the answer.
+    pub async fn hear(&mut self, text: String) {
         let seq = self.seq;
         self.seq += 1;
         self.tell(ChatEvent::Delta { seq, text }).await;

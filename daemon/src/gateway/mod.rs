@@ -22,6 +22,7 @@
 //! - [`sign`]: what an attempt or a check says of a target. Pure.
 //! - [`budget`]: how many retries a provider's traffic pays for. Pure.
 //! - [`price`]: what an attempt costs. Pure.
+//! - [`kept`]: answers that are given again to who asks the same. Pure.
 //! - [`listen`]: one attempt, heard piece by piece.
 //! - [`tried`]: what was tried. Pure.
 //! - [`why`]: why a target has no answer. Pure.
@@ -32,6 +33,7 @@ pub mod breakers;
 pub mod budget;
 pub mod course;
 pub mod decide;
+pub mod kept;
 pub mod listen;
 pub mod look;
 pub mod price;

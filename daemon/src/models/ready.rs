@@ -138,7 +138,7 @@ async fn look(
     model: &str,
     tell: &watch::Sender<Progress>,
 ) -> Result<(), NotReady> {
-    let listed = match patiently(tell, || provider.models()).await {
+    let listed = match patiently(tell, || provider.models_now()).await {
         Ok(listed) => listed,
         // Not every server has a list; whether it answers, it will show.
         Err(LlmError::NotFound { .. }) => return Ok(()),

@@ -488,9 +488,8 @@ fn not_ready((name, known): (&Name, &Known), model: &str, error: &NotReady) -> E
 }
 
 async fn models(name: &Name, known: &Known) -> RpcResult<Vec<Model>> {
-    let models = known.client.models().await;
-    known.note(&models);
-    match models {
+    // It may be an answer of some minutes ago, so it says nothing of the provider now.
+    match known.client.models().await {
         Ok(models) => {
             let loaded = known.client.loaded(SHOW_LIMIT).await.unwrap_or(None);
             let is_loaded = |name: &String| loaded.as_ref().map(|all| all.contains(name));

@@ -142,7 +142,7 @@ async fn ask(known: &Known) -> Result<ProviderTest, LlmError> {
 
 /// Names of the models that it lists; not every provider has a list, and it was answered without one.
 async fn names(known: &Known) -> Vec<String> {
-    let models = known.client.models().await.unwrap_or_default();
+    let models = known.client.models_now().await.unwrap_or_default();
     models.into_iter().map(|it| it.name).take(MODELS).collect()
 }
 

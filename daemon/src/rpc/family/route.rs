@@ -81,6 +81,9 @@ impl Family {
                 OnBreak::Fail => "fail".into(),
             },
             targets: settings.targets.iter().filter_map(target).collect(),
+            cache_age_ms: settings
+                .cache
+                .map(|cache| u64::try_from(cache.age.as_millis()).unwrap_or(u64::MAX)),
         }
     }
 }
