@@ -466,8 +466,32 @@ pub(crate) enum Bench {
         #[arg(long, value_name = "TIME", value_parser = duration)]
         duration: Option<Duration>,
     },
+    /// Chats with a model that answers at once, and what pawd adds to them
+    Chat(ChatLoad),
     /// A command in a sandbox of its own, from the request to its end
     Sandbox(SandboxLoad),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChatLoad {
+    /// The model is a part of pawctl, and listens where the provider is: at a free port of this host
+    #[arg(long, required = true)]
+    pub(crate) stub: bool,
+    /// The provider; of kind openai-compatible, and configured for measuring alone
+    #[arg(long, value_name = "NAME", default_value = "stub")]
+    pub(crate) provider: String,
+    /// How many chats in all
+    #[arg(long, value_name = "N", conflicts_with = "duration")]
+    pub(crate) requests: Option<u64>,
+    /// How many connections, each with one chat at a time
+    #[arg(long, value_name = "C", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) concurrency: u16,
+    /// For how long [default: 5s]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) duration: Option<Duration>,
+    /// Tokens of each answer, each sent by itself
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub(crate) tokens: u16,
 }
 
 #[derive(Debug, Args)]

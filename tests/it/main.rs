@@ -7,6 +7,7 @@ mod actions;
 mod adopt;
 mod approvals;
 mod attempts;
+mod bench;
 mod breakers;
 mod chat;
 mod control;

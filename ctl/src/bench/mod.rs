@@ -1,8 +1,10 @@
 //! Load loops, and the numbers that come of them.
 
+mod chat;
 mod numbers;
 mod rpc;
 mod sandbox;
+mod stub;
 mod worker;
 
 use crate::{
@@ -23,6 +25,7 @@ pub(crate) async fn run(
             concurrency,
             duration,
         } => rpc::run(global, out, requests, concurrency, duration).await,
+        cli::Bench::Chat(load) => chat::run(global, out, load).await,
         cli::Bench::Sandbox(load) if load.worker => worker::run(global, out, load).await,
         cli::Bench::Sandbox(load) => sandbox::run(global, out, load).await,
     }

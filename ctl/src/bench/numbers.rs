@@ -33,6 +33,32 @@ pub(super) struct Measured {
     /// Requests that found no sandbox waiting; their times are not in the others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) cold: Option<u64>,
+    /// The same without pawd, one at a time, and what pawd adds to it.
+    #[serde(flatten)]
+    pub(super) against: Option<Against>,
+}
+
+/// What is measured without pawd, and the difference.
+#[derive(Debug, Serialize)]
+pub(super) struct Against {
+    pub(super) direct_p50_us: f64,
+    pub(super) direct_p99_us: f64,
+    pub(super) added_p50_us: f64,
+    pub(super) added_p99_us: f64,
+}
+
+impl Against {
+    /// What `through` pawd takes longer than it does `alone`.
+    pub(super) fn new(through: &Measured, alone: &Tally) -> Self {
+        let at = |quantile: f64| us(alone.times.value_at_quantile(quantile));
+        let (direct_p50_us, direct_p99_us) = (at(0.50), at(0.99));
+        Self {
+            direct_p50_us,
+            direct_p99_us,
+            added_p50_us: tenths(through.p50_us - direct_p50_us),
+            added_p99_us: tenths(through.p99_us - direct_p99_us),
+        }
+    }
 }
 
 /// What all connections count together.
@@ -70,9 +96,7 @@ pub(super) fn measured(
     rss_peak: Option<u64>,
 ) -> Measured {
     let requests = tally.times.len();
-    let us = |ns: u64| (ns as f64 / 100.0).round() / 10.0;
     let at = |quantile: f64| us(tally.times.value_at_quantile(quantile));
-    let tenths = |value: f64| (value * 10.0).round() / 10.0;
     Measured {
         requests,
         errors: tally.errors,
@@ -87,7 +111,17 @@ pub(super) fn measured(
         seconds: (elapsed.as_secs_f64() * 1000.0).round() / 1000.0,
         measures: None,
         cold: None,
+        against: None,
     }
+}
+
+/// Nanoseconds as microseconds.
+fn us(ns: u64) -> f64 {
+    (ns as f64 / 100.0).round() / 10.0
+}
+
+fn tenths(value: f64) -> f64 {
+    (value * 10.0).round() / 10.0
 }
 
 /// Prints them.
@@ -132,6 +166,19 @@ pub(super) fn show(out: &mut Out, measured: &Measured, cpu: &'static str) -> Res
             ];
             if let Some(measures) = measured.measures {
                 rows.insert(0, ("Measures", measures.replace('_', " ")));
+            }
+            if let Some(against) = &measured.against {
+                let both = |p50: f64, p99: f64| format!("{p50} us p50, {p99} us p99");
+                rows.extend([
+                    (
+                        "Without pawd",
+                        both(against.direct_p50_us, against.direct_p99_us),
+                    ),
+                    (
+                        "Added by pawd",
+                        both(against.added_p50_us, against.added_p99_us),
+                    ),
+                ]);
             }
             if let Some(cold) = measured.cold {
                 rows.push(("None waited", text::count(cold)));

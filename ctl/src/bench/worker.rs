@@ -95,5 +95,6 @@ fn measured(rounds: &Rounds, cpu: Duration) -> Measured {
         seconds: (seconds * 1000.0).round() / 1000.0,
         measures: Some("line_round_trip"),
         cold: None,
+        against: None,
     }
 }
