@@ -19,12 +19,13 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use arguments::{ChatAsked, ToolAsked, not_executable, read, unknown_kind};
-use targets::{Named, Names};
+use targets::{Named, Names, Stays};
 
 use crate::{
-    agent::{asked, net::Ask, tool},
+    agent::{asked, chat, net::Ask, tool},
     clock::now_ms,
     config::{AgentSettings, Config},
+    gateway::route::Needs,
     orchestrator::{handle::Submission, work::Progress},
     providers::Providers,
     records::shorten,
@@ -290,7 +291,18 @@ impl Intake {
             && place.opens.is_none()
             && named.leaves_host(&providers)
             && self.spoke_locally(&providers, place.id)?;
-        let plan = named.plan(&providers, text, asked.local_only, held_here)?;
+        let needs = if named.asks_for_needs() {
+            let request = chat::request(&self.storage, place.id, settings, &text);
+            Some(Needs::of(&request.map_err(|error| unreadable(&error))?))
+        } else {
+            None
+        };
+        let stays = Stays {
+            local_only: asked.local_only,
+            held_here,
+        };
+        let known = (config, &*providers);
+        let plan = named.plan(known, place.id, text, stays, needs)?;
         Ok((Operation::Chat(plan), Some(place)))
     }
 

@@ -1,12 +1,14 @@
 //! The providers that are configured: one connection pool each, and what was last seen of them.
 //!
 //! - [`seen`]: what traffic and checks have shown of one. Pure.
+//! - [`pace`]: how quickly the answers of a model begin. Pure.
 //! - [`watch`]: the checks.
 //! - [`register`]: what a change makes of those that are registered by RPC. Pure.
 //! - [`waits`]: why one is not asked yet. Pure.
 //! - [`keys`]: their keys.
 
 pub mod keys;
+pub mod pace;
 pub mod register;
 pub mod seen;
 pub mod waits;
@@ -214,7 +216,24 @@ impl Known {
 
     /// Notes how long an answer took that came to its end.
     pub fn took(&self, attempt: &Attempt) {
-        self.seen().took(attempt);
+        self.seen().took(attempt, Instant::now());
+    }
+
+    /// Notes that an attempt was left before its answer began, after all the time that it took.
+    pub fn took_longer(&self, attempt: &Attempt) {
+        self.seen().took_longer(attempt, Instant::now());
+    }
+
+    /// How soon one expects an answer of a model to begin, in milliseconds; nothing where nobody has heard one.
+    #[must_use]
+    pub fn pace(&self, model: &str) -> Option<f64> {
+        self.seen().pace(model, Instant::now())
+    }
+
+    /// Within which time 19 of 20 answers of a model begin; nothing while that is not known.
+    #[must_use]
+    pub fn usual_first_token(&self, model: &str) -> Option<Duration> {
+        self.seen().usual_first_token(model)
     }
 
     /// Whether it is well, and has shown that within this time.

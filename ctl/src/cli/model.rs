@@ -4,6 +4,15 @@ use clap::Subcommand;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Model {
+    /// Compare the arms of a route
+    ///
+    /// A chat counts for the target that its plan names first, whoever answered it in the end; times, tokens and costs are
+    /// those of that target's own attempts. The newest 20000 chats that are remembered are looked at.
+    Ab {
+        /// The route
+        #[arg(value_name = "ROUTE")]
+        route: String,
+    },
     /// List models
     List {
         /// Only those of this provider

@@ -371,7 +371,7 @@ fn attempts(attempts: &[Attempt], look: &Look) -> String {
         .map(|attempt| {
             let tone = match attempt.outcome.as_str() {
                 "ok" => Tone::Good,
-                "loading" | "cancelled" => Tone::Dim,
+                "loading" | "cancelled" | "outrun" => Tone::Dim,
                 _ => Tone::Bad,
             };
             let first = attempt

@@ -25,6 +25,7 @@ pub(super) async fn run(
 ) -> Result<u8, Failure> {
     let pawd = Connection::open(global).await?;
     match command {
+        cli::Model::Ab { route } => super::route::arms(&pawd, out, &route).await?,
         cli::Model::List { provider } => {
             let params = Params::named(json!({"provider": provider}));
             let answer = pawd

@@ -1,6 +1,6 @@
 //! `pawctl route`: providers that stand in for each other.
 
-use paw_api::provider::Route;
+use paw_api::provider::{Arm, Arms, Percentiles, Route};
 use serde_json::json;
 
 use super::{block, provider, status::provider_tone};
@@ -31,12 +31,63 @@ pub(super) async fn run(global: &Global, out: &mut Out, command: Named) -> Resul
                     ("May leave the host", Some(leaves.to_owned())),
                     ("On a break", Some(text::line(&route.on_break).into_owned())),
                     ("Answers kept for", route.cache_age_ms.map(text::span)),
+                    (
+                        "Hedges after",
+                        route
+                            .hedge_after_ms
+                            .map(|after| format!("the usual time, at first {}", text::span(after))),
+                    ),
                 ]) + "\n"
                     + &targets(std::slice::from_ref(route), look)
             })?;
         }
     }
     Ok(exit::DONE)
+}
+
+/// `pawctl model ab`: what became of each arm.
+pub(super) async fn arms(pawd: &Connection, out: &mut Out, route: &str) -> Result<(), Failure> {
+    let params = Params::named(json!({"route": route}));
+    let answer = pawd.call("compare the arms", "model.ab", params).await?;
+    out.answer(&answer, |arms: &Arms, look| {
+        let rows = arms.arms.iter().map(arm).collect();
+        let head = [
+            "PROVIDER",
+            "MODEL",
+            "WEIGHT",
+            "CHATS",
+            "ERRORS",
+            "FIRST TOKEN P50/P95",
+            "WHOLE P50/P95",
+            "TOKENS IN/OUT",
+            "COST",
+        ];
+        table::table(&head, rows, look, "no arm")
+    })?;
+    Ok(())
+}
+
+fn arm(arm: &Arm) -> Vec<table::Field> {
+    let spans = |times: Option<Percentiles>| {
+        times.map_or_else(
+            || "-".to_owned(),
+            |it| format!("{} / {}", text::span(it.p50), text::span(it.p95)),
+        )
+    };
+    let weight = arm
+        .weight
+        .map_or_else(|| "-".to_owned(), |it| it.to_string());
+    vec![
+        table::text(&arm.provider),
+        table::text(&arm.model),
+        table::number(weight),
+        table::number(arm.chats.to_string()),
+        table::number(arm.errors.to_string()),
+        table::number(spans(arm.first_token_ms)),
+        table::number(spans(arm.total_ms)),
+        table::number(format!("{} / {}", arm.input_tokens, arm.output_tokens)),
+        table::number(text::cost(arm.cost, arm.cost_estimated)),
+    ]
 }
 
 /// A line for each target, in the order in which they are listed.
@@ -55,6 +106,7 @@ fn targets(routes: &[Route], look: &Look) -> String {
                 table::text(&target.model),
                 number(target.weight.map(u64::from)),
                 number(target.context),
+                table::number(target.pace_ms.map_or_else(|| "-".to_owned(), text::span)),
                 table::text(provider::place(target.local)),
                 table::toned(tone, &target.state),
                 provider::breaker(&target.breaker, target.breaker_until, look),
@@ -63,7 +115,7 @@ fn targets(routes: &[Route], look: &Look) -> String {
         .collect();
     table::table(
         &[
-            "ROUTE", "PROVIDER", "MODEL", "WEIGHT", "CONTEXT", "WHERE", "STATE", "BREAKER",
+            "ROUTE", "PROVIDER", "MODEL", "WEIGHT", "CONTEXT", "PACE", "WHERE", "STATE", "BREAKER",
         ],
         rows,
         look,

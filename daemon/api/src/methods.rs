@@ -187,6 +187,12 @@ pub const TABLE: &[Method] = &[
         "Sends bytes of an archive.",
     ),
     call(
+        "model.ab",
+        Role::Admin,
+        &["route"],
+        "Shows what became of each arm of a route.",
+    ),
+    call(
         "model.abort",
         Role::Admin,
         &["subscription"],

@@ -12,7 +12,7 @@ use jsonrpsee::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::ErrorData;
+use crate::{error::ErrorData, provider::Arms};
 
 /// A model that a provider serves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -133,6 +133,10 @@ pub trait ModelRpc {
     /// Models of one provider, or of all that answer.
     #[method(name = "list", param_kind = map, with_extensions)]
     async fn list(&self, provider: Option<String>) -> RpcResult<Vec<Model>>;
+
+    /// What became of the conversations that each arm of a route was given.
+    #[method(name = "ab", param_kind = map, with_extensions)]
+    async fn ab(&self, route: String) -> RpcResult<Arms>;
 
     /// What a provider (the default one if none is named) tells of one model.
     #[method(name = "show", param_kind = map, with_extensions)]

@@ -137,12 +137,16 @@ pub struct Percentiles {
 pub struct Route {
     /// Its name.
     pub name: String,
-    /// `order` or `weight`: who is asked first.
+    /// `order`, `weight`, `latency`, `cost`, `capability` or `ab`: who is asked first.
     pub select: String,
     /// Whether a question may go on from a provider on this host to one elsewhere.
     pub may_leave_host: bool,
     /// `restart` or `fail`: what becomes of an answer that breaks off.
     pub on_break: String,
+    /// Whether a second target is asked beside one whose answer is late to begin: how late that is, in milliseconds, while too little
+    /// is known of a target.
+    #[serde(default)]
+    pub hedge_after_ms: Option<u64>,
     /// Who may answer.
     pub targets: Vec<RouteTarget>,
     /// How long answers are kept for who asks the same again, in milliseconds; none where they are not.
@@ -156,10 +160,19 @@ pub struct RouteTarget {
     pub provider: String,
     /// Which model.
     pub model: String,
-    /// Its share of the questions, where the route goes by weight.
+    /// Its share of the questions, where the route has shares.
     pub weight: Option<u32>,
     /// Tokens that it can hold, where that is configured.
     pub context: Option<u64>,
+    /// Whether it can call tools, where that is configured.
+    #[serde(default)]
+    pub tools: Option<bool>,
+    /// Whether it can see pictures, where that is configured.
+    #[serde(default)]
+    pub vision: Option<bool>,
+    /// How soon one expects its answers to begin, in milliseconds, where some were heard: an average that fades.
+    #[serde(default)]
+    pub pace_ms: Option<u64>,
     /// Whether it is on this host.
     pub local: bool,
     /// As of its provider.
@@ -187,6 +200,48 @@ pub struct ProviderTest {
     pub usage: Usage,
     /// Models that it lists, at most 100.
     pub models: Vec<String>,
+}
+
+/// What became of the conversations that were given to each arm of a route, as far as their actions are remembered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Arms {
+    /// Which route.
+    pub route: String,
+    /// How it selects; with `ab` a conversation stays with its arm.
+    pub select: String,
+    /// Chats that are counted here.
+    pub chats: u64,
+    /// When the oldest of them was asked, in milliseconds since 1970.
+    pub since: Option<u64>,
+    /// Each target: those of the route as they are listed, then those that were its before.
+    pub arms: Vec<Arm>,
+}
+
+/// One arm. A chat counts for the target that its plan names first; times, tokens and costs are those of that target's own attempts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Arm {
+    /// Which provider.
+    pub provider: String,
+    /// Which model.
+    pub model: String,
+    /// Its share of the conversations, where the route has shares and it is still in it.
+    pub weight: Option<u32>,
+    /// Chats that it was given.
+    pub chats: u64,
+    /// Of those, the ones that it did not answer, whether another one did or not.
+    pub errors: u64,
+    /// How long until the first piece of its answers.
+    pub first_token_ms: Option<Percentiles>,
+    /// How long until they were whole.
+    pub total_ms: Option<Percentiles>,
+    /// Tokens that it read.
+    pub input_tokens: u64,
+    /// Tokens that it wrote.
+    pub output_tokens: u64,
+    /// What that cost, in US dollars.
+    pub cost: f64,
+    /// Whether a part of that is assumed.
+    pub cost_estimated: bool,
 }
 
 /// A finished answer; also the result of a `chat` action.
@@ -237,8 +292,8 @@ pub struct Attempt {
     pub provider: String,
     /// Which model.
     pub model: String,
-    /// `ok` or the kind of error; waiting for a model that loads is one attempt, `loading`. `cancelled` is one that was taken back, `cached` an answer from before,
-    /// for which nobody was asked.
+    /// `ok` or the kind of error; waiting for a model that loads is one attempt, `loading`. `cancelled` is one that was taken back,
+    /// `outrun` one that was left because another was quicker, `cached` an answer from before, for which nobody was asked.
     pub outcome: String,
     /// When it began, in milliseconds since 1970.
     pub at: u64,

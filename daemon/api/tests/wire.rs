@@ -57,6 +57,7 @@ fn messages_are_what_their_golden_files_say() {
     check::<provider::ProviderTest>("provider-test");
     check::<provider::Route>("route");
     check::<budget::Budget>("budget");
+    check::<provider::Arms>("arms");
     check::<provider::ProviderSpec>("provider-spec");
     check::<model::Model>("model");
     check::<model::ModelWarmed>("model-warmed");

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use paw_api::provider::{ChatResult, Usage};
 use paw_llm::{ChatRequest, Finish, LlmError, Message};
 use paw_policy::{ChatArguments, Name, Target};
-use paw_store::{ActionRecord, Attempt, Caller, Failure, Speaker, StoreError};
+use paw_store::{ActionRecord, Attempt, Caller, Failure, Speaker, StoreError, TurnRecord};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{Agents, again::Again};
 use crate::{
     clock::now_ms,
-    config::{RouteSettings, routes::OnBreak},
+    config::{AgentSettings, RouteSettings, routes::OnBreak},
     gateway::{
         self, Asked, Listener, Question, Spoken, Tried, Unanswered, Why,
         price::{Prices, Tokens},
@@ -21,6 +21,7 @@ use crate::{
     orchestrator::work::{Ending, Exchange, Outcome, Progress, failure},
     quota::Who,
     records,
+    storage::Storage,
 };
 
 /// Turns of a session that a model is shown, newest ones.
@@ -87,9 +88,13 @@ pub(super) async fn turn(
             "see `pawctl provider list`",
         );
     }
-    let (messages, said_here) = match messages(agents, session, &settings.instructions, &chat.text)
-    {
-        Ok(messages) => messages,
+    let earlier = earlier(&agents.storage, session);
+    let (request, said_here) = match earlier {
+        Ok(earlier) => {
+            let providers = Arc::clone(&agents.providers.borrow());
+            let said_here = earlier.iter().any(|turn| providers.said_here(turn));
+            (ask_after(earlier, &settings, &chat.text), said_here)
+        }
         Err(error) => {
             return Outcome::failed(
                 "unavailable",
@@ -121,14 +126,14 @@ pub(super) async fn turn(
         quotas: &agents.quotas,
         who: &who(agent, caller, &session.to_string()),
         request: ChatRequest {
-            max_tokens: settings.max_tokens,
-            temperature: settings.temperature,
-            ..ChatRequest::new(chat.model.clone(), messages)
+            model: chat.model.clone(),
+            ..request
         },
         may_leave_host: route.as_ref().is_some_and(|route| route.may_leave_host),
         on_break: route
             .as_ref()
             .map_or(OnBreak::Restart, |route| route.on_break),
+        hedge: route.as_ref().and_then(|route| route.hedge),
         deadline,
     };
     let (mut listener, mut tried) = (Listener::new(progress), Tried::default());
@@ -315,19 +320,29 @@ fn cost(attempts: &[Attempt]) -> Option<u64> {
         .try_fold(0_u64, |sum, cost| Some(sum.saturating_add(cost?)))
 }
 
-/// Instructions, the newest earlier turns that fit, and what was said now; and whether some of it was said by a provider here.
-fn messages(
-    agents: &Agents,
+/// What a model is asked in this conversation; which model, each target says.
+///
+/// # Errors
+/// When the store cannot be read.
+pub fn request(
+    storage: &Storage,
     session: Uuid,
-    instructions: &str,
+    settings: &AgentSettings,
     text: &str,
-) -> Result<(Vec<Message>, bool), StoreError> {
-    let store = agents.storage.read();
+) -> Result<ChatRequest, StoreError> {
+    Ok(ask_after(earlier(storage, session)?, settings, text))
+}
+
+/// The newest turns of a conversation.
+fn earlier(storage: &Storage, session: Uuid) -> Result<Vec<TurnRecord>, StoreError> {
+    let store = storage.read();
     let total = store.session(session)?.map_or(0, |session| session.turns);
     let from = total.saturating_sub(CONTEXT_TURNS as u64);
-    let earlier = store.turns(session, from, CONTEXT_TURNS)?;
-    let providers = Arc::clone(&agents.providers.borrow());
-    let said_here = earlier.iter().any(|turn| providers.said_here(turn));
+    store.turns(session, from, CONTEXT_TURNS)
+}
+
+/// Instructions, the newest earlier turns that fit, and what was said now.
+fn ask_after(earlier: Vec<TurnRecord>, settings: &AgentSettings, text: &str) -> ChatRequest {
     let mut room = CONTEXT_BYTES;
     let mut shown: Vec<Message> = Vec::new();
     for turn in earlier.into_iter().rev() {
@@ -340,10 +355,14 @@ fn messages(
             Speaker::Assistant => Message::assistant(turn.text),
         });
     }
-    shown.push(Message::System(instructions.to_owned()));
+    shown.push(Message::System(settings.instructions.clone()));
     shown.reverse();
     shown.push(Message::user(text));
-    Ok((shown, said_here))
+    ChatRequest {
+        max_tokens: settings.max_tokens,
+        temperature: settings.temperature,
+        ..ChatRequest::new(String::new(), shown)
+    }
 }
 
 fn failed(unanswered: &Unanswered, targets: &[Asked], attempts: &[Attempt]) -> Outcome {

@@ -5,7 +5,7 @@
 pub mod adopted;
 mod again;
 pub mod asked;
-mod chat;
+pub mod chat;
 mod ended;
 pub mod net;
 pub mod run;

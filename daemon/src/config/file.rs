@@ -203,12 +203,16 @@ pub enum Warm {
 pub struct Route {
     /// Who may answer.
     pub targets: Spanned<Vec<Target>>,
-    /// `order` or `weight`: who is asked first.
+    /// `order`, `weight`, `latency`, `cost`, `capability` or `ab`: who is asked first.
     pub select: Option<Spanned<String>>,
     /// Whether a question may go on from a provider on this host to one elsewhere.
     pub may_leave_host: Option<bool>,
     /// `restart` or `fail`: what becomes of an answer that breaks off.
     pub on_break: Option<Spanned<String>>,
+    /// Whether a second target is asked beside one whose answer is late to begin.
+    pub hedge: Option<Spanned<bool>>,
+    /// How late that is while too little is known of a target.
+    pub hedge_after: Option<Spanned<String>>,
     /// Whether answers are kept for who asks the same again.
     pub cache: Option<Cache>,
 }
@@ -235,6 +239,10 @@ pub struct Target {
     pub weight: Option<Spanned<u32>>,
     /// Tokens that it can hold.
     pub context: Option<Spanned<u64>>,
+    /// Whether it can call tools.
+    pub tools: Option<bool>,
+    /// Whether it can see pictures.
+    pub vision: Option<bool>,
 }
 
 /// An assistant.

@@ -11,11 +11,14 @@ use super::{
     file,
     layers::{Layers, bounded, read_value, reference},
     source::Source,
-    value::{duration, model, name, size},
+    value::{duration, limit, model, name, size},
 };
 
 /// The most targets of one route. All of them are in the plan and may be in the record of an action.
 const MAX_TARGETS: usize = 16;
+
+/// How long the answer of a target of which too little is known may take to begin before a second one is asked.
+const HEDGE_AFTER: Duration = Duration::from_secs(2);
 
 /// Targets that stand in for each other.
 #[derive(Debug, Clone, Serialize)]
@@ -28,6 +31,8 @@ pub struct RouteSettings {
     pub may_leave_host: bool,
     /// What becomes of an answer that breaks off.
     pub on_break: OnBreak,
+    /// Whether a second target is asked beside one whose answer is late to begin; how late that is while too little is known of it.
+    pub hedge: Option<Duration>,
     /// Whether answers are kept for who asks the same again.
     pub cache: Option<CacheSettings>,
 }
@@ -47,10 +52,14 @@ pub struct RouteTarget {
     /// Who is asked, with which model.
     #[serde(flatten)]
     pub target: Target,
-    /// Its share of the questions, where the route goes by weight.
+    /// Its share of the questions, where the route has shares.
     pub weight: u32,
     /// Tokens that it can hold, where that is known.
     pub context: Option<u64>,
+    /// Whether it can call tools, where that is known.
+    pub tools: Option<bool>,
+    /// Whether it can see pictures, where that is known.
+    pub vision: Option<bool>,
 }
 
 /// Which target of a route is asked first.
@@ -61,6 +70,51 @@ pub enum Select {
     Order,
     /// One that is drawn by weight.
     Weight,
+    /// The one whose answers begin soonest, as far as is known.
+    Latency,
+    /// The one that costs least, as far as is known.
+    Cost,
+    /// The first one that can answer such a question, as far as is known.
+    Capability,
+    /// One that is drawn by weight for each conversation, and stays the same in it.
+    Ab,
+}
+
+impl Select {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Order,
+        Self::Weight,
+        Self::Latency,
+        Self::Cost,
+        Self::Capability,
+        Self::Ab,
+    ];
+
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Order => "order",
+            Self::Weight => "weight",
+            Self::Latency => "latency",
+            Self::Cost => "cost",
+            Self::Capability => "capability",
+            Self::Ab => "ab",
+        }
+    }
+
+    /// Whether each target has a share of the questions.
+    #[must_use]
+    pub const fn has_weights(self) -> bool {
+        matches!(self, Self::Weight | Self::Ab)
+    }
+
+    /// Whether the targets are asked as they are listed.
+    #[must_use]
+    pub const fn is_as_listed(self) -> bool {
+        matches!(self, Self::Order | Self::Capability)
+    }
 }
 
 /// What becomes of an answer that breaks off in the middle.
@@ -141,8 +195,8 @@ fn route(
         let local = known
             .get(&read.target.provider)
             .is_some_and(ProviderSettings::is_local);
-        // With weights another one may come first each time; then it is held to when the order is drawn.
-        if select == Select::Order && stays && !local && !may_leave_host {
+        // Otherwise another one may come first each time; then it is held to when the order is made.
+        if select.is_as_listed() && stays && !local && !may_leave_host {
             let hint = "list it before those on this host, leave it out, or set may_leave_host = true for the route";
             faults.at(
                 source,
@@ -154,7 +208,7 @@ fn route(
         stays |= local;
         targets.push(read);
     }
-    if select == Select::Weight && !targets.is_empty() && targets.iter().all(|it| it.weight == 0) {
+    if select.has_weights() && !targets.is_empty() && targets.iter().all(|it| it.weight == 0) {
         let hint = "give at least one target a weight above 0";
         faults.at(source, route.targets.span(), "no target has a weight", hint);
     }
@@ -163,6 +217,7 @@ fn route(
         select,
         may_leave_host,
         on_break,
+        hedge: hedge(source, route, faults),
         cache: route.cache.as_ref().map(|it| cache(source, it, faults)),
     }
 }
@@ -191,6 +246,28 @@ fn cache(source: &Source, cache: &file::Cache, faults: &mut Faults) -> CacheSett
     }
 }
 
+fn hedge(source: &Source, route: &file::Route, faults: &mut Faults) -> Option<Duration> {
+    let hedges = route.hedge.as_ref().filter(|it| *it.get_ref());
+    let after = route
+        .hedge_after
+        .as_ref()
+        .and_then(|value| read_value(source, value, &limit, faults));
+    match (hedges, &route.hedge_after) {
+        (None, Some(value)) => {
+            let hint = "write hedge = true for the route, or leave hedge_after out";
+            let what = "a time to hedge after in a route that does not";
+            faults.at(source, value.span(), what, hint);
+        }
+        (Some(value), _) if route.targets.get_ref().len() < 2 => {
+            let hint = "list another target, or leave hedge out";
+            let what = "a route that hedges with one target";
+            faults.at(source, value.span(), what, hint);
+        }
+        (None | Some(_), _) => {}
+    }
+    hedges.map(|_| after.unwrap_or(HEDGE_AFTER))
+}
+
 fn target(
     source: &Source,
     entry: &file::Target,
@@ -205,14 +282,10 @@ fn target(
             .as_ref()
             .and_then(|name| Some(known.get(name)?.model.clone())),
     };
-    if let (Some(weight), Select::Order) = (&entry.weight, by) {
-        let hint = "write select = \"weight\" for the route, or leave the weight out";
-        faults.at(
-            source,
-            weight.span(),
-            "a weight in a route that goes by order",
-            hint,
-        );
+    if let Some(weight) = entry.weight.as_ref().filter(|_| !by.has_weights()) {
+        let hint = "write select = \"weight\" or \"ab\" for the route, or leave the weight out";
+        let what = format!("a weight in a route that goes by {}", by.as_str());
+        faults.at(source, weight.span(), what, hint);
     }
     let weight = entry
         .weight
@@ -229,15 +302,17 @@ fn target(
         },
         weight,
         context,
+        tools: entry.tools,
+        vision: entry.vision,
     })
 }
 
 fn select(text: &str) -> Result<Select, String> {
-    match text {
-        "order" => Ok(Select::Order),
-        "weight" => Ok(Select::Weight),
-        _ => Err("use order, or weight".into()),
-    }
+    let known = Select::ALL.into_iter().find(|it| it.as_str() == text);
+    known.ok_or_else(|| {
+        let words: Vec<&str> = Select::ALL.iter().map(|it| it.as_str()).collect();
+        format!("use one of {}", words.join(", "))
+    })
 }
 
 fn on_break(text: &str) -> Result<OnBreak, String> {
@@ -324,8 +399,28 @@ mod tests {
                 "no target has a weight",
             ),
             (
+                "targets = [{ provider = \"local\", weight = 2 }]\nselect = \"cost\"",
+                "a weight in a route that goes by cost",
+            ),
+            (
+                "targets = [{ provider = \"local\", weight = 0 }]\nselect = \"ab\"",
+                "no target has a weight",
+            ),
+            (
+                "targets = [{ provider = \"local\" }, { provider = \"cloud\" }]\nselect = \"capability\"",
+                "what a provider on this host was asked would leave it",
+            ),
+            (
                 "targets = [{ provider = \"local\" }]\nselect = \"luck\"",
                 "\"luck\" cannot be meant here",
+            ),
+            (
+                "targets = [{ provider = \"local\" }]\nhedge = true",
+                "a route that hedges with one target",
+            ),
+            (
+                "targets = [{ provider = \"local\" }]\nhedge_after = \"1s\"",
+                "a time to hedge after in a route that does not",
             ),
             (
                 "targets = [{ provider = \"local\" }]\non_break = \"hide\"",

@@ -130,7 +130,20 @@ impl Course {
         Move::End
     }
 
-    /// The target that was asked failed.
+    /// A further target, one that was not asked yet, is asked beside those that are under way. It is paid for like a retry.
+    pub fn beside(&mut self, gate: &mut impl Gate) -> Option<usize> {
+        let after = self.next..self.legs.len();
+        let mut fresh = after.filter(|at| self.legs[*at].at == At::Start);
+        let at = fresh.find(|at| gate.enter(*at))?;
+        if !gate.pay(at) {
+            return None;
+        }
+        self.next = at + 1;
+        self.begin(at);
+        Some(at)
+    }
+
+    /// A target that was asked failed.
     pub fn failed(&mut self, at: usize, verdict: Verdict, now: Instant) {
         let until = |wait| now.checked_add(wait);
         let (until, loading) = match verdict {
@@ -153,7 +166,10 @@ impl Course {
                 (None, false)
             }
         };
-        self.legs[at].at = until.map_or(At::Out, |until| At::Failed { until, loading });
+        // Another one may have said meanwhile that nobody is to be asked any more.
+        if self.legs[at].at != At::Out {
+            self.legs[at].at = until.map_or(At::Out, |until| At::Failed { until, loading });
+        }
     }
 
     fn may_ask(&mut self, at: usize, now: Instant, gate: &mut impl Gate) -> bool {
@@ -279,6 +295,51 @@ mod tests {
         }
     }
 
+    #[test]
+    fn one_beside_another_is_a_fresh_one_that_is_paid_for_and_may_be_asked() {
+        let start = Instant::now();
+        let begun = |terms: Vec<Terms>, may: bool, gate: &mut Doors| {
+            let mut course = Course::new(terms, may, start + LIMIT);
+            assert_eq!(course.next(start, 0, gate), Move::Ask(0));
+            course
+        };
+        let three = || vec![terms(true, 0), terms(true, 0), terms(true, 0)];
+        let mut gate = doors(2);
+        gate.shut.push(1);
+        assert_eq!(
+            begun(three(), false, &mut gate).beside(&mut gate),
+            Some(2),
+            "who is left alone is passed by"
+        );
+        assert_eq!(
+            begun(three(), false, &mut doors(0)).beside(&mut doors(0)),
+            None,
+            "nothing pays for it"
+        );
+        let away = || vec![terms(true, 0), terms(false, 0)];
+        assert_eq!(
+            begun(away(), false, &mut doors(2)).beside(&mut doors(2)),
+            None
+        );
+        assert_eq!(
+            begun(away(), true, &mut doors(2)).beside(&mut doors(2)),
+            Some(1)
+        );
+        // Both failed: who was asked beside the first one is not asked again at once, and the third one is.
+        let mut gate = doors(9);
+        let mut course = begun(three(), false, &mut gate);
+        assert_eq!(course.beside(&mut gate), Some(1));
+        course.failed(1, SOON, start);
+        course.failed(0, SOON, start);
+        assert_eq!(course.next(start, 0, &mut gate), Move::Ask(2));
+        // A question that one refused is not asked again of the other.
+        let mut course = begun(three(), false, &mut gate);
+        assert_eq!(course.beside(&mut gate), Some(1));
+        course.failed(1, Verdict::Nobody, start);
+        course.failed(0, SOON, start);
+        assert_eq!(course.next(start, 0, &mut gate), Move::End);
+    }
+
     fn order(asked: &[(usize, Duration)]) -> Vec<usize> {
         asked.iter().map(|(at, _)| *at).collect()
     }
@@ -393,6 +454,51 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn no_hedge_is_unpaid_and_none_goes_on_from_this_host(
+            legs in prop::collection::vec((any::<bool>(), 0_u32..3), 1..6),
+            may_leave_host: bool,
+            late in prop::collection::vec(any::<bool>(), 32),
+            first_fails in prop::collection::vec(any::<bool>(), 32),
+            tokens in 0_usize..6,
+        ) {
+            let terms: Vec<_> = legs.iter().map(|(local, retries)| terms(*local, *retries)).collect();
+            let (start, mut gate) = (Instant::now(), doors(tokens));
+            let mut course = Course::new(terms.clone(), may_leave_host, start + LIMIT);
+            let (mut late, mut first_fails) = (late.into_iter(), first_fails.into_iter());
+            let (mut now, mut asked) = (start, Vec::new());
+            loop {
+                match course.next(now, u64::MAX / 2, &mut gate) {
+                    Move::Ask(at) => {
+                        asked.push(at);
+                        let beside = late.next().unwrap_or(false).then(|| course.beside(&mut gate)).flatten();
+                        asked.extend(beside);
+                        let mut failed: Vec<_> = beside.into_iter().chain([at]).collect();
+                        if first_fails.next().unwrap_or(false) {
+                            failed.reverse();
+                        }
+                        prop_assert!(failed.len() == 1 || failed[0] != failed[1]);
+                        for at in failed {
+                            course.failed(at, SOON, now);
+                        }
+                    }
+                    Move::Wait(_, until) => now = until,
+                    Move::End => break,
+                }
+            }
+            let mut times = vec![0_u32; terms.len()];
+            let mut here = false;
+            for at in &asked {
+                let away_from_here = times[*at] == 0 && here && !terms[*at].local;
+                prop_assert!(!away_from_here || may_leave_host, "{asked:?}");
+                here |= terms[*at].local;
+                times[*at] += 1;
+            }
+            for (times, terms) in times.iter().zip(&terms) {
+                prop_assert!(*times <= 1 + terms.max_retries, "{asked:?}");
+            }
+        }
+
         #[test]
         fn no_retry_is_unpaid_and_no_question_goes_on_from_this_host(
             legs in prop::collection::vec((any::<bool>(), 0_u32..4), 1..6),

@@ -1,11 +1,17 @@
 //! One attempt, heard piece by piece.
 
-use paw_api::provider::ChatEvent;
-use paw_llm::{ChatRequest, Done, Finish, LlmError, Provider};
-use tokio::{sync::mpsc, time::Instant};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
-use super::{Tried, breakers::Pass};
-use crate::orchestrator::work::Progress;
+use futures_util::{Stream, stream};
+use paw_api::provider::ChatEvent;
+use paw_llm::{ChatRequest, ChatStream, Done, Finish, LlmError};
+use tokio::sync::mpsc;
+
+use crate::{orchestrator::work::Progress, providers::Known};
 
 /// The longest answer that is kept, in bytes. A model that goes on is stopped and the answer marked as cut by length.
 const MAX_ANSWER: usize = 128 * 1024;
@@ -72,22 +78,56 @@ impl Listener {
     }
 }
 
-/// Sends the request and passes the pieces on.
-///
-/// # Errors
-/// When the answer does not come to its terminator.
-pub async fn speak(
-    client: &Provider,
-    request: ChatRequest,
-    listener: &mut Listener,
-    tried: &mut Tried,
-    pass: Option<&mut Pass>,
-) -> Result<Spoken, LlmError> {
-    let mut stream = client.chat(request).await?;
-    let (mut text, mut end, mut pass) = (String::new(), None, pass);
+/// What an attempt says next.
+#[derive(Debug)]
+pub(super) enum Heard {
+    /// The next piece of its answer.
+    Piece(String),
+    /// It is over. An answer that does not come to its terminator is an error.
+    Ended(Result<Spoken, LlmError>),
+}
+
+/// The answer of one attempt on its way: any number of pieces, then one end. Dropping it closes its connection.
+pub(super) struct Voice(Pin<Box<dyn Stream<Item = Heard> + Send>>);
+
+enum At {
+    Asks(Arc<Known>, ChatRequest),
+    Hears(Box<ChatStream>, String),
+    Over,
+}
+
+impl Voice {
+    /// Sends the request as soon as it is listened to.
+    pub(super) fn new(known: &Arc<Known>, request: ChatRequest) -> Self {
+        let at = At::Asks(Arc::clone(known), request);
+        Self(Box::pin(stream::unfold(at, |at| async {
+            let (heard, at) = next(at).await?;
+            Some((heard, at))
+        })))
+    }
+
+    /// What it says next; nothing is lost between two calls.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Heard> {
+        let over = || Heard::Ended(Err(LlmError::Cut { source: None }));
+        let heard = self.0.as_mut().poll_next(cx);
+        heard.map(|heard| heard.unwrap_or_else(over))
+    }
+}
+
+async fn next(at: At) -> Option<(Heard, At)> {
+    let ended = |said| Some((Heard::Ended(said), At::Over));
+    let (mut stream, mut text) = match at {
+        At::Asks(known, request) => match known.client.chat(request).await {
+            Ok(stream) => (Box::new(stream), String::new()),
+            Err(error) => return ended(Err(error)),
+        },
+        At::Hears(stream, text) => (stream, text),
+        At::Over => return None,
+    };
+    let mut end = None;
     while let Some(event) = stream.next().await {
-        match event? {
-            paw_llm::ChatEvent::Text(piece) if end.is_none() => {
+        match event {
+            Ok(paw_llm::ChatEvent::Text(piece)) if end.is_none() => {
                 if text.len() + piece.len() > MAX_ANSWER {
                     end = Some(Done {
                         finish: Finish::Length,
@@ -96,20 +136,17 @@ pub async fn speak(
                     });
                     break;
                 }
-                tried.heard(piece.len(), Instant::now());
-                if let Some(pass) = pass.take() {
-                    pass.heard();
-                }
                 text.push_str(&piece);
-                listener.hear(piece).await;
+                return Some((Heard::Piece(piece), At::Hears(stream, text)));
             }
             // It was told of no tool, and what was cut says nothing any more.
-            paw_llm::ChatEvent::Text(_) | paw_llm::ChatEvent::ToolCall(_) => {}
-            paw_llm::ChatEvent::Done(done) => end = Some(done),
+            Ok(paw_llm::ChatEvent::Text(_) | paw_llm::ChatEvent::ToolCall(_)) => {}
+            Ok(paw_llm::ChatEvent::Done(done)) => end = Some(done),
+            Err(error) => return ended(Err(error)),
         }
     }
     match end {
-        Some(done) => Ok(Spoken { text, done }),
-        None => Err(LlmError::Cut { source: None }),
+        Some(done) => ended(Ok(Spoken { text, done })),
+        None => ended(Err(LlmError::Cut { source: None })),
     }
 }

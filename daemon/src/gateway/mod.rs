@@ -11,8 +11,8 @@
 //! ```
 //!
 //! An attempt that fails in the middle of its answer is never shown as an answer: whoever listens is told that what came so far is
-//! void, and hears the next attempt from its beginning, or the error, where the route says so. Every attempt is in the record of the
-//! action, however that ended.
+//! void, and hears the next attempt from its beginning, or the error, where the route says so. Where a route hedges, a second target
+//! is asked beside one whose answer is late to begin. Every attempt is in the record of the action, however that ended.
 //!
 //! - [`route`]: in which order the targets of a route are asked. Pure; decided when a question is taken in.
 //! - [`course`]: who is asked next, and when. Pure.
@@ -24,9 +24,12 @@
 //! - [`price`]: what an attempt costs. Pure.
 //! - [`kept`]: answers that are given again to who asks the same. Pure.
 //! - [`listen`]: one attempt, heard piece by piece.
+//! - [`race`]: the attempts that are under way, at most two.
 //! - [`tried`]: what was tried. Pure.
 //! - [`why`]: why a target has no answer. Pure.
+//! - [`arms`]: what became of the conversations that each arm of a route was given. Pure.
 
+pub mod arms;
 pub mod backoff;
 pub mod breaker;
 pub mod breakers;
@@ -37,12 +40,13 @@ pub mod kept;
 pub mod listen;
 pub mod look;
 pub mod price;
+mod race;
 pub mod route;
 pub mod sign;
 pub mod tried;
 pub mod why;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use paw_llm::ChatRequest;
 use paw_policy::Target;
@@ -50,17 +54,19 @@ use paw_store::Outlet;
 use tokio::time::{Instant, sleep_until};
 
 pub use listen::{Listener, Spoken};
-pub use tried::{Bill, Tried};
+pub use tried::Tried;
 pub use why::Why;
 
 use crate::{
     clock::now_ms,
     config::routes::OnBreak,
     providers::Known,
-    quota::{Quotas, Who},
+    quota::{Hold, Quotas, Who},
 };
 use breakers::{Breakers, Pass};
 use course::{Course, Gate, Move, Terms};
+use listen::{Heard, Voice};
+use race::{Race, Runner};
 
 /// A target that can be asked.
 #[derive(Debug, Clone)]
@@ -92,6 +98,8 @@ pub struct Question<'a> {
     pub may_leave_host: bool,
     /// What becomes of an answer that breaks off.
     pub on_break: OnBreak,
+    /// Whether a second target is asked beside one whose answer is late to begin; how long that is while too little is known of it.
+    pub hedge: Option<Duration>,
     /// How long it is worth an answer.
     pub deadline: Instant,
 }
@@ -148,7 +156,7 @@ impl Gate for Doors<'_> {
 }
 
 /// Asks until one has answered, an error is final, or nobody is left; gives the place of the target that did. Dropping the future
-/// ends the attempt that is under way, and its connection; what was `tried` tells of that attempt, too.
+/// ends the attempts that are under way, and their connections; what was `tried` tells of those, too.
 ///
 /// # Errors
 /// When there is no answer.
@@ -174,8 +182,14 @@ pub async fn ask(
         outlets: targets.iter().map(outlet).collect(),
         pass: None,
     };
-    let mut heard = vec![false; targets.len()];
-    let estimated = price::Tokens::of(&question.request);
+    let mut asking = Asking {
+        question,
+        estimated: price::Tokens::of(&question.request),
+        paid_in: vec![false; targets.len()],
+        tried,
+        race: Race::default(),
+    };
+    let mut hedges = question.hedge;
     let mut last: Option<(usize, Why)> = None;
     loop {
         let step = course.next(Instant::now(), random().unwrap_or(u64::MAX), &mut doors);
@@ -188,27 +202,17 @@ pub async fn ask(
                 left_alone,
             });
         };
-        let Asked {
-            target,
-            known,
-            price,
-            ..
-        } = &targets[at];
+        let Asked { target, known, .. } = &targets[at];
         let hold = match step {
-            Move::Ask(_) => {
-                let answer = question.request.max_tokens;
-                let quotas = question.quotas;
-                match quotas.hold((question.who, target), (estimated, answer), *price) {
-                    Ok(hold) => Some(hold),
-                    Err(refusal) => {
-                        doors.pass = None;
-                        let why = Why::Quota(refusal);
-                        course.failed(at, why.verdict(), Instant::now());
-                        last = Some((at, why));
-                        continue;
-                    }
+            Move::Ask(_) => match asking.hold(at) {
+                Ok(hold) => Some(hold),
+                Err(why) => {
+                    doors.pass = None;
+                    course.failed(at, why.verdict(), Instant::now());
+                    last = Some((at, why));
+                    continue;
                 }
-            }
+            },
             Move::Wait(..) | Move::End => None,
         };
         if let Some((_, why)) = &last {
@@ -221,50 +225,120 @@ pub async fn ask(
             sleep_until(until).await;
             continue;
         }
-        if !std::mem::replace(&mut heard[at], true) {
+        asking.pay_in(at);
+        asking.begin(at, doors.pass.take(), hold);
+        // When its answer is late to begin; one question has one hedge, because each costs.
+        let mut late = hedges
+            .map(|unknown| known.usual_first_token(&target.model).unwrap_or(unknown))
+            .and_then(|wait| Instant::now().checked_add(wait));
+        while !asking.race.is_empty() {
+            let (place, heard) = tokio::select! {
+                biased;
+                heard = asking.race.heard() => heard,
+                () = sleep_until(late.unwrap_or(question.deadline)), if late.is_some() => {
+                    late = None;
+                    let beside = course.beside(&mut doors);
+                    let pass = doors.pass.take();
+                    match beside.map(|other| (other, asking.hold(other))) {
+                        Some((other, Ok(hold))) => {
+                            hedges = None;
+                            asking.begin(other, pass, Some(hold));
+                        }
+                        Some((other, Err(why))) => {
+                            course.failed(other, why.verdict(), Instant::now());
+                        }
+                        None => {}
+                    }
+                    continue;
+                }
+            };
+            let said = match heard {
+                Heard::Piece(piece) => {
+                    late = None;
+                    asking.race.piece(place, piece.len(), targets, asking.tried);
+                    listener.hear(piece).await;
+                    continue;
+                }
+                Heard::Ended(said) => said,
+            };
+            let at = asking.race.ended(place, &said, targets, asking.tried);
+            match said {
+                Ok(spoken) => return Ok((at, spoken)),
+                Err(error) => {
+                    let broke = listener.has_heard() && question.on_break == OnBreak::Fail;
+                    let why = Why::Provider(error);
+                    course.failed(at, why.verdict(), Instant::now());
+                    if broke {
+                        return Err(Unanswered {
+                            at,
+                            why,
+                            left_alone: Vec::new(),
+                        });
+                    }
+                    last = Some((at, why));
+                }
+            }
+        }
+    }
+}
+
+/// What goes on while one question is asked.
+struct Asking<'a> {
+    question: &'a Question<'a>,
+    /// Tokens of the question.
+    estimated: price::Tokens,
+    /// Whose budget of retries this question has paid into.
+    paid_in: Vec<bool>,
+    tried: &'a mut Tried,
+    race: Race,
+}
+
+impl Asking<'_> {
+    fn pay_in(&mut self, at: usize) {
+        if !std::mem::replace(&mut self.paid_in[at], true) {
+            let known = &self.question.targets[at].known;
             known.budget(budget::Budget::asked);
         }
+    }
+
+    /// Sets aside what an attempt may come to.
+    fn hold(&self, at: usize) -> Result<Hold, Why> {
+        let Asked { target, price, .. } = &self.question.targets[at];
+        let (quotas, answer) = (self.question.quotas, self.question.request.max_tokens);
+        let held = quotas.hold(
+            (self.question.who, target),
+            (self.estimated, answer),
+            *price,
+        );
+        held.map_err(Why::Quota)
+    }
+
+    fn begin(&mut self, at: usize, pass: Option<Pass>, hold: Option<Hold>) {
+        let Asked {
+            target,
+            known,
+            price,
+            ..
+        } = &self.question.targets[at];
         let request = ChatRequest {
             model: target.model.clone(),
-            ..question.request.clone()
+            ..self.question.request.clone()
         };
         let terms = tried::Terms {
             price: *price,
-            asked: estimated,
+            asked: self.estimated,
         };
         let names = (target.provider.as_str(), target.model.as_str());
-        tried.begin(names, terms, now_ms(), Instant::now());
-        hold.into_iter().for_each(|hold| tried.set_aside(hold));
-        let said =
-            listen::speak(&known.client, request, listener, tried, doors.pass.as_mut()).await;
-        known.note(&said);
-        if let Some(pass) = doors.pass.take() {
-            pass.ended(&said, now_ms(), random().unwrap_or(u64::MAX));
+        let key = self.tried.begin(names, terms, now_ms(), Instant::now());
+        if let Some(hold) = hold {
+            self.tried.set_aside(key, hold);
         }
-        let (outcome, bill) = match &said {
-            Ok(spoken) => ("ok", Bill::Told(spoken.done.usage)),
-            Err(error) => (error.kind(), Bill::of(error)),
-        };
-        tried.end(outcome, bill, Instant::now());
-        match said {
-            Ok(spoken) => {
-                tried.last().into_iter().for_each(|it| known.took(it));
-                return Ok((at, spoken));
-            }
-            Err(error) => {
-                let broke = listener.has_heard() && question.on_break == OnBreak::Fail;
-                let why = Why::Provider(error);
-                course.failed(at, why.verdict(), Instant::now());
-                if broke {
-                    return Err(Unanswered {
-                        at,
-                        why,
-                        left_alone: Vec::new(),
-                    });
-                }
-                last = Some((at, why));
-            }
-        }
+        self.race.begin(Runner {
+            at,
+            pass,
+            key,
+            voice: Voice::new(known, request),
+        });
     }
 }
 

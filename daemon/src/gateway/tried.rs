@@ -9,12 +9,17 @@ use tokio::time::Instant;
 use super::price::{Price, Tokens};
 use crate::quota::Hold;
 
-/// Attempts in order. The last one may be under way.
+/// Attempts in the order of their beginning. Some of them may be under way.
 #[derive(Debug, Default)]
 pub struct Tried {
-    ended: Vec<Attempt>,
-    open: Option<Open>,
+    ended: Vec<(Key, Attempt)>,
+    open: Vec<(Key, Open)>,
+    next: Key,
 }
+
+/// Names an attempt that is under way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key(u32);
 
 #[derive(Debug)]
 struct Open {
@@ -84,32 +89,41 @@ impl Tried {
         terms: Terms,
         at_ms: u64,
         now: Instant,
-    ) {
+    ) -> Key {
         let attempt = Attempt {
             provider: provider.to_owned(),
             model: model.to_owned(),
             at_ms,
             ..Attempt::default()
         };
-        self.open = Some(Open {
+        let key = self.next;
+        self.next = Key(key.0.saturating_add(1));
+        let open = Open {
             attempt,
             since: now,
             terms,
             said: 0,
             hold: None,
-        });
+        };
+        self.open.push((key, open));
+        key
     }
 
-    /// So much is set aside for the attempt that is under way; it is settled with its end.
-    pub fn set_aside(&mut self, hold: Hold) {
-        if let Some(open) = &mut self.open {
+    /// So much is set aside for an attempt that is under way; it is settled with its end.
+    pub fn set_aside(&mut self, key: Key, hold: Hold) {
+        if let Some(open) = self.of(key) {
             open.hold = Some(hold);
         }
     }
 
-    /// A piece of the answer came, of so many bytes.
-    pub fn heard(&mut self, bytes: usize, now: Instant) {
-        if let Some(open) = &mut self.open {
+    fn of(&mut self, key: Key) -> Option<&mut Open> {
+        let found = self.open.iter_mut().find(|(other, _)| *other == key);
+        found.map(|(_, open)| open)
+    }
+
+    /// A piece of its answer came, of so many bytes.
+    pub fn heard(&mut self, key: Key, bytes: usize, now: Instant) {
+        if let Some(open) = self.of(key) {
             open.said = open.said.saturating_add(bytes);
             let since = open.since;
             let first = &mut open.attempt.first_token_ms;
@@ -117,18 +131,20 @@ impl Tried {
         }
     }
 
-    /// The attempt that is under way ended like this. Looking again and again whether a model is loaded is one attempt that lasts.
-    pub fn end(&mut self, outcome: &str, bill: Bill, now: Instant) {
-        let Some(Open {
-            mut attempt,
-            since,
-            terms: Terms { price, asked },
-            said,
-            hold,
-        }) = self.open.take()
-        else {
-            return;
-        };
+    /// An attempt that is under way ended like this; it is told as it is recorded. Looking again and again whether a model is loaded is
+    /// one attempt that lasts.
+    pub fn end(&mut self, key: Key, outcome: &str, bill: Bill, now: Instant) -> Option<&Attempt> {
+        let place = self.open.iter().position(|(other, _)| *other == key)?;
+        let (
+            _,
+            Open {
+                mut attempt,
+                since,
+                terms: Terms { price, asked },
+                said,
+                hold,
+            },
+        ) = self.open.remove(place);
         let (usage, estimated) = match bill {
             Bill::Told(usage) => (Some(usage), asked.and_said(said)),
             Bill::Unknown => (Some(Usage::default()), asked.and_said(said)),
@@ -152,40 +168,26 @@ impl Tried {
         }
         attempt.outcome = outcome.to_owned();
         attempt.ms = millis(now.saturating_duration_since(since));
-        match self.ended.last_mut() {
+        match self.ended.last_mut().map(|(_, last)| last) {
             Some(last)
                 if (last.outcome.as_str(), outcome) == ("loading", "loading")
                     && (&last.provider, &last.model) == (&attempt.provider, &attempt.model) =>
             {
                 last.ms = (attempt.at_ms + attempt.ms).saturating_sub(last.at_ms);
             }
-            _ => self.ended.push(attempt),
+            _ => self.ended.push((key, attempt)),
         }
+        self.ended.last().map(|(_, attempt)| attempt)
     }
 
-    /// The one that ended last.
-    #[must_use]
-    pub fn last(&self) -> Option<&Attempt> {
-        self.ended.last()
-    }
-
-    /// How many have ended.
-    #[must_use]
-    pub const fn len(&self) -> usize {
-        self.ended.len()
-    }
-
-    /// Whether none has ended.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.ended.is_empty()
-    }
-
-    /// All of them. One that is under way was left, and ended with what it was left for.
+    /// All of them. Those that are under way were left, and ended with what they were left for.
     #[must_use]
     pub fn left(mut self, outcome: &str, now: Instant) -> Vec<Attempt> {
-        self.end(outcome, Bill::Unknown, now);
-        self.ended
+        while let Some((key, _)) = self.open.first() {
+            self.end(*key, outcome, Bill::Unknown, now);
+        }
+        self.ended.sort_by_key(|(key, _)| *key);
+        self.ended.into_iter().map(|(_, attempt)| attempt).collect()
     }
 }
 
@@ -202,10 +204,10 @@ mod tests {
     fn looking_whether_a_model_is_loaded_is_one_attempt_that_lasts() {
         let (mut tried, now) = (Tried::default(), Instant::now());
         for (at, outcome) in [(1_000, "loading"), (3_000, "loading"), (7_000, "ok")] {
-            tried.begin(("local", "m"), Terms::default(), at, now);
-            tried.heard(1, now + Duration::from_millis(5));
-            tried.heard(1, now + Duration::from_millis(9));
-            tried.end(outcome, Bill::Nothing, now + Duration::from_millis(10));
+            let key = tried.begin(("local", "m"), Terms::default(), at, now);
+            tried.heard(key, 1, now + Duration::from_millis(5));
+            tried.heard(key, 1, now + Duration::from_millis(9));
+            tried.end(key, outcome, Bill::Nothing, now + Duration::from_millis(10));
         }
         let ended: Vec<_> = tried
             .left("cancelled", now)
@@ -260,12 +262,11 @@ mod tests {
                 price: price(known),
                 asked,
             };
-            tried.begin(("local", "m"), terms, 1, now);
+            let key = tried.begin(("local", "m"), terms, 1, now);
             if said > 0 {
-                tried.heard(said, now);
+                tried.heard(key, said, now);
             }
-            tried.end("ok", bill, now);
-            let ended = tried.last().unwrap();
+            let ended = tried.end(key, "ok", bill, now).unwrap();
             assert_eq!(
                 (ended.cost_micros, ended.cost_estimated),
                 (Some(expected.0), expected.1),
@@ -280,5 +281,29 @@ mod tests {
         };
         tried.begin(("local", "m"), terms, 1, now);
         assert_eq!(tried.left("cancelled", now)[0].cost_micros, Some(100));
+    }
+
+    #[test]
+    fn attempts_are_told_as_they_began_however_they_end() {
+        let (mut tried, now) = (Tried::default(), Instant::now());
+        let begin =
+            |tried: &mut Tried, provider| tried.begin((provider, "m"), Terms::default(), 1, now);
+        let (slow, quick) = (begin(&mut tried, "slow"), begin(&mut tried, "quick"));
+        begin(&mut tried, "left");
+        tried.heard(quick, 1, now);
+        tried.end(quick, "ok", Bill::Unknown, now);
+        tried.end(slow, "outrun", Bill::Unknown, now);
+        let told: Vec<_> = tried
+            .left("cancelled", now)
+            .into_iter()
+            .map(|it| (it.provider, it.outcome, it.first_token_ms.is_some()))
+            .collect();
+        let expected = [
+            ("slow", "outrun", false),
+            ("quick", "ok", true),
+            ("left", "cancelled", false),
+        ];
+        let expected = expected.map(|(who, how, heard)| (who.to_owned(), how.to_owned(), heard));
+        assert_eq!(told, expected);
     }
 }

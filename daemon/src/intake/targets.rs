@@ -2,13 +2,14 @@
 
 use paw_api::{Error, ErrorKind};
 use paw_policy::{ChatArguments, Name, Target};
+use uuid::Uuid;
 
 use crate::{
     config::{
         AgentSettings, Config,
         routes::{RouteTarget, Select},
     },
-    gateway,
+    gateway::{self, price::Prices, route::Needs},
     providers::Providers,
     records::shorten,
 };
@@ -129,10 +130,17 @@ impl Named {
                 target,
                 weight: 1,
                 context: None,
+                tools: None,
+                vision: None,
             }],
             select: Select::Order,
             may_leave_host: false,
         })
+    }
+
+    /// Whether who is asked depends on what the question needs.
+    pub(super) fn asks_for_needs(&self) -> bool {
+        self.select == Select::Capability
     }
 
     /// Whether any of them is not on this host.
@@ -143,29 +151,44 @@ impl Named {
     }
 
     /// The arguments of the plan: who is asked first, and who after that. Where the conversation was `held_here` and has to stay,
-    /// or where a caller wants `local_only`, those elsewhere are left out.
+    /// or where a caller wants `local_only`, those elsewhere are left out, and so are those that are known not to have what the question
+    /// `needs`.
     ///
     /// # Errors
-    /// `denied` when nobody is left.
+    /// `denied` when nobody is left who may be asked, `invalid` when nobody of those can do it.
     pub(super) fn plan(
         self,
-        providers: &Providers,
+        (config, providers): (&Config, &Providers),
+        session: Uuid,
         text: String,
-        local_only: bool,
-        held_here: bool,
+        stays: Stays,
+        needs: Option<Needs>,
     ) -> Result<ChatArguments, Error> {
         let local = |target: &Target| is_local(providers, target);
+        let may = |it: &RouteTarget| local(&it.target) || !(stays.local_only || stays.held_here);
+        let can = |it: &RouteTarget| needs.is_none_or(|needs| !needs.exclude(it));
+        let session = session.to_string();
+        let route = self.route.as_ref().map_or("", Name::as_str);
+        let rank = |it: &RouteTarget| match self.select {
+            Select::Order | Select::Weight | Select::Capability => 0,
+            Select::Latency => gateway::route::rank_of_pace(pace(providers, &it.target)),
+            Select::Cost => rank_of_cost(config, providers, &it.target),
+            Select::Ab => gateway::route::rank_of_arm(route, &session, it),
+        };
         let mut order = gateway::route::order(
             &self.targets,
-            self.select,
-            !self.may_leave_host,
-            |target| local(target) || !(local_only || held_here),
+            (self.select, !self.may_leave_host),
+            |it| may(it) && can(it),
             local,
+            rank,
             || gateway::random().unwrap_or(0),
         )
         .into_iter();
         let Some(Target { provider, model }) = order.next() else {
-            return Err(self.nobody_here(local_only));
+            return Err(match needs {
+                Some(needs) if self.targets.iter().any(may) => self.nobody_can(needs),
+                Some(_) | None => self.nobody_here(stays.local_only),
+            });
         };
         let fallbacks: Vec<Target> = order.collect();
         let place = |name: &Name| {
@@ -180,9 +203,26 @@ impl Named {
             model,
             route: self.route,
             fallbacks,
-            local_only,
+            local_only: stays.local_only,
             places,
         })
+    }
+
+    fn nobody_can(&self, needs: Needs) -> Error {
+        let route = self.route.as_ref().map_or("", Name::as_str);
+        let most = self.targets.iter().filter_map(|it| it.context).max();
+        let mut what = vec![format!("about {} tokens", needs.tokens)];
+        what.extend(needs.tools.then(|| "tools".to_owned()));
+        what.extend(needs.vision.then(|| "pictures".to_owned()));
+        let most = most.map_or_else(String::new, |most| format!(", and the most is {most}"));
+        Error::new(
+            ErrorKind::Invalid,
+            format!(
+                "no target of route {route} is known to take {}{most}",
+                what.join(", ")
+            ),
+            "ask something shorter, begin a new conversation, or name a provider that can do it",
+        )
     }
 
     fn nobody_here(&self, local_only: bool) -> Error {
@@ -205,6 +245,30 @@ impl Named {
         };
         Error::new(ErrorKind::Denied, message, hint)
     }
+}
+
+/// What keeps a question on this host.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stays {
+    /// The caller wants it so.
+    pub(super) local_only: bool,
+    /// The conversation was held here, and has to stay.
+    pub(super) held_here: bool,
+}
+
+fn pace(providers: &Providers, target: &Target) -> Option<f64> {
+    let (_, known) = providers.get(target.provider.as_str())?;
+    known.pace(&target.model)
+}
+
+/// One that cannot be asked now comes last.
+fn rank_of_cost(config: &Config, providers: &Providers, target: &Target) -> u64 {
+    let Some((_, known)) = providers.get(target.provider.as_str()) else {
+        return u64::MAX;
+    };
+    let settings = &known.settings;
+    let price = Prices::new(&config.prices).of(target, settings.kind, settings.is_local());
+    gateway::route::rank_of_cost(&price)
 }
 
 fn is_local(providers: &Providers, target: &Target) -> bool {

@@ -16,8 +16,16 @@ use paw_llm::{Health, LlmError};
 use paw_store::Attempt;
 use tokio::time::Instant;
 
+use super::pace::Pace;
+
 /// Answers whose times are remembered: enough for a p95, few enough that it tells of today.
 const CALLS: usize = 256;
+
+/// Models whose pace is remembered; callers may name others.
+const PACES: usize = 32;
+
+/// With fewer answers nobody knows what is usual.
+const USUAL: usize = 20;
 
 /// A provider that comes and goes is told of no more often than this.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
@@ -30,6 +38,7 @@ pub struct Seen {
     seen_at: Option<u64>,
     answered: Option<Instant>,
     calls: Calls,
+    paces: Vec<(Box<str>, Pace)>,
     told: Told,
 }
 
@@ -143,8 +152,54 @@ impl Seen {
     }
 
     /// A question was answered to its end.
-    pub fn took(&mut self, attempt: &Attempt) {
+    pub fn took(&mut self, attempt: &Attempt, now: Instant) {
         self.calls.add(attempt);
+        let begun = attempt.first_token_ms.unwrap_or(attempt.ms);
+        self.paced(&attempt.model, begun, now);
+    }
+
+    /// An attempt was left, or failed, after all its time and before its answer began: it takes at least so long.
+    pub fn took_longer(&mut self, attempt: &Attempt, now: Instant) {
+        self.paced(&attempt.model, attempt.ms, now);
+        self.calls.push(Call {
+            model: attempt.model.as_str().into(),
+            first_token_ms: Some(short(attempt.ms)),
+            total_ms: None,
+        });
+    }
+
+    fn paced(&mut self, model: &str, ms: u64, now: Instant) {
+        if let Some((_, pace)) = self.paces.iter_mut().find(|(name, _)| **name == *model) {
+            pace.took(ms, now);
+            return;
+        }
+        if self.paces.len() == PACES {
+            // Whoever was not heard of for longest has the least to say.
+            let oldest = self.paces.iter().enumerate();
+            let oldest = oldest.min_by_key(|(_, (_, pace))| pace.heard_at());
+            if let Some((at, _)) = oldest {
+                self.paces.swap_remove(at);
+            }
+        }
+        self.paces.push((model.into(), Pace::new(ms, now)));
+    }
+
+    /// How soon one expects an answer of a model to begin, in milliseconds; nothing where nobody has heard one.
+    #[must_use]
+    pub fn pace(&self, model: &str, now: Instant) -> Option<f64> {
+        let found = self.paces.iter().find(|(name, _)| **name == *model);
+        found.map(|(_, pace)| pace.expected(now))
+    }
+
+    /// Within which time 19 of 20 answers of a model begin; nothing while that is not known.
+    #[must_use]
+    pub fn usual_first_token(&self, model: &str) -> Option<Duration> {
+        let calls = self.calls.0.iter().filter(|call| &*call.model == model);
+        let times: Vec<u32> = calls.filter_map(|call| call.first_token_ms).collect();
+        if times.len() < USUAL {
+            return None;
+        }
+        percentiles(times).map(|it| Duration::from_millis(it.p95))
     }
 
     /// How it is.
@@ -207,38 +262,51 @@ fn judge(error: &LlmError) -> (Sight, Option<&LlmError>) {
 #[derive(Debug, Clone, Default)]
 struct Calls(VecDeque<Call>);
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Call {
+    model: Box<str>,
     /// None of an answer without a piece.
     first_token_ms: Option<u32>,
-    total_ms: u32,
+    /// None of one that was not heard to its end.
+    total_ms: Option<u32>,
 }
 
 impl Calls {
     fn add(&mut self, attempt: &Attempt) {
+        self.push(Call {
+            model: attempt.model.as_str().into(),
+            first_token_ms: attempt.first_token_ms.map(short),
+            total_ms: Some(short(attempt.ms)),
+        });
+    }
+
+    fn push(&mut self, call: Call) {
         if self.0.len() == CALLS {
             self.0.pop_front();
         }
-        // No answer may take longer than a day, so nothing is cut off here.
-        let short = |ms| u32::try_from(ms).unwrap_or(u32::MAX);
-        self.0.push_back(Call {
-            first_token_ms: attempt.first_token_ms.map(short),
-            total_ms: short(attempt.ms),
-        });
+        self.0.push_back(call);
     }
 
     fn latency(&self) -> Option<Latency> {
         let first = self.0.iter().filter_map(|call| call.first_token_ms);
+        let whole: Vec<u32> = self.0.iter().filter_map(|call| call.total_ms).collect();
+        let answers = whole.len() as u64;
         Some(Latency {
-            total_ms: percentiles(self.0.iter().map(|call| call.total_ms).collect())?,
+            total_ms: percentiles(whole)?,
             first_token_ms: percentiles(first.collect()),
-            answers: self.0.len() as u64,
+            answers,
         })
     }
 }
 
+/// No answer may take longer than a day, so nothing is cut off here.
+fn short(ms: u64) -> u32 {
+    u32::try_from(ms).unwrap_or(u32::MAX)
+}
+
 /// By nearest rank: each is a time that was measured. None of nothing.
-fn percentiles(mut times: Vec<u32>) -> Option<Percentiles> {
+#[must_use]
+pub fn percentiles(mut times: Vec<u32>) -> Option<Percentiles> {
     times.sort_unstable();
     let rank = |percent: usize| {
         let rank = (times.len() * percent).div_ceil(100);
@@ -285,16 +353,49 @@ mod tests {
     fn only_the_last_answers_count_and_no_more_are_kept() {
         let mut seen = Seen::default();
         for _ in 0..CALLS {
-            seen.took(&answer(Some(9_000), 9_000));
+            seen.took(&answer(Some(9_000), 9_000), Instant::now());
         }
         for _ in 0..CALLS {
-            seen.took(&answer(None, 10));
+            seen.took(&answer(None, 10), Instant::now());
         }
         let latency = seen.latency().unwrap();
         assert_eq!(
             (latency.answers, latency.first_token_ms, latency.total_ms),
             (CALLS as u64, None, Percentiles { p50: 10, p95: 10 })
         );
+    }
+
+    #[test]
+    fn what_is_usual_is_known_of_each_model_after_some_answers() {
+        let mut seen = Seen::default();
+        let usual = |seen: &Seen, model| seen.usual_first_token(model).map(|it| it.as_millis());
+        for ms in 1..USUAL as u64 {
+            seen.took(&answer(Some(ms), 100), Instant::now());
+        }
+        seen.took(&answer(None, 100), Instant::now());
+        assert_eq!(usual(&seen, "m"), None);
+        // One that was left is as slow as it was heard to be, and is no answer.
+        seen.took_longer(&answer(None, 500), Instant::now());
+        assert_eq!(usual(&seen, "m"), Some(19));
+        seen.took_longer(&answer(None, 500), Instant::now());
+        assert_eq!(usual(&seen, "m"), Some(500));
+        assert_eq!(usual(&seen, "other"), None);
+        assert_eq!(seen.latency().unwrap().answers, USUAL as u64);
+    }
+
+    #[test]
+    fn pace_is_known_of_a_bounded_number_of_models() {
+        let (mut seen, now) = (Seen::default(), Instant::now());
+        for at in 0..100_u64 {
+            let attempt = Attempt {
+                model: at.to_string(),
+                ..answer(Some(at), 500)
+            };
+            seen.took(&attempt, now + Duration::from_secs(at));
+        }
+        assert_eq!(seen.paces.len(), PACES);
+        assert_eq!(seen.pace("0", now), None);
+        assert!(seen.pace("99", now).is_some());
     }
 
     #[test]

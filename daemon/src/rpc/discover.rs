@@ -66,6 +66,7 @@ fn result_of(method: &str) -> Option<SchemaOf> {
         "image.list" => of::<Vec<image::ImageInfo>>,
         "image.remove" => of::<image::ImagesSwept>,
         "image.send" => of::<image::Upload>,
+        "model.ab" => of::<provider::Arms>,
         "model.list" => of::<Vec<model::Model>>,
         "model.pull" => of::<model::PullEvent>,
         "model.show" => of::<model::Model>,

@@ -16,6 +16,7 @@ use paw_api::{
         Answerer, Model, ModelPulled, ModelRpcServer, ModelSwitched, ModelWarmed, PullEvent,
         SwitchEvent,
     },
+    provider::Arms,
 };
 use paw_llm::LlmError;
 use paw_policy::Name;
@@ -62,6 +63,10 @@ impl Default for Pulls {
 
 #[async_trait]
 impl ModelRpcServer for Family {
+    async fn ab(&self, _: &Extensions, route: String) -> RpcResult<Arms> {
+        self.arms(route).await.map_err(fail)
+    }
+
     async fn list(&self, _: &Extensions, provider: Option<String>) -> RpcResult<Vec<Model>> {
         if let Some(name) = provider {
             let (name, known) = self.provider(Some(&name)).map_err(fail)?;
