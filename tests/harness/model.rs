@@ -461,7 +461,7 @@ async fn walk(
 }
 
 /// Silent, with the connection open, until the other side gives up.
-async fn silence(out: &mut TcpStream) -> io::Result<()> {
+pub(crate) async fn silence(out: &mut TcpStream) -> io::Result<()> {
     let mut byte = [0];
     out.read(&mut byte).await.map(|_| ())
 }
@@ -509,7 +509,7 @@ impl Wire {
     }
 }
 
-async fn read(stream: &mut BufReader<TcpStream>) -> io::Result<Option<Question>> {
+pub(crate) async fn read(stream: &mut BufReader<TcpStream>) -> io::Result<Option<Question>> {
     let mut line = String::new();
     if stream.read_line(&mut line).await? == 0 {
         return Ok(None);
@@ -538,7 +538,7 @@ async fn read(stream: &mut BufReader<TcpStream>) -> io::Result<Option<Question>>
     }))
 }
 
-async fn whole(
+pub(crate) async fn whole(
     out: &mut TcpStream,
     status: u16,
     headers: &[(&str, String)],
@@ -567,7 +567,7 @@ async fn begin(out: &mut TcpStream, wire: Wire) -> io::Result<()> {
     .await
 }
 
-async fn chunk(out: &mut TcpStream, text: &str) -> io::Result<()> {
+pub(crate) async fn chunk(out: &mut TcpStream, text: &str) -> io::Result<()> {
     out.write_all(format!("{:x}\r\n{text}\r\n", text.len()).as_bytes())
         .await
 }

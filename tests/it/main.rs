@@ -9,6 +9,7 @@ mod approvals;
 mod attempts;
 mod bench;
 mod breakers;
+mod chaos;
 mod chat;
 mod control;
 mod costs;

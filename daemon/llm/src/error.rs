@@ -32,6 +32,8 @@ pub enum LlmError {
     Rate {
         /// How long the provider asks us to wait, at most a day.
         retry_after: Option<Duration>,
+        /// Whether it may be asked again; not where it says that it must not (`x-should-retry: false`).
+        again: bool,
         /// The provider's words.
         said: Said,
     },
@@ -40,6 +42,8 @@ pub enum LlmError {
     Overload {
         /// How long the provider asks us to wait, at most a day.
         retry_after: Option<Duration>,
+        /// As in [`LlmError::Rate`].
+        again: bool,
         /// The provider's words.
         said: Said,
     },

@@ -45,6 +45,9 @@ const LOADED: Terms = Terms {
     failed: Duration::from_secs(1),
 };
 
+/// The most parts of a list of models, of a thousand models each.
+const MAX_PAGES: usize = 16;
+
 /// Models of one provider of which it is known what they can do.
 const MAX_MODELS: usize = 256;
 
@@ -285,10 +288,22 @@ impl Provider {
     }
 }
 
-/// Asks for the list of models.
+/// Asks for the list of models, part by part.
 async fn listed(line: Arc<Line>) -> Result<Arc<Vec<Model>>, LlmError> {
-    let body = line.get(&line.endpoint.models).await?;
-    wire::models(line.endpoint.kind, &body).map(Arc::new)
+    let (mut models, mut url) = (Vec::new(), line.endpoint.models.clone());
+    for _ in 0..MAX_PAGES {
+        let page = wire::models(line.endpoint.kind, &line.get(&url).await?)?;
+        models.extend(page.models);
+        let Some((name, value)) = page.next else {
+            return Ok(Arc::new(models));
+        };
+        url = line.endpoint.models.clone();
+        url.query_pairs_mut().append_pair(name, &value);
+    }
+    // Who never comes to an end is not asked for ever.
+    Err(LlmError::TooLarge {
+        what: "the list of models",
+    })
 }
 
 /// Asks what a model can do.

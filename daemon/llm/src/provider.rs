@@ -5,7 +5,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, LOCATION, RETRY_AFTER};
+use jiff::Timestamp;
+use reqwest::header::{ACCEPT, CONTENT_TYPE, DATE, HeaderMap, LOCATION, RETRY_AFTER};
 use reqwest::{Client, Method, Request, Response, StatusCode, redirect};
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout_at};
@@ -17,7 +18,7 @@ use crate::error::{Level, LlmError, Step};
 use crate::models::Known;
 use crate::said::Mask;
 use crate::stream::{ChatStream, Deadline};
-use crate::wire::{self, Decoder, Habits, Hints, TokenLimit};
+use crate::wire::{self, Decoder, Habits, Hints, RESETS, TokenLimit};
 
 /// Error bodies are read up to here; what they say stands at their beginning.
 const ERROR_LIMIT: usize = 64 * 1024;
@@ -211,26 +212,17 @@ impl Line {
                 .get(name)
                 .and_then(|value| value.to_str().ok())
         };
-        let reset = |what: &str| {
-            (
-                text(&format!("x-ratelimit-remaining-{what}")),
-                text(&format!("x-ratelimit-reset-{what}")),
-            )
-        };
         let hints = Hints {
             retry_after_ms: text("retry-after-ms"),
             retry_after: text(RETRY_AFTER.as_str()),
-            resets: [reset("requests"), reset("tokens")],
+            date: text(DATE.as_str()),
+            resets: RESETS.map(|(remaining, reset)| (text(remaining), text(reset))),
+            should_retry: text("x-should-retry"),
         };
-        let retry_after = hints.wait();
+        let wish = hints.wish(Timestamp::now());
         // The status is the fact; a body that breaks off only explains less of it.
         let body = read(response, ERROR_LIMIT, deadline).await.0;
-        wire::judge(
-            Some(status.as_u16()),
-            &body,
-            retry_after,
-            &self.endpoint.mask,
-        )
+        wire::judge(Some(status.as_u16()), &body, wish, &self.endpoint.mask)
     }
 
     /// A redirect would send the prompt and the key to a place that nobody configured.

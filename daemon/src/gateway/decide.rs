@@ -27,6 +27,9 @@ pub enum Verdict {
 pub fn next(error: &LlmError) -> Verdict {
     match error {
         LlmError::Loading { .. } => Verdict::Loading(error.retry_after().unwrap_or_default()),
+        LlmError::Rate { again: false, .. } | LlmError::Overload { again: false, .. } => {
+            Verdict::Elsewhere
+        }
         LlmError::Rate { .. } | LlmError::Overload { .. } => {
             Verdict::Later(error.retry_after().unwrap_or_default())
         }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::paths::Arguments;
 use super::{LIMIT, is_name};
 use crate::chat::{ChatEvent, Done, Finish, ToolCall, Usage};
 use crate::error::LlmError;
@@ -20,6 +21,8 @@ pub(super) struct Answer {
     pub(super) finish: Option<Finish>,
     /// What was counted so far.
     pub(super) usage: Usage,
+    /// Arguments of the last call that still come path by path.
+    pub(super) paths: Option<Arguments>,
     model: Option<String>,
     calls: Vec<Call>,
     /// Bytes of all calls together.
@@ -101,7 +104,8 @@ impl Answer {
         Ok(())
     }
 
-    fn grow(&mut self, bytes: usize) -> Result<(), LlmError> {
+    /// So many more bytes are kept.
+    pub(super) fn grow(&mut self, bytes: usize) -> Result<(), LlmError> {
         self.size += bytes;
         if self.size > LIMIT {
             return Err(too_much());

@@ -11,10 +11,10 @@
 use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Map, Value, json, value::RawValue};
 
 use super::answer::{Answer, CallPiece};
-use super::{fault, is_name, json as read_json, object, utf8, word};
+use super::{Page, fault, is_name, json as read_json, object, utf8, word};
 use crate::chat::{
     ChatEvent, ChatRequest, Finish, Image, Message, Model, Part, ToolCall, ToolChoice, ToolResult,
 };
@@ -88,7 +88,7 @@ pub(super) fn read(
     let event: Event<'_> = read_json(&text, "an event of the stream")?;
     let kind = event.kind.as_deref().unwrap_or_default();
     match kind {
-        "error" => return Err(fault::judge(None, record, None, mask)),
+        "error" => return Err(fault::judge(None, record, fault::Wish::default(), mask)),
         // Shows that somebody is there, not that the model goes on.
         "ping" => return Ok(()),
         _ => answer.records += 1,
@@ -161,15 +161,22 @@ fn begin(
     Ok(())
 }
 
-/// What they call input leaves out what was cached; the output counts all so far.
+/// What they call input leaves out what was cached; the output counts all so far. A later event may tell the input again, and less of
+/// what was cached than the first one.
 fn count(answer: &mut Answer, counts: Option<Counts>) {
     let Some(counts) = counts else { return };
     let usage = &mut answer.usage;
+    let (read, written) = (
+        counts.cache_read_input_tokens,
+        counts.cache_creation_input_tokens,
+    );
     if let Some(input) = counts.input_tokens {
-        let cached = counts.cache_read_input_tokens;
-        usage.input_tokens =
-            Some(input + cached.unwrap_or(0) + counts.cache_creation_input_tokens.unwrap_or(0));
-        usage.cached_tokens = cached.or(usage.cached_tokens);
+        let all = input + read.unwrap_or(0) + written.unwrap_or(0);
+        let tells_all = read.is_some() || written.is_some();
+        if tells_all || usage.input_tokens.is_none_or(|before| before < all) {
+            usage.input_tokens = Some(all);
+        }
+        usage.cached_tokens = read.or(usage.cached_tokens);
     }
     usage.output_tokens = counts.output_tokens.or(usage.output_tokens);
 }
@@ -253,8 +260,34 @@ pub(super) fn question(request: &ChatRequest) -> Result<Vec<u8>, serde_json::Err
         output_config: request
             .schema
             .as_ref()
-            .map(|wanted| json!({ "format": { "type": "json_schema", "schema": wanted.schema } })),
+            .map(|wanted| json!({ "format": { "type": "json_schema", "schema": closed_schema(&wanted.schema) } })),
     })
+}
+
+/// The schema with what it leaves open closed: an object that does not say whether more may be in it is refused here, and elsewhere
+/// taken as one in which models put nothing more.
+fn closed_schema(schema: &Value) -> Value {
+    match schema {
+        Value::Object(members) => {
+            // What is data and no schema stays.
+            let is_data = |name: &str| matches!(name, "enum" | "const" | "default" | "examples");
+            let mut closed: Map<String, Value> = members
+                .iter()
+                .map(|(name, value)| match is_data(name) && !value.is_object() {
+                    true => (name.clone(), value.clone()),
+                    false => (name.clone(), closed_schema(value)),
+                })
+                .collect();
+            if members.get("type").is_some_and(|kind| kind == "object") {
+                closed
+                    .entry("additionalProperties")
+                    .or_insert(Value::Bool(false));
+            }
+            Value::Object(closed)
+        }
+        Value::Array(items) => items.iter().map(closed_schema).collect(),
+        other => other.clone(),
+    }
 }
 
 /// An empty text is refused, so it is left out.
@@ -286,6 +319,8 @@ fn tool_result(result: &ToolResult) -> Value {
 #[derive(Deserialize)]
 struct Listing {
     data: Vec<Entry>,
+    has_more: Option<bool>,
+    last_id: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -293,12 +328,17 @@ struct Entry {
     id: String,
 }
 
-pub(super) fn models(body: &[u8]) -> Result<Vec<Model>, LlmError> {
+pub(super) fn models(body: &[u8]) -> Result<Page, LlmError> {
     let listing: Listing = read_json(&utf8(body), "the list of models")?;
-    Ok(listing
+    let models = listing
         .data
         .into_iter()
         .map(|entry| Model::named(entry.id))
         .filter(|model| is_name(&model.name))
-        .collect())
+        .collect();
+    let last = listing.last_id.filter(|_| listing.has_more == Some(true));
+    Ok(Page {
+        models,
+        next: last.map(|id| ("after_id", id)),
+    })
 }

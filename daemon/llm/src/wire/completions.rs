@@ -112,7 +112,7 @@ pub(super) fn read(
     }
     let chunk: Chunk = json(&utf8(record), "an event of the stream")?;
     if chunk.error.is_some() || chunk.object.as_deref() == Some("error") {
-        return Err(fault::judge(None, record, None, mask));
+        return Err(fault::judge(None, record, fault::Wish::default(), mask));
     }
     answer.records += 1;
     answer.name(chunk.model);
@@ -148,6 +148,7 @@ pub(super) fn read(
                 let said = mask.clean("it stopped with an error");
                 return Err(LlmError::Overload {
                     retry_after: None,
+                    again: true,
                     said,
                 });
             }
@@ -271,10 +272,29 @@ pub(super) fn question(
         response_format: request.schema.as_ref().map(|wanted| {
             serde_json::json!({
                 "type": "json_schema",
-                "json_schema": { "name": wanted.name, "schema": wanted.schema, "strict": true }
+                "json_schema": { "name": wanted.name, "schema": wanted.schema, "strict": is_closed(&wanted.schema) }
             })
         }),
     })
+}
+
+/// Whether every object of a schema names all that may be in it, and all that must be. Who is told `strict` refuses any other.
+fn is_closed(schema: &Value) -> bool {
+    match schema {
+        Value::Object(members) => {
+            let is_object = members.get("type").is_some_and(|kind| kind == "object")
+                || members.get("properties").is_some_and(Value::is_object);
+            let names = members.get("properties").and_then(Value::as_object);
+            let required = members.get("required").and_then(Value::as_array);
+            let requires =
+                |name: &String| required.is_some_and(|all| all.iter().any(|it| it == name));
+            let closed = members.get("additionalProperties") == Some(&Value::Bool(false))
+                && names.is_none_or(|names| names.keys().all(requires));
+            (closed || !is_object) && members.values().all(is_closed)
+        }
+        Value::Array(items) => items.iter().all(is_closed),
+        _ => true,
+    }
 }
 
 /// The tools in the shape that Ollama shares.

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use jiff::{Timestamp, fmt::rfc2822};
 use serde_json::Value;
 
 use crate::error::LlmError;
@@ -24,19 +25,41 @@ struct Fault {
     status: Option<u16>,
     /// How long to wait, where the body says it.
     wait: Option<Duration>,
+    /// Whether a quota of a day is what is used up.
+    is_used_up: bool,
+}
+
+/// What the headers of a refusal ask for. A refusal inside a stream has none: those of the success that it stands in mean nothing.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Wish {
+    /// How long to wait.
+    pub(crate) wait: Option<Duration>,
+    /// Whether to ask again at all.
+    pub(crate) again: Option<bool>,
 }
 
 /// Decides what an error body means. `status` is the HTTP status, `None` for an error inside a stream.
-pub(crate) fn judge(
-    status: Option<u16>,
-    body: &[u8],
-    retry_after: Option<Duration>,
-    mask: &Mask,
-) -> LlmError {
+pub(crate) fn judge(status: Option<u16>, body: &[u8], wish: Wish, mask: &Mask) -> LlmError {
+    match (classify(status, body, wish, mask), wish.again) {
+        // It has a reason of its own to believe that the same request will be taken later.
+        (LlmError::BadRequest { said }, Some(true)) => LlmError::Overload {
+            retry_after: wish.wait,
+            again: true,
+            said,
+        },
+        (error, _) => error,
+    }
+}
+
+fn classify(status: Option<u16>, body: &[u8], wish: Wish, mask: &Mask) -> LlmError {
     let fault = read(body);
     let said = mask.clean(&fault.message);
-    let retry_after = retry_after.or(fault.wait);
+    let retry_after = wish.wait.or(fault.wait);
+    let again = wish.again.unwrap_or(true);
     let message = fault.message.to_lowercase();
+    if fault.is_used_up || USED_UP.iter().any(|words| message.contains(words)) {
+        return LlmError::Quota { said };
+    }
     for word in &fault.words {
         match word.as_str() {
             "insufficient_quota"
@@ -62,11 +85,19 @@ pub(crate) fn judge(
             | "permission_denied" => {
                 return LlmError::Auth { said };
             }
-            "rate_limit_exceeded" | "rate_limit_error" | "resource_exhausted" => {
-                return LlmError::Rate { retry_after, said };
+            "rate_limit_exceeded" | "rate_limit_error" | "rate_limited" | "resource_exhausted" => {
+                return LlmError::Rate {
+                    retry_after,
+                    again,
+                    said,
+                };
             }
             "overloaded_error" | "unavailable" => {
-                return LlmError::Overload { retry_after, said };
+                return LlmError::Overload {
+                    retry_after,
+                    again,
+                    said,
+                };
             }
             "request_too_large" => {
                 return LlmError::TooLarge {
@@ -92,7 +123,18 @@ pub(crate) fn judge(
         413 => LlmError::TooLarge {
             what: "the request",
         },
-        429 => LlmError::Rate { retry_after, said },
+        429 => LlmError::Rate {
+            retry_after,
+            again,
+            said,
+        },
+        503 if message.contains("loading") => LlmError::Loading { retry_after, said },
+        // Of the others, those that say that the moment was wrong: a timeout, a conflict, too early.
+        408 | 409 | 425 | 500..=599 => LlmError::Overload {
+            retry_after,
+            again,
+            said,
+        },
         // Many have no code for it, only the sentence.
         400..=499 if TOO_LONG.iter().any(|words| message.contains(words)) => {
             LlmError::ContextLength { said }
@@ -101,13 +143,18 @@ pub(crate) fn judge(
             LlmError::ContentFilter { said }
         }
         400..=499 => LlmError::BadRequest { said },
-        503 if message.contains("loading") => LlmError::Loading { retry_after, said },
-        500..=599 => LlmError::Overload { retry_after, said },
         other => LlmError::Malformed {
             what: format!("the HTTP status {other} has no meaning here"),
         },
     }
 }
+
+/// How providers say that the account has nothing left where they have no code for it: Anthropic, Ollama's cloud.
+const USED_UP: [&str; 3] = [
+    "credit balance is too low",
+    "weekly usage limit",
+    "monthly usage limit",
+];
 
 /// How providers say that the conversation does not fit: vLLM and llama.cpp, Anthropic, Google, Mistral.
 const TOO_LONG: [&str; 6] = [
@@ -122,32 +169,85 @@ const TOO_LONG: [&str; 6] = [
 /// How providers say that their filter refused: Azure, Anthropic.
 const FILTERED: [&str; 2] = ["content management policy", "content filtering policy"];
 
-/// What the headers of a refusal say of waiting. Headers of a success say the same things and mean nothing.
+/// What the headers of a refusal say of asking again. Headers of a success say the same things and mean nothing.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Hints<'a> {
     /// `retry-after-ms`, the finest one.
     pub(crate) retry_after_ms: Option<&'a str>,
-    /// `retry-after`, in seconds. The form with a date is not read: it needs a clock that agrees with the provider's, and no
-    /// model provider was seen to send it.
+    /// `retry-after`, in seconds or as a date.
     pub(crate) retry_after: Option<&'a str>,
-    /// `x-ratelimit-remaining-*` with the `x-ratelimit-reset-*` beside it: requests, then tokens.
-    pub(crate) resets: [(Option<&'a str>, Option<&'a str>); 2],
+    /// `date`: what the provider's clock says. Dates are compared with it, so that our clock need not agree.
+    pub(crate) date: Option<&'a str>,
+    /// What remains of a limit with when it is full again: of requests, then of tokens.
+    pub(crate) resets: [(Option<&'a str>, Option<&'a str>); 6],
+    /// `x-should-retry`.
+    pub(crate) should_retry: Option<&'a str>,
 }
 
+/// The headers of [`Hints::resets`]: what remains, and when it is full again.
+pub(crate) const RESETS: [(&str, &str); 6] = [
+    (
+        "x-ratelimit-remaining-requests",
+        "x-ratelimit-reset-requests",
+    ),
+    ("x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"),
+    (
+        "anthropic-ratelimit-requests-remaining",
+        "anthropic-ratelimit-requests-reset",
+    ),
+    (
+        "anthropic-ratelimit-tokens-remaining",
+        "anthropic-ratelimit-tokens-reset",
+    ),
+    (
+        "anthropic-ratelimit-input-tokens-remaining",
+        "anthropic-ratelimit-input-tokens-reset",
+    ),
+    (
+        "anthropic-ratelimit-output-tokens-remaining",
+        "anthropic-ratelimit-output-tokens-reset",
+    ),
+];
+
 impl Hints<'_> {
-    /// The wait that a provider asks for. Resets count only where nothing remains: they always say when the bucket is full.
-    pub(crate) fn wait(self) -> Option<Duration> {
+    /// What the provider asks for, `now` by our clock. Resets count only where nothing remains: they always say when the bucket is
+    /// full.
+    pub(crate) fn wish(self, now: Timestamp) -> Wish {
+        let now = self.date.and_then(http_date).unwrap_or(now);
+        let until = |then: Timestamp| Duration::try_from(then.duration_since(now)).ok();
+        let instant = |text: &str| until(text.trim().parse().ok()?).map(bounded);
         let reset = self
             .resets
             .into_iter()
             .filter(|(remaining, _)| remaining.is_some_and(|left| left.trim() == "0"))
-            .filter_map(|(_, reset)| go_duration(reset?))
+            .filter_map(|(_, reset)| go_duration(reset?).or_else(|| instant(reset?)))
             .max();
-        self.retry_after_ms
-            .and_then(|text| number(text, 0.001))
-            .or_else(|| self.retry_after.and_then(|text| number(text, 1.0)))
-            .or(reset)
+        let after =
+            |text: &str| number(text, 1.0).or_else(|| http_date(text).and_then(until).map(bounded));
+        Wish {
+            wait: self
+                .retry_after_ms
+                .and_then(|text| number(text, 0.001))
+                .or_else(|| self.retry_after.and_then(after))
+                .or(reset),
+            again: match self.should_retry.map(str::trim) {
+                Some("true") => Some(true),
+                Some("false") => Some(false),
+                _ => None,
+            },
+        }
     }
+}
+
+/// `Wed, 21 Oct 2026 07:28:00 GMT`; older forms are not sent by anybody any more.
+fn http_date(text: &str) -> Option<Timestamp> {
+    rfc2822::DateTimeParser::new()
+        .parse_timestamp(text.trim())
+        .ok()
+}
+
+fn bounded(wait: Duration) -> Duration {
+    wait.min(LONGEST_WAIT)
 }
 
 fn number(text: &str, unit: f64) -> Option<Duration> {
@@ -225,6 +325,12 @@ fn read(body: &[u8]) -> Fault {
         .map(Vec::as_slice)
         .unwrap_or_default();
     let reasons = details.iter().map(|detail| detail.get("reason"));
+    // Google calls what is full again in a minute and what is full again tomorrow by one name; only the quota's own tells.
+    let quotas = details
+        .iter()
+        .filter_map(|detail| detail.get("violations")?.as_array())
+        .flatten()
+        .filter_map(|violation| violation.get("quotaId")?.as_str());
     Fault {
         message: match object.get("message").or_else(|| object.get("detail")) {
             Some(Value::String(message)) => message.clone(),
@@ -237,10 +343,13 @@ fn read(body: &[u8]) -> Fault {
             .collect(),
         status: code
             .and_then(|code| code.as_u64().or_else(|| code.as_str()?.parse().ok()))
-            .and_then(|code| u16::try_from(code).ok()),
+            .and_then(|code| u16::try_from(code).ok())
+            // Mistral numbers its errors otherwise.
+            .filter(|code| (400..600).contains(code)),
         wait: details
             .iter()
             .find_map(|detail| go_duration(detail.get("retryDelay")?.as_str()?)),
+        is_used_up: quotas.into_iter().any(|id| id.contains("PerDay")),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A streamed answer is server-sent events (with CR LF) of the same shape as an answer in one piece: parts of a candidate, and
 //! counts that grow. There is no terminator: the answer is complete when the stream ends after a finish reason. The
-//! reason says `STOP` also for calls, which are whole and may have no id. Thoughts are marked, and skipped.
+//! reason says `STOP` also for calls, which are whole unless that was asked for otherwise, and may have no id. Thoughts are marked, and skipped.
 
 use std::collections::VecDeque;
 
@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
 use super::answer::{Answer, CallPiece};
-use super::{fault, is_name, json as read_json, object, utf8, word};
+use super::paths::{Arguments, PathPiece};
+use super::{Page, fault, is_name, json as read_json, object, utf8, word};
 use crate::chat::{ChatEvent, ChatRequest, Finish, Image, Message, Model, Part, ToolChoice};
 use crate::error::LlmError;
 use crate::said::Mask;
@@ -52,17 +53,21 @@ struct Piece<'a> {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Call<'a> {
     id: Option<String>,
     name: Option<String>,
     #[serde(borrow)]
     args: Option<&'a RawValue>,
+    partial_args: Option<Vec<PathPiece>>,
+    will_continue: Option<bool>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Counts {
     prompt_token_count: Option<u64>,
+    tool_use_prompt_token_count: Option<u64>,
     candidates_token_count: Option<u64>,
     thoughts_token_count: Option<u64>,
     cached_content_token_count: Option<u64>,
@@ -83,7 +88,7 @@ pub(super) fn read(
     let text = utf8(record);
     let chunk: Chunk<'_> = read_json(&text, "an event of the stream")?;
     if chunk.error.is_some() {
-        return Err(fault::judge(None, record, None, mask));
+        return Err(fault::judge(None, record, fault::Wish::default(), mask));
     }
     answer.records += 1;
     answer.name(chunk.model_version);
@@ -96,16 +101,7 @@ pub(super) fn read(
         });
     }
     if let Some(counts) = chunk.usage_metadata {
-        let usage = &mut answer.usage;
-        usage.input_tokens = counts.prompt_token_count.or(usage.input_tokens);
-        usage.cached_tokens = counts.cached_content_token_count.or(usage.cached_tokens);
-        usage.reasoning_tokens = counts.thoughts_token_count.or(usage.reasoning_tokens);
-        // Thoughts are counted apart from what is said; together they are the answer.
-        if let Some(spoken) = counts.candidates_token_count {
-            usage.output_tokens = Some(spoken + counts.thoughts_token_count.unwrap_or(0));
-        } else if usage.output_tokens.is_none() {
-            usage.output_tokens = counts.thoughts_token_count;
-        }
+        count(answer, &counts);
     }
     for candidate in chunk
         .candidates
@@ -115,25 +111,74 @@ pub(super) fn read(
     {
         let parts = candidate.content.and_then(|content| content.parts);
         for piece in parts.unwrap_or_default() {
-            if let Some(call) = piece.function_call {
-                answer.begin_call(CallPiece {
-                    index: None,
-                    id: call.id,
-                    name: call.name,
-                    arguments: call
-                        .args
-                        .map_or_else(String::new, |args| args.get().to_owned()),
-                    signature: piece.thought_signature,
-                })?;
+            if let Some(function_call) = piece.function_call {
+                call(function_call, piece.thought_signature, answer)?;
             } else if piece.thought != Some(true) {
                 answer.text(piece.text, out);
             }
         }
         if let Some(reason) = candidate.finish_reason {
+            close(answer)?;
             answer.finish = Some(finish(&reason, mask));
         }
     }
     Ok(())
+}
+
+/// A call comes whole, or begins with its name and goes on with pieces of its arguments until one says that it does not.
+fn call(call: Call<'_>, signature: Option<String>, answer: &mut Answer) -> Result<(), LlmError> {
+    let begins = call.name.as_deref().is_some_and(|name| !name.is_empty());
+    if begins || answer.paths.is_none() {
+        close(answer)?;
+        answer.begin_call(CallPiece {
+            index: None,
+            id: call.id,
+            name: call.name,
+            arguments: call
+                .args
+                .map_or_else(String::new, |args| args.get().to_owned()),
+            signature,
+        })?;
+        if call.will_continue == Some(true) || call.partial_args.is_some() {
+            answer.paths = Some(Arguments::default());
+        }
+    }
+    for piece in call.partial_args.unwrap_or_default() {
+        answer.grow(piece.size())?;
+        if let Some(arguments) = &mut answer.paths {
+            arguments.put(piece)?;
+        }
+    }
+    if call.will_continue == Some(true) {
+        return Ok(());
+    }
+    close(answer)
+}
+
+/// The arguments of the call that was under way are complete.
+fn close(answer: &mut Answer) -> Result<(), LlmError> {
+    match answer.paths.take() {
+        Some(arguments) => answer.more(None, &arguments.text()),
+        None => Ok(()),
+    }
+}
+
+/// Every chunk counts what there was so far; those that tell less than the ones before say nothing of the rest.
+fn count(answer: &mut Answer, counts: &Counts) {
+    let usage = &mut answer.usage;
+    if let Some(prompt) = counts.prompt_token_count {
+        // What its own tools fed into the question is counted apart.
+        usage.input_tokens = Some(prompt + counts.tool_use_prompt_token_count.unwrap_or(0));
+    }
+    usage.cached_tokens = counts.cached_content_token_count.or(usage.cached_tokens);
+    // Thoughts are counted apart from what is said, too; together they are the answer.
+    let before = usage.reasoning_tokens.unwrap_or(0);
+    let spoken = usage.output_tokens.map(|all| all.saturating_sub(before));
+    let spoken = counts.candidates_token_count.or(spoken);
+    usage.reasoning_tokens = counts.thoughts_token_count.or(usage.reasoning_tokens);
+    if spoken.is_some() || usage.reasoning_tokens.is_some() {
+        usage.output_tokens = Some(spoken.unwrap_or(0) + usage.reasoning_tokens.unwrap_or(0));
+    }
 }
 
 fn finish(reason: &str, mask: &Mask) -> Finish {
@@ -254,8 +299,10 @@ fn part(part: &Part) -> Value {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Listing {
     models: Option<Vec<Entry>>,
+    next_page_token: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -267,12 +314,12 @@ struct Entry {
 }
 
 /// The models that can be asked; others make vectors or pictures.
-pub(super) fn models(body: &[u8]) -> Result<Vec<Model>, LlmError> {
+pub(super) fn models(body: &[u8]) -> Result<Page, LlmError> {
     let listing: Listing = read_json(&utf8(body), "the list of models")?;
     let entries = listing.models.ok_or_else(|| LlmError::Malformed {
         what: "the list of models has no `models`".to_owned(),
     })?;
-    Ok(entries
+    let models = entries
         .into_iter()
         .filter(|entry| {
             entry
@@ -285,5 +332,10 @@ pub(super) fn models(body: &[u8]) -> Result<Vec<Model>, LlmError> {
             ..Model::named(entry.name.trim_start_matches("models/").to_owned())
         })
         .filter(|model| is_name(&model.name))
-        .collect())
+        .collect();
+    let token = listing.next_page_token.filter(|token| !token.is_empty());
+    Ok(Page {
+        models,
+        next: token.map(|token| ("pageToken", token)),
+    })
 }

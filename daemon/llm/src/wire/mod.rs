@@ -21,6 +21,7 @@ mod mistral;
 mod ndjson;
 mod ollama;
 mod openai;
+mod paths;
 mod sse;
 mod whole;
 
@@ -28,7 +29,9 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 
 pub(crate) use completions::TokenLimit;
-pub(crate) use fault::{Hints, judge};
+#[cfg(test)]
+pub(crate) use fault::Wish;
+pub(crate) use fault::{Hints, RESETS, judge};
 pub(crate) use ollama::{About, about};
 
 use answer::Answer;
@@ -222,12 +225,25 @@ pub(crate) fn question(
     }
 }
 
-/// The list of models in the provider's dialect.
-pub(crate) fn models(kind: ProviderKind, body: &[u8]) -> Result<Vec<Model>, LlmError> {
+/// A part of the list of models.
+pub(crate) struct Page {
+    pub(crate) models: Vec<Model>,
+    /// What the query has to say for the next part, if there is one.
+    pub(crate) next: Option<(&'static str, String)>,
+}
+
+impl From<Vec<Model>> for Page {
+    fn from(models: Vec<Model>) -> Self {
+        Self { models, next: None }
+    }
+}
+
+/// The list of models, or a part of it, in the provider's dialect.
+pub(crate) fn models(kind: ProviderKind, body: &[u8]) -> Result<Page, LlmError> {
     match kind {
-        ProviderKind::Ollama => ollama::models(body),
+        ProviderKind::Ollama => ollama::models(body).map(Page::from),
         ProviderKind::OpenAi | ProviderKind::Compatible | ProviderKind::Mistral => {
-            completions::models(body)
+            completions::models(body).map(Page::from)
         }
         ProviderKind::Anthropic => anthropic::models(body),
         ProviderKind::Gemini => gemini::models(body),

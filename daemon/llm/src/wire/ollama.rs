@@ -60,7 +60,7 @@ pub(super) fn read(
     let text = utf8(record);
     let line: Line<'_> = json(&text, "a line of the stream")?;
     if line.error.is_some() {
-        return Err(fault::judge(None, record, None, mask));
+        return Err(fault::judge(None, record, fault::Wish::default(), mask));
     }
     answer.records += 1;
     answer.name(line.model);

@@ -374,7 +374,7 @@ fn error_inside_a_stream_is_an_error() {
 fn models_are_listed_and_unreadable_names_left_out() {
     let names = |kind, body: &str| -> Result<Vec<String>, &'static str> {
         models(kind, body.as_bytes())
-            .map(|models| models.into_iter().map(|model| model.name).collect())
+            .map(|page| page.models.into_iter().map(|model| model.name).collect())
             .map_err(|error| error.kind())
     };
     let (ollama, openai) = (ProviderKind::Ollama, ProviderKind::OpenAi);
@@ -461,7 +461,7 @@ proptest! {
 
     #[test]
     fn arbitrary_error_bodies_never_panic(status in proptest::option::of(any::<u16>()), body in proptest::collection::vec(any::<u8>(), 0..256)) {
-        let error = judge(status, &body, None, &Mask::new(Some("k".into())));
+        let error = judge(status, &body, Wish::default(), &Mask::new(Some("k".into())));
         prop_assert!(error.to_string().len() <= crate::Said::LIMIT + 128);
     }
 }

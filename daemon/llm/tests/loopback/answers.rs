@@ -360,6 +360,62 @@ fn models_and_health_are_told_in_both_dialects() {
 }
 
 #[test]
+fn list_of_models_is_read_to_its_last_part() {
+    run(async {
+        let (anthropic, gemini) = (ProviderKind::Anthropic, ProviderKind::Gemini);
+        for (kind, first, second, asked) in [
+            (
+                anthropic,
+                r#"{"data":[{"id":"a"}],"has_more":true,"last_id":"a&b"}"#,
+                r#"{"data":[{"id":"b"}],"has_more":false,"last_id":"b"}"#,
+                "GET /v1/models?limit=1000&after_id=a%26b HTTP/1.1",
+            ),
+            (
+                gemini,
+                r#"{"models":[{"name":"models/a"}],"nextPageToken":"to ken"}"#,
+                r#"{"models":[{"name":"models/b"}]}"#,
+                "GET /v1beta/models?pageSize=1000&pageToken=to+ken HTTP/1.1",
+            ),
+        ] {
+            let part = |body: &str| {
+                format!(
+                    "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+                    body.len()
+                )
+            };
+            let (url, listener) = listen().await;
+            let provider = provider(kind, &url);
+            let server = async {
+                drop(answer(&listener, part(first)).await);
+                answer(&listener, part(second)).await.0
+            };
+            let (models, request) = tokio::join!(provider.models(), server);
+            let names: Vec<_> = models
+                .expect("a list")
+                .into_iter()
+                .map(|it| it.name)
+                .collect();
+            assert_eq!(names, ["a", "b"]);
+            assert!(request.starts_with(asked), "{request}");
+
+            // One that never comes to its end is given up.
+            let (url, listener) = listen().await;
+            let endless = crate::server::provider(kind, &url);
+            let server = async {
+                loop {
+                    drop(answer(&listener, part(first)).await);
+                }
+            };
+            let models = tokio::select! {
+                models = endless.models() => models,
+                () = server => unreachable!("it has no end"),
+            };
+            assert_eq!(models.expect_err("too long").kind(), "too_large");
+        }
+    });
+}
+
+#[test]
 fn debug_of_a_provider_holds_no_key() {
     let shown = format!("{:?}", provider(OPENAI, "https://api.example.org/v1"));
     assert!(

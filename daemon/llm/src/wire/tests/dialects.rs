@@ -186,6 +186,111 @@ fn gemini_answer_in_one_piece_has_the_shape_of_its_stream() {
     );
 }
 
+/// As it streams arguments where that is asked for; the first call has a text in pieces and a list, the second nothing.
+const GEMINI_PATHS: &str = concat!(
+    r#"data: {"candidates":[{"content":{"parts":[{"text":"Grüße 🐾\n!"},{"functionCall":{"name":"weather","willContinue":true},"thoughtSignature":"sig"}],"role":"model"}}],"usageMetadata":{"trafficType":"ON_DEMAND"},"modelVersion":"gem-1"}"#,
+    "\r\n\r\n",
+    r#"data: {"candidates":[{"content":{"parts":[{"functionCall":{"partialArgs":[{"jsonPath":"$.city","stringValue":"Zü","willContinue":true}],"willContinue":true}}]}}]}"#,
+    "\r\n\r\n",
+    r#"data: {"candidates":[{"content":{"parts":[{"functionCall":{"partialArgs":[{"jsonPath":"$.city","stringValue":"rich"}],"willContinue":true}}]}}]}"#,
+    "\r\n\r\n",
+    r#"data: {"candidates":[{"content":{"parts":[{"functionCall":{"willContinue":true}}]}}]}"#,
+    "\r\n\r\n",
+    r#"data: {"candidates":[{"content":{"parts":[{"functionCall":{}}]}}]}"#,
+    "\r\n\r\n",
+    r#"data: {"candidates":[{"content":{"parts":[{"functionCall":{"name":"now","willContinue":true}}]}}]}"#,
+    "\r\n\r\n",
+    r#"data: {"candidates":[{"content":{"parts":[{"functionCall":{}}]},"finishReason":"STOP"}],"usageMetadata":{"promptTokenCount":17,"candidatesTokenCount":37,"thoughtsTokenCount":5,"cachedContentTokenCount":4}}"#,
+    "\r\n\r\n",
+);
+
+#[test]
+fn gemini_answer_with_arguments_by_paths_is_the_same_at_every_split() {
+    let mut expected = truth(["call_0", "call_1"], "gem-1", usage(Some(4), Some(5)));
+    expected.calls[0].signature = Some("sig".into());
+    expected.calls[0].arguments = r#"{"city":"Zürich"}"#.into();
+    check(ProviderKind::Gemini, GEMINI_PATHS, &expected);
+}
+
+#[test]
+fn endless_arguments_by_paths_are_refused() {
+    let mut decoder = Decoder::new(ProviderKind::Gemini, mask());
+    let first = r#"data: {"candidates":[{"content":{"parts":[{"functionCall":{"name":"f","willContinue":true}}]}}]}"#;
+    let more = format!(
+        r#"data: {{"candidates":[{{"content":{{"parts":[{{"functionCall":{{"partialArgs":[{{"jsonPath":"$.a","stringValue":"{}","willContinue":true}}],"willContinue":true}}}}]}}}}]}}"#,
+        "x".repeat(LIMIT / 4)
+    );
+    let mut push =
+        |event: &str| decoder.push(format!("{event}\n\n").as_bytes(), &mut VecDeque::new());
+    push(first).expect("a call");
+    let outcome = (0..5).try_for_each(|_| push(&more));
+    assert_eq!(outcome.expect_err("too much").kind(), "too_large");
+}
+
+#[test]
+fn counts_that_grow_are_those_of_the_end() {
+    let heard = |kind, events: &[&str]| {
+        let bytes: String = events
+            .iter()
+            .map(|event| format!("data: {event}\n\n"))
+            .collect();
+        let usage = run(Decoder::new(kind, mask()), [bytes.as_bytes()])
+            .expect("whole")
+            .done
+            .usage;
+        [
+            usage.input_tokens,
+            usage.output_tokens,
+            usage.cached_tokens,
+            usage.reasoning_tokens,
+        ]
+    };
+    // Its limit was reached while it thought, and what its own tools read is part of the question.
+    assert_eq!(
+        heard(
+            ProviderKind::Gemini,
+            &[
+                r#"{"usageMetadata":{"promptTokenCount":7,"thoughtsTokenCount":5}}"#,
+                r#"{"candidates":[{"finishReason":"MAX_TOKENS"}],"usageMetadata":{"promptTokenCount":7,"toolUsePromptTokenCount":10,"thoughtsTokenCount":42}}"#,
+            ]
+        ),
+        [Some(17), Some(42), None, Some(42)]
+    );
+    // A chunk that counts only what is said takes back nothing of what was thought.
+    assert_eq!(
+        heard(
+            ProviderKind::Gemini,
+            &[
+                r#"{"usageMetadata":{"promptTokenCount":7,"thoughtsTokenCount":5}}"#,
+                r#"{"candidates":[{"finishReason":"STOP"}],"usageMetadata":{"promptTokenCount":7,"candidatesTokenCount":3}}"#,
+            ]
+        ),
+        [Some(7), Some(8), None, Some(5)]
+    );
+    let start = r#"{"type":"message_start","message":{"usage":{"input_tokens":10,"cache_creation_input_tokens":3,"cache_read_input_tokens":4,"output_tokens":1}}}"#;
+    let end = |usage: &str| {
+        format!(
+            r#"{{"type":"message_delta","delta":{{"stop_reason":"end_turn"}},"usage":{usage}}}"#
+        )
+    };
+    let stop = r#"{"type":"message_stop"}"#;
+    for (usage, expected) in [
+        (r#"{"output_tokens":9}"#, 17),
+        (r#"{"input_tokens":10,"output_tokens":9}"#, 17),
+        (r#"{"input_tokens":0,"output_tokens":9}"#, 17),
+        (
+            r#"{"input_tokens":20,"cache_creation_input_tokens":3,"cache_read_input_tokens":4,"output_tokens":9}"#,
+            27,
+        ),
+    ] {
+        assert_eq!(
+            heard(ProviderKind::Anthropic, &[start, &end(usage), stop]),
+            [Some(expected), Some(9), Some(4), None],
+            "{usage}"
+        );
+    }
+}
+
 #[test]
 fn openai_answer_with_interleaved_calls_is_the_same_at_every_split() {
     let expected = truth(["call_a", "call_b"], "gpt-1", usage(Some(4), Some(5)));

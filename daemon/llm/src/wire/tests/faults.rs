@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn error_body_of_each_dialect_is_understood() {
     let check = |status: u16, body: &str, expected: &str, said: &str| {
-        let error = judge(Some(status), body.as_bytes(), None, &mask());
+        let error = judge(Some(status), body.as_bytes(), Wish::default(), &mask());
         assert_eq!(error.kind(), expected, "{status} {body}");
         assert!(error.to_string().contains(said), "{error}");
         assert!(!error.hint().is_empty());
@@ -135,54 +135,117 @@ fn error_body_of_each_dialect_is_understood() {
         "overloaded",
     );
     check(500, "{\"error\":", "overload", "{\"error\":");
+    check(408, "", "overload", "(no words)");
+    check(
+        400,
+        r#"{"type":"error","error":{"type":"invalid_request_error","message":"Your credit balance is too low to access the API."}}"#,
+        "quota",
+        "too low",
+    );
+    check(
+        429,
+        r#"{"error":"you (somebody) have reached your weekly usage limit, upgrade for higher limits"}"#,
+        "quota",
+        "weekly",
+    );
+    let google = |id: &str| {
+        format!(
+            r#"{{"error":{{"code":429,"message":"You exceeded your current quota, please check your plan and billing details.","status":"RESOURCE_EXHAUSTED","details":[{{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{{"quotaMetric":"m","quotaId":"{id}"}}]}},{{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"3s"}}]}}}}"#
+        )
+    };
+    check(
+        429,
+        &google("GenerateRequestsPerDayPerProjectPerModel-FreeTier"),
+        "quota",
+        "exceeded",
+    );
+    check(
+        429,
+        &google("GenerateRequestsPerMinutePerProjectPerModel"),
+        "rate",
+        "exceeded",
+    );
     check(999, "", "malformed", "999");
+}
+
+const NOW: i64 = 1_790_000_000;
+
+fn now() -> jiff::Timestamp {
+    jiff::Timestamp::from_second(NOW).expect("a time")
 }
 
 #[test]
 fn wait_is_read_bounded_and_the_finer_header_wins() {
     let seconds = |number| Some(std::time::Duration::from_secs_f64(number));
     let wait = |retry_after_ms, retry_after| {
-        Hints {
+        let mut hints = Hints {
             retry_after_ms,
             retry_after,
-            resets: [(Some("0"), Some("77s")), (None, None)],
-        }
-        .wait()
+            ..Hints::default()
+        };
+        hints.resets[0] = (Some("0"), Some("77s"));
+        hints.wish(now()).wait
     };
     assert_eq!(wait(None, Some("20")), seconds(20.0));
     assert_eq!(wait(Some("1500"), Some("2")), seconds(1.5));
     assert_eq!(wait(Some("?"), Some(" 0.5 ")), seconds(0.5));
     assert_eq!(wait(None, Some("1e300")), seconds(86400.0));
-    for nothing in ["-1", "NaN", "", "Wed, 21 Oct 2026 07:28:00 GMT"] {
+    for nothing in ["-1", "NaN", "", "Wed, 21 Oct 1987 07:28:00 GMT", "tomorrow"] {
         assert_eq!(wait(None, Some(nothing)), seconds(77.0), "{nothing}");
     }
 }
 
 #[test]
-fn reset_of_what_is_used_up_is_a_wait_and_any_other_is_not() {
-    let wait = |resets| {
-        Hints {
-            resets,
+fn date_is_compared_with_the_clock_of_who_sent_it() {
+    let wait = |date, retry_after| {
+        let hints = Hints {
+            date,
+            retry_after: Some(retry_after),
             ..Hints::default()
+        };
+        hints.wish(now()).wait.map(|wait| wait.as_secs())
+    };
+    // Our clock says 14:13:20 of that day.
+    let then = "Mon, 21 Sep 2026 14:13:50 GMT";
+    assert_eq!(wait(None, then), Some(30));
+    assert_eq!(wait(Some("Mon, 21 Sep 2026 14:13:45 GMT"), then), Some(5));
+    assert_eq!(wait(Some("nonsense"), then), Some(30));
+    assert_eq!(
+        wait(None, "Tue, 21 Sep 2026 14:13:50 GMT"),
+        None,
+        "it was a Monday"
+    );
+    assert_eq!(wait(None, "Wed, 21 Oct 2026 14:13:50 GMT"), Some(86_400));
+}
+
+#[test]
+fn reset_of_what_is_used_up_is_a_wait_and_any_other_is_not() {
+    let wait = |resets: &[(&'static str, &'static str)]| {
+        let mut hints = Hints::default();
+        for (slot, (remaining, reset)) in hints.resets.iter_mut().zip(resets) {
+            *slot = (Some(remaining), Some(reset));
         }
-        .wait()
-        .map(|wait| wait.as_millis())
+        hints.wish(now()).wait.map(|wait| wait.as_millis())
     };
     for (text, expected) in [
         ("12ms", Some(12)),
         ("1.182s", Some(1182)),
         ("17.399999999s", Some(17_400)),
+        ("1m30s", Some(90_000)),
         ("6m0s", Some(360_000)),
         ("1h2m3.5s", Some(3_723_500)),
         ("500µs", Some(0)),
         ("7", Some(7000)),
+        // As Anthropic has it.
+        ("2026-09-21T14:13:55Z", Some(35_000)),
+        ("2026-09-21T14:13:19Z", None),
         ("-1", None),
         ("soon", None),
         ("s", None),
         ("1x", None),
         ("", None),
     ] {
-        let said = wait([(Some("0"), Some(text)), (Some("9"), Some("1h"))]);
+        let said = wait(&[("0", text), ("9", "1h")]);
         // A duration in floating point may miss the last nanosecond.
         let near = said
             .zip(expected)
@@ -191,9 +254,42 @@ fn reset_of_what_is_used_up_is_a_wait_and_any_other_is_not() {
             });
         assert!(near, "{text}: {said:?}");
     }
-    assert_eq!(wait([(Some("3"), Some("1s")), (None, Some("1s"))]), None);
-    assert_eq!(
-        wait([(Some("0"), Some("1s")), (Some("0"), Some("2s"))]),
-        Some(2000)
-    );
+    assert_eq!(wait(&[("3", "1s")]), None);
+    assert_eq!(wait(&[("0", "1s"), ("0", "2s")]), Some(2000));
+}
+
+#[test]
+fn number_of_an_error_is_a_status_only_where_it_can_be_one() {
+    for (code, expected) in [("429", "rate"), ("1300", "overload"), ("3051", "overload")] {
+        let body = format!(r#"{{"object":"error","message":"no","type":"x","code":"{code}"}}"#);
+        let error = judge(None, body.as_bytes(), Wish::default(), &mask());
+        assert_eq!(error.kind(), expected, "{code}");
+    }
+}
+
+#[test]
+fn provider_that_says_whether_to_ask_again_is_believed() {
+    let judged = |status, should_retry| {
+        let hints = Hints {
+            should_retry: Some(should_retry),
+            ..Hints::default()
+        };
+        judge(Some(status), b"{}", hints.wish(now()), &mask())
+    };
+    for (status, should_retry, expected) in [
+        (429, "false", false),
+        (429, "true", true),
+        (429, "perhaps", true),
+        (503, "false", false),
+        (400, "true", true),
+    ] {
+        match judged(status, should_retry) {
+            LlmError::Rate { again, .. } | LlmError::Overload { again, .. } => {
+                assert_eq!(again, expected, "{status} {should_retry}");
+            }
+            other => panic!("{status} {should_retry}: {other}"),
+        }
+    }
+    assert_eq!(judged(400, "false").kind(), "bad_request");
+    assert_eq!(judged(401, "true").kind(), "auth");
 }

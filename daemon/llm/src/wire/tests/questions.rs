@@ -230,6 +230,57 @@ fn question_in_the_words_of_ollama() {
 }
 
 #[test]
+fn schema_is_strict_only_where_it_names_everything() {
+    let asked = |kind, schema: Value| -> Value {
+        let request = ChatRequest {
+            schema: Some(Schema {
+                name: "answer".into(),
+                schema,
+            }),
+            ..ChatRequest::new("m", vec![Message::user("hi")])
+        };
+        let body = question(kind, &request, HABITS).expect("a body");
+        serde_json::from_slice(&body).expect("JSON")
+    };
+    let inner = json!({ "type": "object", "properties": { "type": { "type": "string" } }, "required": ["type"], "additionalProperties": false });
+    let closed = json!({ "type": "object", "properties": { "a": inner }, "required": ["a"], "additionalProperties": false });
+    let without = |name: &str| {
+        let mut open = closed.clone();
+        open["properties"]["a"]
+            .as_object_mut()
+            .expect("an object")
+            .remove(name);
+        open
+    };
+    for kind in [
+        ProviderKind::OpenAi,
+        ProviderKind::Compatible,
+        ProviderKind::Mistral,
+    ] {
+        for (schema, strict) in [
+            (closed.clone(), true),
+            (without("required"), false),
+            (without("additionalProperties"), false),
+            (json!({ "properties": {} }), false),
+            (json!({ "type": "string" }), true),
+        ] {
+            let told = asked(kind, schema.clone())["response_format"]["json_schema"].clone();
+            assert_eq!(
+                (&told["strict"], &told["schema"]),
+                (&json!(strict), &schema),
+                "{kind:?}"
+            );
+        }
+    }
+    // Anthropic refuses an object that does not say it.
+    let told = asked(ProviderKind::Anthropic, without("additionalProperties"));
+    assert_eq!(told["output_config"]["format"]["schema"], closed);
+    let open = json!({ "type": "object", "additionalProperties": true, "properties": { "a": { "enum": [{ "type": "object" }] } } });
+    let told = asked(ProviderKind::Anthropic, open.clone());
+    assert_eq!(told["output_config"]["format"]["schema"], open);
+}
+
+#[test]
 fn plain_question_says_nothing_of_tools_and_shapes() {
     for kind in ProviderKind::ALL {
         let request = ChatRequest {
@@ -282,6 +333,7 @@ fn what_models_can_do_is_read_where_it_is_told() {
     let read = |kind, body: &str| {
         models(kind, body.as_bytes())
             .expect("a list")
+            .models
             .into_iter()
             .map(|model| (model.name, model.context, model.tools, model.vision))
             .collect::<Vec<_>>()
@@ -314,6 +366,31 @@ fn what_models_can_do_is_read_where_it_is_told() {
         ),
         [("o".into(), None, Some(true), Some(false))]
     );
+}
+
+#[test]
+fn list_of_models_says_where_it_goes_on() {
+    let next = |kind, body: &str| models(kind, body.as_bytes()).expect("a list").next;
+    let (anthropic, gemini) = (ProviderKind::Anthropic, ProviderKind::Gemini);
+    assert_eq!(
+        next(
+            anthropic,
+            r#"{"data":[{"id":"a"}],"has_more":true,"first_id":"a","last_id":"a"}"#
+        ),
+        Some(("after_id", "a".into()))
+    );
+    assert_eq!(
+        next(
+            anthropic,
+            r#"{"data":[{"id":"a"}],"has_more":false,"last_id":"a"}"#
+        ),
+        None
+    );
+    assert_eq!(
+        next(gemini, r#"{"models":[],"nextPageToken":"t"}"#),
+        Some(("pageToken", "t".into()))
+    );
+    assert_eq!(next(gemini, r#"{"models":[],"nextPageToken":""}"#), None);
 }
 
 #[test]
