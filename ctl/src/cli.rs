@@ -189,6 +189,12 @@ pub(crate) struct Chat {
     /// Only a provider on this host may answer
     #[arg(long, conflicts_with = "background")]
     pub(crate) local_only: bool,
+    /// The answer has to follow the JSON schema in this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) schema: Option<PathBuf>,
+    /// Show this picture, too (PNG, JPEG, WebP or GIF); may be given again
+    #[arg(long = "image", value_name = "FILE", requires = "text")]
+    pub(crate) images: Vec<PathBuf>,
     /// Print the action's id and do not wait for the answer
     #[arg(long, requires = "text")]
     pub(crate) background: bool,

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use paw_api::{Error, ErrorKind, sandbox::RunSpec};
 use paw_policy::{
-    ApiArguments, Facts, Kind, Name, Operation, Plan, Principal, Role, Rules, State, Taint,
-    TaintSet, ToolArguments, judge,
+    ApiArguments, ChatArguments, Facts, Kind, Name, Operation, Plan, Principal, Role, Rules, State,
+    Taint, TaintSet, ToolArguments, judge,
 };
 use paw_store::{ActionRecord, Caller, SessionRecord, StoreError};
 use serde_json::{Map, Value};
@@ -267,6 +267,8 @@ impl Intake {
             provider,
             model,
             route,
+            schema,
+            images,
         } = ChatAsked::read(asked.arguments)?;
         if text.trim().is_empty() || text.len() > MAX_TEXT {
             let message = format!(
@@ -292,7 +294,7 @@ impl Intake {
             && named.leaves_host(&providers)
             && self.spoke_locally(&providers, place.id)?;
         let needs = if named.asks_for_needs() {
-            let request = chat::request(&self.storage, place.id, settings, &text);
+            let request = chat::request(&self.storage, place.id, settings, chat::said(&text, &images));
             Some(Needs::of(&request.map_err(|error| unreadable(&error))?))
         } else {
             None
@@ -302,7 +304,11 @@ impl Intake {
             held_here,
         };
         let known = (config, &*providers);
-        let plan = named.plan(known, place.id, text, stays, needs)?;
+        let plan = ChatArguments {
+            schema,
+            images,
+            ..named.plan(known, place.id, text, stays, needs)?
+        };
         Ok((Operation::Chat(plan), Some(place)))
     }
 

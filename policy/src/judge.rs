@@ -372,6 +372,8 @@ mod tests {
             fallbacks: Vec::new(),
             local_only: false,
             places: std::collections::BTreeMap::new(),
+            schema: None,
+            images: Vec::new(),
         });
         Plan {
             agent: name("default"),

@@ -76,6 +76,12 @@ pub struct ChatArguments {
     /// Where each of these providers was when this was decided. One that has moved since is another one.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub places: BTreeMap<Name, String>,
+    /// JSON schema of the answer; free text without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<Value>,
+    /// Pictures that go with the text, in base64.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<String>,
 }
 
 /// Who may answer a chat.

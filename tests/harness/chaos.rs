@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncWriteExt, BufReader},
     net::{TcpListener, TcpSocket, TcpStream},
+    sync::watch,
     task::JoinSet,
 };
 
@@ -77,6 +78,10 @@ pub enum Fault {
     Stream(Vec<(&'static str, String)>, String, Then),
     /// Reads the question and answers nothing.
     Instead(Then),
+    /// Begins a stream with these bytes, and sends the others so often, or until somebody hangs up; then it ends as it should.
+    Flood(String, String, Option<usize>),
+    /// The same in a refusal with this status.
+    FloodOf(u16, String, Option<usize>),
 }
 
 /// How a connection goes on.
@@ -98,6 +103,7 @@ struct Scene {
     /// How often the fault is still played; always without a number.
     times: Option<usize>,
     asked: Vec<Instant>,
+    said: Vec<Value>,
 }
 
 impl Scene {
@@ -107,6 +113,7 @@ impl Scene {
             fault,
             times,
             asked: Vec::new(),
+            said: Vec::new(),
         }
     }
 }
@@ -117,6 +124,8 @@ type Scenes = Arc<Mutex<BTreeMap<String, Scene>>>;
 pub struct Chaos {
     address: SocketAddr,
     scenes: Scenes,
+    /// Floods that are under way.
+    floods: watch::Sender<usize>,
     _connections: JoinSet<()>,
 }
 
@@ -144,10 +153,12 @@ impl Chaos {
         let listener = socket.listen(1024).expect("the port is reserved");
         let address = listener.local_addr().expect("it is bound");
         let mut connections = JoinSet::new();
-        connections.spawn(accept(listener, Arc::clone(&scenes)));
+        let floods = watch::Sender::new(0);
+        connections.spawn(accept(listener, Arc::clone(&scenes), floods.clone()));
         Self {
             address,
             scenes,
+            floods,
             _connections: connections,
         }
     }
@@ -171,6 +182,24 @@ impl Chaos {
             .get(name)
             .map(|scene| scene.asked.clone())
             .unwrap_or_default()
+    }
+}
+
+impl Chaos {
+    /// What was sent to a scene, question by question.
+    #[must_use]
+    pub fn said(&self, name: &str) -> Vec<Value> {
+        let scenes = lock(&self.scenes);
+        scenes
+            .get(name)
+            .map(|scene| scene.said.clone())
+            .unwrap_or_default()
+    }
+
+    /// Waits until no flood is under way any more.
+    pub async fn is_quiet(&self) {
+        // It ends with this value, which holds the other end.
+        let _ = self.floods.subscribe().wait_for(|open| *open == 0).await;
     }
 }
 
@@ -202,18 +231,22 @@ fn lock(scenes: &Scenes) -> MutexGuard<'_, BTreeMap<String, Scene>> {
     scenes.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn accept(listener: TcpListener, scenes: Scenes) {
+async fn accept(listener: TcpListener, scenes: Scenes, floods: watch::Sender<usize>) {
     let mut open = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
-        let scenes = Arc::clone(&scenes);
+        let (scenes, floods) = (Arc::clone(&scenes), floods.clone());
         open.spawn(async move {
             // Who asks may go away at any time; that is for the test to notice.
-            let _ = serve(stream, &scenes).await;
+            let _ = serve(stream, &scenes, &floods).await;
         });
     }
 }
 
-async fn serve(stream: TcpStream, scenes: &Scenes) -> io::Result<()> {
+async fn serve(
+    stream: TcpStream,
+    scenes: &Scenes,
+    floods: &watch::Sender<usize>,
+) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut stream = BufReader::new(stream);
     while let Some(question) = read(&mut stream).await? {
@@ -230,12 +263,16 @@ async fn serve(stream: TcpStream, scenes: &Scenes) -> io::Result<()> {
             whole(out, 200, &[], &body.to_string()).await?;
             continue;
         }
-        let Some((dialect, fault)) = next(scenes, name) else {
+        let Some((dialect, fault)) = next(scenes, name, &question.body) else {
             whole(out, 404, &[], "{}").await?;
             continue;
         };
         let fault = fault.unwrap_or_else(|| Fault::Headers(Vec::new()));
-        if !play(out, dialect, fault).await? {
+        let is_flood = matches!(fault, Fault::Flood(..) | Fault::FloodOf(..));
+        floods.send_modify(|open| *open += usize::from(is_flood));
+        let played = play(out, dialect, fault).await;
+        floods.send_modify(|open| *open -= usize::from(is_flood));
+        if !played? {
             return Ok(());
         }
     }
@@ -243,10 +280,11 @@ async fn serve(stream: TcpStream, scenes: &Scenes) -> io::Result<()> {
 }
 
 /// Notes a question to a scene, and says what is played.
-fn next(scenes: &Scenes, name: &str) -> Option<(Dialect, Option<Fault>)> {
+fn next(scenes: &Scenes, name: &str, said: &Value) -> Option<(Dialect, Option<Fault>)> {
     let mut scenes = lock(scenes);
     let scene = scenes.get_mut(name)?;
     scene.asked.push(Instant::now());
+    scene.said.push(said.clone());
     let plays = match &mut scene.times {
         None => true,
         Some(0) => false,
@@ -277,7 +315,34 @@ async fn play(out: &mut TcpStream, dialect: Dialect, fault: Fault) -> io::Result
             end(out, then).await
         }
         Fault::Instead(then) => end(out, then).await,
+        Fault::Flood(first, again, times) => {
+            begin(out, dialect, &[]).await?;
+            if !first.is_empty() {
+                chunk(out, &first).await?;
+            }
+            flood(out, &again, times).await?;
+            chunk(out, &dialect.ending()).await?;
+            end(out, Then::Ends).await
+        }
+        Fault::FloodOf(status, again, times) => {
+            let head = format!(
+                "HTTP/1.1 {status} Said\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\n\r\n"
+            );
+            out.write_all(head.as_bytes()).await?;
+            flood(out, &again, times).await?;
+            end(out, Then::Ends).await
+        }
     }
+}
+
+/// Sends this so often; without a number, until the other side hangs up.
+async fn flood(out: &mut TcpStream, again: &str, times: Option<usize>) -> io::Result<()> {
+    let mut left = times;
+    while left != Some(0) {
+        chunk(out, again).await?;
+        left = left.map(|left| left - 1);
+    }
+    Ok(())
 }
 
 async fn begin(

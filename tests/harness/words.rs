@@ -56,7 +56,7 @@ pub fn refused<T: std::fmt::Debug>(result: Result<T, CallError>, kind: ErrorKind
 /// # Panics
 /// When it is otherwise; that is the failure of the test.
 pub async fn say(client: &Client, text: &str) -> Subscription<ChatEvent> {
-    let begun = client.send(text.into(), None, None, None, None, None, None);
+    let begun = client.send(text.into(), None, None, None, None, None, None, None, None);
     within("beginning a chat", begun)
         .await
         .expect("the chat is accepted")

@@ -163,6 +163,8 @@ async fn what_cannot_name_a_model_is_refused() {
             Some("m".repeat(256)),
             None,
             None,
+            None,
+            None,
         )
         .await;
     assert!(longest.is_ok(), "{longest:?}");

@@ -45,7 +45,17 @@ impl Two {
 
 async fn begin(client: &Client) -> Subscription<ChatEvent> {
     let route = Some("main".to_owned());
-    let begun = client.send("hello".into(), None, None, None, None, None, route);
+    let begun = client.send(
+        "hello".into(),
+        None,
+        None,
+        None,
+        None,
+        None,
+        route,
+        None,
+        None,
+    );
     within("beginning a chat", begun).await.expect("accepted")
 }
 
@@ -313,6 +323,8 @@ async fn provider_that_is_asked_by_its_name_is_asked_whatever_its_breaker_says()
         None,
         None,
         Some("first".into()),
+        None,
+        None,
         None,
         None,
         None,

@@ -387,7 +387,17 @@ async fn ask(
     let before = chaos.asked(provider).len();
     let named = route.is_none().then(|| provider.to_owned());
     let route = route.map(str::to_owned);
-    let begun = client.send("hello".into(), None, None, named, None, None, route);
+    let begun = client.send(
+        "hello".into(),
+        None,
+        None,
+        named,
+        None,
+        None,
+        route,
+        None,
+        None,
+    );
     let mut chat = within("beginning a chat", begun).await.expect("accepted");
     let id = accepted(&mut chat).await;
     let events = rest(&mut chat).await;
@@ -587,7 +597,17 @@ async fn connection_that_is_refused_is_made_again_or_the_error_says_so() {
     let mut begun = Vec::new();
     for dialect in Dialect::ALL {
         let provider = Some(dialect.kind().to_owned());
-        let chat = client.send("hello".into(), None, None, provider, None, None, None);
+        let chat = client.send(
+            "hello".into(),
+            None,
+            None,
+            provider,
+            None,
+            None,
+            None,
+            None,
+            None,
+        );
         begun.push(within("beginning a chat", chat).await.expect("accepted"));
         let failing = async {
             let show = || ProviderRpcClient::show(&client, dialect.kind().into());

@@ -95,6 +95,8 @@ async fn conversation_goes_on_with_what_was_said() {
             None,
             None,
             None,
+            None,
+            None,
         )
         .await
         .unwrap();
@@ -283,6 +285,8 @@ async fn unknown_provider_is_not_replaced_by_another() {
             None,
             None,
             None,
+            None,
+            None,
         )
         .await;
     refused(asked.map(drop), ErrorKind::NotFound);
@@ -334,7 +338,17 @@ async fn without_provider_a_chat_is_refused_with_what_to_do() {
     let pawd = Pawd::start(Setup::new()).await;
     let client = pawd.client().await;
     let asked = client
-        .send("hello".into(), None, None, None, None, None, None)
+        .send(
+            "hello".into(),
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+        )
         .await;
     match asked {
         Err(CallError::Call(error)) => {

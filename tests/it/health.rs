@@ -93,6 +93,8 @@ async fn one_check_at_a_time_delays_no_chat_and_no_stop() {
         None,
         None,
         None,
+        None,
+        None,
     );
     let events = rest(&mut chat.await.unwrap()).await;
     assert!(

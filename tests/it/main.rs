@@ -7,6 +7,7 @@ mod actions;
 mod adopt;
 mod approvals;
 mod attempts;
+mod bad_input;
 mod bench;
 mod breakers;
 mod chaos;

@@ -66,7 +66,17 @@ fn from_here(may_leave_host: bool) -> String {
 
 async fn ask_by(client: &Client, route: &str, session: Option<String>) -> Subscription<ChatEvent> {
     let route = Some(route.to_owned());
-    let begun = client.send("hello".into(), None, session, None, None, None, route);
+    let begun = client.send(
+        "hello".into(),
+        None,
+        session,
+        None,
+        None,
+        None,
+        route,
+        None,
+        None,
+    );
     within("beginning a chat", begun).await.expect("accepted")
 }
 
@@ -435,6 +445,8 @@ async fn conversation_held_on_this_host_is_shown_to_no_target_elsewhere() {
         None,
         None,
         None,
+        None,
+        None,
     );
     let events = rest(&mut begun.await.unwrap()).await;
     let session = done(&events).session.clone();
@@ -448,6 +460,8 @@ async fn conversation_held_on_this_host_is_shown_to_no_target_elsewhere() {
         None,
         None,
         Some("out".into()),
+        None,
+        None,
     );
     refused(out.await.map(drop), ErrorKind::Denied);
     assert_eq!(questions(&away), 0);
@@ -463,7 +477,17 @@ async fn conversation_held_on_this_host_stays_on_it_when_its_provider_moves() {
     let client = pawd.client().await;
     let ask_here = |session: Option<String>| {
         let here = Some("here".into());
-        client.send("hello".into(), None, session, here, None, None, None)
+        client.send(
+            "hello".into(),
+            None,
+            session,
+            here,
+            None,
+            None,
+            None,
+            None,
+            None,
+        )
     };
     let events = rest(&mut ask_here(None).await.unwrap()).await;
     let session = done(&events).session.clone();
@@ -491,7 +515,17 @@ async fn only_targets_on_this_host_are_asked_where_a_caller_wants_that() {
     let client = pawd.client().await;
     let local_only = |route: &str| {
         let route = Some(route.to_owned());
-        client.send("hello".into(), None, None, None, None, Some(true), route)
+        client.send(
+            "hello".into(),
+            None,
+            None,
+            None,
+            None,
+            Some(true),
+            route,
+            None,
+            None,
+        )
     };
     let events = rest(&mut local_only("main").await.unwrap()).await;
     assert_eq!(done(&events).provider, "here");

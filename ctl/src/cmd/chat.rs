@@ -3,8 +3,13 @@
 //! The next item is read when the one before was written, so that a slow reader of our output slows pawd down: nothing is
 //! buffered without bound and nothing is lost. A stream that ends without its last item is an error, never a short answer.
 
-use std::io::{self, BufRead as _, IsTerminal as _};
+use std::{
+    fs::File,
+    io::{self, BufRead as _, IsTerminal as _, Read as _},
+    path::{Path, PathBuf},
+};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use paw_api::{
     action::Action,
     provider::{ChatEvent, ChatResult},
@@ -21,6 +26,9 @@ use crate::{
 
 /// What is being done, for errors.
 const DOING: &str = "chat";
+
+/// The most bytes of a file that goes into a request.
+const MOST: u64 = 512 * 1024;
 
 pub(super) async fn run(global: &Global, out: &mut Out, chat: Chat) -> Result<u8, Failure> {
     let text = match &chat.text {
@@ -51,6 +59,8 @@ async fn background(
         "provider": chat.provider,
         "model": chat.model,
         "route": chat.route,
+        "schema": schema(chat)?,
+        "images": images(chat)?,
     });
     let arguments: Map<String, Value> = match said {
         Value::Object(members) => members
@@ -70,6 +80,45 @@ async fn background(
         format!("{}\n", text::line(&action.id))
     })?;
     action::code(&action, true)
+}
+
+/// The schema that was named; whether it is one, pawd says.
+fn schema(chat: &Chat) -> Result<Option<Value>, Failure> {
+    let Some(path) = &chat.schema else {
+        return Ok(None);
+    };
+    let bytes = read(path)?;
+    let schema = serde_json::from_slice(&bytes).map_err(|error| Failure::Usage {
+        doing: DOING.to_owned(),
+        why: format!("{}: {error}", path.display()),
+        remedy: "give a file with a JSON schema".to_owned(),
+    })?;
+    Ok(Some(schema))
+}
+
+/// The pictures that were named, in base64.
+fn images(chat: &Chat) -> Result<Option<Vec<String>>, Failure> {
+    let read = |path: &PathBuf| read(path).map(|bytes| STANDARD.encode(bytes));
+    let images: Vec<String> = chat.images.iter().map(read).collect::<Result<_, _>>()?;
+    Ok((!images.is_empty()).then_some(images))
+}
+
+/// A file that can go into a request; pawd takes no longer one.
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    let file = File::open(path)
+        .map_err(|error| Failure::io(format!("read {}", path.display()), &error))?;
+    let mut bytes = Vec::new();
+    file.take(MOST + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| Failure::io(format!("read {}", path.display()), &error))?;
+    if bytes.len() as u64 > MOST {
+        return Err(Failure::Usage {
+            doing: DOING.to_owned(),
+            why: format!("{} has more than {MOST} bytes", path.display()),
+            remedy: "give a smaller file".to_owned(),
+        });
+    }
+    Ok(bytes)
 }
 
 /// How a turn ended, when it did not fail.
@@ -96,6 +145,8 @@ async fn turn(
         "model": chat.model,
         "local_only": chat.local_only.then_some(true),
         "route": chat.route,
+        "schema": schema(chat)?,
+        "images": images(chat)?,
     }));
     let mut items = pawd.subscribe(DOING, "chat.send", params).await?;
     let ended = tokio::select! {

@@ -43,6 +43,34 @@ fn a_chat_is_shown_piece_by_piece_without_control_characters() {
 }
 
 #[test]
+fn schema_and_pictures_of_a_chat_are_read_from_files() {
+    let fake = Fake::new(|_, _| Reply::Error(ErrorKind::Denied, "no", "no"));
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    std::fs::write(path("schema"), "{\"type\": \"object\"}").expect("it is ours");
+    std::fs::write(path("picture"), "GIF89a").expect("it is ours");
+    std::fs::write(path("long"), vec![0; 600 * 1024]).expect("it is ours");
+    let (schema, picture) = (path("schema"), path("picture"));
+    let ran = fake.run(&[
+        "chat", "hi", "--schema", &schema, "--image", &picture, "--image", &picture,
+    ]);
+    assert_eq!(ran.code, 4, "{}", ran.stderr);
+    assert_eq!(
+        fake.params_of("chat.send"),
+        json!({"text": "hi", "schema": {"type": "object"}, "images": ["R0lGODlh", "R0lGODlh"]})
+    );
+    for (option, file, code) in [
+        ("--schema", &picture, 2),
+        ("--image", &path("long"), 2),
+        ("--image", &path("none"), 1),
+    ] {
+        let ran = fake.run(&["chat", "hi", option, file]);
+        assert_eq!(ran.code, code, "{}", ran.stderr);
+        assert!(ran.stderr.contains(file.as_str()), "{}", ran.stderr);
+    }
+}
+
+#[test]
 fn a_chat_that_begins_again_says_so_and_shows_the_whole_answer() {
     let fake = Fake::new(|_, _| {
         let mut done = fixtures::chat_result("Hello");

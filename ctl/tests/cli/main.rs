@@ -745,7 +745,7 @@ fn every_method_that_is_called_exists_with_these_parameters() {
         provider list|provider show x|provider test x|provider reset x|route list|route show x|budget show|budget show x|provider add x --kind a --base-url b --model c --api-key-credential d --check-interval 1m|\
         provider edit x --no-api-key --no-allow-plaintext|provider remove x|provider default x|model ab x|model list --provider x|model show x --provider y|model switch x --provider y --agent z --unlisted --timeout 1m|model switch --agent z --back|model pull x --provider y|\
         model warm x --provider y --timeout 1m|policy show|config show|config reload|audit list --action x --event y --before 3 -n 1|audit verify|\
-        audit tail|audit tail -f|backup x|chat x --agent a --session s --provider p --model m --local-only|bench rpc";
+        audit tail|audit tail -f|backup x|chat x --agent a --session s --provider p --model m --local-only --image Cargo.toml|bench rpc";
     let fake = Fake::new(|_, _| Reply::Error(ErrorKind::Denied, "no", "no"));
     for command in commands.split('|') {
         let args: Vec<&str> = command.split_whitespace().collect();

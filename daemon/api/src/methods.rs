@@ -144,6 +144,8 @@ pub const TABLE: &[Method] = &[
             "model",
             "local_only",
             "route",
+            "schema",
+            "images",
         ],
         "One turn of a conversation, streamed.",
     ),

@@ -353,7 +353,8 @@ pub enum ChatEvent {
 /// Talking with an agent.
 #[rpc(server, client, namespace = "chat", namespace_separator = ".")]
 pub trait ChatRpc {
-    /// One turn of a conversation, answered piece by piece. Unsubscribing cancels it.
+    /// One turn of a conversation, answered piece by piece. Unsubscribing cancels it. `schema` is a JSON schema that the answer has to
+    /// follow, of at most 32 KiB; `images` are at most four pictures (PNG, JPEG, WebP, GIF) in base64, of 160 KiB together.
     #[subscription(name = "send" => "event", unsubscribe = "cancel", item = ChatEvent, param_kind = map, with_extensions)]
     async fn send(
         &self,
@@ -364,6 +365,8 @@ pub trait ChatRpc {
         model: Option<String>,
         local_only: Option<bool>,
         route: Option<String>,
+        schema: Option<serde_json::Value>,
+        images: Option<Vec<String>>,
     ) -> SubscriptionResult;
 }
 

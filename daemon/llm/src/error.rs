@@ -234,7 +234,7 @@ impl LlmError {
                 "the text so far is not the whole answer; ask again, and look into the provider's log if it happens often"
             }
             Self::TooLarge { .. } => {
-                "shorten the message; if it is the provider's answer that is too large, check what stands at base_url"
+                "shorten the message, or ask for a shorter answer (max_tokens of the agent); if neither is long, check what stands at base_url"
             }
             Self::Loading { .. } => "wait until the model is loaded",
         }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use paw_api::provider::{ChatResult, Usage};
-use paw_llm::{ChatRequest, Finish, LlmError, Message};
+use paw_llm::{ChatRequest, Finish, LlmError, Message, Part, Schema};
 use paw_policy::{ChatArguments, Name, Target};
 use paw_store::{ActionRecord, Attempt, Caller, Failure, Speaker, StoreError, TurnRecord};
 use tokio::time::{Instant, timeout_at};
@@ -19,6 +19,7 @@ use crate::{
         price::{Prices, Tokens},
     },
     orchestrator::work::{Ending, Exchange, Outcome, Progress, failure},
+    pictures::picture,
     quota::Who,
     records,
     storage::Storage,
@@ -93,7 +94,8 @@ pub(super) async fn turn(
         Ok(earlier) => {
             let providers = Arc::clone(&agents.providers.borrow());
             let said_here = earlier.iter().any(|turn| providers.said_here(turn));
-            (ask_after(earlier, &settings, &chat.text), said_here)
+            let said = said(&chat.text, &chat.images);
+            (ask_after(earlier, &settings, said), said_here)
         }
         Err(error) => {
             return Outcome::failed(
@@ -127,6 +129,10 @@ pub(super) async fn turn(
         who: &who(agent, caller, &session.to_string()),
         request: ChatRequest {
             model: chat.model.clone(),
+            schema: chat.schema.clone().map(|schema| Schema {
+                name: "answer".to_owned(),
+                schema,
+            }),
             ..request
         },
         may_leave_host: route.as_ref().is_some_and(|route| route.may_leave_host),
@@ -320,6 +326,14 @@ fn cost(attempts: &[Attempt]) -> Option<u64> {
         .try_fold(0_u64, |sum, cost| Some(sum.saturating_add(cost?)))
 }
 
+/// What is said now. Pictures come before the words about them; only this turn shows them.
+#[must_use]
+pub fn said(text: &str, images: &[String]) -> Message {
+    let pictures = images.iter().filter_map(|base64| picture(base64));
+    let words = Part::Text(text.to_owned());
+    Message::User(pictures.map(Part::Image).chain([words]).collect())
+}
+
 /// What a model is asked in this conversation; which model, each target says.
 ///
 /// # Errors
@@ -328,9 +342,9 @@ pub fn request(
     storage: &Storage,
     session: Uuid,
     settings: &AgentSettings,
-    text: &str,
+    said: Message,
 ) -> Result<ChatRequest, StoreError> {
-    Ok(ask_after(earlier(storage, session)?, settings, text))
+    Ok(ask_after(earlier(storage, session)?, settings, said))
 }
 
 /// The newest turns of a conversation.
@@ -342,7 +356,7 @@ fn earlier(storage: &Storage, session: Uuid) -> Result<Vec<TurnRecord>, StoreErr
 }
 
 /// Instructions, the newest earlier turns that fit, and what was said now.
-fn ask_after(earlier: Vec<TurnRecord>, settings: &AgentSettings, text: &str) -> ChatRequest {
+fn ask_after(earlier: Vec<TurnRecord>, settings: &AgentSettings, said: Message) -> ChatRequest {
     let mut room = CONTEXT_BYTES;
     let mut shown: Vec<Message> = Vec::new();
     for turn in earlier.into_iter().rev() {
@@ -357,7 +371,7 @@ fn ask_after(earlier: Vec<TurnRecord>, settings: &AgentSettings, text: &str) -> 
     }
     shown.push(Message::System(settings.instructions.clone()));
     shown.reverse();
-    shown.push(Message::user(text));
+    shown.push(said);
     ChatRequest {
         max_tokens: settings.max_tokens,
         temperature: settings.temperature,

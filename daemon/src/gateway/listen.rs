@@ -8,12 +8,12 @@ use std::{
 
 use futures_util::{Stream, stream};
 use paw_api::provider::ChatEvent;
-use paw_llm::{ChatRequest, ChatStream, Done, Finish, LlmError};
+use paw_llm::{ChatRequest, ChatStream, Done, LlmError};
 use tokio::sync::mpsc;
 
 use crate::{orchestrator::work::Progress, providers::Known};
 
-/// The longest answer that is kept, in bytes. A model that goes on is stopped and the answer marked as cut by length.
+/// The longest answer that is kept, in bytes. A model that goes on is stopped, and there is no answer.
 const MAX_ANSWER: usize = 128 * 1024;
 
 /// An answer that came to its end.
@@ -129,17 +129,15 @@ async fn next(at: At) -> Option<(Heard, At)> {
         match event {
             Ok(paw_llm::ChatEvent::Text(piece)) if end.is_none() => {
                 if text.len() + piece.len() > MAX_ANSWER {
-                    end = Some(Done {
-                        finish: Finish::Length,
-                        usage: paw_llm::Usage::default(),
-                        model: None,
-                    });
-                    break;
+                    // The stream is dropped with this, and its connection closed.
+                    return ended(Err(LlmError::TooLarge {
+                        what: "the answer of the model (more than 128 KiB)",
+                    }));
                 }
                 text.push_str(&piece);
                 return Some((Heard::Piece(piece), At::Hears(stream, text)));
             }
-            // It was told of no tool, and what was cut says nothing any more.
+            // It was told of no tool, and what has ended says nothing any more.
             Ok(paw_llm::ChatEvent::Text(_) | paw_llm::ChatEvent::ToolCall(_)) => {}
             Ok(paw_llm::ChatEvent::Done(done)) => end = Some(done),
             Err(error) => return ended(Err(error)),

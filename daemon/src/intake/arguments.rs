@@ -5,7 +5,7 @@ use paw_policy::Kind;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
-use crate::{config::value::MAX_MODEL, records::shorten};
+use crate::{config::value::MAX_MODEL, pictures, records::shorten, schema};
 
 /// Arguments of a chat.
 #[derive(Debug, Deserialize)]
@@ -15,6 +15,11 @@ pub(super) struct ChatAsked {
     pub(super) provider: Option<String>,
     pub(super) model: Option<String>,
     pub(super) route: Option<String>,
+    /// JSON schema of the answer.
+    pub(super) schema: Option<Value>,
+    /// Pictures, in base64.
+    #[serde(default)]
+    pub(super) images: Vec<String>,
 }
 
 /// Arguments of a call of a tool.
@@ -28,19 +33,30 @@ pub(super) struct ToolAsked {
 }
 
 impl ChatAsked {
-    /// Reads them; a model has a name that can be shown.
+    /// Reads them; a model has a name that can be shown, a schema is one, and pictures are some.
     pub(super) fn read(arguments: Map<String, Value>) -> Result<Self, Error> {
         let asked: Self = read(arguments)?;
         let shows =
             |name: &str| (1..=MAX_MODEL).contains(&name.len()) && !name.contains(char::is_control);
-        if asked.model.as_deref().is_none_or(shows) {
-            return Ok(asked);
+        if !asked.model.as_deref().is_none_or(shows) {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                "that cannot be the name of a model",
+                format!("use 1 to {MAX_MODEL} bytes without control characters"),
+            ));
         }
-        Err(Error::new(
-            ErrorKind::Invalid,
-            "that cannot be the name of a model",
-            format!("use 1 to {MAX_MODEL} bytes without control characters"),
-        ))
+        if let Some(Err(fault)) = asked.schema.as_ref().map(schema::check) {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("the schema of the answer cannot be one: {fault}"),
+                "give a JSON schema, such as {\"type\": \"object\", \"properties\": {…}}",
+            ));
+        }
+        pictures::check(&asked.images).map_err(|fault| {
+            let hint = "give small pictures, in base64 with its padding";
+            Error::new(ErrorKind::Invalid, fault, hint)
+        })?;
+        Ok(asked)
     }
 }
 

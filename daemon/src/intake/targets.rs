@@ -205,6 +205,8 @@ impl Named {
             fallbacks,
             local_only: stays.local_only,
             places,
+            schema: None,
+            images: Vec::new(),
         })
     }
 

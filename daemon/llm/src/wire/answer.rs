@@ -36,6 +36,8 @@ struct Call {
     id: String,
     name: String,
     arguments: String,
+    /// The arguments if no piece of them comes.
+    whole: Option<String>,
     signature: Option<String>,
 }
 
@@ -47,6 +49,8 @@ pub(super) struct CallPiece {
     pub(super) name: Option<String>,
     /// More of the arguments' text.
     pub(super) arguments: String,
+    /// All of the arguments, where they are told before their pieces, which may not come.
+    pub(super) whole: Option<String>,
     pub(super) signature: Option<String>,
 }
 
@@ -90,6 +94,7 @@ impl Answer {
             id: piece.id.unwrap_or_default(),
             name: piece.name.unwrap_or_default(),
             arguments: piece.arguments,
+            whole: piece.whole,
             signature: piece.signature,
         });
         Ok(())
@@ -139,7 +144,7 @@ fn too_much() -> LlmError {
 
 impl CallPiece {
     fn size(&self) -> usize {
-        let words = [&self.id, &self.name, &self.signature];
+        let words = [&self.id, &self.name, &self.whole, &self.signature];
         self.arguments.len() + words.into_iter().flatten().map(String::len).sum::<usize>()
     }
 }
@@ -161,7 +166,7 @@ impl Call {
     }
 
     fn finish(self, number: usize) -> ToolCall {
-        let empty = self.arguments.trim().is_empty();
+        let told = Some(self.arguments).filter(|text| !text.trim().is_empty());
         ToolCall {
             id: if self.id.is_empty() {
                 format!("call_{number}")
@@ -169,7 +174,7 @@ impl Call {
                 self.id
             },
             name: self.name,
-            arguments: if empty { "{}".into() } else { self.arguments },
+            arguments: told.or(self.whole).unwrap_or_else(|| "{}".into()),
             signature: self.signature,
         }
     }

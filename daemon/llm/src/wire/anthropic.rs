@@ -145,16 +145,13 @@ fn begin(
 ) -> Result<(), LlmError> {
     match block.kind.as_deref() {
         Some("text") => answer.text(block.text, out),
+        // While it streams, the input is an empty object at first and comes in pieces; of some calls it is all there at once.
         Some("tool_use") => answer.begin_call(CallPiece {
             index,
             id: block.id,
             name: block.name,
-            // While it streams this is an empty object, and the real one follows in pieces.
-            arguments: match block.input.map(RawValue::get) {
-                Some(input) if index.is_none() => input.to_owned(),
-                _ => String::new(),
-            },
-            signature: None,
+            whole: block.input.map(|input| input.get().to_owned()),
+            ..CallPiece::default()
         })?,
         _ => {}
     }

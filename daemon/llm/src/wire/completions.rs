@@ -186,7 +186,7 @@ fn take(piece: Piece, answer: &mut Answer, out: &mut VecDeque<ChatEvent>) -> Res
                 Some(Value::String(text)) => text,
                 Some(other) => other.to_string(),
             },
-            signature: None,
+            ..CallPiece::default()
         })?;
     }
     Ok(())

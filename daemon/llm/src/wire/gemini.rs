@@ -4,6 +4,7 @@
 //! counts that grow. There is no terminator: the answer is complete when the stream ends after a finish reason. The
 //! reason says `STOP` also for calls, which are whole unless that was asked for otherwise, and may have no id. Thoughts are marked, and skipped.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
@@ -33,7 +34,8 @@ struct Candidate<'a> {
     index: Option<u32>,
     #[serde(borrow)]
     content: Option<Content<'a>>,
-    finish_reason: Option<String>,
+    /// A word, or its number where a gateway writes enumerations so.
+    finish_reason: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -117,7 +119,7 @@ pub(super) fn read(
                 answer.text(piece.text, out);
             }
         }
-        if let Some(reason) = candidate.finish_reason {
+        if let Some(reason) = candidate.finish_reason.as_ref().and_then(reason) {
             close(answer)?;
             answer.finish = Some(finish(&reason, mask));
         }
@@ -138,6 +140,7 @@ fn call(call: Call<'_>, signature: Option<String>, answer: &mut Answer) -> Resul
                 .args
                 .map_or_else(String::new, |args| args.get().to_owned()),
             signature,
+            ..CallPiece::default()
         })?;
         if call.will_continue == Some(true) || call.partial_args.is_some() {
             answer.paths = Some(Arguments::default());
@@ -178,6 +181,19 @@ fn count(answer: &mut Answer, counts: &Counts) {
     usage.reasoning_tokens = counts.thoughts_token_count.or(usage.reasoning_tokens);
     if spoken.is_some() || usage.reasoning_tokens.is_some() {
         usage.output_tokens = Some(spoken.unwrap_or(0) + usage.reasoning_tokens.unwrap_or(0));
+    }
+}
+
+/// The word for it.
+fn reason(told: &Value) -> Option<Cow<'_, str>> {
+    match (told.as_str(), told.as_u64()) {
+        (Some(word), _) => Some(word.into()),
+        // Not said yet.
+        (None, None | Some(0)) => None,
+        (None, Some(1)) => Some("STOP".into()),
+        (None, Some(2)) => Some("MAX_TOKENS".into()),
+        (None, Some(3 | 4 | 6 | 7 | 8)) => Some("SAFETY".into()),
+        (None, Some(other)) => Some(other.to_string().into()),
     }
 }
 

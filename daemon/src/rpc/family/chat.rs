@@ -33,6 +33,8 @@ impl ChatRpcServer for Family {
         model: Option<String>,
         local_only: Option<bool>,
         route: Option<String>,
+        schema: Option<Value>,
+        images: Option<Vec<String>>,
     ) -> SubscriptionResult {
         let begun = match caller(extensions) {
             Ok(caller) => {
@@ -40,6 +42,8 @@ impl ChatRpcServer for Family {
                 arguments.extend(provider.map(|name| ("provider".to_owned(), Value::from(name))));
                 arguments.extend(model.map(|name| ("model".to_owned(), Value::from(name))));
                 arguments.extend(route.map(|name| ("route".to_owned(), Value::from(name))));
+                arguments.extend(schema.map(|schema| ("schema".to_owned(), schema)));
+                arguments.extend(images.map(|all| ("images".to_owned(), Value::from(all))));
                 let asked = Asked {
                     kind: "chat".into(),
                     arguments,

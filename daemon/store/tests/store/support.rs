@@ -70,6 +70,8 @@ pub(crate) fn action(n: u64, state: State, session: Option<Uuid>, text: &str) ->
             fallbacks: Vec::new(),
             local_only: false,
             places: std::collections::BTreeMap::new(),
+            schema: None,
+            images: Vec::new(),
         }),
     };
     ActionRecord {

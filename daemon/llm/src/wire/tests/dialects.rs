@@ -228,6 +228,50 @@ fn endless_arguments_by_paths_are_refused() {
 }
 
 #[test]
+fn anthropic_call_that_is_whole_at_its_beginning_keeps_its_arguments() {
+    let heard = |pieces: &[&str]| {
+        let mut bytes = String::from(
+            "data: {\"type\":\"content_block_start\",\"index\":0,\"content_block\":{\"type\":\"tool_use\",\"id\":\"t\",\"name\":\"f\",\"input\":{\"a\":1}}}\n\n",
+        );
+        for piece in pieces {
+            bytes.push_str(&format!(
+                "data: {{\"type\":\"content_block_delta\",\"index\":0,\"delta\":{{\"type\":\"input_json_delta\",\"partial_json\":{piece:?}}}}}\n\n"
+            ));
+        }
+        bytes.push_str("data: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"tool_use\"}}\n\ndata: {\"type\":\"message_stop\"}\n\n");
+        let heard = run(
+            Decoder::new(ProviderKind::Anthropic, mask()),
+            [bytes.as_bytes()],
+        );
+        heard.expect("whole").calls[0].arguments.clone()
+    };
+    assert_eq!(heard(&[]), r#"{"a":1}"#);
+    assert_eq!(heard(&[""]), r#"{"a":1}"#);
+    assert_eq!(heard(&["", "{\"b\":", "2}"]), r#"{"b":2}"#);
+}
+
+#[test]
+fn gemini_reason_may_be_a_number() {
+    let finish = |reason: &str| {
+        let body = format!(r#"{{"candidates":[{{"finishReason":{reason}}}]}}"#);
+        let heard = run(
+            Decoder::whole(ProviderKind::Gemini, mask()),
+            [body.as_bytes()],
+        );
+        heard
+            .map(|heard| heard.done.finish)
+            .map_err(|error| error.kind())
+    };
+    assert_eq!(finish("1"), Ok(Finish::Stop));
+    assert_eq!(finish("2"), Ok(Finish::Length));
+    assert_eq!(finish("3"), Ok(Finish::ContentFilter));
+    assert_eq!(finish("99"), Ok(Finish::Other("99".into())));
+    for none in ["0", "null"] {
+        assert_eq!(finish(none), Err("cut"));
+    }
+}
+
+#[test]
 fn counts_that_grow_are_those_of_the_end() {
     let heard = |kind, events: &[&str]| {
         let bytes: String = events
