@@ -5,6 +5,7 @@
 
 pub mod chaos;
 pub mod deadline;
+pub mod dialect;
 pub mod footprint;
 pub mod kata;
 pub mod launcher;
@@ -19,8 +20,9 @@ pub mod stage;
 pub mod standalone;
 pub mod words;
 
-pub use chaos::{Chaos, Dialect};
+pub use chaos::Chaos;
 pub use deadline::{LIMIT, within};
+pub use dialect::Dialect;
 pub use kata::KataLauncher;
 pub use launcher::FakeLauncher;
 pub use model::{Answer, Check, Model, Step, Trouble};

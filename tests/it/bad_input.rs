@@ -5,7 +5,8 @@ use std::{fs, time::Duration};
 
 use harness::{
     Dialect, Pawd, Setup,
-    chaos::{Chaos, Fault, Refusal, TEXT},
+    chaos::{Chaos, Fault},
+    dialect::{Refusal, TEXT},
     within,
     words::{accepted, finally, object, refused, rest},
 };

@@ -1,64 +1,37 @@
-//! Every fault of a provider on every wire format: what the caller gets, how many questions reach the provider, and what the record
-//! of the action says of each attempt.
+//! Every fault of a provider on every wire format: what the caller gets, how many questions reach the provider, what the record of
+//! the action says of each attempt, and what it counts for it.
 //!
-//! The table is [`faults`]. Each fault is played once (the question is asked again and answered) and for good (a typed error; by a
+//! The table is in [`faults`]. Each fault is played once (the question is asked again and answered) and for good (a typed error; by a
 //! route, the answer of a spare). A primary that is dead under load is in `breakers`.
+
+mod faults;
 
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use harness::{
     Dialect, Pawd, Setup,
-    chaos::{Chaos, Fault, INPUT, OUTPUT, Refusal, TEXT, Then, reserve, url},
+    chaos::{Chaos, Fault, reserve, url},
+    dialect::{INPUT, OUTPUT, TEXT},
     within,
     words::{accepted, finally, rest},
 };
 use jsonrpsee::async_client::Client;
 use paw_api::{
     action::Action,
-    provider::{ChatEvent, ChatRpcClient, ProviderRpcClient},
+    provider::{Attempt, ChatEvent, ChatRpcClient, ProviderRpcClient},
 };
-use serde_json::json;
+
+use faults::{Line, Next, PATIENT, faults};
 
 /// Long enough for every wait below but those that are told to be too long.
 const CHAT: &str = "\n[actions]\nchat_timeout = \"20s\"\nconcurrency = 64\n";
 
-/// Each question may be asked again once. None of the limits is meant to pass.
-const PATIENT: &str = "max_retries = 1\nfirst_token_timeout = \"20s\"\nstall_timeout = \"20s\"\n";
-
-/// The same, where a limit is meant to pass.
-const HASTY: &str =
-    "max_retries = 1\nfirst_token_timeout = \"1500ms\"\nstall_timeout = \"1500ms\"\n";
+/// A dollar for a thousand tokens of a question, two for those of an answer.
+const PRICE: &str = "input = 1_000_000_000\noutput = 2_000_000_000\n";
 
 /// Questions that are asked at once.
 const AT_ONCE: usize = 12;
-
-/// One line of the table.
-struct Line {
-    name: &'static str,
-    fault: Fault,
-    /// How the attempt ends.
-    outcome: &'static str,
-    /// Whether a piece of its answer is heard before.
-    speaks: bool,
-    next: Next,
-    limits: &'static str,
-}
-
-/// What becomes of a question after the fault.
-#[derive(Clone, Copy)]
-enum Next {
-    /// It is answered: there was none.
-    Answered,
-    /// It is asked again, not before this time; else a spare is asked.
-    Again(Duration),
-    /// The provider wants to be left alone for so long that nobody waits for it; a spare is asked.
-    TooLong(Duration),
-    /// It is not asked there again; a spare is asked.
-    Elsewhere,
-    /// Nobody else is asked: it would be refused there, too.
-    Nobody,
-}
 
 /// What was seen of one question.
 #[derive(Debug, PartialEq)]
@@ -73,291 +46,15 @@ struct Seen {
     resets: usize,
 }
 
-fn line(name: &'static str, outcome: &'static str, next: Next, fault: Fault) -> Line {
-    Line {
-        name,
-        fault,
-        outcome,
-        speaks: false,
-        next,
-        limits: PATIENT,
-    }
-}
-
-/// A fault in the middle of an answer.
-fn midway(name: &'static str, outcome: &'static str, bytes: String, then: Then) -> Line {
-    let fault = Fault::Stream(Vec::new(), bytes, then);
-    Line {
-        speaks: true,
-        ..line(name, outcome, AT_ONCE_AGAIN, fault)
-    }
-}
-
-const AT_ONCE_AGAIN: Next = Next::Again(Duration::ZERO);
-
-fn again(ms: u64) -> Next {
-    Next::Again(Duration::from_millis(ms))
-}
-
-fn faults(dialect: Dialect) -> Vec<Line> {
-    let refuse = |refusal| {
-        let (status, body) = dialect.refuses(refusal, None);
-        Fault::Status(status, Vec::new(), body)
-    };
-    let limit = |headers: &[(&'static str, &str)]| {
-        let (status, body) = dialect.refuses(Refusal::Rate, None);
-        let headers = headers
-            .iter()
-            .map(|(name, value)| (*name, (*value).to_owned()));
-        Fault::Status(status, headers.collect(), body)
-    };
-    let retry_info = |delay: &str| {
-        let info =
-            json!([{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay}]);
-        let (status, body) = dialect.refuses(Refusal::Rate, Some(info));
-        Fault::Status(status, Vec::new(), body)
-    };
-    let fails = |status, body: &str| Fault::Status(status, Vec::new(), body.to_owned());
-    let error = |status: u16| {
-        let (_, body) = dialect.refuses(Refusal::Overload, None);
-        fails(status, &body.replace("503", &status.to_string()))
-    };
-    // Times by a clock that is years behind ours: only the difference counts.
-    let (sent, then, far) = (
-        "Tue, 15 Nov 1994 08:12:31 GMT",
-        "Tue, 15 Nov 1994 08:12:32 GMT",
-        "Tue, 15 Nov 1994 08:14:01 GMT",
-    );
-    let begun = dialect.opening() + &dialect.piece("Half an");
-    let broken = dialect.refuses(Refusal::Overload, None).1;
-    let ninety = Next::TooLong(Duration::from_secs(90));
-    let hints = vec![
-        ("retry-after", "60".to_owned()),
-        ("retry-after-ms", "60000".to_owned()),
-        ("x-ratelimit-remaining-requests", "0".to_owned()),
-        ("x-ratelimit-reset-requests", "1m30s".to_owned()),
-        ("x-should-retry", "false".to_owned()),
-    ];
-    let quota = match dialect {
-        Dialect::Gemini => {
-            let violation = json!([{"quotaId": "GenerateRequestsPerDayPerProjectPerModel"}]);
-            let failure = json!([
-                {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": violation},
-                {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1s"},
-            ]);
-            let (status, body) = dialect.refuses(Refusal::Quota, Some(failure));
-            Fault::Status(status, Vec::new(), body)
-        }
-        _ => refuse(Refusal::Quota),
-    };
-    let headers_then_nothing = Fault::Stream(Vec::new(), dialect.alive().into(), Then::Waits);
-    let not_json = dialect.raw("{\"what\": ");
-    vec![
-        // Too many questions, with each kind of hint.
-        line("rate", "rate", AT_ONCE_AGAIN, refuse(Refusal::Rate)),
-        line(
-            "rate-seconds",
-            "rate",
-            again(1000),
-            limit(&[("retry-after", "1")]),
-        ),
-        line(
-            "rate-long-seconds",
-            "rate",
-            ninety,
-            limit(&[("retry-after", "90")]),
-        ),
-        line(
-            "rate-date",
-            "rate",
-            again(1000),
-            limit(&[("date", sent), ("retry-after", then)]),
-        ),
-        line(
-            "rate-long-date",
-            "rate",
-            ninety,
-            limit(&[("date", sent), ("retry-after", far)]),
-        ),
-        line(
-            "rate-milliseconds",
-            "rate",
-            again(700),
-            limit(&[("retry-after-ms", "700"), ("retry-after", "90")]),
-        ),
-        line(
-            "rate-long-milliseconds",
-            "rate",
-            ninety,
-            limit(&[("retry-after-ms", "90000")]),
-        ),
-        line(
-            "rate-go-duration",
-            "rate",
-            again(600),
-            limit(&[
-                ("x-ratelimit-remaining-requests", "0"),
-                ("x-ratelimit-reset-requests", "600ms"),
-                ("x-ratelimit-remaining-tokens", "9"),
-                ("x-ratelimit-reset-tokens", "1m30s"),
-            ]),
-        ),
-        line(
-            "rate-long-go-duration",
-            "rate",
-            ninety,
-            limit(&[
-                ("x-ratelimit-remaining-tokens", "0"),
-                ("x-ratelimit-reset-tokens", "1m30s"),
-            ]),
-        ),
-        line(
-            "rate-long-instant",
-            "rate",
-            ninety,
-            limit(&[
-                ("date", sent),
-                ("anthropic-ratelimit-requests-remaining", "0"),
-                ("anthropic-ratelimit-requests-reset", "1994-11-15T08:14:01Z"),
-            ]),
-        ),
-        line("rate-retry-info", "rate", again(800), retry_info("0.8s")),
-        line("rate-long-retry-info", "rate", ninety, retry_info("90s")),
-        line(
-            "rate-do-not-retry",
-            "rate",
-            Next::Elsewhere,
-            limit(&[("x-should-retry", "false")]),
-        ),
-        // Hints of a success mean nothing, also where that success breaks off.
-        line(
-            "hints-of-success",
-            "ok",
-            Next::Answered,
-            Fault::Headers(hints.clone()),
-        ),
-        Line {
-            speaks: true,
-            ..line(
-                "hints-of-broken-success",
-                "overload",
-                AT_ONCE_AGAIN,
-                Fault::Stream(hints, begun.clone() + &dialect.raw(&broken), Then::Closes),
-            )
-        },
-        // It cannot serve.
-        line("error-500", "overload", AT_ONCE_AGAIN, error(500)),
-        line(
-            "error-502",
-            "overload",
-            AT_ONCE_AGAIN,
-            fails(502, "<html><body>Bad Gateway</body></html>"),
-        ),
-        line("error-503", "overload", AT_ONCE_AGAIN, error(503)),
-        line("error-529", "overload", AT_ONCE_AGAIN, error(529)),
-        // The network fails, or nobody answers.
-        line(
-            "reset",
-            "transport",
-            AT_ONCE_AGAIN,
-            Fault::Instead(Then::Resets),
-        ),
-        line(
-            "hung-up",
-            "transport",
-            AT_ONCE_AGAIN,
-            Fault::Instead(Then::Closes),
-        ),
-        Line {
-            limits: HASTY,
-            ..line(
-                "silent",
-                "timed_out",
-                AT_ONCE_AGAIN,
-                Fault::Instead(Then::Waits),
-            )
-        },
-        Line {
-            limits: HASTY,
-            ..line("late", "timed_out", AT_ONCE_AGAIN, headers_then_nothing)
-        },
-        // An answer that has begun breaks off.
-        midway("cut", "cut", begun.clone(), Then::Closes),
-        midway(
-            "half-a-record",
-            "cut",
-            begun.clone() + &not_json[..9],
-            Then::Ends,
-        ),
-        midway("unfinished", "cut", dialect.unfinished(), Then::Ends),
-        Line {
-            limits: HASTY,
-            ..midway(
-                "stalled",
-                "timed_out",
-                begun.clone() + dialect.alive(),
-                Then::Waits,
-            )
-        },
-        midway(
-            "malformed",
-            "malformed",
-            begun.clone() + &not_json,
-            Then::Waits,
-        ),
-        midway(
-            "error-inside",
-            "overload",
-            begun + &dialect.raw(&broken),
-            Then::Closes,
-        ),
-        line(
-            "error-at-once",
-            "overload",
-            AT_ONCE_AGAIN,
-            Fault::Stream(Vec::new(), dialect.raw(&broken), Then::Ends),
-        ),
-        line(
-            "empty",
-            "cut",
-            AT_ONCE_AGAIN,
-            Fault::Stream(Vec::new(), String::new(), Then::Ends),
-        ),
-        // It understood, and refuses.
-        line(
-            "context",
-            "context_length",
-            Next::Nobody,
-            refuse(Refusal::Context),
-        ),
-        line(
-            "filter",
-            "content_filter",
-            Next::Nobody,
-            refuse(Refusal::Filter),
-        ),
-        line("key", "auth", Next::Elsewhere, refuse(Refusal::Auth)),
-        line("quota", "quota", Next::Elsewhere, quota),
-        line(
-            "model",
-            "not_found",
-            Next::Elsewhere,
-            refuse(Refusal::Model),
-        ),
-    ]
-}
-
 /// A pawd with a provider for each line that plays its fault once and one that plays it for good, a spare, and a route for each.
 async fn stage(dialect: Dialect, lines: &[Line]) -> (Chaos, Pawd) {
     let chaos = Chaos::start();
     let mut setup = Setup::new().with(CHAT);
     let mut add = |name: &str, fault: Fault, times, limits| {
         chaos.plays(name, dialect, fault, times);
-        let provider =
-            setup
-                .clone()
-                .provider(name, dialect.kind(), &chaos.url(name, dialect), limits);
-        setup = provider;
+        let url = chaos.url(name, dialect);
+        let provider = setup.clone().provider(name, dialect.kind(), &url, limits);
+        setup = provider.with(&format!("\n[price.\"{name}/m\"]\n{PRICE}"));
     };
     add("spare", Fault::Headers(Vec::new()), None, PATIENT);
     for Line {
@@ -449,6 +146,37 @@ async fn ask(
     (seen, action)
 }
 
+/// What is wrong with what the attempts are said to have taken and cost.
+fn accounts(action: &Action) -> Vec<String> {
+    let exact = (INPUT + 2 * OUTPUT) as f64 / 1_000.0;
+    let is_right = |it: &Attempt| match it.outcome.as_str() {
+        "ok" => {
+            let told =
+                (it.usage.input_tokens, it.usage.output_tokens) == (Some(INPUT), Some(OUTPUT));
+            told && it.cost == Some(exact) && !it.cost_estimated
+        }
+        // Who sent something, or was left while it may have worked, is paid for that: nobody told how much it was.
+        "cut" | "malformed" | "timed_out" | "transport" => it.cost > Some(0.0) && it.cost_estimated,
+        _ if it.first_token_ms.is_some() => it.cost > Some(0.0) && it.cost_estimated,
+        // What was refused costs nothing.
+        _ => it.cost == Some(0.0) && !it.cost_estimated,
+    };
+    let mut wrong: Vec<String> = action
+        .attempts
+        .iter()
+        .filter(|it| !is_right(it))
+        .map(|it| format!("what was counted: {it:?}"))
+        .collect();
+    if let Some(result) = &action.result {
+        let whole: f64 = action.attempts.iter().filter_map(|it| it.cost).sum();
+        let cost = result["cost"].as_f64();
+        if cost.is_none_or(|cost| (cost - whole).abs() > 1e-9) {
+            wrong.push(format!("all of it cost {cost:?}, not {whole}"));
+        }
+    }
+    wrong
+}
+
 fn answered(tried: &[String], asked: usize, resets: usize) -> Seen {
     Seen {
         end: Ok((TEXT.to_owned(), INPUT, OUTPUT)),
@@ -485,8 +213,9 @@ async fn check(pawd: &Pawd, chaos: &Chaos, line: &Line) -> Vec<String> {
     };
     let (asked_once, by_route, for_good) = match line.next {
         Next::Answered => {
-            let (seen, _) = ask(&client, chaos, &once, None).await;
+            let (seen, action) = ask(&client, chaos, &once, None).await;
             compare("what came", seen, answered(&[answer], 1, 0));
+            wrong.extend(accounts(&action));
             return wrong;
         }
         Next::Again(_) => (
@@ -501,14 +230,17 @@ async fn check(pawd: &Pawd, chaos: &Chaos, line: &Line) -> Vec<String> {
         ),
         Next::Nobody => (None, error(&[&fails], 1, 0), error(&[&fails], 1, 0)),
     };
-    let (seen, _) = ask(&client, chaos, &always, Some(line.name)).await;
+    let (seen, routed) = ask(&client, chaos, &always, Some(line.name)).await;
     compare("by a route", seen, by_route);
     let (seen, action) = ask(&client, chaos, &always, None).await;
     compare("for good", seen, for_good);
+    let mut actions = vec![routed];
     if let Some(expected) = asked_once {
-        let (seen, _) = ask(&client, chaos, &once, None).await;
+        let (seen, action) = ask(&client, chaos, &once, None).await;
         compare("once", seen, expected);
+        actions.push(action);
     }
+    wrong.extend(actions.iter().chain([&action]).flat_map(accounts));
     let hint = action.error.and_then(|failure| failure.retry_after_ms);
     match line.next {
         Next::Again(least) => {

@@ -27,7 +27,17 @@ async fn ask(client: &Client) -> (Option<ChatResult>, Action) {
 
 async fn ask_of(client: &Client, provider: &str) -> (Option<ChatResult>, Action) {
     let provider = Some(provider.to_owned());
-    let begun = client.send("hello".into(), None, None, provider, None, None, None);
+    let begun = client.send(
+        "hello".into(),
+        None,
+        None,
+        provider,
+        None,
+        None,
+        None,
+        None,
+        None,
+    );
     let mut chat = within("beginning a chat", begun).await.expect("accepted");
     let id = accepted(&mut chat).await;
     let result = match rest(&mut chat).await.pop() {
