@@ -23,8 +23,11 @@ const MORE_MEMORY: u64 = 48 * 1024 * 1024;
 
 const ONCE: &str = "max_retries = 0\n";
 
+/// The name of a scene, and what it plays on each wire.
+type Scene = (&'static str, fn(Dialect) -> Fault);
+
 /// A provider of each dialect for each of these scenes, and one beside them where nothing is wrong.
-async fn stage(scenes: &[(&str, fn(Dialect) -> Fault)], limits: &str) -> (Chaos, Pawd) {
+async fn stage(scenes: &[Scene], limits: &str) -> (Chaos, Pawd) {
     let chaos = Chaos::start();
     let mut setup = Setup::new();
     let mut add = |name: &str, dialect: Dialect, fault| {
@@ -112,7 +115,7 @@ fn refuses(dialect: Dialect, refusal: Refusal) -> Fault {
 
 #[tokio::test]
 async fn unknown_model_and_wrong_key_name_cause_and_remedy() {
-    let scenes: [(&str, fn(Dialect) -> Fault); 2] = [
+    let scenes: [Scene; 2] = [
         ("model", |dialect| refuses(dialect, Refusal::Model)),
         ("key", |dialect| refuses(dialect, Refusal::Auth)),
     ];
@@ -184,7 +187,7 @@ async fn schema_that_cannot_be_one_and_pictures_that_are_none_are_refused_before
 
 #[tokio::test]
 async fn schema_and_pictures_reach_the_provider_in_its_own_words() {
-    let scenes: [(&str, fn(Dialect) -> Fault); 1] = [("well", |_| Fault::Headers(Vec::new()))];
+    let scenes: [Scene; 1] = [("well", |_| Fault::Headers(Vec::new()))];
     let (chaos, pawd) = stage(&scenes, ONCE).await;
     let schema = json!({"type": "array", "items": {"type": "string"}});
     // The smallest GIF.
@@ -244,7 +247,7 @@ fn decoded(base64: &str) -> Vec<u8> {
 }
 
 /// An answer of 100 MB, in pieces and in one, and answers that never end: of words, of nothing, of what is no record.
-const ENDLESS: [(&str, fn(Dialect) -> Fault); 5] = [
+const ENDLESS: [Scene; 5] = [
     ("large", |dialect| {
         let piece = dialect.piece(&"x".repeat(64 * 1024));
         Fault::Flood(dialect.opening(), piece, Some(1600))

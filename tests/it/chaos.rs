@@ -6,8 +6,6 @@
 
 mod faults;
 
-use std::time::Duration;
-
 use futures_util::{StreamExt, stream};
 use harness::{
     Dialect, Pawd, Setup,

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use paw_api::{
     ErrorKind,
     budget::{Budget, BudgetRpcClient, Spent},
-    provider::{ChatEvent, ChatResult, ChatRpcClient},
+    provider::{ChatEvent, ChatResult},
     system::ConfigRpcClient,
 };
 use serde_json::json;
