@@ -38,6 +38,8 @@ async fn ask(client: &Client, text: &str, agent: &str) -> (ChatResult, Vec<ChatE
         None,
         None,
         None,
+        None,
+        None,
     );
     let mut chat = within("beginning a chat", begun).await.unwrap();
     let events = rest(&mut chat).await;
@@ -181,6 +183,8 @@ async fn answer_kept_of_a_provider_on_this_host_keeps_its_conversation_here() {
         None,
         None,
         None,
+        None,
+        None,
     );
     harness::words::refused(far.await.map(drop), paw_api::ErrorKind::Denied);
     // Nor is it given to a question that would go elsewhere.
@@ -193,6 +197,8 @@ async fn answer_kept_of_a_provider_on_this_host_keeps_its_conversation_here() {
         None,
         None,
         Some("far".into()),
+        None,
+        None,
     );
     let events = rest(&mut far.await.unwrap()).await;
     assert!(

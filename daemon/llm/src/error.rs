@@ -285,12 +285,22 @@ impl LlmError {
         match self {
             Self::Auth { said } => Self::Auth { said: said.clone() },
             Self::Quota { said } => Self::Quota { said: said.clone() },
-            Self::Rate { retry_after, said } => Self::Rate {
+            Self::Rate {
+                retry_after,
+                again,
+                said,
+            } => Self::Rate {
                 retry_after: *retry_after,
+                again: *again,
                 said: said.clone(),
             },
-            Self::Overload { retry_after, said } => Self::Overload {
+            Self::Overload {
+                retry_after,
+                again,
+                said,
+            } => Self::Overload {
                 retry_after: *retry_after,
+                again: *again,
                 said: said.clone(),
             },
             Self::BadRequest { said } => Self::BadRequest { said: said.clone() },

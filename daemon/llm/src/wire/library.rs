@@ -74,7 +74,7 @@ struct Held {
 pub(crate) fn held(body: &[u8], mask: &Mask) -> Result<(), LlmError> {
     let held: Held = json(&utf8(body), "the answer about a model")?;
     if held.error.is_some() {
-        return Err(fault::judge(None, body, None, mask));
+        return Err(fault::judge(None, body, fault::Wish::default(), mask));
     }
     match held.done {
         Some(true) => Ok(()),
@@ -143,7 +143,7 @@ impl Pull {
 fn pulled(line: &[u8], mask: &Mask, done: &mut bool) -> Result<Pulled, LlmError> {
     let said: Line = json(&utf8(line), "a line of the pull")?;
     if said.error.is_some() {
-        return Err(fault::judge(None, line, None, mask));
+        return Err(fault::judge(None, line, fault::Wish::default(), mask));
     }
     let status = mask.clean_to(&said.status.unwrap_or_default(), STATUS_LIMIT);
     *done = status == "success";
