@@ -294,7 +294,12 @@ impl Intake {
             && named.leaves_host(&providers)
             && self.spoke_locally(&providers, place.id)?;
         let needs = if named.asks_for_needs() {
-            let request = chat::request(&self.storage, place.id, settings, chat::said(&text, &images));
+            let request = chat::request(
+                &self.storage,
+                place.id,
+                settings,
+                chat::said(&text, &images),
+            );
             Some(Needs::of(&request.map_err(|error| unreadable(&error))?))
         } else {
             None

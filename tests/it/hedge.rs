@@ -61,7 +61,17 @@ impl Two {
 
 async fn ask(client: &Client) -> Subscription<ChatEvent> {
     let route = Some("main".to_owned());
-    let begun = client.send("hello".into(), None, None, None, None, None, route);
+    let begun = client.send(
+        "hello".into(),
+        None,
+        None,
+        None,
+        None,
+        None,
+        route,
+        None,
+        None,
+    );
     within("beginning a chat", begun).await.expect("accepted")
 }
 

@@ -46,7 +46,17 @@ impl Three {
 
 async fn say_in(client: &Client, text: &str, session: Option<String>) -> (ChatResult, Action) {
     let route = Some("main".to_owned());
-    let begun = client.send(text.into(), None, session, None, None, None, route);
+    let begun = client.send(
+        text.into(),
+        None,
+        session,
+        None,
+        None,
+        None,
+        route,
+        None,
+        None,
+    );
     let mut chat = within("beginning a chat", begun).await.expect("accepted");
     let id = accepted(&mut chat).await;
     match rest(&mut chat).await.pop() {
@@ -76,7 +86,17 @@ async fn quickest_is_asked_first_and_those_that_nobody_heard_are_tried() {
     let (steps, answer) = Answer::steps();
     three.models[0].will(answer);
     let route = Some("main".to_owned());
-    let begun = client.send("hello".into(), None, None, None, None, None, route);
+    let begun = client.send(
+        "hello".into(),
+        None,
+        None,
+        None,
+        None,
+        None,
+        route,
+        None,
+        None,
+    );
     let mut chat = within("beginning a chat", begun).await.expect("accepted");
     accepted(&mut chat).await;
     three.models[0].was_asked(1).await;
@@ -158,7 +178,7 @@ async fn target_that_is_known_not_to_hold_a_question_is_left_out() {
     let (result, _) = say_in(&client, &long(150), Some(result.session)).await;
     assert_eq!(result.provider, "two");
     let route = Some("main".to_owned());
-    let begun = client.send(long(5_000), None, None, None, None, None, route);
+    let begun = client.send(long(5_000), None, None, None, None, None, route, None, None);
     let error = within("beginning a chat", begun).await;
     let said = format!("{error:?}");
     assert!(

@@ -145,7 +145,7 @@ async fn pawd(kind: &str, port: u16) -> (Pawd, Client) {
 }
 
 async fn ask(client: &Client, text: &str) -> (ChatResult, usize) {
-    let begun = client.send(text.into(), None, None, None, None, None, None);
+    let begun = client.send(text.into(), None, None, None, None, None, None, None, None);
     let mut chat = within("beginning a chat", begun)
         .await
         .expect("it is accepted");
@@ -199,7 +199,7 @@ async fn chat_that_is_cancelled_frees_the_slot_of_the_server() {
     server.listens().await;
     let (_pawd, client) = pawd("openai-compatible", port).await;
     let text = "Write a very long story about a lighthouse, at least two thousand words.";
-    let begun = client.send(text.into(), None, None, None, None, None, None);
+    let begun = client.send(text.into(), None, None, None, None, None, None, None, None);
     let mut chat = within("beginning a chat", begun)
         .await
         .expect("it is accepted");
