@@ -157,6 +157,14 @@ impl Providers {
         turn.local.unwrap_or_else(now)
     }
 
+    /// Where a provider is, whether it can be asked yet or not.
+    #[must_use]
+    pub fn place(&self, name: &Name) -> Option<&url::Url> {
+        let known = self.known.get(name).map(|known| &known.settings);
+        let waiting = || self.waiting.get(name).map(|(settings, _)| settings);
+        known.or_else(waiting).map(|settings| &settings.base_url)
+    }
+
     /// All that can be asked.
     pub fn iter(&self) -> impl Iterator<Item = (&Name, &Arc<Known>)> {
         self.known.iter()

@@ -8,6 +8,7 @@ mod slots;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -16,10 +17,14 @@ use tokio::time::Instant;
 pub(crate) use slots::Terms;
 
 use crate::error::LlmError;
+use crate::said::Said;
 use slots::{Look, Slots};
 
 type Outcome<V> = Result<V, Arc<LlmError>>;
 type Landing<V> = watch::Receiver<Option<Outcome<V>>>;
+
+/// Fetches that are under way at once: whoever names many things that are not there begins no more than these.
+const MOST_FLIGHTS: usize = 32;
 
 /// A cache; a clone is the same one.
 pub(crate) struct Cache<K, V>(Arc<Mutex<Kept<K, V>>>);
@@ -122,6 +127,9 @@ where
     {
         // Those that landed are seen to have ended. One that panicked has landed nowhere, and whoever waited is told.
         while kept.flights.try_join_next().is_some() {}
+        if kept.flights.len() >= MOST_FLIGHTS {
+            return None;
+        }
         let (told, landing) = watch::channel(None);
         kept.landings.insert(flight, landing.clone());
         let (cache, key) = (Arc::downgrade(&self.0), key.clone());
@@ -149,7 +157,12 @@ fn lock<K, V>(kept: &Mutex<Kept<K, V>>) -> MutexGuard<'_, Kept<K, V>> {
 
 async fn arrive<V: Clone>(landing: Option<Landing<V>>) -> Result<V, LlmError> {
     let lost = || LlmError::Cut { source: None };
-    let mut landing = landing.ok_or_else(lost)?;
+    let busy = || LlmError::Overload {
+        retry_after: Some(Duration::from_secs(1)),
+        again: true,
+        said: Said::default(),
+    };
+    let mut landing = landing.ok_or_else(busy)?;
     let outcome = landing
         .wait_for(Option::is_some)
         .await

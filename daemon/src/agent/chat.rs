@@ -20,7 +20,7 @@ use crate::{
     },
     orchestrator::work::{Ending, Exchange, Outcome, Progress, failure},
     pictures::picture,
-    quota::Who,
+    quota::{self, Who},
     records,
     storage::Storage,
 };
@@ -126,13 +126,10 @@ pub(super) async fn turn(
         targets: &targets,
         breakers: &agents.breakers,
         quotas: &agents.quotas,
-        who: &who(agent, caller, &session.to_string()),
+        who: &who(id, agent, caller, &session.to_string()),
         request: ChatRequest {
             model: chat.model.clone(),
-            schema: chat.schema.clone().map(|schema| Schema {
-                name: "answer".to_owned(),
-                schema,
-            }),
+            schema: schema(&chat),
             ..request
         },
         may_leave_host: route.as_ref().is_some_and(|route| route.may_leave_host),
@@ -190,41 +187,49 @@ pub(super) async fn turn(
     }
 }
 
-/// A chat that ended with an earlier pawd: nobody knows how far it came, so it counts as what was set aside for it, as far as its plan
-/// says.
+/// A chat that ended with an earlier pawd: nobody knows how far it came, or who was being asked, so it counts as what is set aside for an
+/// attempt at the dearest of its targets.
 pub(super) fn interrupted(agents: &Agents, record: &ActionRecord, chat: &ChatArguments) {
     let config = Arc::clone(&agents.config.borrow());
-    let target = Target {
-        provider: chat.provider.clone(),
-        model: chat.model.clone(),
-    };
-    let Some(provider) = config.providers.get(&target.provider) else {
+    let Some(settings) = config.agents.get(&record.plan.agent) else {
         return;
     };
-    let price = Prices::new(&config.prices).of(&target, provider.kind, provider.is_local());
-    let settings = config.agents.get(&record.plan.agent);
-    let instructions = settings.map_or("", |settings| &settings.instructions);
-    let request = ChatRequest::new(
-        target.model.clone(),
-        vec![
-            Message::System(instructions.to_owned()),
-            Message::user(&chat.text),
-        ],
-    );
-    let who = who(
-        &record.plan.agent,
-        &record.requested_by,
-        record.plan.session.as_deref().unwrap_or_default(),
-    );
-    let answer = settings.and_then(|settings| settings.max_tokens);
-    let question = Tokens::of(&request);
-    agents
-        .quotas
-        .interrupted((&who, &target), (question, answer), price);
+    let session = record.plan.session.as_deref().unwrap_or_default();
+    let earlier = session
+        .parse()
+        .map(|session| earlier(&agents.storage, session).unwrap_or_default());
+    let said = said(&chat.text, &chat.images);
+    let request = ChatRequest {
+        schema: schema(chat),
+        ..ask_after(earlier.unwrap_or_default(), settings, said)
+    };
+    let asked = (Tokens::of(&request), settings.max_tokens);
+    let prices = Prices::new(&config.prices);
+    let price = |target: Target| {
+        let provider = config.providers.get(&target.provider)?;
+        let price = prices.of(&target, provider.kind, provider.is_local());
+        Some((target, price))
+    };
+    let priced = chat.targets().into_iter().filter_map(price);
+    let Some((target, price)) = priced.max_by_key(|(_, price)| quota::most(asked, *price).cost)
+    else {
+        return;
+    };
+    let who = who(record.id, &record.plan.agent, &record.requested_by, session);
+    agents.quotas.interrupted((&who, &target), asked, price);
 }
 
-fn who(agent: &Name, caller: &Caller, session: &str) -> Who {
+/// The shape that an answer has to have.
+fn schema(chat: &ChatArguments) -> Option<Schema> {
+    chat.schema.clone().map(|schema| Schema {
+        name: "answer".to_owned(),
+        schema,
+    })
+}
+
+fn who(action: Uuid, agent: &Name, caller: &Caller, session: &str) -> Who {
     Who {
+        action,
         agent: agent.clone(),
         uid: caller.uid,
         user: caller.name.clone(),
@@ -233,10 +238,11 @@ fn who(agent: &Name, caller: &Caller, session: &str) -> Who {
 }
 
 impl Asked {
-    /// Whether its provider is where it was when this was decided. A plan of an earlier pawd does not say where that was.
+    /// Whether its provider is where it was when this was decided. A plan of an earlier pawd does not say where anybody was.
     fn is_at(&self, chat: &ChatArguments) -> bool {
         let place = chat.places.get(&self.target.provider);
-        place.is_none_or(|place| *place == self.known.settings.base_url.as_str())
+        let here = |place: &String| *place == self.known.settings.base_url.as_str();
+        chat.places.is_empty() || place.is_some_and(here)
     }
 }
 

@@ -22,7 +22,7 @@ use paw_launch::{
     workspace::Settle,
 };
 use paw_llm::{ProviderKind, Timeouts};
-use paw_policy::{Name, Rules};
+use paw_policy::{Name, Rules, Target};
 use serde::Serialize;
 
 pub use fault::{Fault, Faults};
@@ -66,6 +66,24 @@ pub struct Config {
     pub rules: Rules,
     /// Whether the shipped policy is used because there is no policy directory.
     pub shipped_policy: bool,
+}
+
+impl Config {
+    /// Whether a provider, an agent or a route names this target.
+    #[must_use]
+    pub fn names(&self, target: &Target) -> bool {
+        let Target { provider, model } = target;
+        let own = self.providers.get(provider);
+        let of_agent = |agent: &AgentSettings| {
+            agent.provider.as_ref() == Some(provider) && agent.model.as_ref() == Some(model)
+        };
+        own.is_some_and(|own| own.model == *model)
+            || self.agents.values().any(of_agent)
+            || self
+                .routes
+                .values()
+                .any(|route| route.targets.iter().any(|it| it.target == *target))
+    }
 }
 
 /// Bounds of the control socket.

@@ -15,8 +15,8 @@ use super::{
     value::{account, model, name},
 };
 
-/// The most of each kind; every question looks at all of them.
-const MAX_NAMED: usize = 256;
+/// The most of each kind. Every question looks at all of them, and what it spent of each, at each target, is stored with its end.
+const MAX_NAMED: usize = 32;
 
 /// The largest number of tokens or requests.
 const MOST: u64 = 1_000_000_000_000;

@@ -143,6 +143,13 @@ impl Course {
         Some(at)
     }
 
+    /// What this target was waited for may be there by now: it is looked at again at once.
+    pub fn look_again(&mut self, at: usize, now: Instant) {
+        if let At::Failed { until, .. } = &mut self.legs[at].at {
+            *until = now.min(*until);
+        }
+    }
+
     /// A target that was asked failed.
     pub fn failed(&mut self, at: usize, verdict: Verdict, now: Instant) {
         let until = |wait| now.checked_add(wait);

@@ -220,9 +220,25 @@ pub async fn ask(
                 .begin_again(target.provider.as_str(), &target.model, why.kind())
                 .await;
         }
-        if let Move::Wait(_, until) = step {
+        if let Move::Wait(at, until) = step {
             doors.pass = None;
-            sleep_until(until).await;
+            if let Some((_, Why::Quota(_))) = last {
+                let Some(_seat) = question.quotas.seat() else {
+                    let (at, why) = last.expect("it was looked at above");
+                    let left_alone = doors.left_alone();
+                    return Err(Unanswered {
+                        at,
+                        why,
+                        left_alone,
+                    });
+                };
+                tokio::select! {
+                    () = sleep_until(until) => {}
+                    () = question.quotas.freed() => course.look_again(at, Instant::now()),
+                }
+            } else {
+                sleep_until(until).await;
+            }
             continue;
         }
         asking.pay_in(at);

@@ -94,8 +94,15 @@ impl Tokens {
             let schema = tool.parameters.to_string().len();
             TOKENS_PER_MESSAGE + of_bytes(tool.name.len() + tool.description.len() + schema)
         });
+        let schema = request.schema.iter().map(|it| {
+            let schema = it.schema.to_string().len();
+            TOKENS_PER_MESSAGE + of_bytes(schema)
+        });
         Self {
-            input: messages.chain(tools).fold(0, u64::saturating_add),
+            input: messages
+                .chain(tools)
+                .chain(schema)
+                .fold(0, u64::saturating_add),
             output: 0,
         }
     }
@@ -285,5 +292,19 @@ mod tests {
             let summed: u64 = parts.iter().map(|it| cost(*it)).sum();
             prop_assert!(summed >= whole && summed <= whole + parts.len() as u64);
         }
+    }
+
+    #[test]
+    fn schema_of_an_answer_counts_as_a_part_of_the_question() {
+        let plain = ChatRequest::new("m", vec![Message::user("hello")]);
+        let schema = paw_llm::Schema {
+            name: "answer".into(),
+            schema: serde_json::json!({"description": "x".repeat(30_000)}),
+        };
+        let shaped = ChatRequest {
+            schema: Some(schema),
+            ..plain.clone()
+        };
+        assert!(Tokens::of(&shaped).input > Tokens::of(&plain).input + 10_000);
     }
 }

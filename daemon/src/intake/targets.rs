@@ -192,8 +192,8 @@ impl Named {
         };
         let fallbacks: Vec<Target> = order.collect();
         let place = |name: &Name| {
-            let (name, known) = providers.get(name.as_str())?;
-            Some((name.clone(), known.settings.base_url.to_string()))
+            let place = providers.place(name)?;
+            Some((name.clone(), place.to_string()))
         };
         let names = fallbacks.iter().map(|target| &target.provider);
         let places = names.chain([&provider]).filter_map(place).collect();

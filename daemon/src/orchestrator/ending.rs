@@ -152,16 +152,19 @@ impl Driver {
 
     /// An acceptance that did not become durable: the caller hears why. Its record may be in the audit log all the same, where the
     /// store could not follow; there, too, it has an end, and nothing was done.
-    pub(super) fn not_accepted(&self, open: Open, error: Error) {
+    pub(super) fn not_accepted(&mut self, open: Open, error: Error) {
         let Open {
             mut record, reply, ..
         } = open;
         record.state = State::Failed;
         record.error = Some(failure("unavailable", &error.message, &error.data.hint));
         let entry = entry_of(Event::ActionEnded, &record, &self.ports.rules.borrow());
-        let audit = self.ports.audit.clone();
-        // Where the log is what failed, there is nothing in it that wants an end.
-        tokio::spawn(async move { drop(audit.soon(entry).await) });
+        let (audit, id) = (self.ports.audit.clone(), record.id);
+        self.tasks.spawn(async move {
+            // Where the log is what failed, there is nothing in it that wants an end.
+            drop(audit.soon(entry).await);
+            Happened::Closed { id }
+        });
         if let Some(reply) = reply {
             say(reply, Err(error));
         }
@@ -188,7 +191,7 @@ impl Driver {
             if let Err(error) = audit.soon(entry).await {
                 warn!(paw_action = %id, error = %error, "the end of an action is not in the audit log");
             }
-            let spent = quotas.unstored();
+            let spent = quotas.unstored(id);
             let end = || {
                 let mut batch = batch_with_exchange(&storage, &record, exchange.as_ref())?;
                 spent.put(&mut batch)?;

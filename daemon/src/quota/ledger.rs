@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 
 use paw_store::{Account, Sum};
+use uuid::Uuid;
 
 /// What an account may come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +44,11 @@ struct Entry {
 
 /// All accounts that something happens to.
 #[derive(Debug, Default)]
-pub struct Ledger(BTreeMap<Account, Entry>);
+pub struct Ledger {
+    accounts: BTreeMap<Account, Entry>,
+    /// What each action spent that is not stored with its end yet.
+    spent: BTreeMap<Uuid, BTreeMap<Account, Sum>>,
+}
 
 impl Ledger {
     /// Whether so much can be set aside, of an account in which so much `stored` was spent.
@@ -67,20 +72,25 @@ impl Ledger {
 
     /// Sets so much aside.
     pub fn reserve(&mut self, account: &Account, want: Sum) {
-        let entry = self.0.entry(account.clone()).or_default();
+        let entry = self.accounts.entry(account.clone()).or_default();
         entry.reserved = plus(entry.reserved, want);
         entry.holds += 1;
     }
 
-    /// An attempt that so much was set aside for came to this.
-    pub fn settle(&mut self, account: &Account, reserved: Sum, came_to: Sum) {
-        let Some(entry) = self.0.get_mut(account) else {
+    /// An attempt of this action that so much was set aside for came to this.
+    pub fn settle(&mut self, action: Uuid, account: &Account, reserved: Sum, came_to: Sum) {
+        let Some(entry) = self.accounts.get_mut(account) else {
             debug_assert!(false, "nothing was set aside in {account:?}");
             return;
         };
         entry.reserved = minus(entry.reserved, reserved);
         entry.holds = entry.holds.saturating_sub(1);
         entry.fresh = plus(entry.fresh, came_to);
+        if came_to != Sum::default() {
+            let spent = self.spent.entry(action).or_default();
+            let sum = spent.entry(account.clone()).or_default();
+            *sum = plus(*sum, came_to);
+        }
         self.clear(account);
     }
 
@@ -88,38 +98,37 @@ impl Ledger {
     /// it may be counted twice for a moment: less is left then, never more.
     #[must_use]
     pub fn state(&self, account: &Account, stored: Sum) -> (Sum, Sum) {
-        let entry = self.0.get(account).copied().unwrap_or_default();
+        let entry = self.accounts.get(account).copied().unwrap_or_default();
         let spent = plus(plus(stored, entry.fresh), entry.leaving);
         (spent, entry.reserved)
     }
 
     /// Accounts of a budget in this time that something happens to.
     pub fn of<'a>(&'a self, budget: &'a str, since_ms: u64) -> impl Iterator<Item = &'a str> {
-        self.0
+        self.accounts
             .keys()
             .filter(move |account| account.budget == budget && account.since_ms == since_ms)
             .map(|account| account.of.as_str())
     }
 
-    /// What was spent and has to be added to what is stored, at most so many accounts of it. Who takes it says what became of it.
+    /// What an action spent, to be added to what is stored with its end and with no other: if that is not stored, the action counts as
+    /// interrupted. Who takes it says what became of it.
     #[must_use]
-    pub fn leave(&mut self, most: usize) -> Vec<(Account, Sum)> {
-        let fresh = self.0.iter_mut();
-        fresh
-            .filter(|(_, entry)| entry.fresh != Sum::default())
-            .take(most)
-            .map(|(account, entry)| {
-                let sum = std::mem::take(&mut entry.fresh);
-                entry.leaving = plus(entry.leaving, sum);
-                (account.clone(), sum)
-            })
-            .collect()
+    pub fn leave(&mut self, action: Uuid) -> Vec<(Account, Sum)> {
+        let spent: Vec<_> = self.spent.remove(&action).into_iter().flatten().collect();
+        for (account, sum) in &spent {
+            if let Some(entry) = self.accounts.get_mut(account) {
+                entry.fresh = minus(entry.fresh, *sum);
+                entry.leaving = plus(entry.leaving, *sum);
+            }
+        }
+        spent
     }
 
-    /// What left is in the store, or is not and stays here.
+    /// What left is in the store, or is not, and counts here as long as pawd lives.
     pub fn left(&mut self, sums: &[(Account, Sum)], stored: bool) {
         for (account, sum) in sums {
-            if let Some(entry) = self.0.get_mut(account) {
+            if let Some(entry) = self.accounts.get_mut(account) {
                 entry.leaving = minus(entry.leaving, *sum);
                 if !stored {
                     entry.fresh = plus(entry.fresh, *sum);
@@ -132,10 +141,10 @@ impl Ledger {
     /// Forgets what the store knows as well.
     fn clear(&mut self, account: &Account) {
         let nothing = Sum::default();
-        if self.0.get(account).is_some_and(|entry| {
+        if self.accounts.get(account).is_some_and(|entry| {
             entry.holds == 0 && entry.fresh == nothing && entry.leaving == nothing
         }) {
-            self.0.remove(account);
+            self.accounts.remove(account);
         }
     }
 }
@@ -168,6 +177,8 @@ mod tests {
         }
     }
 
+    const ACTION: Uuid = Uuid::nil();
+
     const fn sum(cost: u64, tokens: u64) -> Sum {
         Sum { cost, tokens }
     }
@@ -195,7 +206,7 @@ mod tests {
             ledger.room(&account, most(100), sum(1, 0), stored),
             Err(over)
         );
-        ledger.settle(&account, sum(50, 0), sum(10, 3));
+        ledger.settle(ACTION, &account, sum(50, 0), sum(10, 3));
         assert_eq!(ledger.state(&account, stored), (sum(60, 3), sum(0, 0)));
         ledger
             .room(&account, most(100), sum(40, 0), stored)
@@ -220,26 +231,32 @@ mod tests {
     fn what_came_to_nothing_is_no_change() {
         let (mut ledger, account) = (Ledger::default(), account(""));
         ledger.reserve(&account, sum(5, 5));
-        ledger.settle(&account, sum(5, 5), sum(0, 0));
-        assert!(ledger.leave(9).is_empty() && ledger.0.is_empty());
+        ledger.settle(ACTION, &account, sum(5, 5), sum(0, 0));
+        assert!(ledger.leave(ACTION).is_empty() && ledger.accounts.is_empty());
     }
 
     #[test]
-    fn what_could_not_be_stored_leaves_again_with_what_came_since() {
+    fn what_an_action_spent_leaves_with_it_and_with_no_other() {
         let (mut ledger, account) = (Ledger::default(), account(""));
-        for _ in 0..2 {
+        let other = Uuid::max();
+        for action in [ACTION, other] {
             ledger.reserve(&account, sum(5, 5));
+            ledger.settle(action, &account, sum(5, 5), sum(4, 4));
         }
-        ledger.settle(&account, sum(5, 5), sum(4, 4));
-        let first = ledger.leave(9);
+        let first = ledger.leave(ACTION);
         assert_eq!(first, [(account.clone(), sum(4, 4))]);
-        assert!(ledger.leave(9).is_empty(), "it is on its way already");
-        ledger.settle(&account, sum(5, 5), sum(3, 3));
-        ledger.left(&first, false);
-        let second = ledger.leave(9);
-        assert_eq!(second, [(account, sum(7, 7))]);
-        ledger.left(&second, true);
-        assert!(ledger.0.is_empty(), "the store knows it: {ledger:?}");
+        assert!(ledger.leave(ACTION).is_empty(), "it is on its way already");
+        ledger.left(&first, true);
+        let stored = sum(4, 4);
+        assert_eq!(ledger.state(&account, stored).0, sum(8, 8));
+        let second = ledger.leave(other);
+        assert_eq!(second, [(account.clone(), sum(4, 4))]);
+        ledger.left(&second, false);
+        assert_eq!(
+            ledger.state(&account, stored).0,
+            sum(8, 8),
+            "it is spent, whether it could be stored or not"
+        );
     }
 
     proptest! {
@@ -255,13 +272,13 @@ mod tests {
                 if settle && let Some(held) = open.pop() {
                     let held: u64 = held;
                     spent += held * share / 100;
-                    ledger.settle(&account, sum(held, 0), sum(held * share / 100, 0));
+                    ledger.settle(ACTION, &account, sum(held, 0), sum(held * share / 100, 0));
                 } else if ledger.room(&account, most(bound), sum(want, 0), stored).is_ok() {
                     ledger.reserve(&account, sum(want, 0));
                     open.push(want);
                 }
                 if share % 2 == 0 {
-                    let leaving = ledger.leave(9);
+                    let leaving = ledger.leave(ACTION);
                     let kept = share % 4 == 0;
                     if let Some((_, sum)) = leaving.first().filter(|_| kept) {
                         stored = plus(stored, *sum);

@@ -23,7 +23,10 @@ pub mod scope;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering::SeqCst},
+    },
     time::Duration,
 };
 
@@ -31,7 +34,11 @@ use paw_api::budget::Money;
 use paw_llm::Usage;
 use paw_policy::{Name, Target};
 use paw_store::{Account, Batch, StoreError, Sum};
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+use uuid::Uuid;
 
 use crate::{
     clock::now_ms,
@@ -52,8 +59,8 @@ const UNBOUNDED_ANSWER: u64 = 4_096;
 /// Buckets that are kept before those that are full again are looked for.
 const BUCKETS: usize = 4_096;
 
-/// Accounts that are stored with one end.
-const STORED_AT_ONCE: usize = 256;
+/// One of so many places where something is done at once is one to wait for a limit in.
+const WAITING: u32 = 4;
 
 /// All limits and budgets.
 #[derive(Debug)]
@@ -63,12 +70,18 @@ pub struct Quotas {
     /// What the times of buckets are counted from.
     start: Instant,
     inner: Mutex<Inner>,
+    /// Places to wait in that are taken.
+    seats: AtomicU32,
+    /// Told when something that was set aside is given back.
+    freed: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     buckets: BTreeMap<(Name, String), Pair>,
     ledger: Ledger,
+    /// With how many buckets those that are full again are looked for next.
+    sweep_at: usize,
     /// The time of each budget whose former times were forgotten.
     current: BTreeMap<String, u64>,
 }
@@ -114,10 +127,21 @@ pub enum Refusal {
     },
 }
 
+/// A place to wait in.
+#[derive(Debug)]
+pub struct Seat(Arc<Quotas>);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.seats.fetch_sub(1, SeqCst);
+    }
+}
+
 /// What is set aside for one attempt. Dropped unsettled, all of it counts as spent.
 #[derive(Debug)]
 pub struct Hold {
     quotas: Arc<Quotas>,
+    action: Uuid,
     limits: Vec<(Name, String)>,
     accounts: Vec<Account>,
     reserved: Sum,
@@ -153,6 +177,8 @@ impl Quotas {
             storage,
             start: Instant::now(),
             inner: Mutex::default(),
+            seats: AtomicU32::default(),
+            freed: Notify::new(),
         })
     }
 
@@ -168,18 +194,22 @@ impl Quotas {
         price: Price,
     ) -> Result<Hold, Refusal> {
         let config = Arc::clone(&self.config.borrow());
-        let want = most_wanted((question, max_tokens), price);
+        let want = most((question, max_tokens), price);
+        let named = config.names(target);
         let limits = config.limits.iter().filter_map(|(name, settings)| {
-            let of = scope::key(&settings.scope, who, target)?;
+            let of = scope::key(&settings.scope, who, target, named)?;
             Some(((name.clone(), of), settings))
         });
         let limits: Vec<_> = limits.collect();
         let (now, wall) = (self.now(), now_ms());
         let mut inner = self.inner();
         let mut accounts = Vec::new();
-        for (name, settings, account) in self::accounts(&config, (who, target), wall) {
-            let stored = self.storage.read().spent(&account);
-            let stored = stored.map_err(|error| Refusal::unreadable(&error))?;
+        let counted = budgets(&config, (who, target), wall);
+        let all: Vec<&Account> = counted.iter().map(|(_, _, account)| account).collect();
+        // While nothing is on its way into the store, so that nothing is in neither of them.
+        let stored = self.storage.read().spent(&all);
+        let stored = stored.map_err(|error| Refusal::unreadable(&error))?;
+        for ((name, settings, account), stored) in counted.into_iter().zip(stored) {
             let most = Most {
                 cost: settings.cost,
                 tokens: settings.tokens,
@@ -193,6 +223,7 @@ impl Quotas {
             })?;
             accounts.push(account);
         }
+        inner.sweep(&config, now);
         for (key, settings) in &limits {
             inner.wait(key, settings, want.tokens, now)?;
         }
@@ -205,6 +236,7 @@ impl Quotas {
         drop(inner);
         Ok(Hold {
             quotas: Arc::clone(self),
+            action: who.action,
             limits: limits.into_iter().map(|(key, _)| key).collect(),
             accounts,
             reserved: want,
@@ -220,19 +252,19 @@ impl Quotas {
         price: Price,
     ) {
         let config = Arc::clone(&self.config.borrow());
-        let want = most_wanted((question, max_tokens), price);
+        let want = most((question, max_tokens), price);
         let mut inner = self.inner();
-        for (_, _, account) in accounts(&config, (who, target), now_ms()) {
+        for (_, _, account) in budgets(&config, (who, target), now_ms()) {
             inner.ledger.reserve(&account, want);
-            inner.ledger.settle(&account, want, want);
+            inner.ledger.settle(who.action, &account, want, want);
         }
     }
 
-    /// What was spent and is not stored yet, to be stored with the end of an action.
+    /// What an action spent, to be stored with its end.
     #[must_use]
-    pub fn unstored(self: &Arc<Self>) -> Unstored {
+    pub fn unstored(self: &Arc<Self>, action: Uuid) -> Unstored {
         let mut inner = self.inner();
-        let sums = inner.ledger.leave(STORED_AT_ONCE);
+        let sums = inner.ledger.leave(action);
         let mut over = Vec::new();
         for (account, _) in &sums {
             if inner.is_new(account) {
@@ -285,10 +317,11 @@ impl Quotas {
 
     fn settle(&self, hold: &Hold, came_to: Sum) {
         let config = Arc::clone(&self.config.borrow());
-        let now = self.now();
         let mut inner = self.inner();
         for account in &hold.accounts {
-            inner.ledger.settle(account, hold.reserved, came_to);
+            inner
+                .ledger
+                .settle(hold.action, account, hold.reserved, came_to);
         }
         for key in &hold.limits {
             // One that was changed meanwhile has other buckets.
@@ -296,7 +329,23 @@ impl Quotas {
                 inner.give(key, settings, (hold.reserved.tokens, came_to.tokens));
             }
         }
-        inner.sweep(&config, now);
+        drop(inner);
+        self.freed.notify_waiters();
+    }
+
+    /// A place to wait for a limit in: few, because whoever waits keeps others from being served. None when all are taken.
+    #[must_use]
+    pub fn seat(self: &Arc<Self>) -> Option<Seat> {
+        let most = (self.config.borrow().actions.concurrency / WAITING).max(1);
+        let sat = self
+            .seats
+            .fetch_update(SeqCst, SeqCst, |taken| (taken < most).then_some(taken + 1));
+        sat.is_ok().then(|| Seat(Arc::clone(self)))
+    }
+
+    /// Something that was set aside was given back since this was asked.
+    pub fn freed(&self) -> impl Future<Output = ()> + '_ {
+        self.freed.notified()
     }
 
     fn now(&self) -> u64 {
@@ -387,7 +436,7 @@ impl Inner {
 
     /// Forgets buckets that are as new ones would be.
     fn sweep(&mut self, config: &Config, now: u64) {
-        if self.buckets.len() < BUCKETS {
+        if self.buckets.len() < self.sweep_at.max(BUCKETS) {
             return;
         }
         self.buckets.retain(|(name, _), pair| {
@@ -401,6 +450,8 @@ impl Inner {
             !(is_full(&mut pair.requests, settings.requests_per_minute)
                 && is_full(&mut pair.tokens, settings.tokens_per_minute))
         });
+        // So that looking for them costs each attempt the same, however many there are.
+        self.sweep_at = 2 * self.buckets.len();
     }
 
     /// Whether this is the first that is stored of a budget in its time.
@@ -483,7 +534,7 @@ impl Refusal {
                 format!("try again then, or raise [limit.{limit}] in pawd.toml(5)")
             }
             Self::Spent { budget, .. } => format!(
-                "see `pawctl budget show {budget}`; an administrator may raise [budget.{budget}]"
+                "ask an administrator, who sees what is spent with `pawctl budget show {budget}`"
             ),
             Self::Unreadable { remedy, .. } => remedy.clone(),
         }
@@ -539,14 +590,20 @@ impl fmt::Display for Refusal {
                 for each in &settings.scope.each {
                     write!(f, " for each {}", Each::as_str(*each))?;
                 }
-                write!(
-                    f,
-                    " has no room for this: {} and {} tokens are spent, {} and {} tokens are set aside",
-                    Money(over.spent.cost),
-                    over.spent.tokens,
-                    Money(over.reserved.cost),
-                    over.reserved.tokens
-                )
+                // What others spent is theirs to know, and an administrator's.
+                let own = [Each::User, Each::Session];
+                if own.iter().any(|each| settings.scope.each.contains(each)) {
+                    write!(
+                        f,
+                        " has no room for this: {} and {} tokens are spent, {} and {} tokens are set aside",
+                        Money(over.spent.cost),
+                        over.spent.tokens,
+                        Money(over.reserved.cost),
+                        over.reserved.tokens
+                    )
+                } else {
+                    write!(f, " has no room for this")
+                }
             }
             Self::Unreadable { message, .. } => {
                 write!(f, "what was spent cannot be read: {message}")
@@ -556,13 +613,14 @@ impl fmt::Display for Refusal {
 }
 
 /// Budgets that an attempt is counted in, and in which account of each.
-fn accounts<'a>(
+fn budgets<'a>(
     config: &'a Config,
     (who, target): (&Who, &Target),
     wall: u64,
 ) -> Vec<(&'a Name, &'a BudgetSettings, Account)> {
+    let named = config.names(target);
     let budgets = config.budgets.iter().filter_map(|(name, settings)| {
-        let of = scope::key(&settings.scope, who, target)?;
+        let of = scope::key(&settings.scope, who, target, named)?;
         let (since_ms, _) = period::around(settings.per, wall);
         let account = Account {
             budget: name.to_string(),
@@ -574,8 +632,9 @@ fn accounts<'a>(
     budgets.collect()
 }
 
-/// What an attempt may come to.
-fn most_wanted((question, max_tokens): (Tokens, Option<u32>), price: Price) -> Sum {
+/// What an attempt may come to: the tokens of this question and of an answer of at most `max_tokens`.
+#[must_use]
+pub fn most((question, max_tokens): (Tokens, Option<u32>), price: Price) -> Sum {
     let whole = Tokens {
         output: max_tokens.map_or(UNBOUNDED_ANSWER, u64::from),
         ..question

@@ -1,12 +1,15 @@
 //! Whose limit and whose budget an attempt is counted in. Pure.
 
 use paw_policy::{Name, Target};
+use uuid::Uuid;
 
 use crate::config::quotas::{Each, Scope};
 
 /// For whom an attempt is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Who {
+    /// The action that asks.
+    pub action: Uuid,
     /// The agent that answers.
     pub agent: Name,
     /// Number of the user who asked.
@@ -17,9 +20,10 @@ pub struct Who {
     pub session: String,
 }
 
-/// What a limit or a budget counts together: `provider=cloud,user=1000`, of what it is split by; empty if by nothing.
+/// What a limit or a budget counts together: `provider=cloud,user=1000`, of what it is split by; empty if by nothing. Models that the
+/// configuration does not name (`named`) are counted together: whoever asks may call them what they like.
 #[must_use]
-pub fn key(scope: &Scope, who: &Who, target: &Target) -> Option<String> {
+pub fn key(scope: &Scope, who: &Who, target: &Target, named: bool) -> Option<String> {
     let is = |wanted: &Option<Name>, name: &Name| wanted.as_ref().is_none_or(|it| it == name);
     let is_user = |wanted: &String| {
         who.user.as_ref() == Some(wanted) || wanted.parse::<u32>().is_ok_and(|uid| uid == who.uid)
@@ -35,7 +39,8 @@ pub fn key(scope: &Scope, who: &Who, target: &Target) -> Option<String> {
         let value = match each {
             Each::Provider => target.provider.to_string(),
             // Of two providers, models of one name are two.
-            Each::Model => format!("{}/{}", target.provider, target.model),
+            Each::Model if named => format!("{}/{}", target.provider, target.model),
+            Each::Model => format!("{}/*", target.provider),
             Each::Agent => who.agent.to_string(),
             // A name may be given to somebody else.
             Each::User => who.uid.to_string(),
@@ -55,6 +60,7 @@ mod tests {
 
     fn who() -> Who {
         Who {
+            action: Uuid::nil(),
             agent: "clerk".parse().unwrap(),
             uid: 1000,
             user: Some("ann".into()),
@@ -77,7 +83,7 @@ mod tests {
             provider: "cloud".parse().unwrap(),
             model: "big".into(),
         };
-        key(&scope, &who(), &target)
+        key(&scope, &who(), &target, true)
     }
 
     #[test]
@@ -108,6 +114,22 @@ mod tests {
             ("cloud", "big", "clerk", "1001"),
         ] {
             assert_eq!(found(named(provider, model, agent, user)), None);
+        }
+    }
+
+    #[test]
+    fn models_that_nobody_configured_have_one_count() {
+        let each = Scope {
+            each: BTreeSet::from([Each::Model]),
+            ..scope()
+        };
+        for model in ["x1", "x2"] {
+            let target = Target {
+                provider: "cloud".parse().unwrap(),
+                model: model.into(),
+            };
+            let found = key(&each, &who(), &target, false);
+            assert_eq!(found.as_deref(), Some("model=cloud/*"));
         }
     }
 

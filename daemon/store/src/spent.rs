@@ -45,15 +45,18 @@ pub(crate) fn add(txn: &WriteTransaction, account: &Account, sum: Sum) -> Result
     Ok(())
 }
 
-pub(crate) fn of(txn: &ReadTransaction, account: &Account) -> Result<Sum, Fault> {
+pub(crate) fn of(txn: &ReadTransaction, accounts: &[&Account]) -> Result<Vec<Sum>, Fault> {
     let table = match txn.open_table(SPENT) {
         Ok(table) => table,
-        Err(TableError::TableDoesNotExist(_)) => return Ok(Sum::default()),
+        Err(TableError::TableDoesNotExist(_)) => return Ok(vec![Sum::default(); accounts.len()]),
         Err(error) => return Err(error.into()),
     };
-    let found = table.get(key(account))?.map(|row| row.value());
-    let (cost, tokens) = found.unwrap_or_default();
-    Ok(Sum { cost, tokens })
+    let sum = |account: &&Account| {
+        let found = table.get(key(account))?.map(|row| row.value());
+        let (cost, tokens) = found.unwrap_or_default();
+        Ok(Sum { cost, tokens })
+    };
+    accounts.iter().map(sum).collect()
 }
 
 /// All of a budget in the time that began then, at most so many, by whose part it is.

@@ -206,12 +206,15 @@ impl Store {
         self.read(outage::all)
     }
 
-    /// What was spent of an account.
+    /// What was spent of each of these accounts, in their order.
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn spent(&self, account: &Account) -> Result<Sum, StoreError> {
-        self.read(|txn| spent::of(txn, account))
+    pub fn spent(&self, accounts: &[&Account]) -> Result<Vec<Sum>, StoreError> {
+        if accounts.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.read(|txn| spent::of(txn, accounts))
     }
 
     /// What was spent of a budget in the time that began then, in milliseconds since 1970: whose part it is and how much, at most

@@ -168,7 +168,9 @@ fn count(answer: &mut Answer, counts: Option<Counts>) {
         counts.cache_creation_input_tokens,
     );
     if let Some(input) = counts.input_tokens {
-        let all = input + read.unwrap_or(0) + written.unwrap_or(0);
+        let all = input
+            .saturating_add(read.unwrap_or(0))
+            .saturating_add(written.unwrap_or(0));
         let tells_all = read.is_some() || written.is_some();
         if tells_all || usage.input_tokens.is_none_or(|before| before < all) {
             usage.input_tokens = Some(all);

@@ -171,7 +171,8 @@ fn count(answer: &mut Answer, counts: &Counts) {
     let usage = &mut answer.usage;
     if let Some(prompt) = counts.prompt_token_count {
         // What its own tools fed into the question is counted apart.
-        usage.input_tokens = Some(prompt + counts.tool_use_prompt_token_count.unwrap_or(0));
+        usage.input_tokens =
+            Some(prompt.saturating_add(counts.tool_use_prompt_token_count.unwrap_or(0)));
     }
     usage.cached_tokens = counts.cached_content_token_count.or(usage.cached_tokens);
     // Thoughts are counted apart from what is said, too; together they are the answer.
@@ -180,7 +181,8 @@ fn count(answer: &mut Answer, counts: &Counts) {
     let spoken = counts.candidates_token_count.or(spoken);
     usage.reasoning_tokens = counts.thoughts_token_count.or(usage.reasoning_tokens);
     if spoken.is_some() || usage.reasoning_tokens.is_some() {
-        usage.output_tokens = Some(spoken.unwrap_or(0) + usage.reasoning_tokens.unwrap_or(0));
+        let thought = usage.reasoning_tokens.unwrap_or(0);
+        usage.output_tokens = Some(spoken.unwrap_or(0).saturating_add(thought));
     }
 }
 

@@ -135,6 +135,9 @@ impl ActionRpcServer for Family {
     }
 }
 
+/// Bytes of the plans that one answer lists.
+const LISTED: usize = 8 * 1024 * 1024;
+
 #[async_trait]
 impl ApprovalRpcServer for Family {
     async fn list(&self, extensions: &Extensions) -> RpcResult<Vec<Approval>> {
@@ -149,12 +152,19 @@ impl ApprovalRpcServer for Family {
             .read()
             .actions(&filter, &page)
             .map_err(|error| fail(unreadable(&error)))?;
-        Ok(listed
-            .records
-            .into_iter()
-            .rev()
-            .map(records::approval)
-            .collect())
+        // The oldest first, and as many as an answer holds: plans may be long, and whoever asks for long ones hides no other.
+        let mut room = LISTED;
+        let oldest = listed.records.into_iter().rev().map(records::approval);
+        let fits = oldest.take_while(|approval| {
+            let length = approval
+                .plan
+                .canonical()
+                .map_or(usize::MAX, |text| text.len());
+            let left = room.checked_sub(length);
+            room = left.unwrap_or(0);
+            left.is_some()
+        });
+        Ok(fits.collect())
     }
 
     async fn show(&self, extensions: &Extensions, id: String) -> RpcResult<Approval> {
