@@ -3,6 +3,8 @@
 //!
 //! When the tests run as root, everything that they start runs as nobody. What the kernel promises is tested in `e2e`.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod actions;
 mod adopt;
 mod approvals;

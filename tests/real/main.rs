@@ -2,6 +2,8 @@
 //!
 //! `PAW_REAL_MODEL` names a directory that `packaging/quickstart.d/fetch-model` has filled; without it each test says so.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::{
     env,
     net::TcpListener as Port,
