@@ -134,7 +134,7 @@ async fn provider_on_this_host_costs_nothing_and_one_without_a_price_what_is_ass
     let (here, away) = (Model::start().await, Model::start().await);
     // The same model by an address that is not of the loopback, and leads to it.
     let elsewhere = away.url().replace("127.0.0.1", "0.0.0.0");
-    let unknown = "[limits]\nunknown_price = { input = 5_000_000_000, output = 0 }\n";
+    let unknown = "[prices]\nunknown = { input = 5_000_000_000, output = 0 }\n";
     let setup = Setup::new()
         .provider("here", "ollama", &here.url(), "")
         .provider("away", "ollama", &elsewhere, "allow_plaintext = true\n")

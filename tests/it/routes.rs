@@ -9,7 +9,7 @@ use paw_api::{
     ErrorKind,
     action::{Action, ActionRpcClient},
     agent::SessionRpcClient,
-    provider::{ChatEvent, ChatResult, ChatRpcClient, ProviderRpcClient},
+    provider::{ChatEvent, ChatResult, ChatRpcClient, ProviderRpcClient, ProviderSpec},
     system::ConfigRpcClient,
 };
 use paw_policy::State;
@@ -428,6 +428,40 @@ async fn what_was_decided_for_a_provider_is_not_said_to_it_elsewhere() {
     // What is decided now goes there.
     rest(&mut say(&client, "hello").await).await;
     assert_eq!(questions(&is), 1);
+}
+
+#[tokio::test]
+async fn plan_says_where_each_target_is_also_of_one_that_waits_for_its_key() {
+    let two = Two::start().await;
+    let setup = Setup::new().provider("spare", "ollama", &two.spare.url(), "");
+    let root = setup.root();
+    let key = "etc/credentials/late.key";
+    root.write(key, "sk-late");
+    root.mode(key, 0o400);
+    root.give(key);
+    let mut pawd = Pawd::start_in(root, setup).await;
+    let first = ProviderSpec {
+        kind: Some("openai".into()),
+        base_url: Some("https://example.com/v1".into()),
+        model: Some("m".into()),
+        api_key_credential: Some("late.key".into()),
+        ..ProviderSpec::default()
+    };
+    let client = pawd.client().await;
+    client.add("first".into(), first).await.unwrap();
+    pawd.stop().await;
+    std::fs::remove_file(pawd.root.path().join(key)).unwrap();
+    pawd.root.write("etc/pawd.d/60-route.toml", IN_ORDER);
+    pawd.start_again().await;
+    let client = pawd.client().await;
+    let (events, action) = ask(&client).await;
+    assert_eq!(done(&events).provider, "spare");
+    let places = plan(&client, &action).await["places"].clone();
+    let spare = format!("{}/", two.spare.url());
+    assert_eq!(
+        places,
+        json!({"first": "https://example.com/v1", "spare": spare})
+    );
 }
 
 #[tokio::test]

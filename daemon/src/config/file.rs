@@ -35,8 +35,8 @@ pub struct File {
     /// `[price."PROVIDER/MODEL"]`
     #[serde(default)]
     pub price: BTreeMap<Spanned<String>, Price>,
-    /// `[limits]`
-    pub limits: Option<Limits>,
+    /// `[prices]`
+    pub prices: Option<Prices>,
     /// `[limit.NAME]`
     #[serde(default)]
     pub limit: BTreeMap<Spanned<String>, Limit>,
@@ -295,9 +295,9 @@ pub struct Price {
 /// Bounds of what models cost.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Limits {
+pub struct Prices {
     /// What is assumed where no price is known.
-    pub unknown_price: Option<Spanned<Price>>,
+    pub unknown: Option<Spanned<Price>>,
 }
 
 /// How much may be asked in a minute.

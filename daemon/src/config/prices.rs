@@ -152,7 +152,7 @@ pub(super) fn prices(
         }
     }
     let unknown = layers
-        .last(|file| file.limits.as_ref()?.unknown_price.as_ref())
+        .last(|file| file.prices.as_ref()?.unknown.as_ref())
         .map_or(UNKNOWN, |(source, price)| {
             rates(source, price.get_ref(), faults)
         });
@@ -318,7 +318,7 @@ mod tests {
                 "1000000000001 is out of bounds",
             ),
             (
-                "[limits]\nunknown_price = { input = 2_000_000_000_000, output = 1 }",
+                "[prices]\nunknown = { input = 2_000_000_000_000, output = 1 }",
                 "2000000000000 is out of bounds",
             ),
         ] {
