@@ -248,6 +248,16 @@ impl Model {
         self.asked.borrow().clone()
     }
 
+    /// How often it was asked for an answer; whether it is there is asked besides.
+    #[must_use]
+    pub fn questions(&self) -> usize {
+        let asked = self.asked();
+        let answers = asked
+            .iter()
+            .filter(|it| it.line.starts_with("POST") && it.line.contains("/chat"));
+        answers.count()
+    }
+
     /// Waits until this many chats were asked for.
     ///
     /// # Panics

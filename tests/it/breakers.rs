@@ -82,14 +82,6 @@ fn busy() -> Answer {
     Answer::Status(503, Vec::new(), json!({"error": "busy"}).to_string())
 }
 
-fn questions(model: &Model) -> usize {
-    let asked = model.asked();
-    asked
-        .iter()
-        .filter(|it| it.line.starts_with("POST") && it.line.contains("/chat"))
-        .count()
-}
-
 async fn show(client: &Client, name: &str) -> Provider {
     within(
         "showing a provider",
@@ -122,7 +114,7 @@ async fn dead_for_ten_seconds(trouble: Trouble) {
         assert_eq!(tried(&ask(&watcher).await), BY_FIRST);
         healthy += 1;
     }
-    let before = questions(&two.first);
+    let before = two.first.questions();
     two.first.falls_into(Some(trouble));
     let died = Instant::now();
     tokio::join!(
@@ -130,12 +122,12 @@ async fn dead_for_ten_seconds(trouble: Trouble) {
         load(&clients[1], died),
         load(&clients[2], died)
     );
-    let reached = questions(&two.first) - before;
+    let reached = two.first.questions() - before;
     assert!((1..=3).contains(&reached), "{reached} attempts reached it");
     assert!(
-        questions(&two.spare) > 100,
+        two.spare.questions() > 100,
         "there was load: {}",
-        questions(&two.spare)
+        two.spare.questions()
     );
     two.first.falls_into(None);
     let back = Instant::now();
@@ -201,7 +193,7 @@ async fn target_that_is_left_alone_is_shown_with_the_time() {
 #[tokio::test]
 async fn target_that_is_left_alone_stays_so_after_a_reload_and_a_restart() {
     let (mut two, client) = first_is_out().await;
-    let before = questions(&two.first);
+    let before = two.first.questions();
     two.pawd
         .root
         .write("etc/pawd.d/60-more.toml", "[log]\nlevel = \"debug\"\n");
@@ -213,17 +205,17 @@ async fn target_that_is_left_alone_stays_so_after_a_reload_and_a_restart() {
     let client = two.pawd.client().await;
     assert_eq!(show(&client, "first").await.breaker, "open");
     assert_eq!(tried(&ask(&client).await), BY_SPARE);
-    assert_eq!(questions(&two.first), before);
+    assert_eq!(two.first.questions(), before);
 }
 
 #[tokio::test]
 async fn return_of_a_provider_is_seen_by_a_check_and_costs_no_question() {
     let began = Instant::now();
     let (two, client) = first_is_out().await;
-    let before = questions(&two.first);
+    let before = two.first.questions();
     two.first.falls_into(None);
     becomes(&client, "first", "half_open").await;
-    assert_eq!(questions(&two.first), before);
+    assert_eq!(two.first.questions(), before);
     // Without checks nobody would look earlier.
     assert!(
         began.elapsed() < Duration::from_secs(5),
@@ -242,7 +234,7 @@ async fn one_probe_is_under_way_at_a_time() {
     becomes(&client, "first", "half_open").await;
     let (steps, answer) = Answer::steps();
     two.first.will(answer);
-    let asked = questions(&two.first);
+    let asked = two.first.questions();
     let mut probe = begin(&client).await;
     two.first.was_asked(asked + 1).await;
     for _ in 0..5 {
@@ -263,7 +255,7 @@ async fn probe_that_is_taken_back_is_made_by_the_next_one() {
     becomes(&client, "first", "half_open").await;
     let (_steps, answer) = Answer::steps();
     two.first.will(answer);
-    let asked = questions(&two.first);
+    let asked = two.first.questions();
     let mut probe = begin(&client).await;
     let id = accepted(&mut probe).await;
     two.first.was_asked(asked + 1).await;
@@ -317,7 +309,7 @@ async fn model_that_loads_is_not_left_alone() {
 #[tokio::test]
 async fn provider_that_is_asked_by_its_name_is_asked_whatever_its_breaker_says() {
     let (two, client) = first_is_out().await;
-    let before = questions(&two.first);
+    let before = two.first.questions();
     let begun = client.send(
         "hello".into(),
         None,
@@ -334,7 +326,7 @@ async fn provider_that_is_asked_by_its_name_is_asked_whatever_its_breaker_says()
         matches!(events.last(), Some(ChatEvent::Failed { .. })),
         "{events:?}"
     );
-    assert_eq!(questions(&two.first), before + 1);
+    assert_eq!(two.first.questions(), before + 1);
 }
 
 #[tokio::test]

@@ -89,14 +89,6 @@ fn tried(action: &Action) -> Vec<(&str, &str)> {
         .collect()
 }
 
-fn questions(model: &Model) -> usize {
-    let asked = model.asked();
-    asked
-        .iter()
-        .filter(|it| it.line == "POST /api/chat")
-        .count()
-}
-
 #[tokio::test]
 async fn late_answer_is_outrun_and_its_connection_closed_and_both_are_counted() {
     let two = Two::start("127.0.0.1", "").await;
@@ -152,11 +144,11 @@ async fn answer_that_begins_in_time_has_no_other_beside_it() {
     let mut other = ask(&client).await;
     accepted(&mut other).await;
     assert_eq!(done(&rest(&mut other).await).provider, "spare");
-    assert_eq!(questions(&two.spare), 1);
+    assert_eq!(two.spare.questions(), 1);
     steps.send(Step::End).await.unwrap();
     assert_eq!(done(&rest(&mut chat).await).provider, "slow");
     assert_eq!(tried(&finally(&client, &id).await), [("slow", "ok")]);
-    assert_eq!(questions(&two.spare), 1);
+    assert_eq!(two.spare.questions(), 1);
 }
 
 #[tokio::test]
@@ -224,7 +216,7 @@ async fn hedge_does_not_leave_this_host_unless_the_route_may() {
             asked
                 .await
                 .expect_err("nobody elsewhere is asked, long after a hedge would be");
-            assert_eq!(questions(&two.spare), 0);
+            assert_eq!(two.spare.questions(), 0);
             steps.send(Step::Piece("here".into())).await.unwrap();
             steps.send(Step::End).await.unwrap();
         }

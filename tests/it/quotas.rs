@@ -57,15 +57,6 @@ async fn ask(client: &Client) -> Result<ChatResult, No> {
     }
 }
 
-/// How often a model was asked for an answer; whether it is there is asked besides.
-fn questions(model: &Model) -> usize {
-    let asked = model.asked();
-    asked
-        .iter()
-        .filter(|it| it.line.ends_with("/api/chat"))
-        .count()
-}
-
 async fn answered(client: &Client) -> ChatResult {
     ask(client).await.unwrap()
 }
@@ -103,7 +94,7 @@ async fn request_over_the_limit_says_which_one_and_when_to_ask_again() {
     assert!(text.contains("limit few of 2 requests a minute"), "{text}");
     let again = again.unwrap();
     assert!((20_000..=30_000).contains(&again), "{again}");
-    assert_eq!(questions(&model), 2);
+    assert_eq!(model.questions(), 2);
 }
 
 #[tokio::test]
@@ -163,7 +154,7 @@ async fn what_is_spent_is_counted_and_over_the_budget_nobody_is_asked() {
         "what others spent is an administrator's to know: {text}"
     );
     assert!(again.is_some_and(|ms| ms <= 86_400_000), "{again:?}");
-    assert_eq!(questions(&model), 2);
+    assert_eq!(model.questions(), 2);
     // A restart forgets nothing.
     pawd.daemon.signal(Signal::SIGTERM);
     pawd.start_again().await;
@@ -205,7 +196,7 @@ async fn what_is_set_aside_for_one_question_is_not_there_for_another() {
         "3 of the question and 2 of the answer"
     );
     answered(&client).await;
-    assert_eq!(questions(&model), 2);
+    assert_eq!(model.questions(), 2);
 }
 
 #[tokio::test]
@@ -271,7 +262,7 @@ async fn over_the_budget_a_target_that_costs_nothing_answers() {
     let client = pawd.client().await;
     let result = answered(&client).await;
     assert_eq!(result.provider, "free");
-    assert_eq!((questions(&dear), questions(&free)), (0, 1));
+    assert_eq!((dear.questions(), free.questions()), (0, 1));
 }
 
 #[tokio::test]
@@ -317,7 +308,7 @@ async fn who_waits_for_a_limit_keeps_nobody_else_from_being_served() {
     assert!(text.contains("limit few") && again.is_some(), "{text}");
     let action = call(&client, "list", json!({"path": "."})).await;
     assert_eq!(action.state, State::Completed);
-    assert_eq!(questions(&model), 1);
+    assert_eq!(model.questions(), 1);
 }
 
 #[tokio::test]

@@ -38,15 +38,6 @@ fn outcomes(attempts: &[Attempt]) -> Vec<&str> {
     attempts.iter().map(|it| it.outcome.as_str()).collect()
 }
 
-/// How often it was asked to chat.
-fn questions(model: &Model) -> usize {
-    let asked = model.asked();
-    asked
-        .iter()
-        .filter(|it| it.line.starts_with("POST") && it.line.contains("/chat"))
-        .count()
-}
-
 #[tokio::test]
 async fn question_that_failed_for_the_moment_is_asked_again() {
     for setup in [ollama, openai] {
@@ -124,7 +115,7 @@ async fn question_that_is_refused_is_asked_once() {
         (400, "context_length_exceeded"),
         (404, "model_not_found"),
     ] {
-        let before = questions(&model);
+        let before = model.questions();
         let said = json!({"error": {"message": "no", "type": code, "code": code}}).to_string();
         model.will(Answer::Status(status, Vec::new(), said));
         let events = rest(&mut say(&client, "hello").await).await;
@@ -132,7 +123,7 @@ async fn question_that_is_refused_is_asked_once() {
             matches!(events.last(), Some(ChatEvent::Failed { .. })),
             "{events:?}"
         );
-        assert_eq!(questions(&model) - before, 1, "{code}");
+        assert_eq!(model.questions() - before, 1, "{code}");
     }
 }
 
@@ -148,7 +139,7 @@ async fn provider_that_stays_broken_is_given_up_after_its_retries() {
     let id = accepted(&mut chat).await;
     rest(&mut chat).await;
     let error = finally(&client, &id).await.error.expect("it failed");
-    assert_eq!((error.kind.as_str(), questions(&model)), ("overload", 3));
+    assert_eq!((error.kind.as_str(), model.questions()), ("overload", 3));
     assert!(error.message.contains("tried 3 times"), "{error:?}");
 }
 
@@ -168,7 +159,7 @@ async fn wait_that_would_end_after_the_deadline_is_not_begun() {
     let id = accepted(&mut chat).await;
     rest(&mut chat).await;
     let error = finally(&client, &id).await.error.expect("it failed");
-    assert_eq!((error.kind.as_str(), questions(&model)), ("rate", 1));
+    assert_eq!((error.kind.as_str(), model.questions()), ("rate", 1));
 }
 
 #[tokio::test]
@@ -182,7 +173,7 @@ async fn model_that_loads_is_waited_for_and_that_is_no_retry() {
     let events = rest(&mut say(&client, "hello").await).await;
     let result = done(&events);
     assert_eq!(
-        (questions(&model), outcomes(&result.attempts)),
+        (model.questions(), outcomes(&result.attempts)),
         (4, vec!["loading", "ok"])
     );
 }
@@ -199,5 +190,5 @@ async fn retries_are_a_tenth_of_the_questions_and_ten_more() {
         rest(&mut say(&client, "hello").await).await;
     }
     // Ten were saved, which is what five questions use, and the sixth finds less than one.
-    assert_eq!(questions(&model), 6 + 10);
+    assert_eq!(model.questions(), 6 + 10);
 }

@@ -120,14 +120,6 @@ fn status(status: u16, code: &str) -> Answer {
     Answer::Status(status, Vec::new(), said)
 }
 
-fn questions(model: &Model) -> usize {
-    let asked = model.asked();
-    asked
-        .iter()
-        .filter(|it| it.line.starts_with("POST") && it.line.contains("/chat"))
-        .count()
-}
-
 #[tokio::test]
 async fn question_that_one_target_does_not_answer_goes_to_the_next_at_once() {
     let two = Two::start().await;
@@ -185,7 +177,7 @@ async fn question_that_is_refused_goes_to_no_other_target() {
         assert_eq!(action.state, State::Failed);
         assert_eq!(tried(&action), [("first", outcome)]);
     }
-    assert_eq!(questions(&two.spare), 0);
+    assert_eq!(two.spare.questions(), 0);
 }
 
 #[tokio::test]
@@ -343,7 +335,7 @@ async fn question_asked_on_this_host_leaves_it_only_where_the_route_says_so() {
             expected.push(("away", "ok"));
         }
         assert_eq!(tried(&action), expected);
-        assert_eq!(questions(&away), usize::from(may_leave_host));
+        assert_eq!(away.questions(), usize::from(may_leave_host));
     }
 }
 
@@ -387,7 +379,7 @@ async fn route_that_may_not_leave_the_host_any_more_does_not() {
     let plan = plan(&client, &action).await;
     assert_eq!(plan["fallbacks"][0]["provider"], "away", "it led there");
     assert_eq!(tried(&action), [("here", "overload")]);
-    assert_eq!(questions(&away), 0);
+    assert_eq!(away.questions(), 0);
 }
 
 #[tokio::test]
@@ -424,10 +416,10 @@ async fn what_was_decided_for_a_provider_is_not_said_to_it_elsewhere() {
         plan(&client, &action).await["places"]["mover"],
         format!("{}/", was.url())
     );
-    assert_eq!(questions(&is), 0);
+    assert_eq!(is.questions(), 0);
     // What is decided now goes there.
     rest(&mut say(&client, "hello").await).await;
-    assert_eq!(questions(&is), 1);
+    assert_eq!(is.questions(), 1);
 }
 
 #[tokio::test]
@@ -498,7 +490,7 @@ async fn conversation_held_on_this_host_is_shown_to_no_target_elsewhere() {
         None,
     );
     refused(out.await.map(drop), ErrorKind::Denied);
-    assert_eq!(questions(&away), 0);
+    assert_eq!(away.questions(), 0);
     // A new conversation may be held elsewhere.
     let (events, _) = ask(&client).await;
     assert_eq!(done(&events).provider, "away");
@@ -534,10 +526,10 @@ async fn conversation_held_on_this_host_stays_on_it_when_its_provider_moves() {
     );
     ConfigRpcClient::reload(&client).await.unwrap();
     refused(ask_here(Some(session)).await.map(drop), ErrorKind::Denied);
-    assert_eq!(questions(&away), 0);
+    assert_eq!(away.questions(), 0);
     let events = rest(&mut ask_here(None).await.unwrap()).await;
     assert_eq!(done(&events).provider, "here");
-    assert_eq!(questions(&away), 1, "what begins now may be held there");
+    assert_eq!(away.questions(), 1, "what begins now may be held there");
 }
 
 #[tokio::test]
@@ -564,7 +556,7 @@ async fn only_targets_on_this_host_are_asked_where_a_caller_wants_that() {
     let events = rest(&mut local_only("main").await.unwrap()).await;
     assert_eq!(done(&events).provider, "here");
     refused(local_only("out").await.map(drop), ErrorKind::Denied);
-    assert_eq!(questions(&away), 0);
+    assert_eq!(away.questions(), 0);
 }
 
 #[tokio::test]

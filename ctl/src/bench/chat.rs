@@ -198,14 +198,7 @@ async fn connection(
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
     let mut line = Vec::with_capacity(1024);
-    loop {
-        {
-            let mut tally = tally.borrow_mut();
-            if tally.left == 0 || end.is_some_and(|end| Instant::now() >= end) {
-                return Ok(());
-            }
-            tally.left -= 1;
-        }
+    while tally.borrow_mut().one_more(end) {
         let began = std::time::Instant::now();
         write.write_all(&request).await?;
         let good = loop {
@@ -225,6 +218,7 @@ async fn connection(
             tally.errors += 1;
         }
     }
+    Ok(())
 }
 
 fn nanos(began: std::time::Instant) -> u64 {

@@ -4,6 +4,7 @@ use std::{fs, path::Path, time::Duration};
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::{
     cli::Format,
@@ -71,6 +72,13 @@ pub(super) struct Tally {
 }
 
 impl Tally {
+    /// Whether one more is to be sent; it is counted.
+    pub(super) fn one_more(&mut self, end: Option<Instant>) -> bool {
+        let more = self.left > 0 && end.is_none_or(|end| Instant::now() < end);
+        self.left -= u64::from(more);
+        more
+    }
+
     /// Nothing counted yet, and so many still to do.
     pub(super) fn new(left: u64) -> Result<Self, Failure> {
         // Three digits of a nanosecond count up to a minute: more would say nothing.

@@ -101,14 +101,7 @@ async fn connection(
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
     let mut line = Vec::with_capacity(256);
-    loop {
-        {
-            let mut tally = tally.borrow_mut();
-            if tally.left == 0 || end.is_some_and(|end| Instant::now() >= end) {
-                return Ok(());
-            }
-            tally.left -= 1;
-        }
+    while tally.borrow_mut().one_more(end) {
         let began = std::time::Instant::now();
         write.write_all(PING).await?;
         line.clear();
@@ -122,6 +115,7 @@ async fn connection(
             tally.errors += 1;
         }
     }
+    Ok(())
 }
 
 /// Whether a line is the answer to our request, and a good one.

@@ -125,14 +125,7 @@ async fn connection(
     cold: Option<&Cell<u64>>,
     end: Option<Instant>,
 ) -> Result<(), Failure> {
-    loop {
-        {
-            let mut tally = tally.borrow_mut();
-            if tally.left == 0 || end.is_some_and(|end| Instant::now() >= end) {
-                return Ok(());
-            }
-            tally.left -= 1;
-        }
+    while tally.borrow_mut().one_more(end) {
         let began = std::time::Instant::now();
         let params = Params::named(json!({"spec": spec}));
         let mut items = pawd.subscribe(DOING, "sandbox.run", params).await?;
@@ -171,4 +164,5 @@ async fn connection(
             tally.errors += 1;
         }
     }
+    Ok(())
 }
