@@ -3,11 +3,11 @@
 use std::{fs, path::Path};
 
 use ed25519_dalek::{Signer as _, SigningKey};
-use paw_audit::{Fault, Log, LogError, Report, State, format, key, verify};
+use paw_audit::{Fault, LogError, Report, State, format, key, verify};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::support::{Dirs, entry, lines};
+use crate::support::{Dirs, entry, lines, open};
 
 const RECORDS: u64 = 700;
 const SEGMENT: u64 = 48 * 1024;
@@ -358,7 +358,7 @@ fn half_written_end_is_torn_and_not_tampered() {
 #[test]
 fn unsigned_end_is_reported_as_such() {
     let dirs = Dirs::new();
-    let mut log = Log::open(dirs.place(SEGMENT)).unwrap();
+    let mut log = open(dirs.place(SEGMENT)).unwrap();
     for n in 1..=10 {
         log.append(&entry(n), format::Stamp::now());
     }
@@ -381,15 +381,12 @@ fn writer_does_not_continue_a_log_that_was_put_back() {
     dirs.write(11, 10, SEGMENT);
     copy(&older, &dirs.log);
     assert_eq!(verify(&dirs.log, None).state, State::Ok);
-    let error = Log::open(dirs.place(SEGMENT)).unwrap_err();
+    let error = open(dirs.place(SEGMENT)).unwrap_err();
     assert!(matches!(error, LogError::Tampered { .. }), "{error:?}");
     fs::remove_dir_all(&dirs.log).unwrap();
     fs::create_dir(&dirs.log).unwrap();
     assert!(
-        matches!(
-            Log::open(dirs.place(SEGMENT)),
-            Err(LogError::Tampered { .. })
-        ),
+        matches!(open(dirs.place(SEGMENT)), Err(LogError::Tampered { .. })),
         "a removed log is not begun anew"
     );
 }
@@ -402,7 +399,7 @@ fn writer_does_not_continue_a_log_that_was_changed() {
     all[7][20] ^= 1;
     fs::write(dirs.segment(1), all.concat()).unwrap();
     assert!(matches!(
-        Log::open(dirs.place(u64::MAX)),
+        open(dirs.place(u64::MAX)),
         Err(LogError::Tampered { .. })
     ));
     assert_eq!(
@@ -411,5 +408,5 @@ fn writer_does_not_continue_a_log_that_was_changed() {
         "the evidence was changed"
     );
     fs::write(dirs.segment(1), good).unwrap();
-    assert_eq!(Log::open(dirs.place(u64::MAX)).unwrap().last(), 120);
+    assert_eq!(open(dirs.place(u64::MAX)).unwrap().last(), 120);
 }

@@ -5,14 +5,15 @@ use std::{fs, io::Write as _, process::Command};
 use paw_api::audit::{Answer, RefuseReason};
 use paw_audit::{State, verify};
 
-use crate::support::{Client, Dirs, Writer, audit_seq, my_uid};
+use crate::support::{Client, Dirs, Writer, apart, audit_seq, my_uid};
 
 /// A small file system over a directory, gone with this value.
 struct Mounted<'a>(&'a std::path::Path);
 
 impl Drop for Mounted<'_> {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0).status();
+        let mut umount = Command::new("umount");
+        let _ = apart(|| umount.arg("-l").arg(self.0).status());
     }
 }
 
@@ -20,11 +21,13 @@ impl Drop for Mounted<'_> {
 fn full_disk_refuses_with_its_reason_and_heals_without_a_restart() {
     let dirs = Dirs::new();
     let mounted = my_uid() == 0
-        && Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=1M,mode=0777", "paw-audit-test"])
-            .arg(&dirs.log)
-            .status()
-            .is_ok_and(|status| status.success());
+        && apart(|| {
+            Command::new("mount")
+                .args(["-t", "tmpfs", "-o", "size=1M,mode=0777", "paw-audit-test"])
+                .arg(&dirs.log)
+                .status()
+        })
+        .is_ok_and(|status| status.success());
     if !mounted {
         eprintln!(
             "SKIPPED full_disk: a tmpfs cannot be mounted here (it needs root and CAP_SYS_ADMIN)"

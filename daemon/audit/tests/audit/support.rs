@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader, Write as _},
+    ops::{Deref, DerefMut},
     os::{
         fd::OwnedFd,
         unix::{
@@ -12,14 +13,56 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::{PoisonError, RwLock, RwLockReadGuard},
     time::Instant,
 };
 
 use command_fds::{CommandFdExt as _, FdMapping};
 use paw_api::audit::{Actor, Answer, Append, Entry, Event};
-use paw_audit::{Log, format::Stamp, log::Place};
+use paw_audit::{Log, LogError, format::Stamp, log::Place};
 use paw_policy::{Kind, Risk};
 use uuid::Uuid;
+
+/// A child has a copy of every descriptor, the lock of a log too, until it executes its program. So no log is open while another test
+/// of this process starts a child.
+static CHILDREN: RwLock<()> = RwLock::new(());
+
+/// Starts a child while no log is open.
+pub(crate) fn apart<T>(start: impl FnOnce() -> T) -> T {
+    let _no_log_is_open = CHILDREN.write().unwrap_or_else(PoisonError::into_inner);
+    start()
+}
+
+/// A log that is open while no child is started.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    // Closed first.
+    log: Log,
+    _no_child_is_started: RwLockReadGuard<'static, ()>,
+}
+
+impl Deref for Opened {
+    type Target = Log;
+
+    fn deref(&self) -> &Log {
+        &self.log
+    }
+}
+
+impl DerefMut for Opened {
+    fn deref_mut(&mut self) -> &mut Log {
+        &mut self.log
+    }
+}
+
+/// Opens a log. A test has one open at a time.
+pub(crate) fn open(place: Place) -> Result<Opened, LogError> {
+    let guard = CHILDREN.read().unwrap_or_else(PoisonError::into_inner);
+    Ok(Opened {
+        log: Log::open(place)?,
+        _no_child_is_started: guard,
+    })
+}
 
 /// The user that paw-audit becomes when the tests run as root: nobody.
 const NOBODY: u32 = 65534;
@@ -81,7 +124,7 @@ impl Dirs {
     }
 
     pub(crate) fn write(&self, first: u64, records: u64, segment_bytes: u64) {
-        let mut log = Log::open(self.place(segment_bytes)).unwrap();
+        let mut log = open(self.place(segment_bytes)).unwrap();
         for n in first..first + records {
             log.append(&entry(n), Stamp::now());
             if n % 50 == 0 {
@@ -166,7 +209,7 @@ impl Writer {
             .fd_mappings(vec![mapping(listener.into(), 3), mapping(pipe.into(), 4)])
             .unwrap();
         Self {
-            child: command.spawn().unwrap(),
+            child: apart(|| command.spawn()).unwrap(),
             lifeline: Some(lifeline),
         }
     }
@@ -177,10 +220,9 @@ impl Writer {
     }
 
     pub(crate) fn terminate(mut self) -> (ExitStatus, String) {
-        let status = Command::new("kill")
-            .arg(self.child.id().to_string())
-            .status()
-            .unwrap();
+        let mut kill = Command::new("kill");
+        kill.arg(self.child.id().to_string());
+        let status = apart(|| kill.status()).unwrap();
         assert!(status.success());
         self.end()
     }
