@@ -16,6 +16,7 @@ mod sandbox;
 mod scale;
 mod secrets;
 mod shim;
+mod skills;
 mod workspace;
 
 use std::{fs, process::ExitCode};
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
     cases.extend(secrets::cases());
     cases.extend(workspace::cases());
     cases.extend(shim::cases());
+    cases.extend(skills::cases());
     cases.extend(probes::cases());
     cases.extend(scale::cases());
     cases.extend(egress::cases());
