@@ -7,8 +7,8 @@
 //!         set aside ──it ends, is cut off or is left──► settled: what it came to is spent, the rest is given back
 //! ```
 //!
-//! Limits are buckets in memory. What was spent of a budget is stored with the end of the action that spent it; an action that ended
-//! with pawd itself is counted at the next start as what was set aside for it.
+//! Limits are buckets in memory. What was spent of a budget is stored with the end of the action that spent it; a chat that ended
+//! with pawd itself is counted at the next start as what is set aside for an attempt at the dearest of its targets.
 //!
 //! - [`scope`]: whose limit and whose budget it is. Pure.
 //! - [`bucket`]: how much may be asked in a minute. Pure.
@@ -170,7 +170,7 @@ impl Quotas {
         let mut accounts = Vec::new();
         let counted = budgets(&config, (who, target), wall);
         let all: Vec<&Account> = counted.iter().map(|(_, _, account)| account).collect();
-        // While nothing is on its way into the store, so that nothing is in neither of them.
+        // Under the lock: what leaves for the store is counted here until it is there, so nothing is in neither of them.
         let stored = self.storage.read().spent(&all);
         let stored = stored.map_err(|error| Refusal::unreadable(&error))?;
         for ((name, settings, account), stored) in counted.into_iter().zip(stored) {
