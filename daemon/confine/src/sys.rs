@@ -4,12 +4,15 @@
 use std::{
     collections::BTreeSet,
     io,
+    mem::ManuallyDrop,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
     sync::Mutex,
 };
 
 use nix::{
     errno::Errno,
+    fcntl::OFlag,
+    sys::wait::waitpid,
     unistd::{ForkResult, Gid, Pid},
 };
 
@@ -77,23 +80,92 @@ pub fn fork_alone() -> io::Result<Option<Pid>> {
     }
 }
 
-/// As [`fork_alone`], and the child is born in a user namespace of its own, so that nobody has to wait until it has made one.
+/// Bytes that a [`Newborn`] has for two system calls.
+const STACK: usize = 16 * 1024;
+
+/// A process in a user namespace of its own that does nothing there and ends with this value.
 ///
-/// The C library does not know of this child, which is to make system calls and to end by [`exit_now`], and nothing else.
-///
-/// # Errors
-/// As [`fork_alone`], and when the kernel lets nobody of ours have such a namespace.
-pub fn fork_into_user_namespace() -> io::Result<Option<Pid>> {
-    crate::alone().map_err(io::Error::other)?;
-    let flags = i64::from(libc::CLONE_NEWUSER | libc::SIGCHLD);
-    // SAFETY: without a stack, and without sharing memory, this is a fork, for which the process has exactly one thread, as just
-    // checked; the zeros are the stack and the places that the kernel would write to, if it were asked to.
-    let child = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
-    match Errno::result(child)? {
-        0 => Ok(None),
-        child => Ok(Some(Pid::from_raw(
-            i32::try_from(child).map_err(io::Error::other)?,
-        ))),
+/// It borrows our memory where a fork would copy the tables of all of it, and every page that we write while it is there.
+#[derive(Debug)]
+pub struct Newborn {
+    pid: Pid,
+    /// Whoever waits for the end of this pipe lives until we close it.
+    lifeline: Option<OwnedFd>,
+    /// Freed once it is known to be gone.
+    lent: ManuallyDrop<Box<Lent>>,
+}
+
+/// What a [`Newborn`] uses of our memory.
+#[derive(Debug)]
+struct Lent {
+    /// Its copies of both ends of its lifeline.
+    reads: i32,
+    writes: i32,
+    stack: [u8; STACK],
+}
+
+/// All that a [`Newborn`] does: waits until nobody holds the other end. What it calls are system calls without the C library,
+/// because that would note their errors where ours are noted.
+extern "C" fn wait_for_the_end(lent: *mut libc::c_void) -> libc::c_int {
+    let lent = lent.cast::<Lent>();
+    // SAFETY: `Newborn` keeps what is lent until this process is gone, and writes nothing to it. The numbers are copies of open
+    // descriptors, which nothing else in this process owns.
+    unsafe {
+        rustix::io::close((*lent).writes);
+        let reads = BorrowedFd::borrow_raw((*lent).reads);
+        while rustix::io::read(reads, &mut [0; 1]) == Err(rustix::io::Errno::INTR) {}
+    }
+    0
+}
+
+impl Newborn {
+    /// Makes one.
+    ///
+    /// # Errors
+    /// When the process has more threads, the kernel has no room, or it lets nobody of ours have such a namespace.
+    pub fn in_user_namespace() -> io::Result<Self> {
+        crate::alone().map_err(io::Error::other)?;
+        let (reads, writes) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+        let mut lent = Box::new(Lent {
+            reads: reads.as_raw_fd(),
+            writes: writes.as_raw_fd(),
+            stack: [0; STACK],
+        });
+        let flags = libc::CLONE_NEWUSER | libc::CLONE_VM | libc::SIGCHLD;
+        let there = std::ptr::from_mut(&mut *lent);
+        // SAFETY: the process has exactly one thread, as just checked. The child shares our memory and runs beside us, on the
+        // stack that it is given, whose end is aligned here; both it and the numbers are kept until it was waited for.
+        let child = unsafe {
+            let top = (&raw mut (*there).stack).cast::<u8>().add(STACK);
+            let top = top.sub(top.addr() % 16);
+            libc::clone(wait_for_the_end, top.cast(), flags, there.cast())
+        };
+        Ok(Self {
+            pid: Pid::from_raw(Errno::result(child)?),
+            lifeline: Some(writes),
+            lent: ManuallyDrop::new(lent),
+        })
+    }
+
+    /// Its process id, as long as this value is there.
+    #[must_use]
+    pub const fn pid(&self) -> Pid {
+        self.pid
+    }
+}
+
+impl Drop for Newborn {
+    fn drop(&mut self) {
+        self.lifeline = None;
+        let mut waited = Err(Errno::EINTR);
+        while waited == Err(Errno::EINTR) {
+            waited = waitpid(self.pid, None);
+        }
+        // Nobody else waits for it. Should its end be unknown all the same, it keeps what it uses.
+        if waited.is_ok() {
+            // SAFETY: it is gone, and this value is not used again.
+            unsafe { ManuallyDrop::drop(&mut self.lent) };
+        }
     }
 }
 

@@ -13,14 +13,13 @@ use std::{
 
 use nix::{
     errno::Errno,
-    fcntl::OFlag,
     sched::{CloneFlags, setns},
-    sys::{prctl, wait::waitpid},
-    unistd::{Gid, Pid, Uid, pipe2, read, setgroups, setresgid, setresuid},
+    sys::prctl,
+    unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid},
 };
 use serde::{Deserialize, Serialize};
 
-use crate::sys;
+use crate::sys::Newborn;
 
 /// A run of ids: `count` of them from `inside` on are those from `outside` on in the parent namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,7 +37,7 @@ pub struct Extent {
 #[derive(Debug, thiserror::Error)]
 pub enum UsernsError {
     /// The child that holds the namespace could not be made.
-    #[error("fork the process that holds a user namespace")]
+    #[error("make the process that holds a user namespace")]
     Fork(#[source] io::Error),
     /// The child may not have one.
     #[error(
@@ -89,17 +88,8 @@ pub fn make(uids: &[Extent], gids: &[Extent]) -> Result<OwnedFd, UsernsError> {
 }
 
 fn make_dumpable(uids: &[Extent], gids: &[Extent]) -> Result<OwnedFd, UsernsError> {
-    let (from_parent, to_child) = pipe2(OFlag::O_CLOEXEC).map_err(step("make a pipe"))?;
-    let Some(child) = sys::fork_into_user_namespace().map_err(unshared)? else {
-        drop(to_child);
-        hold(&from_parent);
-    };
-    drop(from_parent);
-    let made = map_child(child, uids, gids);
-    // The end of its pipe lets the child go; it is ours, so it is waited for whatever happened.
-    drop(to_child);
-    waitpid(child, None).map_err(step("wait for the process that held it"))?;
-    made
+    let holder = Newborn::in_user_namespace().map_err(unshared)?;
+    map_child(holder.pid(), uids, gids)
 }
 
 /// Whether the kernel had no room for a process, or does not let us have the namespace.
@@ -108,12 +98,6 @@ fn unshared(error: io::Error) -> UsernsError {
         None | Some(Errno::EAGAIN | Errno::ENOMEM) => UsernsError::Fork(error),
         Some(errno) => UsernsError::Unshare(errno),
     }
-}
-
-/// The child: holds the namespace until the parent closes its pipe.
-fn hold(from_parent: &OwnedFd) -> ! {
-    while read(from_parent, &mut [0]) == Err(Errno::EINTR) {}
-    sys::exit_now(0)
 }
 
 fn map_child(child: Pid, uids: &[Extent], gids: &[Extent]) -> Result<OwnedFd, UsernsError> {
