@@ -279,6 +279,15 @@ pub(crate) enum Approval {
         /// Do not ask again
         #[arg(long)]
         yes: bool,
+        /// A one-time code of your authenticator, for what takes a second factor; `-` reads it from stdin
+        #[arg(long, value_name = "CODE")]
+        code: Option<String>,
+        /// Grant what is like this for so long, too: 10m, 1h, at most a day
+        #[arg(long = "for", value_name = "TIME", requires = "like_this", value_parser = duration)]
+        for_time: Option<Duration>,
+        /// What `--for` is for: the same tool, user, agent and kind of arguments, and its directory, host, or exactly its arguments
+        #[arg(long, requires = "for_time")]
+        like_this: bool,
     },
     /// Say no
     Deny {
@@ -287,8 +296,26 @@ pub(crate) enum Approval {
         #[command(flatten)]
         answer: Answer,
     },
-    /// Show questions as they come
+    /// Show questions as they come, and answer them by a key
     Watch,
+    /// List what is granted for a while
+    Grants,
+    /// Take a grant back
+    Revoke {
+        /// Its id
+        id: String,
+    },
+    /// Enroll your authenticator for one-time codes, with a QR code
+    Enroll {
+        /// A code of the authenticator that you have already
+        #[arg(long, value_name = "CODE")]
+        code: Option<String>,
+    },
+    /// Remove the authenticator of another user
+    Forget {
+        /// Their user id
+        uid: u32,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -389,11 +416,21 @@ pub(crate) enum Policy {
         /// Cedar files
         files: Vec<PathBuf>,
     },
-    /// Say which rules decided about an action
+    /// Try cases against rule files without pawd; exit code 1 if one is not as expected
+    Test {
+        /// Cases, as TOML or JSON; see paw-policy(5)
+        file: PathBuf,
+        /// Cedar files; those of this host if none is named
+        #[arg(long = "rules", value_name = "FILE")]
+        rules: Vec<PathBuf>,
+    },
+    /// Say which rules decided about an action, and by what facts
     Explain {
         /// The action's id, or a unique beginning of it
         id: String,
     },
+    /// Read the rules again; a fault leaves those in force as they are
+    Reload,
 }
 
 #[derive(Debug, Subcommand)]

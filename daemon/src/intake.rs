@@ -216,6 +216,7 @@ impl Intake {
                 role: caller.role,
             },
             taint: taint.clone(),
+            now_ms: now_ms(),
         };
         let verdict = judge(&rules, &plan, &facts).map_err(|error| {
             Error::new(
@@ -236,6 +237,7 @@ impl Intake {
             state: State::Queued,
             requested_by: caller,
             approved_by: None,
+            first_yes: None,
             created_ms: now_ms(),
             decided_ms: None,
             started_ms: None,

@@ -1,13 +1,13 @@
 //! From what is stored to what is recorded and shown: one place for each conversion.
 
 use paw_api::{
-    action::{Action, Approval, Failure, Timestamps, Verdict},
+    action::{Action, Approval, Failure, Grant, Timestamps, Verdict},
     agent::{Session, Turn},
     audit::{Actor, Entry, Event},
     provider::{Attempt, Usage},
 };
 use paw_policy::{Decision, Operation, Plan, Rules};
-use paw_store::{ActionRecord, Caller, SessionRecord, Speaker, TurnRecord};
+use paw_store::{ActionRecord, Caller, GrantRecord, SessionRecord, Speaker, TurnRecord};
 
 /// The longest summary, in characters.
 const SUMMARY: usize = 120;
@@ -37,6 +37,22 @@ pub fn entry_of(event: Event, record: &ActionRecord, rules: &Rules) -> Entry {
     if let Some(error) = &record.error {
         entry.detail.insert("error".into(), error.kind.clone());
     }
+    entry
+}
+
+/// An audit entry about a grant.
+#[must_use]
+pub fn granted(event: Event, grant: &GrantRecord, by: &Caller) -> Entry {
+    let mut entry = Entry::new(event);
+    entry.action = Some(grant.action);
+    entry.actor = Some(actor(by));
+    entry.digest = Some(grant.digest);
+    let mut detail = |key: &str, value: String| drop(entry.detail.insert(key.into(), value));
+    detail("grant", grant.id.to_string());
+    detail("agent", grant.agent.to_string());
+    detail("for_uid", grant.uid.to_string());
+    detail("until_ms", grant.until_ms.to_string());
+    detail("rule", shorten_to(&grant.text, 4_000));
     entry
 }
 
@@ -187,10 +203,28 @@ pub fn dollars(micros: u64) -> f64 {
     micros as f64 / 1e6
 }
 
-/// A question as callers see it.
+/// A grant as callers see it.
 #[must_use]
-pub fn approval(record: ActionRecord) -> Approval {
+pub fn grant(record: GrantRecord) -> Grant {
+    Grant {
+        id: record.id.to_string(),
+        rule: record.text,
+        action: record.action.to_string(),
+        by: caller(&record.by),
+        uid: record.uid,
+        agent: record.agent.to_string(),
+        note: record.note,
+        made: record.made_ms,
+        until: record.until_ms,
+    }
+}
+
+/// A question as callers see it; for how many actions it is one.
+#[must_use]
+pub fn approval(record: ActionRecord, waiting: usize) -> Approval {
     Approval {
+        waiting: u32::try_from(waiting).unwrap_or(u32::MAX),
+        first_yes: record.first_yes.as_ref().map(|first| caller(&first.by)),
         id: record.id.to_string(),
         action: record.id.to_string(),
         digest: record.digest,

@@ -8,7 +8,6 @@ use paw_api::{
     audit::{Entry, Event},
     system::Reloaded,
 };
-use paw_policy::Rules;
 use paw_store::Caller;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -21,6 +20,7 @@ use crate::{
         check::{ConfigError, Written, check_all},
         registered::{self, Registered},
     },
+    grants::Grants,
     orchestrator::handle::Actions,
     providers::{
         Providers,
@@ -40,6 +40,7 @@ type Reply<T> = oneshot::Sender<Result<T, Error>>;
 #[derive(Debug)]
 enum Ask {
     Reload(Option<Caller>, Reply<Reloaded>),
+    Policy(Caller, Reply<Reloaded>),
     Weigh(Box<Change>, Reply<Weighed>),
     Change(Caller, Box<Change>, Option<Box<Target>>, Reply<()>),
 }
@@ -75,8 +76,8 @@ pub struct Current {
     pub config: watch::Sender<Arc<Config>>,
     /// The providers.
     pub providers: watch::Sender<Arc<Providers>>,
-    /// The rules.
-    pub rules: watch::Sender<Arc<Rules>>,
+    /// The rules, and what people granted beside them.
+    pub grants: Arc<Grants>,
     /// The bounds of what waits for its first command; told at each reload, because plans may be others from then on.
     pub pool: watch::Sender<PoolBounds>,
     /// The log.
@@ -102,6 +103,14 @@ impl Reload {
     /// Every fault; then everything stays as it was.
     pub async fn ask(&self, by: Option<Caller>) -> Result<Reloaded, Error> {
         self.answered(|reply| Ask::Reload(by, reply)).await
+    }
+
+    /// Reads the rules again, and nothing else.
+    ///
+    /// # Errors
+    /// Every fault of them; then those in force stay.
+    pub async fn policy(&self, by: Caller) -> Result<Reloaded, Error> {
+        self.answered(|reply| Ask::Policy(by, reply)).await
     }
 
     /// Changes what is registered.
@@ -161,6 +170,7 @@ async fn answer(mut current: Current, mut inbox: mpsc::Receiver<Ask>) {
                 (current.notify)(false);
                 drop(reply.send(result));
             }
+            Ask::Policy(by, reply) => drop(reply.send(policy(&mut current, &by).await)),
             Ask::Weigh(change, reply) => {
                 let weighed = weigh(&mut current, &change).map(|after| Weighed {
                     target: change.target(&after.config),
@@ -383,6 +393,60 @@ async fn reload(current: &mut Current, by: Option<&Caller>) -> Result<Reloaded, 
     }
 }
 
+/// Reads the rules again. The rest of the configuration stays as it was read last.
+async fn policy(current: &mut Current, by: &Caller) -> Result<Reloaded, Error> {
+    let mut entry = Entry::new(Event::PolicyLoaded);
+    entry.actor = Some(actor(by));
+    let read = || {
+        let written = current.written.with_policies_of(&current.etc)?;
+        let config = check_all(&written, &current.registered, &current.state)?;
+        Ok::<_, ConfigError>((written, config))
+    };
+    let (written, config) = match read() {
+        Ok(read) => read,
+        Err(error) => {
+            let message = paw_log::Chain(&error).to_string();
+            error!(
+                message_id = paw_log::events::CONFIG_REJECTED,
+                reason = %message,
+                "rules refused; the old ones stay in force"
+            );
+            entry.event = Event::ConfigRefused;
+            entry.outcome = Some(crate::records::shorten_to(&message, 2_000));
+            // Nothing changes, so nothing depends on this record.
+            drop(current.audit.soon(entry).await);
+            let hint = "mend the files (`pawctl policy check`); the old rules stay in force";
+            return Err(Error::new(ErrorKind::Invalid, message, hint));
+        }
+    };
+    let rules = config.rules;
+    let changed = current.grants.files_digest() != rules.digest();
+    entry.policy_digest = Some(rules.digest());
+    entry.outcome = Some(if changed { "changed" } else { "as before" }.into());
+    // Rules grant rights: their record comes first.
+    let recorded = current.audit.durable(entry).await;
+    recorded
+        .map_err(|error| Error::new(ErrorKind::Unavailable, error.to_string(), error.remedy()))?;
+    current.written = written;
+    current.config.send_modify(|now| {
+        *now = Arc::new(Config {
+            rules: rules.clone(),
+            shipped_policy: config.shipped_policy,
+            ..Config::clone(now)
+        });
+    });
+    current.grants.replace(rules);
+    info!(changed, "rules reloaded");
+    Ok(Reloaded {
+        changed: if changed {
+            vec!["policy".into()]
+        } else {
+            Vec::new()
+        },
+        needs_restart: Vec::new(),
+    })
+}
+
 type Read = (Written, Registered);
 
 fn try_reload(current: &Current) -> Result<(Read, Config, Providers, Reloaded), String> {
@@ -417,7 +481,7 @@ fn try_reload(current: &Current) -> Result<(Read, Config, Providers, Reloaded), 
             list.push(name.clone());
         }
     }
-    if current.rules.borrow().digest() != config.rules.digest() {
+    if current.grants.files_digest() != config.rules.digest() {
         reloaded.changed.push("policy".into());
     }
     for name in config.providers.keys() {
@@ -433,7 +497,7 @@ async fn apply(current: &Current, config: Config, providers: Providers) {
         error!(error = %paw_log::Chain(&error), "log level not changed");
     }
     current.actions.rebound(config.actions).await;
-    current.rules.send_replace(Arc::new(config.rules.clone()));
+    current.grants.replace(config.rules.clone());
     current.providers.send_replace(Arc::new(providers));
     let pool = config.sandbox.pool;
     current.config.send_replace(Arc::new(config));

@@ -8,6 +8,7 @@ use cedar_policy::{
 };
 
 use crate::{
+    facts,
     plan::{Operation, Plan},
     rules::Rules,
     words::{Decision, Digest, Risk, Role, TaintSet, ToolClass},
@@ -29,6 +30,8 @@ pub struct Facts {
     pub principal: Principal,
     /// Where the plan's data came from.
     pub taint: TaintSet,
+    /// What time it is, in milliseconds since 1970.
+    pub now_ms: u64,
 }
 
 /// What policy says to one plan, and why.
@@ -51,6 +54,28 @@ pub struct Approval {
     pub digest: Digest,
     /// Who said it.
     pub by: Principal,
+    /// Whether they gave a one-time code with it, which was looked at.
+    pub code: bool,
+    /// Who had said yes to the same plan before, where it took two.
+    pub first: Option<Principal>,
+}
+
+/// What stands behind a yes, beside who says it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Factors {
+    /// A one-time code, which was looked at.
+    pub code: bool,
+    /// The yes of another approver, to the same plan.
+    pub seconded: bool,
+}
+
+/// What a person's yes comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Yes {
+    /// It may be done.
+    Decides,
+    /// It may be done once another approver says yes, too, or with a one-time code.
+    OneOfTwo,
 }
 
 /// The right to execute one value, once. Only this module makes one, and spending it consumes it.
@@ -98,7 +123,7 @@ pub enum NotApproved {
 /// When the plan has no canonical form.
 pub fn judge(rules: &Rules, plan: &Plan, facts: &Facts) -> Result<Verdict, crate::PlanError> {
     let digest = plan.digest()?;
-    let risk = risk(plan);
+    let (risk, _) = weigh(plan, &facts.taint);
     let verdict = |decision, ids| Verdict {
         decision,
         risk,
@@ -148,11 +173,30 @@ pub fn permit_approved(
     if approval.digest != verdict.digest {
         return Err(NotApproved::OtherDigest);
     }
-    may_approve(rules, verdict.risk, requester, &approval.by)?;
+    let before = approval.first.as_ref();
+    let factors = Factors {
+        code: approval.code,
+        seconded: before.is_some_and(|first| first.uid != approval.by.uid),
+    };
+    match may_approve(rules, verdict.risk, requester, &approval.by, factors)? {
+        Yes::Decides => {}
+        Yes::OneOfTwo => return Err(NotApproved::Unanswered),
+    }
+    if let (true, Some(first)) = (factors.seconded, before) {
+        // Who said it first must have been somebody who may.
+        let seconded = Factors {
+            seconded: true,
+            ..Factors::default()
+        };
+        may_approve(rules, verdict.risk, requester, first, seconded)?;
+    }
     Ok(Permit(plan))
 }
 
-/// Whether this person may approve what that person asked for.
+/// Whether this person may approve what that person asked for, and whether their yes is enough.
+///
+/// It takes two where policy lets them approve it only with the yes of another one: asking for a second factor is no further
+/// answer of Cedar either.
 ///
 /// # Errors
 /// [`NotApproved::Approver`] with the reason for people.
@@ -161,17 +205,30 @@ pub fn may_approve(
     risk: Risk,
     requester: &Principal,
     approver: &Principal,
-) -> Result<(), NotApproved> {
+    factors: Factors,
+) -> Result<Yes, NotApproved> {
     let own = requester.uid == approver.uid;
-    let context = [
-        (
-            "risk".to_owned(),
-            Expr::new_string(risk.as_str().to_owned()),
-        ),
-        ("own".to_owned(), Expr::new_bool(own)),
-    ];
-    if ask_cedar(rules, approver, "approve", &host(), Vec::new(), context).allowed {
-        Ok(())
+    let ask = |factors: Factors| {
+        let context = [
+            (
+                "risk".to_owned(),
+                Expr::new_string(risk.as_str().to_owned()),
+            ),
+            ("own".to_owned(), Expr::new_bool(own)),
+            ("code".to_owned(), Expr::new_bool(factors.code)),
+            ("seconded".to_owned(), Expr::new_bool(factors.seconded)),
+        ];
+        ask_cedar(rules, approver, "approve", &host(), Vec::new(), context).allowed
+    };
+    let with = |code, seconded| ask(Factors { code, seconded });
+    if ask(factors) {
+        Ok(Yes::Decides)
+    } else if !factors.seconded && with(factors.code, true) {
+        Ok(Yes::OneOfTwo)
+    } else if !factors.code && with(true, factors.seconded) {
+        Err(NotApproved::Approver(format!(
+            "an action of risk {risk} takes a one-time code of them"
+        )))
     } else if own {
         Err(NotApproved::Approver(
             "policy does not let people approve what they asked for themselves".into(),
@@ -184,21 +241,39 @@ pub fn may_approve(
     }
 }
 
-/// How risky a plan is: talk is low, reads are medium, effects are high, changes of the system are critical.
+/// How risky a plan is, and why: talk is low, reads are medium, effects are high, changes of the system are critical. What cannot
+/// be read is critical, whatever it is, and so is every effect of data that nobody vouches for at all.
 #[must_use]
-pub fn risk(plan: &Plan) -> Risk {
-    match &plan.operation {
-        Operation::Chat(_) => Risk::Low,
-        Operation::SandboxRun(_) | Operation::ApiCall(_) => Risk::High,
-        Operation::ToolCall(call) => match call.class {
-            ToolClass::ReadPublic | ToolClass::ReadPrivate => Risk::Medium,
-            ToolClass::WriteLocalReversible
-            | ToolClass::WriteDestructive
-            | ToolClass::Egress
-            | ToolClass::Exec => Risk::High,
-            ToolClass::Money | ToolClass::Admin => Risk::Critical,
+pub fn weigh(plan: &Plan, taint: &TaintSet) -> (Risk, &'static str) {
+    let (risk, why) = match &plan.operation {
+        Operation::Chat(_) => (Risk::Low, "a chat has no effect of its own"),
+        Operation::SandboxRun(_) => (Risk::High, "a command is executed"),
+        Operation::ApiCall(call) => match facts::host_and_port(&call.rule) {
+            Some(_) => (Risk::High, "a sandbox reaches the network"),
+            None => (Risk::Critical, "what would be reached cannot be read"),
         },
+        Operation::ToolCall(call) => match call.class {
+            _ if facts::path(call) == facts::Path::Unreadable => (
+                Risk::Critical,
+                "the argument path is no path beneath the workspace",
+            ),
+            ToolClass::ReadPublic | ToolClass::ReadPrivate => (Risk::Medium, "the tool reads"),
+            ToolClass::WriteLocalReversible | ToolClass::WriteDestructive => {
+                (Risk::High, "the tool writes or deletes")
+            }
+            ToolClass::Egress => (Risk::High, "the tool sends something off this host"),
+            ToolClass::Exec => (Risk::High, "the tool executes commands"),
+            ToolClass::Money => (Risk::Critical, "the tool pays or speaks in somebody's name"),
+            ToolClass::Admin => (Risk::Critical, "the tool changes the system itself"),
+        },
+    };
+    if risk == Risk::High && taint.iter().next().is_none() {
+        return (
+            Risk::Critical,
+            "it has an effect, and nobody says where its data came from",
+        );
     }
+    (risk, why)
 }
 
 fn bind(plan: &Plan, verdict: &Verdict) -> Result<(), NotApproved> {
@@ -217,7 +292,16 @@ fn evaluate(rules: &Rules, plan: &Plan, facts: &Facts, risk: Risk, approved: boo
     let (action, resource, entities) = match &plan.operation {
         Operation::Chat(_) => ("chat", uid("Agent", plan.agent.as_str()), Vec::new()),
         Operation::SandboxRun(_) => ("sandbox_run", host(), Vec::new()),
-        Operation::ApiCall(_) => ("api_call", host(), Vec::new()),
+        Operation::ApiCall(call) => {
+            let (endpoint, entity) = endpoint(&call.rule);
+            let Some(entity) = entity else {
+                return Outcome {
+                    allowed: false,
+                    rules: Vec::new(),
+                };
+            };
+            ("api_call", endpoint, vec![entity])
+        }
         Operation::ToolCall(call) => {
             let (skill, tool) = (
                 uid("Skill", call.skill.as_str()),
@@ -238,23 +322,7 @@ fn evaluate(rules: &Rules, plan: &Plan, facts: &Facts, risk: Risk, approved: boo
             }
         }
     };
-    let taint = facts
-        .taint
-        .iter()
-        .map(|taint| Expr::new_string(taint.as_str().to_owned()));
-    let context = [
-        (
-            "risk".to_owned(),
-            Expr::new_string(risk.as_str().to_owned()),
-        ),
-        (
-            "untrusted".to_owned(),
-            Expr::new_bool(facts.taint.is_untrusted()),
-        ),
-        ("taint".to_owned(), Expr::new_set(taint)),
-        ("agent".to_owned(), Expr::new_string(plan.agent.to_string())),
-        ("approved".to_owned(), Expr::new_bool(approved)),
-    ];
+    let context = facts::context(plan, facts, risk, approved, rules.has_grants());
     ask_cedar(
         rules,
         &facts.principal,
@@ -313,6 +381,19 @@ fn ask_cedar(
         allowed: response.decision() == Cedar::Allow,
         rules: ids,
     }
+}
+
+/// What a rule `HOST:PORT` lets a sandbox reach; no entity where it cannot be read.
+fn endpoint(rule: &str) -> (EntityUid, Option<Entity>) {
+    let name = uid("Endpoint", rule);
+    let entity = facts::host_and_port(rule).and_then(|(host, port)| {
+        let attributes = [
+            ("host".to_owned(), Expr::new_string(host.to_owned())),
+            ("port".to_owned(), Expr::new_long(i64::from(port))),
+        ];
+        Entity::new(name.clone(), attributes.into(), HashSet::new()).ok()
+    });
+    (name, entity)
 }
 
 /// A role and those that it includes.
@@ -406,6 +487,7 @@ mod tests {
         Facts {
             principal: Principal { uid: 1000, role },
             taint: TaintSet::of(taint),
+            now_ms: 1_795_478_400_000,
         }
     }
 
@@ -582,10 +664,14 @@ mod tests {
         let good = Approval {
             digest: verdict.digest,
             by: by.clone(),
+            code: false,
+            first: None,
         };
         let other = Approval {
             digest: Digest::of(b"another plan"),
             by,
+            code: false,
+            first: None,
         };
         let ask = |plan: &Plan, approval| {
             permit_approved(&rules, plan.clone(), &verdict, &asked.principal, approval)
@@ -598,22 +684,231 @@ mod tests {
         );
     }
 
+    fn who(uid: u32, role: Role) -> Principal {
+        Principal { uid, role }
+    }
+
+    /// The shipped rules, and those of a host that has one operator.
+    fn one_operator() -> Rules {
+        let files = [crate::rules::DEFAULT, crate::rules::SINGLE_OPERATOR];
+        let named = files.map(|text| (Digest::of(text.as_bytes()).to_string(), text.to_owned()));
+        Rules::parse(&named).unwrap()
+    }
+
     #[test]
     fn who_may_approve_is_decided_by_policy() {
-        let rules = Rules::shipped().unwrap();
-        let who = |uid, role| Principal { uid, role };
-        let check = |asker: Principal, approver: Principal, ok: bool| {
+        use Risk::{Critical, High, Medium};
+        use Role::{Admin, Approver, User};
+        let (code, seconded) = (
+            Factors {
+                code: true,
+                seconded: false,
+            },
+            Factors {
+                code: false,
+                seconded: true,
+            },
+        );
+        let none = Factors::default();
+        let check = |rules: &Rules, risk, asker: (u32, Role), approver: (u32, Role), with, yes| {
+            let (asker, approver) = (who(asker.0, asker.1), who(approver.0, approver.1));
             assert_eq!(
-                may_approve(&rules, Risk::High, &asker, &approver).is_ok(),
-                ok,
-                "{asker:?} {approver:?}"
+                may_approve(rules, risk, &asker, &approver, with).ok(),
+                yes,
+                "{risk} {asker:?} {approver:?} {with:?}"
             );
         };
-        check(who(1, Role::User), who(2, Role::Approver), true);
-        check(who(1, Role::User), who(1, Role::User), false);
-        check(who(1, Role::User), who(2, Role::User), false);
-        check(who(1, Role::Approver), who(1, Role::Approver), false);
-        check(who(0, Role::Admin), who(0, Role::Admin), true);
+        let shipped = Rules::shipped().unwrap();
+        let shipped = &shipped;
+        check(
+            shipped,
+            High,
+            (1, User),
+            (2, Approver),
+            none,
+            Some(Yes::Decides),
+        );
+        check(shipped, High, (1, User), (1, User), none, None);
+        check(shipped, High, (1, User), (2, User), none, None);
+        for role in [Approver, Admin] {
+            for risk in [Medium, High, Critical] {
+                for with in [none, code, seconded] {
+                    check(shipped, risk, (1, role), (1, role), with, None);
+                }
+            }
+        }
+        check(
+            shipped,
+            Critical,
+            (1, User),
+            (2, Approver),
+            none,
+            Some(Yes::OneOfTwo),
+        );
+        check(
+            shipped,
+            Critical,
+            (1, User),
+            (2, Admin),
+            none,
+            Some(Yes::OneOfTwo),
+        );
+        check(
+            shipped,
+            Critical,
+            (1, User),
+            (2, Approver),
+            code,
+            Some(Yes::Decides),
+        );
+        check(
+            shipped,
+            Critical,
+            (1, User),
+            (2, Approver),
+            seconded,
+            Some(Yes::Decides),
+        );
+        let one = one_operator();
+        check(&one, High, (0, Admin), (0, Admin), none, Some(Yes::Decides));
+        check(&one, High, (1, Approver), (1, Approver), none, None);
+        check(&one, Critical, (0, Admin), (0, Admin), none, None);
+        check(
+            &one,
+            Critical,
+            (0, Admin),
+            (0, Admin),
+            code,
+            Some(Yes::Decides),
+        );
+    }
+
+    /// An approver who is asked twice is still one person, and a first yes of somebody who may not approve is none.
+    #[test]
+    fn two_of_a_critical_action_are_two_who_may_approve_it() {
+        let (rules, plan) = (Rules::shipped().unwrap(), tool(ToolClass::Admin));
+        let asked = facts(Role::User, Taint::User);
+        let verdict = judge(&rules, &plan, &asked).unwrap();
+        assert_eq!(verdict.risk, Risk::Critical);
+        let check = |first: Option<Principal>, code: bool, permitted: bool| {
+            let approval = Approval {
+                digest: verdict.digest,
+                by: who(2, Role::Approver),
+                code,
+                first: first.clone(),
+            };
+            let permit =
+                permit_approved(&rules, plan.clone(), &verdict, &asked.principal, &approval);
+            assert_eq!(permit.is_ok(), permitted, "{first:?} {code}");
+        };
+        check(None, false, false);
+        check(None, true, true);
+        check(Some(who(3, Role::Approver)), false, true);
+        check(Some(who(2, Role::Approver)), false, false);
+        check(Some(who(3, Role::User)), false, false);
+        check(Some(asked.principal.clone()), false, false);
+    }
+
+    #[test]
+    fn what_cannot_be_read_or_vouched_for_is_critical() {
+        let called = |class, path: serde_json::Value| {
+            let mut plan = tool(class);
+            if let Operation::ToolCall(call) = &mut plan.operation {
+                call.arguments = serde_json::Map::from_iter([("path".to_owned(), path)]);
+            }
+            plan
+        };
+        let user = TaintSet::of(Taint::User);
+        let check = |plan: Plan, taint: &TaintSet, risk| {
+            assert_eq!(weigh(&plan, taint).0, risk, "{plan:?} {taint:?}");
+        };
+        for class in [ToolClass::ReadPrivate, ToolClass::WriteDestructive] {
+            for path in ["../a", "/etc/shadow", "a/../../b", "a\u{0}b", "a\u{1b}b"] {
+                check(called(class, path.into()), &user, Risk::Critical);
+            }
+            check(called(class, 7.into()), &user, Risk::Critical);
+        }
+        check(
+            called(ToolClass::ReadPrivate, "./a//b".into()),
+            &user,
+            Risk::Medium,
+        );
+        check(tool(ToolClass::WriteDestructive), &user, Risk::High);
+        let nobody = TaintSet::default();
+        check(tool(ToolClass::WriteDestructive), &nobody, Risk::Critical);
+        check(run(), &nobody, Risk::Critical);
+        check(tool(ToolClass::ReadPublic), &nobody, Risk::Medium);
+        check(chat(), &nobody, Risk::Low);
+        let mut plan = reach();
+        if let Operation::ApiCall(call) = &mut plan.operation {
+            call.rule = "no port".into();
+        }
+        check(plan, &user, Risk::Critical);
+    }
+
+    /// What rules can ask about exists: each of these denies what is shipped as asked or allowed.
+    #[test]
+    fn rules_can_ask_for_paths_hosts_models_and_time() {
+        let check = |rule: &str, plan: Plan| {
+            let judged = |more: &str| {
+                let files = [
+                    ("1".to_owned(), crate::rules::DEFAULT.to_owned()),
+                    ("2".to_owned(), more.to_owned()),
+                ];
+                let rules =
+                    Rules::parse(&files).unwrap_or_else(|faults| panic!("{rule}: {faults:?}"));
+                judge(&rules, &plan, &facts(Role::User, Taint::User)).unwrap()
+            };
+            assert_ne!(judged("").decision, Decision::Deny, "{rule}");
+            let verdict = judged(&format!("@id(\"no\") forbid (principal, {rule};"));
+            assert_eq!(
+                (verdict.decision, verdict.rules),
+                (Decision::Deny, vec!["no".to_owned()]),
+                "{rule}"
+            );
+        };
+        let write = || tool(ToolClass::WriteDestructive);
+        check(
+            r#"action == Action::"tool_call", resource) when { context has path && context.path like "a*" }"#,
+            write(),
+        );
+        check(
+            r#"action == Action::"tool_call", resource in Skill::"files")"#,
+            write(),
+        );
+        check(
+            r#"action == Action::"tool_call", resource == Tool::"files/write")"#,
+            write(),
+        );
+        check(
+            r#"action == Action::"api_call", resource) when { resource.host like "*.example.com" && resource.port == 443 }"#,
+            reach(),
+        );
+        check(
+            r#"action == Action::"api_call", resource == Endpoint::"api.example.com:443")"#,
+            reach(),
+        );
+        check(
+            r#"action == Action::"chat", resource) unless { ["local/other"].containsAll(context.models) }"#,
+            chat(),
+        );
+        check(
+            r#"action == Action::"chat", resource == Agent::"default")"#,
+            chat(),
+        );
+        // Midnight of a Tuesday, in UTC.
+        check(
+            r#"action == Action::"chat", resource) when { context.hour < 6 && context.weekday == 2 && context.now == 1795478400000 }"#,
+            chat(),
+        );
+        let mut plan = run();
+        if let Operation::SandboxRun(spec) = &mut plan.operation {
+            spec.insert("net".into(), serde_json::json!(["evil.example:443"]));
+        }
+        check(
+            r#"action == Action::"sandbox_run", resource) when { context.hosts.contains("evil.example:443") }"#,
+            plan,
+        );
     }
 
     #[test]
@@ -642,11 +937,11 @@ mod tests {
         let unknown = r#"@id("x") permit (principal, action, resource) when { context.nosuch };"#;
         let faults = text(Rules::parse(&[("d.cedar".into(), unknown.into())]).unwrap_err());
         assert!(
-            faults.starts_with("d.cedar:1:1:") && faults.contains("nosuch"),
+            faults.starts_with("d.cedar:1:53:") && faults.contains("nosuch"),
             "{faults}"
         );
         let second = format!("@id(\"a\") permit (principal, action, resource);\n\n  {unknown}");
         let faults = text(Rules::parse(&[("e.cedar".into(), second)]).unwrap_err());
-        assert!(faults.starts_with("e.cedar:3:3:"), "{faults}");
+        assert!(faults.starts_with("e.cedar:3:55:"), "{faults}");
     }
 }

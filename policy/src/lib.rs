@@ -6,15 +6,22 @@
 //! - [`words`]: kinds, states, risks, taints, roles, tool classes, digests: the vocabulary of every other crate.
 //! - [`plan`]: the exact, canonical thing that will be done, and its digest.
 //! - [`rules`]: the Cedar policies of this host, parsed and validated.
+//! - [`facts`]: what a rule can ask about a plan.
+//! - [`grant`]: a yes that holds for a while, for what is alike.
+//! - [`cases`]: what a policy is expected to say, for `policy test`.
 //! - [`judge`]: plan and facts in, verdict out; the only place where risk is computed and permits are made.
 
+pub mod cases;
+pub mod facts;
+pub mod grant;
 pub mod judge;
 pub mod plan;
 pub mod rules;
 pub mod words;
 
 pub use judge::{
-    Approval, Facts, NotApproved, Permit, Principal, Verdict, judge, permit, permit_approved,
+    Approval, Factors, Facts, NotApproved, Permit, Principal, Verdict, Yes, judge, permit,
+    permit_approved,
 };
 pub use plan::{ApiArguments, ChatArguments, Operation, Plan, PlanError, Target, ToolArguments};
 pub use rules::{Fault, Rules};

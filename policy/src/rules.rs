@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, str::FromStr};
 
-use cedar_policy::{Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator};
+use cedar_policy::{
+    Effect, Policy, PolicyId, PolicySet, Schema, ValidationError, ValidationMode, Validator,
+};
 
 use crate::words::Digest;
 
@@ -11,6 +13,9 @@ pub const SCHEMA: &str = include_str!("../paw.cedarschema");
 
 /// The policy that ships, installed as `/etc/pawd/policy/10-default.cedar`.
 pub const DEFAULT: &str = include_str!("../default.cedar");
+
+/// What a host with one operator adds to it; installed as an example.
+pub const SINGLE_OPERATOR: &str = include_str!("../single-operator.cedar");
 
 /// Something wrong in a policy file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,7 +41,26 @@ pub struct Rules {
     names: BTreeMap<PolicyId, String>,
     places: BTreeMap<PolicyId, (String, usize, usize)>,
     texts: BTreeMap<String, String>,
+    files: BTreeMap<String, String>,
     digest: Digest,
+    grants: usize,
+}
+
+/// One rule, as people are told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule<'a> {
+    /// Its `@id`.
+    pub id: &'a str,
+    /// Whether it permits; else it forbids.
+    pub permits: bool,
+    /// Its `@reason`, where it has one.
+    pub reason: Option<&'a str>,
+    /// Its text.
+    pub text: &'a str,
+    /// The file it is in.
+    pub file: &'a str,
+    /// Line in that file, from 1.
+    pub line: usize,
 }
 
 impl Rules {
@@ -62,7 +86,9 @@ impl Rules {
             names: BTreeMap::new(),
             places: BTreeMap::new(),
             texts: BTreeMap::new(),
+            files: files.iter().cloned().collect(),
             digest: digest(files),
+            grants: 0,
         };
         for (index, (file, text, policy)) in all.into_iter().enumerate() {
             if let Err(fault) = rules.add(index, file, text, &policy) {
@@ -108,6 +134,61 @@ impl Rules {
         self.texts
             .iter()
             .map(|(name, text)| (name.as_str(), text.as_str()))
+    }
+
+    /// The rule of this `@id`.
+    #[must_use]
+    pub fn rule(&self, id: &str) -> Option<Rule<'_>> {
+        let (id, text) = self.texts.get_key_value(id)?;
+        let (policy, _) = self.names.iter().find(|(_, name)| *name == id)?;
+        let (file, line, _) = self.places.get(policy)?;
+        let policy = self.policies.policy(policy)?;
+        Some(Rule {
+            id,
+            permits: policy.effect() == Effect::Permit,
+            reason: policy.annotation("reason"),
+            text,
+            file,
+            line: *line,
+        })
+    }
+
+    /// These rules and grants beside them: further permits, which lose to every forbid as any other does.
+    ///
+    /// # Errors
+    /// When one is no rule of our schema, or its name is taken.
+    pub fn with_grants<'a>(
+        &self,
+        grants: impl Iterator<Item = &'a str>,
+    ) -> Result<Self, Vec<Fault>> {
+        let mut rules = self.clone();
+        let mut bytes = b"pawd-grants/1\0".to_vec();
+        bytes.extend_from_slice(self.digest.as_bytes());
+        for text in grants {
+            let file = "grants";
+            let set = PolicySet::from_str(text)
+                .map_err(|error| vec![fault(file, text, 0, &error.to_string(), None)])?;
+            for policy in set.policies() {
+                let index = rules.names.len();
+                rules
+                    .add(index, file, text, policy)
+                    .map_err(|fault| vec![fault])?;
+            }
+            rules.grants += 1;
+            bytes.extend_from_slice(&(text.len() as u64).to_le_bytes());
+            bytes.extend_from_slice(text.as_bytes());
+        }
+        if rules.grants > self.grants {
+            rules.validate()?;
+            rules.digest = Digest::of(&bytes);
+        }
+        Ok(rules)
+    }
+
+    /// Whether there are grants among them.
+    #[must_use]
+    pub(crate) const fn has_grants(&self) -> bool {
+        self.grants > 0
     }
 
     /// The `@id` of a policy.
@@ -162,12 +243,7 @@ impl Rules {
                 let hint = Some(format!(
                     "rule {name:?}; see paw-policy(5) for what the schema has"
                 ));
-                // The rule that is at fault; Cedar does not say where in it.
-                let (file, line, column) = self
-                    .places
-                    .get(error.policy_id())
-                    .cloned()
-                    .unwrap_or_else(|| ("policy".into(), 1, 1));
+                let (file, line, column) = self.place_of(error);
                 Fault {
                     file,
                     line,
@@ -181,6 +257,27 @@ impl Rules {
             Ok(())
         } else {
             Err(faults)
+        }
+    }
+}
+
+impl Rules {
+    /// Where a fault is: the words that Cedar points at, or else the rule.
+    fn place_of(&self, error: &ValidationError) -> (String, usize, usize) {
+        let rule = self
+            .places
+            .get(error.policy_id())
+            .cloned()
+            .unwrap_or_else(|| ("policy".into(), 1, 1));
+        let pointed = miette::Diagnostic::labels(error)
+            .and_then(|mut labels| labels.next())
+            .map(|label| label.offset());
+        match (pointed, self.files.get(&rule.0)) {
+            (Some(offset), Some(text)) => {
+                let (line, column) = place(text, offset);
+                (rule.0, line, column)
+            }
+            _ => rule,
         }
     }
 }

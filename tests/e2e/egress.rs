@@ -568,7 +568,7 @@ async fn a_refused_host_is_reached_once_a_person_has_approved_it() {
             let mut often = tokio::time::interval(std::time::Duration::from_millis(100));
             loop {
                 often.tick().await;
-                let waiting = ApprovalRpcClient::list(&client)
+                let waiting = ApprovalRpcClient::list(&client, None, None)
                     .await
                     .expect("root may look");
                 if let Some(asked) = waiting.into_iter().next() {

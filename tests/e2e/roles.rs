@@ -14,11 +14,11 @@ use paw_api::{
     system::{ConfigRpcClient, SystemRpcClient},
     trail::AuditRpcClient,
 };
-use paw_policy::Role;
+use paw_policy::{Risk, Role, State};
 
 use crate::without_root;
 
-use harness::words::{answer, ask_to_write, refused};
+use harness::words::{answer, ask_to_write, call, finally, refused};
 
 pub(crate) fn cases() -> Vec<Case> {
     cases![
@@ -27,6 +27,8 @@ pub(crate) fn cases() -> Vec<Case> {
         somebody_in_no_group_may_do_nothing,
         user_can_neither_answer_nor_administer,
         approver_answers_others_but_not_themselves,
+        administrator_does_not_answer_themselves_by_the_shipped_policy,
+        critical_action_takes_two_people,
         users_see_only_what_is_theirs,
         sandboxes_of_others_are_as_if_they_were_not_there,
         denied_call_is_in_the_audit_log,
@@ -41,6 +43,7 @@ const USERS: u32 = 100;
 
 const ALICE: u32 = 48_001;
 const BOB: u32 = 48_002;
+const CAROL: u32 = 48_003;
 
 struct House {
     pawd: Pawd,
@@ -49,7 +52,7 @@ struct House {
 
 impl House {
     async fn open() -> Self {
-        let pawd = Pawd::start(Setup::only(CONFIG)).await;
+        let pawd = Pawd::start(Setup::only(CONFIG).shipped_policy()).await;
         // Where the group that may connect does not exist, the mode of the socket stands in for it.
         pawd.root.mode("run/control.sock", 0o666);
         Self {
@@ -108,7 +111,10 @@ async fn user_can_neither_answer_nor_administer() {
         answer(alice, &action.id, action.digest, Answer::Approve).await,
         ErrorKind::Denied,
     );
-    refused(ApprovalRpcClient::list(alice).await, ErrorKind::Denied);
+    refused(
+        ApprovalRpcClient::list(alice, None, None).await,
+        ErrorKind::Denied,
+    );
     refused(alice.reload().await, ErrorKind::Denied);
     refused(alice.verify().await, ErrorKind::Denied);
 }
@@ -126,6 +132,60 @@ async fn approver_answers_others_but_not_themselves() {
         .await
         .expect("it is allowed");
     assert_eq!(approved.approved_by.map(|by| by.uid), Some(BOB));
+}
+
+async fn administrator_does_not_answer_themselves_by_the_shipped_policy() {
+    let mut house = House::open().await;
+    let root = house.guest(0, &[]);
+    let own = ask_to_write(root, "out.txt", "hello").await;
+    refused(
+        answer(root, &own.id, own.digest, Answer::Approve).await,
+        ErrorKind::Denied,
+    );
+    let bob = house.guest(BOB, &[STAFF]);
+    answer(bob, &own.id, own.digest, Answer::Approve)
+        .await
+        .expect("another one may");
+}
+
+async fn critical_action_takes_two_people() {
+    let mut house = House::open().await;
+    let path = serde_json::json!({"path": "../out"});
+    let asked = call(house.guest(ALICE, &[USERS]), "read", path).await;
+    assert_eq!(asked.risk, Risk::Critical);
+    let bob = house.guest(BOB, &[STAFF]);
+    let first = answer(bob, &asked.id, asked.digest, Answer::Approve)
+        .await
+        .expect("it is the first of two");
+    assert_eq!(
+        (first.state, first.approved_by),
+        (State::WaitingApproval, None)
+    );
+    refused(
+        answer(bob, &asked.id, asked.digest, Answer::Approve).await,
+        ErrorKind::Conflict,
+    );
+    let shown = ApprovalRpcClient::show(bob, asked.id.clone())
+        .await
+        .expect("it waits still");
+    assert_eq!(shown.first_yes.map(|by| by.uid), Some(BOB));
+    // Who asked is no second person, whatever they may be now.
+    let alice = house.guest(ALICE, &[STAFF]);
+    refused(
+        answer(alice, &asked.id, asked.digest, Answer::Approve).await,
+        ErrorKind::Denied,
+    );
+    let admin = house.guest(CAROL, &[ADM]);
+    let second = answer(admin, &asked.id, asked.digest, Answer::Approve)
+        .await
+        .expect("it is the second of two");
+    assert_eq!(second.approved_by.map(|by| by.uid), Some(CAROL));
+    let ended = finally(admin, &asked.id).await;
+    assert_eq!(
+        ended.error.map(|error| error.kind).as_deref(),
+        Some("tool"),
+        "it was done"
+    );
 }
 
 async fn sandboxes_of_others_are_as_if_they_were_not_there() {

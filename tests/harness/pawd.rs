@@ -18,7 +18,19 @@ pub struct Setup {
     config: String,
     launcher: bool,
     audit: bool,
+    one_operator: bool,
     watchdog_us: Option<u64>,
+}
+
+/// The policy of a host with one operator: whoever runs a test asks and answers.
+pub fn operated_by_one(root: &Root) {
+    let rules = [
+        ("10-default", paw_policy::rules::DEFAULT),
+        ("50-single-operator", paw_policy::rules::SINGLE_OPERATOR),
+    ];
+    for (name, text) in rules {
+        root.write(&format!("etc/policy/{name}.cedar"), text);
+    }
 }
 
 impl Default for Setup {
@@ -38,6 +50,7 @@ impl Setup {
             ),
             launcher: true,
             audit: true,
+            one_operator: true,
             watchdog_us: None,
         }
     }
@@ -83,8 +96,18 @@ impl Setup {
     pub fn root(&self) -> Root {
         let root = Root::new();
         root.write("etc/pawd.toml", &self.config);
+        if self.one_operator {
+            operated_by_one(&root);
+        }
         root.write("etc/pawd.d/00-isolation.toml", PROCESS_WILL_DO);
         root
+    }
+
+    /// With the shipped policy alone, by which nobody approves what they asked for.
+    #[must_use]
+    pub const fn shipped_policy(mut self) -> Self {
+        self.one_operator = false;
+        self
     }
 
     /// Without a launcher.

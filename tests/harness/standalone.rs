@@ -12,7 +12,10 @@ use jsonrpsee::async_client::Client;
 use nix::sys::signal::{Signal, kill};
 use paw_api::system::SystemRpcClient;
 
-use crate::{LIMIT, PROCESS_WILL_DO, Root, Running, kata, notify::Notify, pawd, stage, within};
+use crate::{
+    LIMIT, PROCESS_WILL_DO, Root, Running, kata, notify::Notify, operated_by_one, pawd, stage,
+    within,
+};
 
 /// First host id of the sandboxes of these tests, far from what an installed launcher uses.
 const IDS: u32 = 1_610_612_736;
@@ -128,6 +131,7 @@ impl Standalone {
             ),
         );
         root.write("etc/pawd.d/00-isolation.toml", PROCESS_WILL_DO);
+        operated_by_one(&root);
         root.write("etc/launcher.toml", &format!("runtimes = [\"native\", \"gvisor\"]\nimage_dirs = []\nmount_prefixes = []\nmax_sandboxes = {max_sandboxes}\n\n[ids]\nbase = {IDS}\nslots = {}\n", 2 * max_sandboxes));
         for (path, text) in files {
             root.write(

@@ -132,7 +132,8 @@ pub async fn answer(
     digest: Digest,
     answer: Answer,
 ) -> Result<Action, CallError> {
-    within("answering", client.answer(id.into(), digest, answer, None)).await
+    let said = client.answer(id.into(), digest, answer, None, None, None, None);
+    within("answering", said).await
 }
 
 /// The action once it is final.

@@ -21,7 +21,7 @@ async fn write_waits_for_a_person_and_is_then_done() {
         None,
         "nothing happens before the answer"
     );
-    let questions = ApprovalRpcClient::list(&client).await.unwrap();
+    let questions = ApprovalRpcClient::list(&client, None, None).await.unwrap();
     assert_eq!((questions.len(), questions[0].digest), (1, action.digest));
     assert_eq!(
         questions[0].plan.digest().unwrap(),
@@ -121,7 +121,7 @@ async fn expired_question_cannot_be_answered() {
         ErrorKind::Conflict,
     );
     assert!(
-        within("listing", ApprovalRpcClient::list(&client))
+        within("listing", ApprovalRpcClient::list(&client, None, None))
             .await
             .unwrap()
             .is_empty()

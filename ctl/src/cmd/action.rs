@@ -4,12 +4,11 @@ use paw_api::{
     ErrorKind,
     action::{Action, Page},
     provider::Attempt,
-    system::Rule,
 };
 use paw_policy::{Decision, Risk, State};
 use serde_json::{Map, Value, json};
 
-use super::{block, caller, more, object, taint};
+use super::{block, caller, more, object, policy, taint};
 use crate::{
     cli::{self, Global},
     connect::{Answer, Connection, Params},
@@ -86,7 +85,7 @@ pub(super) async fn run(
             out.answer(&answer, show)?;
             Ok(exit::DONE)
         }
-        cli::Action::Explain { id } => explain(global, out, &id).await,
+        cli::Action::Explain { id } => policy::explain(global, out, &id).await,
     }
 }
 
@@ -476,64 +475,4 @@ fn plain_word(value: &Value) -> String {
     value
         .as_str()
         .map_or_else(|| value.to_string(), str::to_owned)
-}
-
-/// `action explain` and `policy explain`: the verdict, with the text of the rules that made it.
-pub(super) async fn explain(global: &Global, out: &mut Out, id: &str) -> Result<u8, Failure> {
-    let pawd = Connection::open(global).await?;
-    let answer = pawd
-        .call(
-            "explain the action",
-            "action.show",
-            Params::named(json!({"id": id})),
-        )
-        .await?;
-    let rules: Vec<Rule> = pawd
-        .call("explain the action", "policy.show", Params::none())
-        .await?
-        .read()?;
-    out.answer(&answer, |action: &Action, look| {
-        explained(action, &rules, look)
-    })?;
-    Ok(exit::DONE)
-}
-
-fn explained(action: &Action, rules: &[Rule], look: &Look) -> String {
-    let meaning = match action.verdict.decision {
-        Decision::Allow => "it may be done as it is",
-        Decision::Ask => "a person has to approve exactly this plan",
-        Decision::Deny => "it may not be done",
-    };
-    let mut shown = format!(
-        "{}: {}\n",
-        text::line(&action.id),
-        text::line(&action.summary)
-    );
-    shown.push_str(&table::block(&[
-        (
-            "Decision",
-            format!("{}: {meaning}", action.verdict.decision),
-        ),
-        (
-            "Risk",
-            look.paint(risk_tone(action.risk), action.risk.as_str()),
-        ),
-        ("Taint", taint(&action.taint)),
-        ("Asked by", caller(&action.requested_by)),
-    ]));
-    if action.verdict.rules.is_empty() {
-        shown.push_str("\nNo rule permits it, and what no rule permits is denied.\n");
-    }
-    for id in &action.verdict.rules {
-        let rule = rules
-            .iter()
-            .find(|rule| rule.id == *id)
-            .map_or("this rule is no longer in force", |rule| rule.text.trim());
-        shown.push_str(&format!(
-            "\n{}\n{}\n",
-            look.paint(Tone::Bold, &text::line(id)),
-            text::plain(rule)
-        ));
-    }
-    shown
 }

@@ -1,6 +1,7 @@
 //! Where output goes and what it looks like: data on stdout, talk on stderr, colours and relative times only for people.
 
 pub(crate) mod json;
+pub(crate) mod plan;
 pub(crate) mod table;
 pub(crate) mod text;
 

@@ -382,14 +382,9 @@ fn waiting_ends_at_the_deadline_with_a_way_on() {
 
 #[test]
 fn explaining_shows_the_rules_that_decided() {
-    let fake = Fake::new(|method, _| {
-        Reply::Result(if method == "policy.show" {
-            fixtures::rules()
-        } else {
-            action("waiting_approval")
-        })
-    });
+    let fake = Fake::always(fixtures::explanation());
     let ran = fake.run(&["action", "explain", ID]);
+    assert_eq!(fake.params_of("policy.explain"), json!({"id": ID}));
     insta::assert_snapshot!("action_explain", ran.stdout);
     assert_eq!(ran.stdout, fake.run(&["policy", "explain", ID]).stdout);
 }
@@ -519,10 +514,141 @@ fn watching_shows_what_waits_and_what_comes() {
             json!({"type": "cut", "resume_after": 3, "error": {"kind": "cut", "hint": "too slow"}}),
         ]),
     });
-    let ran = fake.run(&["approval", "watch"]);
+    let ran = fake.run(&["approval", "watch", "-o", "jsonl"]);
     assert_eq!(ran.code, 1);
     assert!(ran.stdout.contains(&approval_digest()));
     assert!(ran.stderr.contains("stream cut"), "{}", ran.stderr);
+    let ran = fake.run_with(&["approval", "watch"], &[], b"y");
+    assert_eq!(ran.code, 2, "no keys without a terminal: {}", ran.stderr);
+    assert!(
+        fake.seen()
+            .iter()
+            .all(|(method, _)| method != "approval.answer")
+    );
+}
+
+#[test]
+fn grant_is_shown_as_the_rule_that_it_is_before_anybody_says_yes() {
+    let fake = approver();
+    let arguments = ["approval", "approve", ID, "--for", "1h", "--like-this"];
+    let ran = fake.run_with(&arguments, &[], b"y\n");
+    assert_eq!(ran.code, 2, "nobody confirmed it");
+    for words in [
+        "permit (",
+        "resource == Tool::\"files/write\"",
+        "[\"user\", \"model\"].containsAll(context.taint)",
+        "context.now < ",
+    ] {
+        assert!(ran.stderr.contains(words), "{words}: {}", ran.stderr);
+    }
+    let ran = fake.run(&[&arguments[..], &["--yes"]].concat());
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert_eq!(
+        fake.params_of("approval.answer")["for_ms"],
+        json!(3_600_000)
+    );
+    let ran = fake.run(&["approval", "approve", ID, "--for", "1h", "--yes"]);
+    assert_eq!(ran.code, 2, "it says what it is for");
+    let ran = fake.run(&[
+        "approval",
+        "approve",
+        ID,
+        "--for",
+        "25h",
+        "--like-this",
+        "--yes",
+    ]);
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+}
+
+#[test]
+fn grants_are_listed_as_rules_and_revoked() {
+    check(
+        "approval_grants",
+        &["approval", "grants"],
+        json!([fixtures::grant()]),
+    );
+    let fake = Fake::always(fixtures::grant());
+    assert_eq!(fake.run(&["approval", "revoke", ID]).code, 0);
+    assert_eq!(fake.params_of("approval.revoke"), json!({"id": ID}));
+}
+
+#[test]
+fn several_equal_actions_are_answered_as_many_as_were_shown() {
+    let fake = Fake::new(|method, _| {
+        let mut asked = approval();
+        asked["waiting"] = json!(3);
+        Reply::Result(if method == "approval.answer" {
+            action("approved")
+        } else {
+            asked
+        })
+    });
+    let ran = fake.run(&["approval", "approve", ID, "--yes", "--code", "123456"]);
+    assert!(ran.stderr.contains("3 equal actions"), "{}", ran.stderr);
+    let params = fake.params_of("approval.answer");
+    assert_eq!(
+        (&params["count"], &params["code"]),
+        (&json!(3), &json!("123456"))
+    );
+}
+
+#[test]
+fn authenticator_is_enrolled_with_a_drawing_and_its_first_code() {
+    let fake = Fake::new(|method, _| {
+        Reply::Result(if method == "approval.enroll" {
+            json!({"url": "otpauth://totp/pawd:ann?secret=MZXW6YTBOI&issuer=pawd", "secret": "MZXW6YTBOI"})
+        } else {
+            json!(true)
+        })
+    });
+    let ran = fake.run_with(&["approval", "enroll"], &[], b"123456\n");
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains('█') && ran.stderr.contains("MZXW6YTBOI"),
+        "{}",
+        ran.stderr
+    );
+    assert!(
+        !ran.stdout.contains("MZXW6YTBOI"),
+        "what goes to stdout may be kept"
+    );
+    assert_eq!(
+        fake.params_of("approval.confirm"),
+        json!({"code": "123456"})
+    );
+}
+
+#[test]
+fn cases_of_a_policy_are_tried_without_pawd() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let rules = write("rules.cedar", paw_policy::rules::DEFAULT);
+    let run = |cases: &str| finish(pawctl(&["policy", "test", cases, "--rules", &rules]), b"");
+    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../policy/default.cases.toml");
+    let ran = run(shipped);
+    assert_eq!(ran.code, 0, "{}{}", ran.stdout, ran.stderr);
+    let asked = std::fs::read_to_string(shipped).unwrap();
+    let other = asked.replacen("decision = \"ask\"", "decision = \"allow\"", 1);
+    let ran = run(&write("other.toml", &other));
+    assert_eq!(ran.code, 1, "{}", ran.stdout);
+    assert!(
+        ran.stdout.contains("ask instead of allow"),
+        "{}",
+        ran.stdout
+    );
+    let json = json!({"case": [{"name": "unknown", "principal": {"uid": 1, "role": "user"}, "kind": "launch_missiles", "expect": {"decision": "deny", "risk": "critical", "rules": []}}]});
+    assert_eq!(run(&write("cases.json", &json.to_string())).code, 0);
+    let ran = run(&write(
+        "broken.toml",
+        "[[case]]\nname = \"x\"\nnosuch = 1\n",
+    ));
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("nosuch"), "{}", ran.stderr);
 }
 
 // Conversations, audit, policy

@@ -134,6 +134,48 @@ pub struct Approval {
     pub summary: String,
     /// When the question expires, in milliseconds since 1970.
     pub expires_at: u64,
+    /// How many equal actions wait for this answer, this one among them; each is done for itself.
+    pub waiting: u32,
+    /// Who said yes already, of an action that takes two.
+    pub first_yes: Option<Caller>,
+}
+
+/// A yes that holds for a while, for what is like an action that was approved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Grant {
+    /// Its id.
+    pub id: String,
+    /// The rule that it is.
+    pub rule: String,
+    /// The action that was approved with it.
+    pub action: String,
+    /// Who made it.
+    pub by: Caller,
+    /// The user whose actions it permits.
+    pub uid: u32,
+    /// On behalf of which agent.
+    pub agent: String,
+    /// What the approver had to say about it.
+    pub note: Option<String>,
+    /// When it was made, in milliseconds since 1970.
+    pub made: u64,
+    /// When it ends.
+    pub until: u64,
+}
+
+/// What an authenticator takes up; told once.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Enrolment {
+    /// `otpauth://…`, for a QR code.
+    pub url: String,
+    /// The secret in base32, for who types it.
+    pub secret: String,
+}
+
+impl std::fmt::Debug for Enrolment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Enrolment").finish_non_exhaustive()
+    }
 }
 
 /// A person's answer.
@@ -198,15 +240,17 @@ pub trait ActionRpc {
 /// Approvals.
 #[rpc(server, client, namespace = "approval", namespace_separator = ".")]
 pub trait ApprovalRpc {
-    /// Questions that wait for a person, oldest first.
+    /// Questions that wait for a person, oldest first: after `after`, at most `limit` (1000 if not given), and as many as an answer
+    /// holds. Equal ones are one question.
     #[method(name = "list", param_kind = map, with_extensions)]
-    async fn list(&self) -> RpcResult<Vec<Approval>>;
+    async fn list(&self, after: Option<String>, limit: Option<u32>) -> RpcResult<Vec<Approval>>;
 
     /// One of them.
     #[method(name = "show", param_kind = map, with_extensions)]
     async fn show(&self, id: String) -> RpcResult<Approval>;
 
-    /// Answers one. `digest` is the one that was shown; another one is refused.
+    /// Answers one. `digest` is the one that was shown; another one is refused. `code` is a one-time code of the caller's; `count` for
+    /// how many of the equal actions it is (1 if not given); with `for_ms` what is alike is granted for so long, too.
     #[method(name = "answer", param_kind = map, with_extensions)]
     async fn answer(
         &self,
@@ -214,5 +258,28 @@ pub trait ApprovalRpc {
         digest: Digest,
         answer: Answer,
         note: Option<String>,
+        code: Option<String>,
+        count: Option<u32>,
+        for_ms: Option<u64>,
     ) -> RpcResult<Action>;
+
+    /// What is granted for a while, oldest first.
+    #[method(name = "grants", param_kind = map, with_extensions)]
+    async fn grants(&self) -> RpcResult<Vec<Grant>>;
+
+    /// Takes a grant back, at once.
+    #[method(name = "revoke", param_kind = map, with_extensions)]
+    async fn revoke(&self, id: String) -> RpcResult<Grant>;
+
+    /// Begins to enroll an authenticator of the caller; who has one already gives its `code`. It counts once it is confirmed.
+    #[method(name = "enroll", param_kind = map, with_extensions)]
+    async fn enroll(&self, code: Option<String>) -> RpcResult<Enrolment>;
+
+    /// Ends that, with the first code of the new authenticator.
+    #[method(name = "confirm", param_kind = map, with_extensions)]
+    async fn confirm(&self, code: String) -> RpcResult<bool>;
+
+    /// Removes the authenticator of another user; whether they had one.
+    #[method(name = "forget", param_kind = map, with_extensions)]
+    async fn forget(&self, uid: u32) -> RpcResult<bool>;
 }

@@ -124,6 +124,16 @@ pub enum Event {
     ActionEnded,
     /// An answer to a question was refused: another digest, too late, or not by that person.
     AnswerRefused,
+    /// One of the two who have to allow an action has done so.
+    ActionFirstApproved,
+    /// A person granted what is like an action that they approved, for a while.
+    GrantMade,
+    /// A grant was taken back.
+    GrantRevoked,
+    /// An approver's authenticator was enrolled, or removed.
+    ApproverEnrolled,
+    /// A one-time code was refused.
+    CodeRefused,
     /// An administrator killed a sandbox by hand.
     SandboxKilled,
     /// The kernel said what a sandbox is confined to.

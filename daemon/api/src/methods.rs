@@ -97,14 +97,44 @@ pub const TABLE: &[Method] = &[
     call(
         "approval.answer",
         Role::Approver,
-        &["id", "digest", "answer", "note"],
+        &["id", "digest", "answer", "note", "code", "count", "for_ms"],
         "Answers a question.",
+    ),
+    call(
+        "approval.confirm",
+        Role::Approver,
+        &["code"],
+        "Ends an enrolment with the first code.",
+    ),
+    call(
+        "approval.enroll",
+        Role::Approver,
+        &["code"],
+        "Begins to enroll an authenticator of the caller.",
+    ),
+    call(
+        "approval.forget",
+        Role::Admin,
+        &["uid"],
+        "Removes the authenticator of another user.",
+    ),
+    call(
+        "approval.grants",
+        Role::Approver,
+        &[],
+        "Lists what is granted for a while.",
     ),
     call(
         "approval.list",
         Role::Approver,
-        &[],
+        &["after", "limit"],
         "Lists questions that wait for a person.",
+    ),
+    call(
+        "approval.revoke",
+        Role::Approver,
+        &["id"],
+        "Takes a grant back.",
     ),
     call(
         "approval.show",
@@ -233,6 +263,13 @@ pub const TABLE: &[Method] = &[
         &["model", "provider", "timeout_ms"],
         "Loads a model and asks it a short question.",
     ),
+    call(
+        "policy.explain",
+        Role::User,
+        &["id"],
+        "Says which rules decided about an action.",
+    ),
+    call("policy.reload", Role::Admin, &[], "Reads the rules again."),
     call("policy.show", Role::User, &[], "Shows the rules in force."),
     call(
         "provider.add",
@@ -420,6 +457,8 @@ pub fn only_reads(name: &str) -> bool {
             "diff"
                 | "discover"
                 | "doctor"
+                | "explain"
+                | "grants"
                 | "list"
                 | "ping"
                 | "runtimes"

@@ -1,6 +1,9 @@
 //! The daemon itself: is it well, what does it run on, do as I say.
 
+use std::collections::BTreeMap;
+
 use jsonrpsee::{core::RpcResult, proc_macros::rpc};
+use paw_policy::{Decision, Risk};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -173,6 +176,44 @@ pub struct Rule {
     pub text: String,
 }
 
+/// Why policy said what it said to an action.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Explanation {
+    /// The action's id.
+    pub id: String,
+    /// One line that says what it does.
+    pub summary: String,
+    /// What policy said when it was submitted.
+    pub decision: Decision,
+    /// How risky, as policy computed.
+    pub risk: Risk,
+    /// Where the risk comes from.
+    pub risk_because: String,
+    /// Who asked.
+    pub principal: crate::action::Caller,
+    /// What the rules were told, by the names of the schema; times are those of the submission.
+    pub facts: BTreeMap<String, Value>,
+    /// The rules that decided, as they are in force now.
+    pub rules: Vec<DecidingRule>,
+    /// What the rules in force now say to the same action.
+    pub now: crate::action::Verdict,
+}
+
+/// A rule that decided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DecidingRule {
+    /// Its `@id`.
+    pub id: String,
+    /// `permit` or `forbid`; none when it is not in force any more.
+    pub effect: Option<String>,
+    /// Its `@reason`, where it has one.
+    pub reason: Option<String>,
+    /// Its text; none when it is not in force any more.
+    pub text: Option<String>,
+    /// Where it is: `FILE:LINE`.
+    pub place: Option<String>,
+}
+
 /// What a backup wrote.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BackedUp {
@@ -224,4 +265,12 @@ pub trait PolicyRpc {
     /// The rules in force.
     #[method(name = "show", param_kind = map, with_extensions)]
     async fn show(&self) -> RpcResult<Vec<Rule>>;
+
+    /// Which rules decided about an action, and by what facts. `id` may be any unique prefix.
+    #[method(name = "explain", param_kind = map, with_extensions)]
+    async fn explain(&self, id: String) -> RpcResult<Explanation>;
+
+    /// Reads the rules again. A fault leaves those in force as they are, and says where it is.
+    #[method(name = "reload", param_kind = map, with_extensions)]
+    async fn reload(&self) -> RpcResult<Reloaded>;
 }

@@ -48,6 +48,8 @@ fn messages_are_what_their_golden_files_say() {
     check::<action::Action>("action");
     check::<action::Action>("action-new");
     check::<action::Approval>("approval");
+    check::<action::Grant>("grant");
+    check::<action::Enrolment>("enrolment");
     check::<action::Page<action::Action>>("page");
     check::<action::Caller>("caller");
     check::<agent::Agent>("agent");
@@ -80,6 +82,7 @@ fn messages_are_what_their_golden_files_say() {
     check::<system::Doctor>("doctor");
     check::<system::Reloaded>("reloaded");
     check::<system::Rule>("rule");
+    check::<system::Explanation>("explanation");
     check::<system::BackedUp>("backed-up");
     check::<trail::Verification>("verification");
 }

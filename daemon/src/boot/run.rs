@@ -35,10 +35,12 @@ use crate::{
     },
     audit::Audit,
     clock::now_ms,
+    codes::Codes,
     config::{ActionBounds, Config, Paths, check::Written, registered::Registered},
     events::News,
     exit::Fatal,
     gateway::{breakers::Breakers, look},
+    grants::Grants,
     intake::Intake,
     models,
     orchestrator::driver::{Driver, Ports},
@@ -159,7 +161,12 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
 
     let bounds = config.actions;
     let limits = limits(&config);
-    let (rules, rules_now) = watch::channel(Arc::new(config.rules.clone()));
+    let codes = Codes::open(&paths.state)
+        .context("read who has enrolled for one-time codes")
+        .map_err(Fatal::Config)?;
+    let granted = storage.read().grants().context("read what is granted");
+    let (grants, rules_now) = Grants::new(config.rules.clone(), granted.map_err(Fatal::Software)?);
+    let grants = Arc::new(grants);
     let (providers, providers_now) = watch::channel(Arc::new(providers));
     let (config, config_now) = watch::channel(Arc::new(config));
     let news = Arc::new(News::default());
@@ -204,6 +211,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         audit: audit.clone(),
         executor,
         rules: rules_now.clone(),
+        grants: Arc::clone(&grants),
         news: Arc::clone(&news),
         quotas: Arc::clone(&quotas),
     };
@@ -268,7 +276,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         ports,
         config,
         providers,
-        rules,
+        grants: Arc::clone(&grants),
         pool: pool_bounds,
         audit: audit.clone(),
         actions: actions.clone(),
@@ -310,6 +318,8 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         breakers,
         quotas,
         rules: rules_now,
+        grants,
+        codes,
         reload,
         paths,
         born,

@@ -6,117 +6,182 @@ use paw_api::{
     Error, ErrorKind,
     audit::{Entry, Event},
 };
-use paw_policy::{Digest, State, judge::may_approve};
-use paw_store::{Answer, Caller};
+use paw_policy::{
+    Factors, State, Yes,
+    grant::{self, Like},
+    judge::may_approve,
+};
+use paw_store::{ActionRecord, Answer, GrantRecord};
 use tracing::warn;
 use uuid::Uuid;
 
 use super::{
     approval::NotAnswered,
     driver::{Driver, Happened},
-    handle::Reply,
+    handle::{Reply, Said},
     lifecycle::{Step, next},
-    steps::{batch, internal, not_waiting, principal, say, write},
+    steps::{batch, first_yes, not_waiting, principal, question, say, write},
     work::failure,
 };
 use crate::{
     clock::now_ms,
-    records::{actor, entry_of},
+    grants::MAX_GRANTS,
+    records::{actor, entry_of, granted},
 };
 
+/// What an answer comes to, before anything of it is stored.
+struct Weighed {
+    yes: Yes,
+    grant: Option<Box<GrantRecord>>,
+}
+
 impl Driver {
-    pub(super) fn answer(
-        &mut self,
-        id: Uuid,
-        digest: Digest,
-        approve: bool,
-        note: Option<String>,
-        by: Caller,
-        reply: Reply,
-    ) {
-        let now = now_ms();
-        let checked = self.check_answer(id, digest, &by, now);
-        let open = match (checked, self.open.get_mut(&id)) {
-            (Ok(()), Some(open)) => open,
-            (Err(error), _) => {
-                let mut entry = Entry::new(Event::AnswerRefused);
-                entry.action = Some(id);
-                entry.actor = Some(actor(&by));
-                entry.digest = Some(digest);
-                entry.outcome = Some(error.message.clone());
-                let audit = self.ports.audit.clone();
-                // A refusal grants nothing, so it stands even if its record is lost with the writer.
-                tokio::spawn(async move { drop(audit.durable(entry).await) });
-                return say(reply, Err(error));
-            }
-            (Ok(()), None) => return say(reply, Err(not_waiting(id))),
-        };
-        open.before = Some(Box::new(open.record.clone()));
-        let step = if approve { Step::Approve } else { Step::Deny };
-        match next(open.record.state, step) {
-            Ok(state) => open.record.state = state,
-            Err(error) => return say(reply, Err(internal(&error))),
+    /// A person's answer to a question, and so to as many of the actions behind it as they were told of.
+    pub(super) fn answer(&mut self, id: Uuid, said: &Said, reply: Reply) {
+        let others: Vec<Uuid> = self.questions.together(id);
+        let others = others.into_iter().filter(|other| *other != id);
+        let others: Vec<Uuid> = others.take(said.count.saturating_sub(1)).collect();
+        if !self.answer_one(id, said, Some(reply)) {
+            return;
         }
-        open.busy = true;
-        open.record.decided_ms = Some(now);
-        open.record.wait_reason = None;
-        if !approve {
-            open.record.ended_ms = Some(now);
-            let reason = note
-                .as_deref()
-                .map_or_else(String::new, |note| format!(": {note}"));
-            open.record.error = Some(failure(
-                "denied",
-                format!("a person denied it{reason}"),
-                "ask them why",
-            ));
-        }
-        open.record.approved_by = Some(Answer {
-            by: by.clone(),
-            approve,
-            digest,
-            note,
-            at_ms: now,
-        });
-        let event = if approve {
-            Event::ActionApproved
-        } else {
-            Event::ActionRejected
+        let alone = Said {
+            for_ms: None,
+            ..said.clone()
         };
-        let mut entry = entry_of(event, &open.record, &self.ports.rules.borrow());
-        entry.actor = Some(actor(&by));
-        let batch = batch(&open.record, None);
-        let (storage, audit) = (self.ports.storage.clone(), self.ports.audit.clone());
-        self.tasks.spawn(async move {
-            let result = write(&storage, &audit, vec![entry], true, batch).await;
-            Happened::Answered { id, result, reply }
-        });
+        for other in others {
+            self.answer_one(other, &alone, None);
+        }
     }
 
-    /// Whether this answer fits a question that waits, and whether policy lets that person give it. Closes the question.
-    pub(super) fn check_answer(
-        &mut self,
-        id: Uuid,
-        digest: Digest,
-        by: &Caller,
-        now: u64,
-    ) -> Result<(), Error> {
+    /// Whether the answer was taken.
+    fn answer_one(&mut self, id: Uuid, said: &Said, reply: Option<Reply>) -> bool {
+        let now = now_ms();
+        let weighed = match self.weigh_answer(id, said, now) {
+            Ok(weighed) => weighed,
+            Err(error) => {
+                self.note_refusal(id, said, &error);
+                if let Some(reply) = reply {
+                    say(reply, Err(error));
+                }
+                return false;
+            }
+        };
+        let Some(open) = self.open.get_mut(&id) else {
+            return false;
+        };
+        open.before = Some(Box::new(open.record.clone()));
+        let answer = Answer {
+            by: said.by.clone(),
+            approve: said.approve,
+            digest: said.digest,
+            note: said.note.clone(),
+            at_ms: now,
+            code: said.code,
+            grant: weighed.grant.as_ref().map(|grant| grant.id),
+        };
+        let event = match (said.approve, weighed.yes) {
+            (true, Yes::OneOfTwo) => {
+                open.record.first_yes = Some(answer);
+                open.record.wait_reason = Some("a second person has to approve it, too".into());
+                Event::ActionFirstApproved
+            }
+            (true, Yes::Decides) => {
+                open.record.state = State::Approved;
+                open.record.approved_by = Some(answer);
+                Event::ActionApproved
+            }
+            (false, _) => {
+                open.record.state = State::Rejected;
+                open.record.ended_ms = Some(now);
+                let reason = said
+                    .note
+                    .as_deref()
+                    .map_or_else(String::new, |note| format!(": {note}"));
+                open.record.error = Some(failure(
+                    "denied",
+                    format!("a person denied it{reason}"),
+                    "ask them why",
+                ));
+                open.record.approved_by = Some(answer);
+                Event::ActionRejected
+            }
+        };
+        if event != Event::ActionFirstApproved {
+            open.record.decided_ms = Some(now);
+            open.record.wait_reason = None;
+            self.questions.drop(id);
+        }
+        open.busy = true;
+        let mut entry = entry_of(event, &open.record, &self.ports.rules.borrow());
+        entry.actor = Some(actor(&said.by));
+        if said.code {
+            entry.detail.insert("second_factor".into(), "code".into());
+        } else if let Some(first) = &open.record.first_yes {
+            let first = first.by.uid.to_string();
+            entry.detail.insert("first_yes_of_uid".into(), first);
+        }
+        let mut entries = vec![entry];
+        let mut batch = batch(&open.record, None);
+        if let Some(grant) = weighed.grant.as_deref() {
+            entries.push(granted(Event::GrantMade, grant, &said.by));
+            batch = batch.and_then(|mut batch| {
+                batch.put_grant(grant)?;
+                for ended in self.ports.grants.ended(now) {
+                    batch.remove_grant(ended)?;
+                }
+                Ok(batch)
+            });
+        }
+        let (storage, audit) = (self.ports.storage.clone(), self.ports.audit.clone());
+        let grant = weighed.grant;
+        self.tasks.spawn(async move {
+            let result = write(&storage, &audit, entries, true, batch).await;
+            Happened::Answered {
+                id,
+                result,
+                grant,
+                reply,
+            }
+        });
+        true
+    }
+
+    fn note_refusal(&self, id: Uuid, said: &Said, error: &Error) {
+        let mut entry = Entry::new(Event::AnswerRefused);
+        entry.action = Some(id);
+        entry.actor = Some(actor(&said.by));
+        entry.digest = Some(said.digest);
+        entry.outcome = Some(error.message.clone());
+        let audit = self.ports.audit.clone();
+        // A refusal grants nothing, so it stands even if its record is lost with the writer.
+        tokio::spawn(async move { drop(audit.durable(entry).await) });
+    }
+
+    /// Whether this answer fits a question that waits, whether policy lets that person give it, and what it comes to.
+    fn weigh_answer(&self, id: Uuid, said: &Said, now: u64) -> Result<Weighed, Error> {
         let record = match self.open.get(&id) {
             Some(open) if open.record.state == State::WaitingApproval && !open.busy => &open.record,
             Some(_) | None => return Err(not_waiting(id)),
         };
-        let (requester, approver) = (principal(&record.requested_by), principal(by));
+        let (requester, approver) = (principal(&record.requested_by), principal(&said.by));
         let rules = Arc::clone(&self.ports.rules.borrow());
-        may_approve(&rules, record.risk, &requester, &approver).map_err(|error| {
-            Error::new(
-                ErrorKind::Denied,
-                error.to_string(),
-                "ask somebody who may: see `pawctl policy show`",
-            )
-            .about(id)
-        })?;
+        let first = first_yes(record).map(|first| first.by.uid);
+        // Whoever could say yes with all that it takes may say no without it.
+        let factors = Factors {
+            code: said.code || !said.approve,
+            seconded: first.is_some_and(|uid| uid != said.by.uid) || !said.approve,
+        };
+        let yes =
+            may_approve(&rules, record.risk, &requester, &approver, factors).map_err(|error| {
+                Error::new(
+                    ErrorKind::Denied,
+                    error.to_string(),
+                    "ask somebody who may, or give a one-time code with --code: see `pawctl policy show` and paw-policy(5)",
+                )
+                .about(id)
+            })?;
         self.questions
-            .answer(id, digest, now)
+            .fits(id, said.digest, now)
             .map_err(|error| match error {
                 NotAnswered::NotWaiting => not_waiting(id),
                 NotAnswered::OtherDigest | NotAnswered::Expired => Error::new(
@@ -125,10 +190,63 @@ impl Driver {
                     format!("look again: pawctl approval show {id}"),
                 )
                 .about(id),
-            })
+            })?;
+        if yes == Yes::OneOfTwo && first == Some(said.by.uid) {
+            let message = "you have approved it already; it takes a second person, or your code";
+            let hint = "have another approver answer it, or answer it with --code";
+            return Err(Error::new(ErrorKind::Conflict, message, hint).about(id));
+        }
+        let grant = match said.for_ms.filter(|_| said.approve) {
+            None => None,
+            Some(for_ms) => Some(self.grant(record, said, (now, for_ms))?),
+        };
+        Ok(Weighed { yes, grant })
     }
 
-    pub(super) fn answered(&mut self, id: Uuid, result: Result<(), Error>, reply: Reply) {
+    /// The grant that an answer makes.
+    fn grant(
+        &self,
+        record: &ActionRecord,
+        said: &Said,
+        (now, for_ms): (u64, u64),
+    ) -> Result<Box<GrantRecord>, Error> {
+        if self.ports.grants.list(now).len() >= MAX_GRANTS {
+            let message = format!("{MAX_GRANTS} grants are in force already");
+            let hint = "revoke some: pawctl approval grants; or write a rule instead";
+            return Err(Error::new(ErrorKind::Busy, message, hint));
+        }
+        let (id, until_ms) = (Uuid::now_v7(), now.saturating_add(for_ms));
+        let like = Like {
+            plan: &record.plan,
+            requester: &principal(&record.requested_by),
+            taint: &record.taint,
+            risk: record.risk,
+        };
+        let text = grant::text(&format!("grant-{id}"), like, now, until_ms).map_err(|error| {
+            let hint = "approve it alone, without --for";
+            Error::new(ErrorKind::Denied, error.to_string(), hint).about(record.id)
+        })?;
+        Ok(Box::new(GrantRecord {
+            id,
+            text,
+            action: record.id,
+            digest: record.digest,
+            by: said.by.clone(),
+            uid: record.requested_by.uid,
+            agent: record.plan.agent.clone(),
+            note: said.note.clone(),
+            made_ms: now,
+            until_ms,
+        }))
+    }
+
+    pub(super) fn answered(
+        &mut self,
+        id: Uuid,
+        result: Result<(), Error>,
+        grant: Option<Box<GrantRecord>>,
+        reply: Option<Reply>,
+    ) {
         let Some(open) = self.open.get_mut(&id) else {
             return;
         };
@@ -137,19 +255,27 @@ impl Driver {
         if let Err(error) = result {
             // The answer is not durable, so it was not given: the question is open again.
             if let Some(before) = before {
-                self.questions
-                    .ask(id, before.digest, before.expires_ms.unwrap_or(0));
+                self.questions.ask(id, question(&before));
                 open.record = *before;
             }
-            return say(reply, Err(error));
+            if let Some(reply) = reply {
+                say(reply, Err(error));
+            }
+            return;
         }
         let record = open.record.clone();
         match record.state {
             State::Approved => self.queue.push(id),
+            State::WaitingApproval => {}
             _ => drop(self.open.remove(&id)),
         }
+        if let Some(grant) = grant {
+            self.ports.grants.add(*grant);
+        }
         self.tell(id, record.state);
-        say(reply, Ok(record));
+        if let Some(reply) = reply {
+            say(reply, Ok(record));
+        }
     }
 
     pub(super) fn expire(&mut self) {

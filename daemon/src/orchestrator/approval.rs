@@ -1,22 +1,45 @@
 //! The questions that wait for a person, each with its digest and its end.
+//!
+//! Equal ones are one question to people: the same plan, asked for by the same user with data of the same origins. Each action behind it
+//! waits for itself, expires for itself and is done for itself, with the plan that is stored with it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+};
 
-use paw_policy::Digest;
+use paw_policy::{Digest, TaintSet};
 use uuid::Uuid;
+
+/// The most actions that wait for one answer; the next one that is equal begins another question.
+const FOLDED: usize = 64;
 
 /// The open questions.
 #[derive(Debug, Default)]
 pub struct Questions {
     open: BTreeMap<Uuid, Question>,
     by_expiry: BTreeSet<(u64, Uuid)>,
+    /// What is asked once for several: the plan, who wants it, and where its data came from.
+    groups: BTreeMap<Group, BTreeSet<Uuid>>,
+    /// The oldest of each group: what people are asked.
+    asked: BTreeSet<Uuid>,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Question {
-    digest: Digest,
-    expires_ms: u64,
+/// What an action waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// The plan.
+    pub digest: Digest,
+    /// When nobody can answer any more.
+    pub expires_ms: u64,
+    /// Who asked for it.
+    pub uid: u32,
+    /// Where its data came from.
+    pub taint: TaintSet,
 }
+
+/// The last number tells groups apart of which the first is full.
+type Group = (Digest, u32, Vec<&'static str>, u32);
 
 /// Why an answer is refused. The question, if there is one, stays open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -34,46 +57,81 @@ pub enum NotAnswered {
 
 impl Questions {
     /// Asks. A question with the same id is replaced: an action has only one.
-    pub fn ask(&mut self, id: Uuid, digest: Digest, expires_ms: u64) {
+    pub fn ask(&mut self, id: Uuid, question: Question) {
         self.drop(id);
-        self.open.insert(id, Question { digest, expires_ms });
-        self.by_expiry.insert((expires_ms, id));
+        self.by_expiry.insert((question.expires_ms, id));
+        let mut group = first_group(&question);
+        while self
+            .groups
+            .get(&group)
+            .is_some_and(|members| members.len() >= FOLDED)
+        {
+            group.3 += 1;
+        }
+        let members = self.groups.entry(group).or_default();
+        if let Some(first) = members.first() {
+            self.asked.remove(first);
+        }
+        members.insert(id);
+        self.asked.extend(members.first());
+        self.open.insert(id, question);
     }
 
-    /// Takes an answer: if it fits, the question is closed, and no second answer will fit.
+    /// Whether an answer fits; the question stays open.
     ///
     /// # Errors
     /// When it does not fit.
-    pub fn answer(&mut self, id: Uuid, digest: Digest, now_ms: u64) -> Result<(), NotAnswered> {
-        let question = *self.open.get(&id).ok_or(NotAnswered::NotWaiting)?;
+    pub fn fits(&self, id: Uuid, digest: Digest, now_ms: u64) -> Result<(), NotAnswered> {
+        let question = self.open.get(&id).ok_or(NotAnswered::NotWaiting)?;
         if now_ms >= question.expires_ms {
             return Err(NotAnswered::Expired);
         }
         if digest != question.digest {
             return Err(NotAnswered::OtherDigest);
         }
-        self.drop(id);
         Ok(())
     }
 
-    /// Takes a question back.
+    /// Takes a question back, or closes it: no answer fits any more.
     pub fn drop(&mut self, id: Uuid) {
-        if let Some(question) = self.open.remove(&id) {
-            self.by_expiry.remove(&(question.expires_ms, id));
+        let Some(question) = self.open.remove(&id) else {
+            return;
+        };
+        self.by_expiry.remove(&(question.expires_ms, id));
+        self.asked.remove(&id);
+        let Some(group) = self.group_of(id, &question) else {
+            return;
+        };
+        if let Some(members) = self.groups.get_mut(&group) {
+            members.remove(&id);
+            self.asked.extend(members.first());
+            if members.is_empty() {
+                self.groups.remove(&group);
+            }
         }
+    }
+
+    /// Those that wait for the same answer as this one, itself among them, oldest first.
+    #[must_use]
+    pub fn together(&self, id: Uuid) -> Vec<Uuid> {
+        let group = self
+            .open
+            .get(&id)
+            .and_then(|question| self.group_of(id, question));
+        let members = group.and_then(|group| self.groups.get(&group));
+        members.into_iter().flatten().copied().collect()
     }
 
     /// Takes out every question whose time has come.
     pub fn expire(&mut self, now_ms: u64) -> Vec<Uuid> {
         let mut expired = Vec::new();
-        while let Some((at, id)) = self
+        while let Some((_, id)) = self
             .by_expiry
             .first()
             .copied()
             .filter(|(at, _)| *at <= now_ms)
         {
-            self.by_expiry.remove(&(at, id));
-            self.open.remove(&id);
+            self.drop(id);
             expired.push(id);
         }
         expired
@@ -85,7 +143,7 @@ impl Questions {
         self.by_expiry.first().map(|(at, _)| *at)
     }
 
-    /// How many wait.
+    /// How many actions wait.
     #[must_use]
     pub fn len(&self) -> usize {
         self.open.len()
@@ -97,57 +155,101 @@ impl Questions {
         self.open.is_empty()
     }
 
-    /// The ids of those that wait, oldest first.
-    pub fn ids(&self) -> impl Iterator<Item = Uuid> + '_ {
-        self.open.keys().copied()
+    /// What people are asked, oldest first, after this one, and for how many actions each is; at most so many.
+    pub fn asked(
+        &self,
+        after: Option<Uuid>,
+        most: usize,
+    ) -> impl Iterator<Item = (Uuid, usize)> + '_ {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let asked = self.asked.range((from, Bound::Unbounded)).take(most);
+        asked.map(|id| (*id, self.count(*id)))
     }
+
+    /// How many wait for the same answer as this one.
+    fn count(&self, id: Uuid) -> usize {
+        let group = self
+            .open
+            .get(&id)
+            .and_then(|question| self.group_of(id, question));
+        group
+            .and_then(|group| self.groups.get(&group))
+            .map_or(1, BTreeSet::len)
+    }
+
+    fn group_of(&self, id: Uuid, question: &Question) -> Option<Group> {
+        let mut group = first_group(question);
+        // Groups before a full one may have ended meanwhile, so this goes on to the last that there is.
+        let last = (group.0, group.1, group.2.clone(), u32::MAX);
+        self.groups
+            .range(group.clone()..=last)
+            .find(|(_, members)| members.contains(&id))
+            .map(|(found, _)| {
+                group.3 = found.3;
+                group
+            })
+    }
+}
+
+fn first_group(question: &Question) -> Group {
+    let taint = question.taint.iter().map(|taint| taint.as_str());
+    (question.digest, question.uid, taint.collect(), 0)
 }
 
 #[cfg(test)]
 mod tests {
+    use paw_policy::Taint;
+    use proptest::prelude::*;
+
     use super::*;
 
-    const ID: Uuid = Uuid::from_u128(7);
+    const ID: Uuid = id(7);
+
+    const fn id(number: u128) -> Uuid {
+        Uuid::from_u128(number)
+    }
+
+    fn question(plan: &[u8], uid: u32, taint: Taint, expires_ms: u64) -> Question {
+        Question {
+            digest: Digest::of(plan),
+            expires_ms,
+            uid,
+            taint: TaintSet::of(taint),
+        }
+    }
 
     fn asked() -> (Questions, Digest) {
-        let (mut questions, digest) = (Questions::default(), Digest::of(b"plan"));
-        questions.ask(ID, digest, 1_000);
-        (questions, digest)
+        let mut questions = Questions::default();
+        questions.ask(ID, question(b"plan", 1, Taint::User, 1_000));
+        (questions, Digest::of(b"plan"))
     }
 
     #[test]
-    fn a_question_is_answered_once() {
+    fn a_question_that_was_closed_takes_no_answer() {
         let (mut questions, digest) = asked();
-        assert_eq!(questions.answer(ID, digest, 999), Ok(()));
+        assert_eq!(questions.fits(ID, digest, 999), Ok(()));
+        questions.drop(ID);
         assert_eq!(
-            questions.answer(ID, digest, 999),
+            questions.fits(ID, digest, 999),
             Err(NotAnswered::NotWaiting)
         );
     }
 
     #[test]
-    fn another_digest_does_not_answer_and_leaves_the_question_open() {
-        let (mut questions, digest) = asked();
-        assert_eq!(
-            questions.answer(ID, Digest::of(b"other"), 1),
-            Err(NotAnswered::OtherDigest)
-        );
-        assert_eq!(questions.answer(ID, digest, 1), Ok(()));
+    fn another_digest_does_not_answer() {
+        let (questions, digest) = asked();
+        let other = Digest::of(b"other");
+        assert_eq!(questions.fits(ID, other, 1), Err(NotAnswered::OtherDigest));
+        assert_eq!(questions.fits(ID, digest, 1), Ok(()));
     }
 
     #[test]
     fn an_expired_question_cannot_be_answered() {
         let (mut questions, digest) = asked();
-        assert_eq!(
-            questions.answer(ID, digest, 1_000),
-            Err(NotAnswered::Expired)
-        );
+        assert_eq!(questions.fits(ID, digest, 1_000), Err(NotAnswered::Expired));
         assert_eq!(questions.expire(999), Vec::<Uuid>::new());
         assert_eq!(questions.expire(1_000), [ID]);
-        assert_eq!(
-            questions.answer(ID, digest, 1),
-            Err(NotAnswered::NotWaiting)
-        );
+        assert_eq!(questions.fits(ID, digest, 1), Err(NotAnswered::NotWaiting));
         assert!(questions.is_empty());
         assert_eq!(questions.next_expiry(), None);
     }
@@ -156,13 +258,58 @@ mod tests {
     fn questions_expire_in_the_order_of_their_ends() {
         let mut questions = Questions::default();
         for (number, at) in [(1, 30), (2, 10), (3, 20)] {
-            questions.ask(Uuid::from_u128(number), Digest::of(b"x"), at);
+            questions.ask(id(number), question(b"x", 1, Taint::User, at));
         }
         assert_eq!(questions.next_expiry(), Some(10));
-        assert_eq!(
-            questions.expire(20),
-            [Uuid::from_u128(2), Uuid::from_u128(3)]
-        );
+        assert_eq!(questions.expire(20), [id(2), id(3)]);
         assert_eq!(questions.len(), 1);
+    }
+
+    #[test]
+    fn equal_questions_are_asked_once() {
+        let mut questions = Questions::default();
+        let ask = |questions: &mut Questions, number, plan: &[u8], uid, taint| {
+            questions.ask(id(number), question(plan, uid, taint, 9));
+        };
+        ask(&mut questions, 1, b"a", 1, Taint::User);
+        ask(&mut questions, 2, b"a", 1, Taint::User);
+        ask(&mut questions, 3, b"b", 1, Taint::User);
+        ask(&mut questions, 4, b"a", 2, Taint::User);
+        ask(&mut questions, 5, b"a", 1, Taint::Web);
+        ask(&mut questions, 6, b"a", 1, Taint::User);
+        let shown = |questions: &Questions, after, most| -> Vec<(u128, usize)> {
+            let asked = questions.asked(after, most);
+            asked.map(|(id, count)| (id.as_u128(), count)).collect()
+        };
+        assert_eq!(shown(&questions, None, 9), [(1, 3), (3, 1), (4, 1), (5, 1)]);
+        assert_eq!(shown(&questions, Some(id(1)), 2), [(3, 1), (4, 1)]);
+        assert_eq!(questions.together(id(2)), [id(1), id(2), id(6)]);
+        assert_eq!(questions.len(), 6);
+        questions.drop(id(1));
+        assert_eq!(
+            shown(&questions, None, 1),
+            [(2, 2)],
+            "the next one stands for them"
+        );
+    }
+
+    proptest! {
+        /// Whatever is asked and closed: each that is open is in exactly one question that people see, and none is too long.
+        #[test]
+        fn every_open_action_is_behind_one_question(steps in prop::collection::vec((0_u128..150, 0_u8..3, any::<bool>()), 0..400)) {
+            let mut questions = Questions::default();
+            for (number, plan, close) in steps {
+                if close {
+                    questions.drop(id(number));
+                } else {
+                    questions.ask(id(number), question(&[plan], 1, Taint::User, 9));
+                }
+                let asked: Vec<(Uuid, usize)> = questions.asked(None, usize::MAX).collect();
+                let behind: BTreeSet<Uuid> = asked.iter().flat_map(|(id, _)| questions.together(*id)).collect();
+                prop_assert!(behind.iter().eq(questions.open.keys()));
+                prop_assert_eq!(asked.iter().map(|(_, count)| count).sum::<usize>(), questions.len());
+                prop_assert!(asked.iter().all(|(_, count)| *count <= FOLDED));
+            }
+        }
     }
 }

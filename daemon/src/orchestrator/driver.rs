@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, future::ready, sync::Arc, time::Duration};
 use futures_util::FutureExt;
 use paw_api::{Error, ErrorKind, audit::Event};
 use paw_policy::{Decision, Permit, Plan, Risk, Rules, State};
-use paw_store::{ActionRecord, Caller, StoreError};
+use paw_store::{ActionRecord, Caller, GrantRecord, StoreError};
 use tokio::{
     sync::{broadcast, mpsc, watch},
     task::JoinSet,
@@ -27,11 +27,11 @@ use super::{
     handle::{Actions, CHANGES, Change, Command, INBOX, Load, Reply, Submission},
     lifecycle::{Step, next},
     queue::Queue,
-    steps::{batch, denial, internal, past, permit, say, tick, until, write},
+    steps::{batch, denial, internal, past, permit, question, say, tick, until, write},
     work::{Ending, Execute, Outcome, Progress, Task, failure},
 };
 use crate::{
-    audit::Audit, clock::now_ms, config::ActionBounds, events::News, quota::Quotas,
+    audit::Audit, clock::now_ms, config::ActionBounds, events::News, grants::Grants, quota::Quotas,
     records::entry_of, storage::Storage,
 };
 
@@ -47,7 +47,8 @@ pub(super) enum Happened {
     Answered {
         id: Uuid,
         result: Result<(), Error>,
-        reply: Reply,
+        grant: Option<Box<GrantRecord>>,
+        reply: Option<Reply>,
     },
     /// An execution ended.
     Ended { id: Uuid, outcome: Outcome },
@@ -65,6 +66,8 @@ pub struct Ports {
     pub executor: Arc<dyn Execute>,
     /// The rules in force.
     pub rules: watch::Receiver<Arc<Rules>>,
+    /// What people granted.
+    pub grants: Arc<Grants>,
     /// Where news are said.
     pub news: Arc<News>,
     /// What may be asked and spent.
@@ -191,14 +194,15 @@ impl Driver {
     fn command(&mut self, command: Command) {
         match command {
             Command::Submit { submission, reply } => self.submit(*submission, reply),
-            Command::Answer {
-                id,
-                digest,
-                approve,
-                note,
-                by,
-                reply,
-            } => self.answer(id, digest, approve, note, by, reply),
+            Command::Answer { id, said, reply } => self.answer(id, &said, reply),
+            Command::Asked { after, most, reply } => {
+                // Whoever asked may be gone.
+                drop(reply.send(self.questions.asked(after, most).collect()));
+            }
+            Command::Together { id, reply } => {
+                // Whoever asked may be gone.
+                let _ = reply.send(self.questions.together(id).len().max(1));
+            }
             Command::Cancel { id, by, reply } => self.cancel(id, &by, reply),
             Command::Bounds(bounds) => {
                 self.queue
@@ -432,7 +436,12 @@ impl Driver {
     fn happened(&mut self, happened: Happened) {
         match happened {
             Happened::Accepted { id, result } => self.accepted(id, result),
-            Happened::Answered { id, result, reply } => self.answered(id, result, reply),
+            Happened::Answered {
+                id,
+                result,
+                grant,
+                reply,
+            } => self.answered(id, result, grant, reply),
             Happened::Ended { id, outcome } => {
                 self.queue.done(id);
                 self.end(id, outcome);
@@ -472,8 +481,7 @@ impl Driver {
                     risk = %record.risk,
                     "action waits for a person"
                 );
-                self.questions
-                    .ask(id, record.digest, record.expires_ms.unwrap_or(0));
+                self.questions.ask(id, question(&record));
             }
             State::Approved => self.queue.push(id),
             State::Executing => self.tell(id, State::Approved),

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{
     driver::{Driver, Happened, Open},
     lifecycle::{Step, next},
-    steps::{batch_with_exchange, say},
+    steps::{batch_with_exchange, question, say},
     work::{Continuation, Ending, Exchange, Outcome, Progress, failure},
 };
 use crate::{clock::now_ms, records::entry_of};
@@ -22,10 +22,7 @@ impl Driver {
     /// Takes an action of an earlier life into account, as the store has it.
     pub(super) fn adopt(&mut self, record: ActionRecord) {
         match record.state {
-            State::WaitingApproval => {
-                self.questions
-                    .ask(record.id, record.digest, record.expires_ms.unwrap_or(0))
-            }
+            State::WaitingApproval => self.questions.ask(record.id, question(&record)),
             State::Approved => self.queue.push(record.id),
             State::Queued | State::Executing => {}
             State::Completed

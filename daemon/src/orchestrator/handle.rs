@@ -38,11 +38,19 @@ pub(super) enum Command {
     },
     Answer {
         id: Uuid,
-        digest: Digest,
-        approve: bool,
-        note: Option<String>,
-        by: Caller,
+        said: Said,
         reply: Reply,
+    },
+    /// What people are asked after this one, and for how many actions; at most so many.
+    Asked {
+        after: Option<Uuid>,
+        most: usize,
+        reply: oneshot::Sender<Vec<(Uuid, usize)>>,
+    },
+    /// How many actions wait for the same answer as this one.
+    Together {
+        id: Uuid,
+        reply: oneshot::Sender<usize>,
     },
     Cancel {
         id: Uuid,
@@ -50,6 +58,25 @@ pub(super) enum Command {
         reply: Reply,
     },
     Bounds(ActionBounds),
+}
+
+/// What a person says to a question.
+#[derive(Debug, Clone)]
+pub struct Said {
+    /// The digest of the plan that they were shown.
+    pub digest: Digest,
+    /// Whether it may be done.
+    pub approve: bool,
+    /// What they have to say about it.
+    pub note: Option<String>,
+    /// Who says it.
+    pub by: Caller,
+    /// Whether a one-time code of theirs came with it, and was right.
+    pub code: bool,
+    /// For how many actions that wait for the same answer it is, the oldest first; at least for the one that it names.
+    pub count: usize,
+    /// For how long what is alike is granted, too, in milliseconds.
+    pub for_ms: Option<u64>,
 }
 
 /// A change of an action's state.
@@ -97,23 +124,34 @@ impl Actions {
     ///
     /// # Errors
     /// When the answer does not fit, or that person may not give it.
-    pub async fn answer(
+    pub async fn answer(&self, id: Uuid, said: Said) -> Result<ActionRecord, Error> {
+        self.ask(|reply| Command::Answer { id, said, reply }).await
+    }
+
+    /// What people are asked, oldest first, after this one, and for how many actions; at most so many.
+    ///
+    /// # Errors
+    /// When pawd is stopping.
+    pub async fn asked(
         &self,
-        id: Uuid,
-        digest: Digest,
-        approve: bool,
-        note: Option<String>,
-        by: Caller,
-    ) -> Result<ActionRecord, Error> {
-        self.ask(|reply| Command::Answer {
-            id,
-            digest,
-            approve,
-            note,
-            by,
-            reply,
-        })
-        .await
+        after: Option<Uuid>,
+        most: usize,
+    ) -> Result<Vec<(Uuid, usize)>, Error> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Asked { after, most, reply };
+        self.inbox.send(command).await.map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())
+    }
+
+    /// How many actions wait for the same answer as this one.
+    ///
+    /// # Errors
+    /// When pawd is stopping.
+    pub async fn together(&self, id: Uuid) -> Result<usize, Error> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Together { id, reply };
+        self.inbox.send(command).await.map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())
     }
 
     /// Takes an action back; returns once it has ended.
@@ -143,14 +181,6 @@ impl Actions {
     }
 
     async fn ask(&self, command: impl FnOnce(Reply) -> Command) -> Result<ActionRecord, Error> {
-        let stopping = || {
-            Error::new(
-                ErrorKind::Unavailable,
-                "pawd is stopping",
-                "try again when it is back",
-            )
-            .retry_after_ms(2_000)
-        };
         let (reply, answer) = oneshot::channel();
         self.inbox
             .send(command(reply))
@@ -158,4 +188,13 @@ impl Actions {
             .map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())?
     }
+}
+
+fn stopping() -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        "pawd is stopping",
+        "try again when it is back",
+    )
+    .retry_after_ms(2_000)
 }

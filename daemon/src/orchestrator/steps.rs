@@ -8,11 +8,13 @@ use paw_policy::{
     Approval, Decision, Facts, NotApproved, Permit, Plan, Principal, Rules, Taint, TaintSet, judge,
     permit as allowed, permit_approved,
 };
-use paw_store::{ActionRecord, Batch, Caller, SessionRecord, Speaker, StoreError, TurnRecord};
+use paw_store::{
+    ActionRecord, Answer, Batch, Caller, SessionRecord, Speaker, StoreError, TurnRecord,
+};
 use tokio::time::{Instant, Interval};
 use uuid::Uuid;
 
-use super::{handle::Reply, work::Exchange};
+use super::{approval::Question, handle::Reply, work::Exchange};
 use crate::{audit::Audit, clock::now_ms, storage::Storage};
 
 /// The permit of an action whose time has come: by policy, or by the answer that is stored with it. It is judged once more, by
@@ -24,6 +26,7 @@ pub(super) fn permit(
     let facts = Facts {
         principal: principal(&record.requested_by),
         taint: record.taint.clone(),
+        now_ms: now_ms(),
     };
     let verdict = judge(rules, &record.plan, &facts).map_err(|_| NotApproved::OtherPlan)?;
     if verdict.digest != record.digest || verdict.risk != record.risk {
@@ -34,6 +37,8 @@ pub(super) fn permit(
             let approval = Approval {
                 digest: answer.digest,
                 by: principal(&answer.by),
+                code: answer.code,
+                first: first_yes(record).map(|first| principal(&first.by)),
             };
             permit_approved(
                 rules,
@@ -46,6 +51,22 @@ pub(super) fn permit(
         Some(_) => Err(NotApproved::Denied),
         None => allowed(record.plan.clone(), &verdict),
     }
+}
+
+/// What an action that waits for a person waits for.
+pub(super) fn question(record: &ActionRecord) -> Question {
+    Question {
+        digest: record.digest,
+        expires_ms: record.expires_ms.unwrap_or(0),
+        uid: record.requested_by.uid,
+        taint: record.taint.clone(),
+    }
+}
+
+/// The yes of another approver to the same plan, which came before.
+pub(super) fn first_yes(record: &ActionRecord) -> Option<&Answer> {
+    let first = record.first_yes.as_ref();
+    first.filter(|first| first.approve && first.digest == record.digest)
 }
 
 /// A caller as policy knows them.

@@ -59,7 +59,7 @@ fn result_of(method: &str) -> Option<SchemaOf> {
         "budget.list" => of::<Vec<budget::Budget>>,
         "budget.show" => of::<budget::Budget>,
         "chat.send" => of::<provider::ChatEvent>,
-        "config.reload" => of::<system::Reloaded>,
+        "config.reload" | "policy.reload" => of::<system::Reloaded>,
         "config.show" | "rpc.discover" => of::<Value>,
         "events.subscribe" => of::<events::EventItem>,
         "image.add" => of::<image::ImageAdded>,
@@ -72,6 +72,10 @@ fn result_of(method: &str) -> Option<SchemaOf> {
         "model.show" => of::<model::Model>,
         "model.switch" => of::<model::SwitchEvent>,
         "model.warm" => of::<model::ModelWarmed>,
+        "approval.grants" => of::<Vec<action::Grant>>,
+        "approval.revoke" => of::<action::Grant>,
+        "approval.enroll" => of::<action::Enrolment>,
+        "policy.explain" => of::<system::Explanation>,
         "policy.show" => of::<Vec<system::Rule>>,
         "provider.add" | "provider.default" | "provider.edit" | "provider.remove"
         | "provider.reset" => of::<provider::Provider>,
@@ -101,8 +105,9 @@ fn result_of(method: &str) -> Option<SchemaOf> {
         "workspace.discard" => of::<workspace::Discarded>,
         "workspace.list" => of::<Vec<workspace::Workspace>>,
         "workspace.undo" => of::<workspace::Undone>,
-        "chat.cancel" | "events.unsubscribe" | "model.abort" | "model.leave" | "sandbox.abort"
-        | "sandbox.input" | "sandbox.kill" | "sandbox.leave" | "session.delete" => of::<bool>,
+        "approval.confirm" | "approval.forget" | "chat.cancel" | "events.unsubscribe"
+        | "model.abort" | "model.leave" | "sandbox.abort" | "sandbox.input" | "sandbox.kill"
+        | "sandbox.leave" | "session.delete" => of::<bool>,
         _ => return None,
     })
 }

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     error::{Fault, StoreError},
+    grant::{self, GrantRecord},
     outage::{self, OutageRecord, Outlet},
     proof::{self, ProofRecord},
     record::{ActionRecord, SessionRecord, TurnRecord},
@@ -57,6 +58,11 @@ enum Change {
         document: Vec<u8>,
     },
     RemoveOutage(Outlet),
+    PutGrant {
+        id: u128,
+        document: Vec<u8>,
+    },
+    RemoveGrant(u128),
     AddSpent {
         account: Account,
         sum: Sum,
@@ -166,6 +172,26 @@ impl Batch {
         self.add(Change::RemoveOutage(outlet.clone()))
     }
 
+    /// Stores a grant.
+    ///
+    /// # Errors
+    /// When the record is too long, its id is not of version 7, or the batch is full.
+    pub fn put_grant(&mut self, grant: &GrantRecord) -> Result<&mut Self, StoreError> {
+        let document = document("grant", grant.id, grant)?;
+        self.add(Change::PutGrant {
+            id: ordered("grant", grant.id)?,
+            document,
+        })
+    }
+
+    /// Removes a grant. One that is not there is none to remove.
+    ///
+    /// # Errors
+    /// When the batch is full.
+    pub fn remove_grant(&mut self, id: Uuid) -> Result<&mut Self, StoreError> {
+        self.add(Change::RemoveGrant(id.as_u128()))
+    }
+
     /// Adds to what was spent of an account.
     ///
     /// # Errors
@@ -232,6 +258,8 @@ impl Batch {
                 Change::PutProof { runtime, document } => proof::put(txn, runtime, document)?,
                 Change::PutOutage { outlet, document } => outage::put(txn, outlet, document)?,
                 Change::RemoveOutage(outlet) => outage::remove(txn, outlet)?,
+                Change::PutGrant { id, document } => grant::put(txn, *id, document)?,
+                Change::RemoveGrant(id) => grant::remove(txn, *id)?,
                 Change::AddSpent { account, sum } => spent::add(txn, account, *sum)?,
                 Change::ForgetSpent { budget, before_ms } => {
                     spent::forget(txn, budget, *before_ms)?;

@@ -32,6 +32,9 @@ pub struct ActionRecord {
     pub requested_by: Caller,
     /// The answer of a person, if one was needed and given.
     pub approved_by: Option<Answer>,
+    /// The yes that came before it, of an action that takes two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_yes: Option<Answer>,
     /// When it was accepted.
     pub created_ms: u64,
     /// When it was allowed, denied or answered.
@@ -117,6 +120,12 @@ pub struct Answer {
     pub note: Option<String>,
     /// When.
     pub at_ms: u64,
+    /// Whether a one-time code of theirs came with it, and was right.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub code: bool,
+    /// The grant that they made with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grant: Option<Uuid>,
 }
 
 /// Why an action did not complete.

@@ -12,6 +12,7 @@ use crate::{
     batch::{self, Batch},
     error::{Fault, StoreError},
     file::{self, OpenOptions, Opened},
+    grant::{self, GrantRecord},
     outage::{self, OutageRecord},
     proof::{self, ProofRecord},
     query::{self, ActionFilter, Counts, Listed, Page},
@@ -204,6 +205,14 @@ impl Store {
     /// When the file cannot be read.
     pub fn outages(&self) -> Result<Vec<OutageRecord>, StoreError> {
         self.read(outage::all)
+    }
+
+    /// What people granted, oldest first.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn grants(&self) -> Result<Vec<GrantRecord>, StoreError> {
+        self.read(grant::all)
     }
 
     /// What was spent of each of these accounts, in their order.

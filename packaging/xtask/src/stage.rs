@@ -171,6 +171,16 @@ fn manuals(tree: &mut Tree, root: &Path, generated: &Path) -> Result<()> {
         &root.join("packaging/CHANGELOG.md"),
     )?;
     tree.file(
+        "usr/share/doc/pawd/single-operator.cedar",
+        0o644,
+        &root.join("policy/single-operator.cedar"),
+    )?;
+    tree.file(
+        "usr/share/doc/pawd/default.cases.toml",
+        0o644,
+        &root.join("policy/default.cases.toml"),
+    )?;
+    tree.file(
         "usr/share/doc/pawd/prices.toml",
         0o644,
         &root.join("daemon/prices.toml"),

@@ -1,4 +1,4 @@
-//! `action.*` and `approval.*`
+//! `action.*`
 
 use std::time::Duration;
 
@@ -8,9 +8,9 @@ use jsonrpsee::{
 };
 use paw_api::{
     Error, ErrorKind,
-    action::{Action, ActionRpcServer, Answer, Approval, ApprovalRpcServer, Page},
+    action::{Action, ActionRpcServer, Page},
 };
-use paw_policy::{Digest, Role, State};
+use paw_policy::{Role, State};
 use paw_store::{ActionFilter, ActionRecord};
 use serde_json::{Map, Value};
 use tokio::{sync::broadcast::error::RecvError, time::timeout};
@@ -131,77 +131,6 @@ impl ActionRpcServer for Family {
             return Err(fail(error.about(id)));
         }
         let record = self.actions.cancel(record.id, caller).await.map_err(fail)?;
-        Ok(records::action(record, false))
-    }
-}
-
-/// Bytes of the plans that one answer lists.
-const LISTED: usize = 8 * 1024 * 1024;
-
-#[async_trait]
-impl ApprovalRpcServer for Family {
-    async fn list(&self, extensions: &Extensions) -> RpcResult<Vec<Approval>> {
-        caller(extensions).map_err(fail)?;
-        let filter = ActionFilter {
-            states: vec![State::WaitingApproval],
-            ..ActionFilter::default()
-        };
-        let page = paw_store::Page::newest(paw_store::MAX_PAGE);
-        let listed = self
-            .storage
-            .read()
-            .actions(&filter, &page)
-            .map_err(|error| fail(unreadable(&error)))?;
-        // The oldest first, and as many as an answer holds: plans may be long, and whoever asks for long ones hides no other.
-        let mut room = LISTED;
-        let oldest = listed.records.into_iter().rev().map(records::approval);
-        let fits = oldest.take_while(|approval| {
-            let length = approval
-                .plan
-                .canonical()
-                .map_or(usize::MAX, |text| text.len());
-            let left = room.checked_sub(length);
-            room = left.unwrap_or(0);
-            left.is_some()
-        });
-        Ok(fits.collect())
-    }
-
-    async fn show(&self, extensions: &Extensions, id: String) -> RpcResult<Approval> {
-        let caller = caller(extensions).map_err(fail)?;
-        let record = self.action(&id, &caller).map_err(fail)?;
-        if record.state != State::WaitingApproval {
-            let hint = format!(
-                "it is {}; see pawctl action show {}",
-                record.state, record.id
-            );
-            return Err(fail(
-                Error::new(ErrorKind::NotFound, "that action waits for nobody", hint).about(id),
-            ));
-        }
-        Ok(records::approval(record))
-    }
-
-    async fn answer(
-        &self,
-        extensions: &Extensions,
-        id: String,
-        digest: Digest,
-        answer: Answer,
-        note: Option<String>,
-    ) -> RpcResult<Action> {
-        let caller = caller(extensions).map_err(fail)?;
-        let record = self.action(&id, &caller).map_err(fail)?;
-        let note = note.map(|note| records::shorten_to(&note, 1_000));
-        let approve = match answer {
-            Answer::Approve => true,
-            Answer::Deny => false,
-        };
-        let record = self
-            .actions
-            .answer(record.id, digest, approve, note, caller)
-            .await
-            .map_err(fail)?;
         Ok(records::action(record, false))
     }
 }

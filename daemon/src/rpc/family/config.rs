@@ -6,12 +6,18 @@ use jsonrpsee::{
 };
 use paw_api::{
     Error, ErrorKind,
-    system::{ConfigRpcServer, PolicyRpcServer, Reloaded, Rule},
+    action::Verdict,
+    system::{ConfigRpcServer, DecidingRule, Explanation, PolicyRpcServer, Reloaded, Rule},
 };
+use paw_policy::{
+    Facts, Principal, Rules,
+    judge::{judge, weigh},
+};
+use paw_store::ActionRecord;
 use serde_json::Value;
 
 use super::{Family, fail};
-use crate::rpc::caller;
+use crate::{clock::now_ms, records, rpc::caller};
 
 #[async_trait]
 impl ConfigRpcServer for Family {
@@ -44,4 +50,58 @@ impl PolicyRpcServer for Family {
             })
             .collect())
     }
+
+    async fn explain(&self, extensions: &Extensions, id: String) -> RpcResult<Explanation> {
+        let caller = caller(extensions).map_err(fail)?;
+        let record = self.action(&id, &caller).map_err(fail)?;
+        explain(&record, &self.rules.borrow()).map_err(fail)
+    }
+
+    async fn reload(&self, extensions: &Extensions) -> RpcResult<Reloaded> {
+        let caller = caller(extensions).map_err(fail)?;
+        self.reload.policy(caller).await.map_err(fail)
+    }
+}
+
+/// Why policy said what it said to an action, by what is stored of it and the rules in force.
+fn explain(record: &ActionRecord, rules: &Rules) -> Result<Explanation, Error> {
+    let facts = |now_ms| Facts {
+        principal: Principal {
+            uid: record.requested_by.uid,
+            role: record.requested_by.role,
+        },
+        taint: record.taint.clone(),
+        now_ms,
+    };
+    let now = judge(rules, &record.plan, &facts(now_ms()))
+        .map_err(|error| Error::new(ErrorKind::Internal, error.to_string(), "report it"))?;
+    let told = |id: &String| {
+        let rule = rules.rule(id);
+        let effect = |permits| if permits { "permit" } else { "forbid" };
+        DecidingRule {
+            id: id.clone(),
+            effect: rule.as_ref().map(|rule| effect(rule.permits).into()),
+            reason: rule
+                .as_ref()
+                .and_then(|rule| rule.reason.map(str::to_owned)),
+            place: rule
+                .as_ref()
+                .map(|rule| format!("{}:{}", rule.file, rule.line)),
+            text: rule.map(|rule| rule.text.to_owned()),
+        }
+    };
+    Ok(Explanation {
+        id: record.id.to_string(),
+        summary: records::summary(&record.plan),
+        decision: record.decision,
+        risk: record.risk,
+        risk_because: weigh(&record.plan, &record.taint).1.into(),
+        principal: records::caller(&record.requested_by),
+        facts: paw_policy::facts::shown(&record.plan, &facts(record.created_ms), record.risk),
+        rules: record.rules.iter().map(told).collect(),
+        now: Verdict {
+            decision: now.decision,
+            rules: now.rules,
+        },
+    })
 }

@@ -2,6 +2,7 @@
 
 mod action;
 mod agent;
+mod approval;
 mod budget;
 mod chat;
 mod config;
@@ -50,9 +51,11 @@ pub use self::{image::Uploads, model::Pulls};
 use crate::{
     agent::net::Ways,
     audit::Audit,
+    codes::Codes,
     config::{Config, Paths},
     events::News,
     gateway::breakers::Breakers,
+    grants::Grants,
     intake::{Intake, may_see, unreadable},
     orchestrator::handle::Actions,
     providers::Providers,
@@ -96,6 +99,10 @@ pub struct Context {
     pub quotas: Arc<Quotas>,
     /// Rules in force.
     pub rules: watch::Receiver<Arc<Rules>>,
+    /// What people granted.
+    pub grants: Arc<Grants>,
+    /// One-time codes of approvers.
+    pub codes: Codes,
     /// The way to read the configuration again.
     pub reload: Reload,
     /// Where everything is.

@@ -86,6 +86,7 @@ pub(crate) fn action(n: u64, state: State, session: Option<Uuid>, text: &str) ->
         state,
         requested_by: caller(1000),
         approved_by: None,
+        first_yes: None,
         created_ms: n,
         decided_ms: None,
         started_ms: None,

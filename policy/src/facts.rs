@@ -1,0 +1,298 @@
+//! What a rule can ask about a plan: the context of each question to Cedar, in one form for Cedar and for people.
+//!
+//! Everything here is read from the plan and from what pawd knows by itself. A path is a fact only in its one canonical form: what
+//! has none is no path that a rule could allow, and [`crate::judge::weigh`] makes it critical.
+
+use std::collections::BTreeMap;
+
+use cedar_policy::RestrictedExpression as Expr;
+use serde_json::{Map, Value};
+
+use crate::{
+    judge::Facts,
+    plan::{Operation, Plan, ToolArguments, canonical},
+    words::{Digest, Risk},
+};
+
+/// Milliseconds of a day.
+const DAY_MS: u64 = 24 * 3_600 * 1_000;
+
+/// The longest path that is one, in bytes.
+const MAX_PATH: usize = 1024;
+
+/// The longest shape of arguments that is told; of what is longer, its digest.
+const MAX_SHAPE: usize = 1024;
+
+/// One fact.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Fact {
+    /// A word or text.
+    Text(String),
+    /// Yes or no.
+    Truth(bool),
+    /// A number.
+    Number(i64),
+    /// Several texts, in a fixed order.
+    Texts(Vec<String>),
+}
+
+impl Fact {
+    fn into_expr(self) -> Expr {
+        match self {
+            Self::Text(text) => Expr::new_string(text),
+            Self::Truth(truth) => Expr::new_bool(truth),
+            Self::Number(number) => Expr::new_long(number),
+            Self::Texts(texts) => Expr::new_set(texts.into_iter().map(Expr::new_string)),
+        }
+    }
+
+    fn into_json(self) -> Value {
+        match self {
+            Self::Text(text) => text.into(),
+            Self::Truth(truth) => truth.into(),
+            Self::Number(number) => number.into(),
+            Self::Texts(texts) => texts.into(),
+        }
+    }
+}
+
+/// The context of a question about a plan, as Cedar wants it. What only grants ask for is told only where there are any.
+pub(crate) fn context(
+    plan: &Plan,
+    facts: &Facts,
+    risk: Risk,
+    approved: bool,
+    for_grants: bool,
+) -> impl Iterator<Item = (String, Expr)> + use<> {
+    let mut all = about(plan, facts, risk, approved);
+    if for_grants {
+        all.extend(fingerprint(plan));
+    }
+    all.into_iter()
+        .map(|(name, fact)| (name.to_owned(), fact.into_expr()))
+}
+
+/// The same for people: what rules were told of a plan.
+#[must_use]
+pub fn shown(plan: &Plan, facts: &Facts, risk: Risk) -> BTreeMap<String, Value> {
+    about(plan, facts, risk, false)
+        .into_iter()
+        .filter(|(name, _)| *name != "approved")
+        .map(|(name, fact)| (name.to_owned(), fact.into_json()))
+        .collect()
+}
+
+/// What a plan touches, in words for people; each is as the plan says it.
+#[must_use]
+pub fn touches(plan: &Plan) -> Vec<String> {
+    match &plan.operation {
+        Operation::Chat(chat) => {
+            let targets = chat.targets();
+            let each = targets.iter();
+            each.map(|target| format!("model {}/{}", target.provider, target.model))
+                .collect()
+        }
+        Operation::ToolCall(call) => match path(call) {
+            Path::Inside(path) => vec![format!("{path} in the workspace of {}", plan.agent)],
+            Path::Unreadable => vec!["a path that is none beneath the workspace".to_owned()],
+            Path::None => vec![format!(
+                "whatever tool {}/{} touches",
+                call.skill, call.tool
+            )],
+        },
+        Operation::SandboxRun(spec) => {
+            let hosts = texts(spec, "net");
+            let hosts = hosts.into_iter().map(|host| format!("host {host}"));
+            std::iter::once("a sandbox".to_owned())
+                .chain(hosts)
+                .collect()
+        }
+        Operation::ApiCall(call) => vec![format!("host {}", call.rule)],
+    }
+}
+
+fn about(plan: &Plan, facts: &Facts, risk: Risk, approved: bool) -> Vec<(&'static str, Fact)> {
+    let taint = facts.taint.iter().map(|taint| taint.as_str().to_owned());
+    let (hour, weekday) = clock(facts.now_ms);
+    let mut all = vec![
+        ("risk", Fact::Text(risk.as_str().to_owned())),
+        ("untrusted", Fact::Truth(facts.taint.is_untrusted())),
+        ("taint", Fact::Texts(taint.collect())),
+        ("agent", Fact::Text(plan.agent.to_string())),
+        ("approved", Fact::Truth(approved)),
+        ("now", Fact::Number(number(facts.now_ms))),
+        ("hour", Fact::Number(hour)),
+        ("weekday", Fact::Number(weekday)),
+    ];
+    match &plan.operation {
+        Operation::Chat(chat) => {
+            let targets = chat.targets();
+            let models = targets
+                .iter()
+                .map(|target| format!("{}/{}", target.provider, target.model));
+            all.push(("models", Fact::Texts(models.collect())));
+        }
+        Operation::ToolCall(call) => {
+            all.push(("skill_digest", Fact::Text(call.skill_digest.to_string())));
+            if let Path::Inside(path) = path(call) {
+                all.push(("path", Fact::Text(path)));
+            }
+        }
+        Operation::SandboxRun(spec) => {
+            all.push(("hosts", Fact::Texts(texts(spec, "net"))));
+        }
+        Operation::ApiCall(_) => {}
+    }
+    all
+}
+
+/// What a grant compares: the names and types of arguments, or all that they say.
+fn fingerprint(plan: &Plan) -> Vec<(&'static str, Fact)> {
+    match &plan.operation {
+        Operation::ToolCall(call) => vec![
+            ("shape", Fact::Text(shape(&call.arguments))),
+            ("arguments", Fact::Text(digest(&call.arguments))),
+        ],
+        Operation::SandboxRun(spec) => vec![("arguments", Fact::Text(digest(spec)))],
+        Operation::Chat(_) | Operation::ApiCall(_) => Vec::new(),
+    }
+}
+
+/// Names and types of arguments, sorted by name: `{path:string,text:string}`.
+pub(crate) fn shape(arguments: &Map<String, Value>) -> String {
+    let mut names: Vec<_> = arguments.iter().collect();
+    names.sort_by_key(|(name, _)| *name);
+    let each = names.into_iter().map(|(name, value)| {
+        let kind = match value {
+            Value::Null => "null",
+            Value::Bool(_) => "bool",
+            Value::Number(_) => "number",
+            Value::String(_) => "string",
+            Value::Array(_) => "array",
+            Value::Object(_) => "object",
+        };
+        // As JSON, so that no name can look like another name and its type.
+        format!("{}:{kind}", Value::from(name.as_str()))
+    });
+    let shape = format!("{{{}}}", each.collect::<Vec<_>>().join(","));
+    if shape.len() > MAX_SHAPE {
+        Digest::of(shape.as_bytes()).to_string()
+    } else {
+        shape
+    }
+}
+
+/// The digest of all that arguments say.
+pub(crate) fn digest(arguments: &Map<String, Value>) -> String {
+    Digest::of(canonical(&Value::Object(arguments.clone())).as_bytes()).to_string()
+}
+
+fn texts(spec: &Map<String, Value>, member: &str) -> Vec<String> {
+    let all = spec.get(member).and_then(Value::as_array);
+    all.into_iter()
+        .flatten()
+        .map(|value| {
+            value
+                .as_str()
+                .map_or_else(|| value.to_string(), str::to_owned)
+        })
+        .collect()
+}
+
+/// What a tool's argument `path` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Path {
+    /// There is none.
+    None,
+    /// A path beneath the workspace, in its one form; `.` for the workspace itself.
+    Inside(String),
+    /// A text that is no such path, or no text.
+    Unreadable,
+}
+
+/// The path that a tool is called with.
+pub(crate) fn path(call: &ToolArguments) -> Path {
+    match call.arguments.get("path") {
+        None => Path::None,
+        Some(Value::String(text)) => inside(text).map_or(Path::Unreadable, Path::Inside),
+        Some(_) => Path::Unreadable,
+    }
+}
+
+/// The one form of a path: relative, without empty names and `.`; none for what climbs, begins at the root, or cannot be shown.
+fn inside(text: &str) -> Option<String> {
+    if text.starts_with('/') || text.len() > MAX_PATH || text.chars().any(char::is_control) {
+        return None;
+    }
+    let names: Vec<&str> = text
+        .split('/')
+        .filter(|name| !matches!(*name, "" | "."))
+        .collect();
+    if names.contains(&"..") {
+        return None;
+    }
+    Some(if names.is_empty() {
+        ".".to_owned()
+    } else {
+        names.join("/")
+    })
+}
+
+/// Host and port of a rule `HOST:PORT`.
+pub(crate) fn host_and_port(rule: &str) -> Option<(&str, u16)> {
+    let (host, port) = rule.rsplit_once(':')?;
+    Some((host, port.parse().ok()?))
+}
+
+/// Hour of the day and day of the week, 1 for Monday, both in UTC.
+fn clock(now_ms: u64) -> (i64, i64) {
+    let days = now_ms / DAY_MS;
+    // The first of January 1970 was a Thursday.
+    (
+        number((now_ms % DAY_MS) / 3_600_000),
+        number((days + 3) % 7 + 1),
+    )
+}
+
+fn number(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_has_one_form_or_none() {
+        let check = |text: &str, form: Option<&str>| {
+            assert_eq!(inside(text).as_deref(), form, "{text:?}");
+        };
+        check("notes/today.txt", Some("notes/today.txt"));
+        check("./notes//today.txt/", Some("notes/today.txt"));
+        check("", Some("."));
+        check("notes/..", None);
+        check("notes/../../etc/passwd", None);
+        check("/etc/passwd", None);
+        check("a\0b", None);
+        check("a\u{1b}[2Jb", None);
+        check("..a/b..", Some("..a/b.."));
+        check(&"x".repeat(MAX_PATH + 1), None);
+    }
+
+    #[test]
+    fn no_two_shapes_look_the_same() {
+        let shape = |text: &str| shape(&serde_json::from_str(text).unwrap());
+        assert_eq!(shape(r#"{"b":1,"a":"x"}"#), r#"{"a":string,"b":number}"#);
+        assert_ne!(shape(r#"{"a:string,b":1}"#), shape(r#"{"a":"x","b":1}"#));
+        let many = (0..200).map(|n| format!("\"name{n}\":1"));
+        let long = shape(&format!("{{{}}}", many.collect::<Vec<_>>().join(",")));
+        assert_eq!(long.len(), 64);
+    }
+
+    #[test]
+    fn time_is_told_in_hours_and_days_of_the_week() {
+        // 2026-11-24 is a Tuesday.
+        assert_eq!(clock(1_795_478_400_000 + 13 * 3_600_000), (13, 2));
+        assert_eq!(clock(0), (0, 4));
+    }
+}

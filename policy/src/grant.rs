@@ -1,0 +1,411 @@
+//! A yes that holds for a while: a permit for what is like an action that a person approved.
+//!
+//! It is a rule like any other, written here and nowhere else, so that the person can be shown what they are about to allow, and so that
+//! every forbid still wins over it. It is bound to the user, the agent, the skill's files and the risk, to no further origins of data
+//! than those of the approved action, and to one of: a directory of the workspace, an endpoint, or exactly the same arguments.
+
+use crate::{
+    facts::{self, Path},
+    judge::Principal,
+    plan::{Operation, Plan},
+    words::{Risk, TaintSet, ToolClass},
+};
+
+/// The longest that a grant holds, in milliseconds: a day.
+pub const MAX_TIME_MS: u64 = 24 * 3_600 * 1_000;
+
+/// Why there can be no grant for what is like an action.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoGrant {
+    /// Each critical action is asked for.
+    #[error("an action of risk critical is asked for each time")]
+    Critical,
+    /// Nobody says where its data came from, so nothing can be as trustworthy as it.
+    #[error("nobody says where the data of this action came from")]
+    Unlabelled,
+    /// Nothing, or longer than [`MAX_TIME_MS`].
+    #[error("a grant holds for a second at least and a day at most")]
+    Time,
+}
+
+/// What a grant is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Like<'a> {
+    /// The approved plan.
+    pub plan: &'a Plan,
+    /// Who asked for it.
+    pub requester: &'a Principal,
+    /// Where its data came from.
+    pub taint: &'a TaintSet,
+    /// Its risk.
+    pub risk: Risk,
+}
+
+/// The rule that permits what is like this until then, under this `@id`; `from_ms` is when it is made, both in milliseconds since 1970.
+///
+/// # Errors
+/// When there can be none.
+pub fn text(id: &str, like: Like<'_>, from_ms: u64, until_ms: u64) -> Result<String, NoGrant> {
+    let time = until_ms.saturating_sub(from_ms);
+    if !(1_000..=MAX_TIME_MS).contains(&time) {
+        return Err(NoGrant::Time);
+    }
+    if like.risk == Risk::Critical {
+        return Err(NoGrant::Critical);
+    }
+    let labels: Vec<String> = like
+        .taint
+        .iter()
+        .map(|taint| quoted(taint.as_str()))
+        .collect();
+    if labels.is_empty() {
+        return Err(NoGrant::Unlabelled);
+    }
+    let (action, resource, anchor) = anchor(like.plan);
+    let mut conditions = vec![
+        format!("context.agent == {}", quoted(like.plan.agent.as_str())),
+        format!("context.risk == {}", quoted(like.risk.as_str())),
+        format!("[{}].containsAll(context.taint)", labels.join(", ")),
+        format!("context.now < {until_ms}"),
+    ];
+    conditions.extend(anchor);
+    Ok(format!(
+        "@id({})\n@reason(\"A person granted what is like an action that they approved.\")\npermit (\n  principal == User::\"{}\",\n  action == Action::\"{action}\",\n  resource{resource}\n) when {{\n  {}\n}};\n",
+        quoted(id),
+        like.requester.uid,
+        conditions.join(" &&\n  "),
+    ))
+}
+
+/// The action, what follows `resource`, and the conditions that make it narrow.
+fn anchor(plan: &Plan) -> (&'static str, String, Vec<String>) {
+    match &plan.operation {
+        Operation::Chat(chat) => {
+            let targets = chat.targets();
+            let models = targets
+                .iter()
+                .map(|target| quoted(&format!("{}/{}", target.provider, target.model)));
+            let models = models.collect::<Vec<_>>().join(", ");
+            (
+                "chat",
+                format!(" == Agent::{}", quoted(plan.agent.as_str())),
+                vec![format!("[{models}].containsAll(context.models)")],
+            )
+        }
+        Operation::SandboxRun(spec) => (
+            "sandbox_run",
+            String::new(),
+            same("arguments", &facts::digest(spec)),
+        ),
+        Operation::ApiCall(call) => (
+            "api_call",
+            format!(" == Endpoint::{}", quoted(&call.rule)),
+            Vec::new(),
+        ),
+        Operation::ToolCall(call) => {
+            let tool = format!("{}/{}", call.skill, call.tool);
+            let mut conditions = vec![format!(
+                "context.skill_digest == {}",
+                quoted(&call.skill_digest.to_string())
+            )];
+            match (call.class, facts::path(call)) {
+                (
+                    ToolClass::ReadPublic
+                    | ToolClass::ReadPrivate
+                    | ToolClass::WriteLocalReversible
+                    | ToolClass::WriteDestructive,
+                    Path::Inside(path),
+                ) => {
+                    conditions.extend(same("shape", &facts::shape(&call.arguments)));
+                    conditions.push("context has path".to_owned());
+                    conditions.push(match path.rsplit_once('/') {
+                        Some((directory, _)) => {
+                            format!("context.path like {}", pattern(&format!("{directory}/")))
+                        }
+                        None => format!("context.path == {}", quoted(&path)),
+                    });
+                }
+                // What is executed or sent is not known by its path.
+                _ => conditions.extend(same("arguments", &facts::digest(&call.arguments))),
+            }
+            (
+                "tool_call",
+                format!(" == Tool::{}", quoted(&tool)),
+                conditions,
+            )
+        }
+    }
+}
+
+fn same(fact: &str, value: &str) -> Vec<String> {
+    vec![
+        format!("context has {fact}"),
+        format!("context.{fact} == {}", quoted(value)),
+    ]
+}
+
+/// A text as Cedar reads it; what is not plain ASCII is written out, so that the rule looks like what it says.
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", escaped(text))
+}
+
+/// A pattern for everything that begins like this.
+fn pattern(beginning: &str) -> String {
+    format!("\"{}*\"", escaped(beginning).replace('*', "\\*"))
+}
+
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => {
+                out.push('\\');
+                out.push(c);
+            }
+            ' '..='~' => out.push(c),
+            c => out.push_str(&format!("\\u{{{:x}}}", u32::from(c))),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{
+        judge::{Facts, judge},
+        plan::{ApiArguments, ToolArguments},
+        rules::Rules,
+        words::{Decision, Digest, Role, Taint},
+    };
+
+    const NOW: u64 = 1_795_478_400_000;
+    const HOUR: u64 = 3_600_000;
+
+    fn call(class: ToolClass, tool: &str, arguments: Value) -> Plan {
+        Plan {
+            agent: "default".parse().unwrap(),
+            session: None,
+            operation: Operation::ToolCall(ToolArguments {
+                skill: "files".parse().unwrap(),
+                skill_digest: Digest::of(b"files"),
+                tool: tool.into(),
+                class,
+                arguments: serde_json::from_value(arguments).unwrap(),
+            }),
+        }
+    }
+
+    fn write(path: &str) -> Plan {
+        call(
+            ToolClass::WriteDestructive,
+            "write",
+            json!({"path": path, "text": "x"}),
+        )
+    }
+
+    fn facts(uid: u32, taint: &[Taint], now_ms: u64) -> Facts {
+        let labels = taint.iter().fold(TaintSet::default(), |set, one| {
+            set.with(&TaintSet::of(*one))
+        });
+        Facts {
+            principal: Principal {
+                uid,
+                role: Role::User,
+            },
+            taint: labels,
+            now_ms,
+        }
+    }
+
+    /// The shipped rules and a grant of uid 1000's for what is like this.
+    fn granted(plan: &Plan, taint: &[Taint], more: &str) -> Rules {
+        let asked = facts(1000, taint, NOW);
+        let like = Like {
+            plan,
+            requester: &asked.principal,
+            taint: &asked.taint,
+            risk: crate::judge::weigh(plan, &asked.taint).0,
+        };
+        let text = text("grant-1", like, NOW, NOW + HOUR).unwrap();
+        let files = [
+            ("1".to_owned(), crate::rules::DEFAULT.to_owned()),
+            ("2".to_owned(), more.to_owned()),
+        ];
+        let rules = Rules::parse(&files).unwrap();
+        rules
+            .with_grants(std::iter::once(text.as_str()))
+            .unwrap_or_else(|faults| panic!("{faults:?}\n{text}"))
+    }
+
+    fn check(rules: &Rules, plan: &Plan, facts: &Facts, decision: Decision) {
+        let verdict = judge(rules, plan, facts).unwrap();
+        assert_eq!(
+            verdict.decision, decision,
+            "{plan:?} {facts:?} {:?}",
+            verdict.rules
+        );
+        if decision == Decision::Allow {
+            assert_eq!(verdict.rules, ["grant-1"]);
+        }
+    }
+
+    #[test]
+    fn grant_permits_what_is_alike_and_nothing_wider() {
+        use Decision::{Allow, Ask};
+        let user = facts(1000, &[Taint::User], NOW + 1);
+        let rules = granted(&write("notes/a.txt"), &[Taint::User], "");
+        check(&rules, &write("notes/a.txt"), &user, Allow);
+        check(&rules, &write("notes/deep/b.txt"), &user, Allow);
+        check(&rules, &write("./notes//b.txt"), &user, Allow);
+        for path in [
+            "notes",
+            "notes2/a",
+            "a.txt",
+            "other/notes/a",
+            "notes/../a.txt",
+            "/notes/a",
+        ] {
+            check(&rules, &write(path), &user, Ask);
+        }
+        let other = json!({"path": "notes/a", "text": "x", "create_dirs": true});
+        check(
+            &rules,
+            &call(ToolClass::WriteDestructive, "write", other),
+            &user,
+            Ask,
+        );
+        let typed = json!({"path": "notes/a", "text": ["x"]});
+        check(
+            &rules,
+            &call(ToolClass::WriteDestructive, "write", typed),
+            &user,
+            Ask,
+        );
+        let delete = json!({"path": "notes/a", "text": "x"});
+        check(
+            &rules,
+            &call(ToolClass::WriteDestructive, "delete", delete.clone()),
+            &user,
+            Ask,
+        );
+        check(&rules, &call(ToolClass::Admin, "write", delete), &user, Ask);
+        let mut plan = write("notes/a");
+        plan.agent = "another".parse().unwrap();
+        check(&rules, &plan, &user, Ask);
+        let mut plan = write("notes/a");
+        if let Operation::ToolCall(call) = &mut plan.operation {
+            call.skill_digest = Digest::of(b"changed files");
+        }
+        check(&rules, &plan, &user, Ask);
+        let plan = write("notes/a");
+        check(&rules, &plan, &facts(1001, &[Taint::User], NOW), Ask);
+        check(
+            &rules,
+            &plan,
+            &facts(1000, &[Taint::User], NOW + HOUR - 1),
+            Allow,
+        );
+        check(&rules, &plan, &facts(1000, &[Taint::User], NOW + HOUR), Ask);
+        for more in [
+            Taint::Channel,
+            Taint::Tool,
+            Taint::Web,
+            Taint::Model,
+            Taint::Operator,
+        ] {
+            check(&rules, &plan, &facts(1000, &[Taint::User, more], NOW), Ask);
+        }
+        check(&rules, &plan, &facts(1000, &[], NOW), Ask);
+    }
+
+    #[test]
+    fn file_at_the_top_is_granted_alone() {
+        let user = facts(1000, &[Taint::User], NOW);
+        let rules = granted(&write("a.txt"), &[Taint::User], "");
+        check(&rules, &write("a.txt"), &user, Decision::Allow);
+        check(&rules, &write("b.txt"), &user, Decision::Ask);
+    }
+
+    #[test]
+    fn names_that_look_like_rules_stay_names() {
+        let user = facts(1000, &[Taint::User], NOW);
+        for name in ["a*b", "a\" || true || \"", "a\\", "ü/\u{202e}", "\\u{41}"] {
+            let rules = granted(&write(&format!("{name}/x")), &[Taint::User], "");
+            check(&rules, &write(&format!("{name}/y")), &user, Decision::Allow);
+            check(&rules, &write("acb/x"), &user, Decision::Ask);
+            check(&rules, &write("other/x"), &user, Decision::Ask);
+        }
+    }
+
+    #[test]
+    fn forbid_wins_over_a_grant() {
+        let forbid = r#"@id("no") forbid (principal, action == Action::"tool_call", resource) when { context has path && context.path like "notes/*" };"#;
+        let rules = granted(&write("notes/a"), &[Taint::User], forbid);
+        let user = facts(1000, &[Taint::User], NOW);
+        check(&rules, &write("notes/a"), &user, Decision::Deny);
+    }
+
+    #[test]
+    fn what_is_executed_or_sent_is_granted_only_as_it_is() {
+        let user = facts(1000, &[Taint::User], NOW);
+        for class in [ToolClass::Exec, ToolClass::Egress] {
+            let run =
+                |command: &str| call(class, "run", json!({"path": "a/b", "command": command}));
+            let rules = granted(&run("ls"), &[Taint::User], "");
+            check(&rules, &run("ls"), &user, Decision::Allow);
+            check(&rules, &run("rm -rf ."), &user, Decision::Ask);
+        }
+    }
+
+    #[test]
+    fn endpoint_is_granted_by_host_and_port() {
+        let reach = |rule: &str, run: &str| Plan {
+            agent: "default".parse().unwrap(),
+            session: None,
+            operation: Operation::ApiCall(ApiArguments {
+                sandbox: "5f0c7b1e5f0c7b1e".into(),
+                run: run.into(),
+                rule: rule.into(),
+            }),
+        };
+        let tool = facts(1000, &[Taint::User, Taint::Tool], NOW);
+        let rules = granted(
+            &reach("a.example:443", "1"),
+            &[Taint::User, Taint::Tool],
+            "",
+        );
+        check(&rules, &reach("a.example:443", "2"), &tool, Decision::Allow);
+        check(&rules, &reach("b.example:443", "1"), &tool, Decision::Ask);
+        check(&rules, &reach("a.example:80", "1"), &tool, Decision::Ask);
+    }
+
+    #[test]
+    fn critical_unlabelled_and_endless_grants_are_none() {
+        let plan = write("notes/a");
+        let asked = facts(1000, &[Taint::User], NOW);
+        let make = |risk, taint: &TaintSet, until| {
+            let like = Like {
+                plan: &plan,
+                requester: &asked.principal,
+                taint,
+                risk,
+            };
+            text("grant-1", like, NOW, until).map(drop)
+        };
+        assert_eq!(make(Risk::High, &asked.taint, NOW + HOUR), Ok(()));
+        assert_eq!(
+            make(Risk::Critical, &asked.taint, NOW + HOUR),
+            Err(NoGrant::Critical)
+        );
+        assert_eq!(
+            make(Risk::High, &TaintSet::default(), NOW + HOUR),
+            Err(NoGrant::Unlabelled)
+        );
+        for until in [0, NOW, NOW + 999, NOW + MAX_TIME_MS + 1] {
+            assert_eq!(make(Risk::High, &asked.taint, until), Err(NoGrant::Time));
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! What is critical takes a second factor: another person, or a one-time code. Here the code; other people are in `e2e`.
+//!
+//! Reading a path that leads out of the workspace is critical, and when it is done the tool refuses it: so these tests see an
+//! execution without an effect.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use harness::{Pawd, Setup, within};
+use jsonrpsee::async_client::Client;
+use paw_api::{
+    ErrorKind,
+    action::{Action, Answer, ApprovalRpcClient},
+    trail::AuditRpcClient,
+};
+use paw_policy::{Risk, State};
+use serde_json::{Value, json};
+use totp_rs::Totp;
+
+use harness::words::{answer, ask_to_write, call, finally, refused, show};
+
+async fn critical(client: &Client) -> Action {
+    let action = call(client, "read", json!({"path": "../out"})).await;
+    assert_eq!(
+        (action.state, action.risk),
+        (State::WaitingApproval, Risk::Critical)
+    );
+    action
+}
+
+/// The code of `steps` after now.
+fn code(authenticator: &Totp, steps: u64) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    authenticator
+        .generate(now.as_secs() + 30 * steps)
+        .to_string()
+}
+
+async fn enrolled(client: &Client) -> Totp {
+    let begun = within("beginning", client.enroll(None)).await.unwrap();
+    let authenticator = Totp::from_url(&begun.url).unwrap();
+    let first = code(&authenticator, 0);
+    within("confirming", client.confirm(first)).await.unwrap();
+    authenticator
+}
+
+async fn approve(
+    client: &Client,
+    action: &Action,
+    code: &str,
+) -> Result<Action, jsonrpsee::core::client::Error> {
+    let said = client.answer(
+        action.id.clone(),
+        action.digest,
+        Answer::Approve,
+        None,
+        Some(code.into()),
+        None,
+        None,
+    );
+    within("answering", said).await
+}
+
+#[tokio::test]
+async fn critical_action_takes_a_code_that_counts_once() {
+    let mut pawd = Pawd::start(Setup::new()).await;
+    let client = pawd.client().await;
+    let (one, two) = (
+        critical(&client).await,
+        call(&client, "read", json!({"path": "../two"})).await,
+    );
+    refused(
+        answer(&client, &one.id, one.digest, Answer::Approve).await,
+        ErrorKind::Denied,
+    );
+    refused(approve(&client, &one, "000000").await, ErrorKind::Denied);
+    let authenticator = enrolled(&client).await;
+    // The code that confirmed the enrolment was seen, so it is none any more.
+    refused(
+        approve(&client, &one, &code(&authenticator, 0)).await,
+        ErrorKind::Denied,
+    );
+    let good = code(&authenticator, 1);
+    approve(&client, &one, &good).await.unwrap();
+    assert_eq!(
+        finally(&client, &one.id).await.error.unwrap().kind,
+        "tool",
+        "it was done"
+    );
+    refused(approve(&client, &two, &good).await, ErrorKind::Denied);
+    pawd.stop().await;
+    pawd.start_again().await;
+    let client = pawd.client().await;
+    refused(approve(&client, &two, &good).await, ErrorKind::Denied);
+    assert_eq!(show(&client, &two.id).await.state, State::WaitingApproval);
+    let recorded = AuditRpcClient::list(&client, None, None, None, Some(200))
+        .await
+        .unwrap();
+    let recorded = Value::Array(recorded).to_string();
+    for words in [
+        "approver_enrolled",
+        "code_refused",
+        "the code was used already",
+        "\"second_factor\":\"code\"",
+    ] {
+        assert!(recorded.contains(words), "{words} is missing in {recorded}");
+    }
+    for secret in [authenticator.secret().to_base32(), good] {
+        assert!(
+            !recorded.contains(&secret),
+            "no secret and no code is in the log"
+        );
+        assert!(!pawd.daemon.stderr().contains(&secret));
+    }
+}
+
+#[tokio::test]
+async fn guesses_of_a_code_are_stopped() {
+    let pawd = Pawd::start(Setup::new()).await;
+    let client = pawd.client().await;
+    let action = critical(&client).await;
+    let authenticator = enrolled(&client).await;
+    for _ in 0..5 {
+        refused(approve(&client, &action, "12345").await, ErrorKind::Denied);
+    }
+    let refused = refused(
+        approve(&client, &action, &code(&authenticator, 1)).await,
+        ErrorKind::Denied,
+    );
+    assert!(refused.retry_after_ms.unwrap() > 50_000, "{refused:?}");
+    assert_eq!(
+        show(&client, &action.id).await.state,
+        State::WaitingApproval
+    );
+}
+
+#[tokio::test]
+async fn nobody_enrolls_a_second_authenticator_without_the_first() {
+    let pawd = Pawd::start(Setup::new()).await;
+    let client = pawd.client().await;
+    let authenticator = enrolled(&client).await;
+    refused(client.enroll(None).await, ErrorKind::Denied);
+    refused(
+        client.enroll(Some("000000".into())).await,
+        ErrorKind::Denied,
+    );
+    within(
+        "beginning anew",
+        client.enroll(Some(code(&authenticator, 1))),
+    )
+    .await
+    .unwrap();
+    assert_eq!(
+        refused(client.confirm("000000".into()).await, ErrorKind::Denied).kind,
+        ErrorKind::Denied
+    );
+}
+
+/// The rule for one operator is not there unless an administrator puts it there.
+#[tokio::test]
+async fn requester_does_not_approve_their_own_high_action() {
+    let pawd = Pawd::start(Setup::new().shipped_policy()).await;
+    let client = pawd.client().await;
+    let action = ask_to_write(&client, "out.txt", "hello").await;
+    refused(
+        answer(&client, &action.id, action.digest, Answer::Approve).await,
+        ErrorKind::Denied,
+    );
+    let authenticator = enrolled(&client).await;
+    refused(
+        approve(&client, &action, &code(&authenticator, 1)).await,
+        ErrorKind::Denied,
+    );
+    assert_eq!(
+        show(&client, &action.id).await.state,
+        State::WaitingApproval
+    );
+    assert!(pawd.launcher.as_ref().unwrap().plans().is_empty());
+}
