@@ -1,7 +1,9 @@
 //! The words on the command line, and nothing else. Man pages and completions are made from [`command`].
 
+mod approval;
 mod image;
 mod model;
+mod policy;
 mod provider;
 mod sandbox;
 mod workspace;
@@ -12,8 +14,10 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 pub(crate) use self::{
+    approval::Approval,
     image::Image,
     model::Model,
+    policy::Policy,
     provider::{More, Provider},
     sandbox::{Exec, Run, Sandbox},
     workspace::Workspaces,
@@ -262,73 +266,6 @@ pub(crate) enum Action {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Approval {
-    /// List questions that wait for a person
-    List,
-    /// Show one question with the exact plan
-    Show {
-        /// Its id
-        id: String,
-    },
-    /// Say yes to exactly the plan that is shown, once
-    Approve {
-        /// Its id
-        id: String,
-        #[command(flatten)]
-        answer: Answer,
-        /// Do not ask again
-        #[arg(long)]
-        yes: bool,
-        /// A one-time code of your authenticator, for what takes a second factor; `-` reads it from stdin
-        #[arg(long, value_name = "CODE")]
-        code: Option<String>,
-        /// Grant what is like this for so long, too: 10m, 1h, at most a day
-        #[arg(long = "for", value_name = "TIME", requires = "like_this", value_parser = duration)]
-        for_time: Option<Duration>,
-        /// What `--for` is for: the same tool, user, agent and kind of arguments, and its directory, host, or exactly its arguments
-        #[arg(long, requires = "for_time")]
-        like_this: bool,
-    },
-    /// Say no
-    Deny {
-        /// Its id
-        id: String,
-        #[command(flatten)]
-        answer: Answer,
-    },
-    /// Show questions as they come, and answer them by a key
-    Watch,
-    /// List what is granted for a while
-    Grants,
-    /// Take a grant back
-    Revoke {
-        /// Its id
-        id: String,
-    },
-    /// Enroll your authenticator for one-time codes, with a QR code
-    Enroll {
-        /// A code of the authenticator that you have already
-        #[arg(long, value_name = "CODE")]
-        code: Option<String>,
-    },
-    /// Remove the authenticator of another user
-    Forget {
-        /// Their user id
-        uid: u32,
-    },
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Answer {
-    /// Why, for the audit log
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) note: Option<String>,
-    /// Only if the plan has this digest
-    #[arg(long, value_name = "SHA256")]
-    pub(crate) digest: Option<String>,
-}
-
-#[derive(Debug, Subcommand)]
 pub(crate) enum Named {
     /// List all
     List,
@@ -405,32 +342,6 @@ pub(crate) enum Skill {
         #[command(flatten)]
         wait: Wait,
     },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Policy {
-    /// Show the rules in force
-    Show,
-    /// Check rule files without pawd; those of this host if none is named
-    Check {
-        /// Cedar files
-        files: Vec<PathBuf>,
-    },
-    /// Try cases against rule files without pawd; exit code 1 if one is not as expected
-    Test {
-        /// Cases, as TOML or JSON; see paw-policy(5)
-        file: PathBuf,
-        /// Cedar files; those of this host if none is named
-        #[arg(long = "rules", value_name = "FILE")]
-        rules: Vec<PathBuf>,
-    },
-    /// Say which rules decided about an action, and by what facts
-    Explain {
-        /// The action's id, or a unique beginning of it
-        id: String,
-    },
-    /// Read the rules again; a fault leaves those in force as they are
-    Reload,
 }
 
 #[derive(Debug, Subcommand)]

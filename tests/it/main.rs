@@ -33,3 +33,4 @@ mod sandbox;
 mod select;
 mod service;
 mod start;
+mod watch;
