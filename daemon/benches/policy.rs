@@ -107,9 +107,14 @@ fn main() {
             .with_grants(texts.iter().take(many).map(String::as_str))
             .unwrap();
         let plan = plan(ToolClass::WriteDestructive, "d7/b.txt");
-        measure(&format!("judge a write beside {many} grants"), 50, TIMES / 10, || {
-            black_box(judge(&granted, &plan, &facts).unwrap());
-        });
+        measure(
+            &format!("judge a write beside {many} grants"),
+            50,
+            TIMES / 10,
+            || {
+                black_box(judge(&granted, &plan, &facts).unwrap());
+            },
+        );
     }
 
     let before = rss();

@@ -19,6 +19,7 @@ use crate::{
         Config, Fault, Faults, PoolBounds,
         check::{ConfigError, Written, check_all},
         registered::{self, Registered},
+        source,
     },
     grants::Grants,
     orchestrator::handle::Actions,
@@ -398,7 +399,10 @@ async fn policy(current: &mut Current, by: &Caller) -> Result<Reloaded, Error> {
     let mut entry = Entry::new(Event::PolicyLoaded);
     entry.actor = Some(actor(by));
     let read = || {
-        let written = current.written.with_policies_of(&current.etc)?;
+        let written = Written {
+            files: current.written.files.clone(),
+            policies: source::read_directory(&current.etc.join("policy"), "cedar")?,
+        };
         let config = check_all(&written, &current.registered, &current.state)?;
         Ok::<_, ConfigError>((written, config))
     };

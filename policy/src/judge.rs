@@ -937,11 +937,11 @@ mod tests {
         let unknown = r#"@id("x") permit (principal, action, resource) when { context.nosuch };"#;
         let faults = text(Rules::parse(&[("d.cedar".into(), unknown.into())]).unwrap_err());
         assert!(
-            faults.starts_with("d.cedar:1:53:") && faults.contains("nosuch"),
+            faults.starts_with("d.cedar:1:54:") && faults.contains("nosuch"),
             "{faults}"
         );
         let second = format!("@id(\"a\") permit (principal, action, resource);\n\n  {unknown}");
         let faults = text(Rules::parse(&[("e.cedar".into(), second)]).unwrap_err());
-        assert!(faults.starts_with("e.cedar:3:55:"), "{faults}");
+        assert!(faults.starts_with("e.cedar:3:56:"), "{faults}");
     }
 }

@@ -61,17 +61,6 @@ impl Written {
             policies: source::read_directory(&etc.join("policy"), "cedar")?,
         })
     }
-
-    /// The same with the policy that is below `etc` now.
-    ///
-    /// # Errors
-    /// As [`Written::read`].
-    pub fn with_policies_of(&self, etc: &Path) -> Result<Self, ConfigError> {
-        Ok(Self {
-            files: self.files.clone(),
-            policies: source::read_directory(&etc.join("policy"), "cedar")?,
-        })
-    }
 }
 
 /// Checks what root wrote together with what was registered: the first file, so that each of root's has the last word.
