@@ -2,6 +2,7 @@
 
 mod approval;
 mod image;
+mod job;
 mod model;
 mod policy;
 mod provider;
@@ -16,6 +17,7 @@ use clap_complete::Shell;
 pub(crate) use self::{
     approval::Approval,
     image::Image,
+    job::Job,
     model::Model,
     policy::Policy,
     provider::{More, Provider},
@@ -149,6 +151,9 @@ pub(crate) enum Command {
     /// Show what may be spent, and what was
     #[command(subcommand)]
     Budget(Budget),
+    /// Have agents told something at set times
+    #[command(subcommand)]
+    Job(Job),
     /// Show models, have another one answer, fetch and load them
     #[command(subcommand)]
     Model(Model),

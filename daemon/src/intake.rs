@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// The longest text of one chat, in bytes.
-const MAX_TEXT: usize = 64 * 1024;
+pub const MAX_TEXT: usize = 64 * 1024;
 
 /// Turns of a session that are looked through for words of a local provider.
 const LOOKED_THROUGH: usize = 1_000;

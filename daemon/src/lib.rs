@@ -14,6 +14,7 @@ pub mod exit;
 pub mod gateway;
 pub mod grants;
 pub mod intake;
+pub mod jobs;
 pub mod models;
 pub mod orchestrator;
 pub mod pictures;

@@ -10,6 +10,7 @@ use paw_api::{
     ErrorKind,
     action::{Action, ActionRpcClient, Answer, ApprovalRpcClient},
     agent::SessionRpcClient,
+    job::{Job, JobRpcClient},
     sandbox::{RunEvent, RunSpec, SandboxRpcClient},
     system::{ConfigRpcClient, SystemRpcClient},
     trail::AuditRpcClient,
@@ -30,6 +31,7 @@ pub(crate) fn cases() -> Vec<Case> {
         administrator_does_not_answer_themselves_by_the_shipped_policy,
         critical_action_takes_two_people,
         users_see_only_what_is_theirs,
+        jobs_of_others_are_as_if_they_were_not_there,
         sandboxes_of_others_are_as_if_they_were_not_there,
         denied_call_is_in_the_audit_log,
     ]
@@ -188,6 +190,41 @@ async fn critical_action_takes_two_people() {
     );
 }
 
+/// Makes a job with the name `news`.
+async fn news(client: &Client) -> Job {
+    let [cron, tz, text] = ["0 7 * * *", "UTC", "hello"].map(str::to_owned);
+    let name = Some("news".to_owned());
+    let added = JobRpcClient::add(client, cron, tz, text, name, None, None, None);
+    added.await.expect("it is one's own")
+}
+
+async fn jobs_of_others_are_as_if_they_were_not_there() {
+    let mut house = House::open().await;
+    let alices = news(house.guest(ALICE, &[USERS])).await;
+    let bob = house.guest(BOB, &[USERS]);
+    assert_eq!(JobRpcClient::list(bob).await.expect("it is allowed"), []);
+    for word in ["news", &alices.id] {
+        refused(
+            JobRpcClient::run(bob, word.into()).await,
+            ErrorKind::NotFound,
+        );
+        refused(bob.history(word.into(), None).await, ErrorKind::NotFound);
+        refused(
+            JobRpcClient::remove(bob, word.into()).await,
+            ErrorKind::NotFound,
+        );
+    }
+    // A name is taken only among one's own.
+    let bobs = news(bob).await;
+    assert_eq!((bobs.owner, alices.owner), (BOB, ALICE));
+    let admin = house.guest(ALICE, &[ADM]);
+    let seen = JobRpcClient::list(admin).await.expect("it is allowed");
+    assert_eq!(seen.len(), 2);
+    JobRpcClient::remove(admin, bobs.id)
+        .await
+        .expect("an administrator may");
+}
+
 async fn sandboxes_of_others_are_as_if_they_were_not_there() {
     let mut house = House::open().await;
     // It ends with its input, so nothing of it outlives this test.
@@ -197,9 +234,12 @@ async fn sandboxes_of_others_are_as_if_they_were_not_there() {
         sandbox,
         ..RunSpec::default()
     };
-    let mut running = within("the run", house.guest(0, &[]).run(spec(None)))
-        .await
-        .expect("root may");
+    let mut running = within(
+        "the run",
+        SandboxRpcClient::run(house.guest(0, &[]), spec(None)),
+    )
+    .await
+    .expect("root may");
     let id = loop {
         let event = within("its start", running.next()).await;
         if let Some(Ok(RunEvent::Started { id, .. })) = event {

@@ -21,6 +21,7 @@ mod factors;
 mod grants;
 mod health;
 mod hedge;
+mod jobs;
 mod kept;
 mod models;
 mod policy;

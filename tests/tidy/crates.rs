@@ -69,6 +69,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "paw-confine",
             "paw-launch",
             "paw-policy",
+            "paw-store",
         ],
     ),
 ];

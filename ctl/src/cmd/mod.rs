@@ -11,6 +11,7 @@ mod doctor;
 mod events;
 mod image;
 mod inspect;
+mod job;
 mod model;
 mod policy;
 mod provider;
@@ -61,6 +62,7 @@ pub(crate) async fn run(cli: Cli, out: &mut Out) -> Result<u8, Failure> {
         Command::Provider(command) => provider::providers(&global, out, command).await,
         Command::Route(command) => route::run(&global, out, command).await,
         Command::Budget(command) => budget::run(&global, out, command).await,
+        Command::Job(command) => job::run(&global, out, command).await,
         Command::Model(command) => model::run(&global, out, command).await,
         Command::Policy(command) => policy::run(&global, out, command).await,
         Command::Config(command) => config::run(&global, out, command).await,

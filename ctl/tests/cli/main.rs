@@ -116,6 +116,27 @@ fn every_result_has_its_table_and_its_json_unchanged() {
         &["budget", "show", "agents"],
         fixtures::budget(),
     );
+    check("job_list", &["job", "list"], fixtures::jobs());
+    check(
+        "job_history",
+        &["job", "history", "morning"],
+        fixtures::runs(),
+    );
+    let add = [
+        "job",
+        "add",
+        "--cron",
+        "0 7 * * *",
+        "--tz",
+        "Europe/Berlin",
+        "hello",
+    ];
+    check("job_add", &add, fixtures::jobs()[0].clone());
+    check(
+        "job_run",
+        &["job", "run", "morning"],
+        fixtures::runs()[0].clone(),
+    );
     check("model_ab", &["model", "ab", "main"], fixtures::arms());
     check("model_list", &["model", "list"], fixtures::models());
     check(
@@ -870,7 +891,7 @@ fn every_method_that_is_called_exists_with_these_parameters() {
         session delete x|sandbox runtimes|sandbox list|sandbox kill x|sandbox run -- x|skill list|skill show x|skill call x y|\
         provider list|provider show x|provider test x|provider reset x|route list|route show x|budget show|budget show x|provider add x --kind a --base-url b --model c --api-key-credential d --check-interval 1m|\
         provider edit x --no-api-key --no-allow-plaintext|provider remove x|provider default x|model ab x|model list --provider x|model show x --provider y|model switch x --provider y --agent z --unlisted --timeout 1m|model switch --agent z --back|model pull x --provider y|\
-        model warm x --provider y --timeout 1m|policy show|config show|config reload|audit list --action x --event y --before 3 -n 1|audit verify|\
+        model warm x --provider y --timeout 1m|job list|job add --cron c --tz z --agent a --name n --overlap --catch-up x|job remove x|job run x|job history x -n 1|policy show|config show|config reload|audit list --action x --event y --before 3 -n 1|audit verify|\
         audit tail|audit tail -f|backup x|chat x --agent a --session s --provider p --model m --local-only --image Cargo.toml|bench rpc";
     let fake = Fake::new(|_, _| Reply::Error(ErrorKind::Denied, "no", "no"));
     for command in commands.split('|') {

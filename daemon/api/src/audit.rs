@@ -156,6 +156,10 @@ pub enum Event {
     ProviderChanged,
     /// A provider is about to fetch a model.
     ModelPulled,
+    /// A job was made, and will act in its owner's name at set times.
+    JobAdded,
+    /// A job was removed.
+    JobRemoved,
     /// A session and its turns were deleted.
     SessionDeleted,
     /// The store was copied or put back.

@@ -15,6 +15,7 @@ pub mod error;
 pub mod events;
 pub mod fault;
 pub mod image;
+pub mod job;
 pub mod methods;
 pub mod model;
 pub mod provider;

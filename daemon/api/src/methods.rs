@@ -219,6 +219,26 @@ pub const TABLE: &[Method] = &[
         "Sends bytes of an archive.",
     ),
     call(
+        "job.add",
+        Role::User,
+        &["cron", "tz", "text", "name", "agent", "overlap", "catch_up"],
+        "Has an agent told something at set times.",
+    ),
+    call(
+        "job.history",
+        Role::User,
+        &["job", "limit"],
+        "Shows the last runs of a job, newest first.",
+    ),
+    call("job.list", Role::User, &[], "Lists jobs."),
+    call("job.remove", Role::User, &["job"], "Removes a job."),
+    call(
+        "job.run",
+        Role::User,
+        &["job"],
+        "Begins a run of a job now.",
+    ),
+    call(
         "model.ab",
         Role::Admin,
         &["route"],

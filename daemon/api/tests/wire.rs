@@ -11,7 +11,7 @@ use jsonrpsee::types::ErrorObjectOwned;
 use paw_api::{
     ErrorKind, action, agent, budget,
     error::{Error, ErrorData},
-    events, image, model, provider, sandbox, system, trail, workspace,
+    events, image, job, model, provider, sandbox, system, trail, workspace,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -59,6 +59,8 @@ fn messages_are_what_their_golden_files_say() {
     check::<provider::ProviderTest>("provider-test");
     check::<provider::Route>("route");
     check::<budget::Budget>("budget");
+    check::<job::Job>("job");
+    check::<job::JobRun>("job-run");
     check::<provider::Arms>("arms");
     check::<provider::ProviderSpec>("provider-spec");
     check::<model::Model>("model");

@@ -275,6 +275,7 @@ fn restrict(paths: &Paths, config: &Config, ports: &[u16]) -> Result<Enforced, L
             "what /etc/ssl links to",
         ),
         PathRule::optional("/usr/lib/ssl", Rights::Read, "the same"),
+        PathRule::optional("/usr/share/zoneinfo", Rights::Read, "time zones of jobs"),
         PathRule::optional("/etc/resolv.conf", Rights::Read, "name servers"),
         PathRule::optional(
             "/run/systemd/resolve",

@@ -42,6 +42,7 @@ use crate::{
     gateway::{breakers::Breakers, look},
     grants::Grants,
     intake::Intake,
+    jobs::keeper,
     models,
     orchestrator::driver::{Driver, Ports},
     prove,
@@ -296,6 +297,16 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         storage: storage.clone(),
     };
     parts.spawn(questions::ask(asked, intake.clone(), actions.clone()));
+    let job_ports = keeper::Ports {
+        intake: intake.clone(),
+        actions: actions.clone(),
+        storage: storage.clone(),
+        audit: audit.clone(),
+        news: Arc::clone(&news),
+    };
+    let (keep_jobs, jobs) = keeper::Keeper::new(job_ports)
+        .context("read the jobs")
+        .map_err(Fatal::Software)?;
     let (door, watched) = (actions.clone(), providers_now.clone());
     let warming = models::warm::keep(config_now.clone(), providers_now.clone(), stop.clone());
     let proving =
@@ -305,6 +316,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
     let context = family::Context {
         actions,
         intake,
+        jobs,
         storage,
         audit: audit.clone(),
         news,
@@ -350,6 +362,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
     notify(&[NotifyState::Ready, NotifyState::Status("ready")]);
     parts.spawn(providers::watch::watch(watched, stop.clone()));
     parts.spawn(warming);
+    parts.spawn(keep_jobs.run(stop.clone()));
     // Not before: it makes sandboxes, and takes a while.
     if let Some(proving) = proving {
         parts.spawn(proving);

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use crate::{
     error::{Fault, StoreError},
     grant::{self, GrantRecord},
+    job::{self, JobRecord, RunRecord},
     outage::{self, OutageRecord, Outlet},
     proof::{self, ProofRecord},
     record::{ActionRecord, SessionRecord, TurnRecord},
@@ -63,6 +64,18 @@ enum Change {
         document: Vec<u8>,
     },
     RemoveGrant(u128),
+    PutJob {
+        id: u128,
+        document: Vec<u8>,
+    },
+    RemoveJob {
+        id: u128,
+    },
+    PutRun {
+        job: u128,
+        seq: u64,
+        document: Vec<u8>,
+    },
     AddSpent {
         account: Account,
         sum: Sum,
@@ -192,6 +205,42 @@ impl Batch {
         self.add(Change::RemoveGrant(id.as_u128()))
     }
 
+    /// Stores this job, in place of an earlier record with the same id.
+    ///
+    /// # Errors
+    /// When the record is too long, its id is not of version 7, or the batch is full.
+    pub fn put_job(&mut self, job: &JobRecord) -> Result<&mut Self, StoreError> {
+        let document = document("job", job.id, job)?;
+        self.add(Change::PutJob {
+            id: ordered("job", job.id)?,
+            document,
+        })
+    }
+
+    /// Removes a job and its runs; what they did stays. A job that is not there is none to remove.
+    ///
+    /// # Errors
+    /// When the batch is full.
+    pub fn remove_job(&mut self, id: Uuid) -> Result<&mut Self, StoreError> {
+        self.add(Change::RemoveJob { id: id.as_u128() })
+    }
+
+    /// Stores this run, in place of an earlier record with the same number. Of each job the newest [`RUNS_KEPT`] are kept, and of
+    /// one that is not there any more none.
+    ///
+    /// # Errors
+    /// When the record is too long or the batch is full.
+    ///
+    /// [`RUNS_KEPT`]: crate::RUNS_KEPT
+    pub fn put_run(&mut self, run: &RunRecord) -> Result<&mut Self, StoreError> {
+        let document = document("run of job", run.job, run)?;
+        self.add(Change::PutRun {
+            job: run.job.as_u128(),
+            seq: run.seq,
+            document,
+        })
+    }
+
     /// Adds to what was spent of an account.
     ///
     /// # Errors
@@ -260,6 +309,9 @@ impl Batch {
                 Change::RemoveOutage(outlet) => outage::remove(txn, outlet)?,
                 Change::PutGrant { id, document } => grant::put(txn, *id, document)?,
                 Change::RemoveGrant(id) => grant::remove(txn, *id)?,
+                Change::PutJob { id, document } => job::put(txn, *id, document)?,
+                Change::RemoveJob { id } => job::remove(txn, *id)?,
+                Change::PutRun { job, seq, document } => job::put_run(txn, *job, *seq, document)?,
                 Change::AddSpent { account, sum } => spent::add(txn, account, *sum)?,
                 Change::ForgetSpent { budget, before_ms } => {
                     spent::forget(txn, budget, *before_ms)?;

@@ -13,6 +13,7 @@ use crate::{
     error::{Fault, StoreError},
     file::{self, OpenOptions, Opened},
     grant::{self, GrantRecord},
+    job::{self, JobRecord, RunRecord},
     outage::{self, OutageRecord},
     proof::{self, ProofRecord},
     query::{self, ActionFilter, Counts, Listed, Page},
@@ -213,6 +214,22 @@ impl Store {
     /// When the file cannot be read.
     pub fn grants(&self) -> Result<Vec<GrantRecord>, StoreError> {
         self.read(grant::all)
+    }
+
+    /// Every job, oldest first. Whoever adds them bounds how many there are.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn jobs(&self) -> Result<Vec<JobRecord>, StoreError> {
+        self.read(job::all)
+    }
+
+    /// The newest runs of a job, newest first, at most so many.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn runs(&self, job: Uuid, most: usize) -> Result<Vec<RunRecord>, StoreError> {
+        self.read(|txn| job::runs(txn, job, most))
     }
 
     /// What was spent of each of these accounts, in their order.

@@ -9,6 +9,7 @@ mod config;
 mod events;
 pub mod health;
 mod image;
+mod job;
 mod model;
 mod provider;
 mod route;
@@ -32,6 +33,7 @@ use paw_api::{
     budget::BudgetRpcServer,
     events::EventsRpcServer,
     image::ImageRpcServer,
+    job::JobRpcServer,
     model::ModelRpcServer,
     provider::{ChatRpcServer, ProviderRpcServer, RouteRpcServer},
     sandbox::SandboxRpcServer,
@@ -57,6 +59,7 @@ use crate::{
     gateway::breakers::Breakers,
     grants::Grants,
     intake::{Intake, may_see, unreadable},
+    jobs::Jobs,
     orchestrator::handle::Actions,
     providers::Providers,
     quota::Quotas,
@@ -71,6 +74,8 @@ pub struct Context {
     pub actions: Actions,
     /// The one way in.
     pub intake: Intake,
+    /// What is done at set times.
+    pub jobs: Jobs,
     /// The store.
     pub storage: Storage,
     /// The audit log.
@@ -170,6 +175,7 @@ pub fn methods(context: Context) -> Result<Methods, RegisterMethodError> {
     all.merge(BudgetRpcServer::into_rpc(family.clone()))?;
     all.merge(SandboxRpcServer::into_rpc(family.clone()))?;
     all.merge(ImageRpcServer::into_rpc(family.clone()))?;
+    all.merge(JobRpcServer::into_rpc(family.clone()))?;
     all.merge(EventsRpcServer::into_rpc(family.clone()))?;
     all.merge(AuditRpcServer::into_rpc(family.clone()))?;
     all.merge(WorkspaceRpcServer::into_rpc(family))?;
