@@ -18,6 +18,9 @@ use tracing::{error, info};
 /// Records that may wait to be sent.
 const BACKLOG: usize = 1024;
 
+/// Bytes of records after which no more of them leave in the same write.
+const TOGETHER: usize = 64 * 1024;
+
 /// How long the writer may take for one durable record.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
@@ -75,7 +78,8 @@ type Reply = oneshot::Sender<Result<u64, AuditError>>;
 
 struct Job {
     durable: bool,
-    entry: Box<Entry>,
+    /// None of who only wants to know when what was sent before is in the log.
+    entry: Option<Box<Entry>>,
     reply: Option<Reply>,
 }
 
@@ -90,7 +94,7 @@ pub struct Audit {
 impl std::fmt::Debug for Job {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Job")
-            .field("event", &self.entry.event)
+            .field("event", &self.entry.as_ref().map(|entry| entry.event))
             .finish_non_exhaustive()
     }
 }
@@ -118,7 +122,7 @@ impl Audit {
         let (reply, answer) = oneshot::channel();
         let job = Job {
             durable: true,
-            entry: Box::new(entry),
+            entry: Some(Box::new(entry)),
             reply: Some(reply),
         };
         let asked = async {
@@ -141,11 +145,46 @@ impl Audit {
         }
         let job = Job {
             durable: false,
-            entry: Box::new(entry),
+            entry: Some(Box::new(entry)),
             reply: None,
         };
         let sent = timeout(PATIENCE, self.jobs.send(job)).await;
         sent.map_err(|_| self.away())?.map_err(|_| self.away())
+    }
+
+    /// Sends records that grant nothing, in this order, if that takes no waiting; else gives them back, to be sent with [`Audit::soon`].
+    ///
+    /// # Errors
+    /// When there is no room for all of them now, or the writer is not known to be there.
+    pub fn now(&self, entries: Vec<Entry>) -> Result<(), Vec<Entry>> {
+        if !self.health.borrow().writable {
+            return Err(entries);
+        }
+        let Ok(places) = self.jobs.try_reserve_many(entries.len()) else {
+            return Err(entries);
+        };
+        for (place, entry) in places.zip(entries) {
+            place.send(Job {
+                durable: false,
+                entry: Some(Box::new(entry)),
+                reply: None,
+            });
+        }
+        Ok(())
+    }
+
+    /// Waits until the writer has answered what was sent before, so that whoever reads the log finds it there; not for long, and not while
+    /// it is away.
+    pub async fn heard(&self) {
+        let (reply, answer) = oneshot::channel();
+        let job = Job {
+            durable: false,
+            entry: None,
+            reply: Some(reply),
+        };
+        let asked = async { self.jobs.send(job).await.is_ok() && answer.await.is_ok() };
+        // What is not there by then is missing for a reason that the log of pawd has.
+        let _in_time = timeout(PATIENCE, asked).await;
     }
 
     /// What is known of the log.
@@ -200,7 +239,7 @@ async fn keep(path: PathBuf, mut inbox: mpsc::Receiver<Job>, tell: watch::Sender
                     .waiting
                     .into_iter()
                     .filter(|waiting| waiting.reply.is_none());
-                owed.extend(unanswered.map(|waiting| waiting.entry));
+                owed.extend(unanswered.filter_map(|waiting| waiting.entry));
                 tell.send_modify(|health| {
                     *health = Health {
                         seq: health.seq,
@@ -219,8 +258,8 @@ async fn keep(path: PathBuf, mut inbox: mpsc::Receiver<Job>, tell: watch::Sender
             tokio::select! {
                 () = &mut until => break,
                 job = inbox.recv() => match job {
-                    Some(Job { entry, reply: None, .. }) if owed.len() < BACKLOG => owed.push_back(entry),
-                    Some(Job { entry, reply: None, .. }) => {
+                    Some(Job { entry: Some(entry), reply: None, .. }) if owed.len() < BACKLOG => owed.push_back(entry),
+                    Some(Job { entry: Some(entry), reply: None, .. }) => {
                         error!(event = ?entry.event, "a record is lost: the audit writer is away and too many wait for it");
                     }
                     Some(Job { reply, .. }) => answer(reply, Err(AuditError::Away { path: path.display().to_string() })),
@@ -236,7 +275,7 @@ async fn keep(path: PathBuf, mut inbox: mpsc::Receiver<Job>, tell: watch::Sender
 struct Waiting {
     seq: u64,
     since: Instant,
-    entry: Box<Entry>,
+    entry: Option<Box<Entry>>,
     reply: Option<Reply>,
 }
 
@@ -260,11 +299,7 @@ impl Talk<'_> {
         loop {
             let room = self.waiting.len() < MAX_UNANSWERED;
             if room && let Some(entry) = owed.pop_front() {
-                let line = self.line(Job {
-                    durable: true,
-                    entry,
-                    reply: None,
-                })?;
+                let line = self.line(true, entry, None)?;
                 send(&mut to, line).await?;
                 continue;
             }
@@ -273,8 +308,19 @@ impl Talk<'_> {
             tokio::select! {
                 job = inbox.recv(), if room => {
                     let Some(job) = job else { return Ok(()) };
-                    let line = self.line(job)?;
-                    send(&mut to, line).await?;
+                    let mut lines = String::new();
+                    self.take(job, &mut lines)?;
+                    // What came meanwhile leaves with it, in one write.
+                    while self.waiting.len() < MAX_UNANSWERED
+                        && lines.len() < TOGETHER
+                        && let Ok(job) = inbox.try_recv()
+                    {
+                        self.take(job, &mut lines)?;
+                    }
+                    if lines.pop().is_none() {
+                        continue;
+                    }
+                    send(&mut to, lines).await?;
                 }
                 line = from.next() => {
                     let line = line.ok_or(io::ErrorKind::UnexpectedEof)?.map_err(io::Error::other)?;
@@ -288,13 +334,36 @@ impl Talk<'_> {
         }
     }
 
-    /// The line of a job, which waits for its answer from now on.
-    fn line(&mut self, job: Job) -> io::Result<String> {
+    /// Adds the line of a job, with its end, to those that are sent next.
+    fn take(&mut self, job: Job, lines: &mut String) -> io::Result<()> {
         let Job {
             durable,
             entry,
             reply,
         } = job;
+        match entry {
+            Some(entry) => {
+                lines.push_str(&self.line(durable, entry, reply)?);
+                lines.push('\n');
+            }
+            None if self.waiting.is_empty() => answer(reply, Ok(self.tell.borrow().seq)),
+            None => self.waiting.push_back(Waiting {
+                seq: self.seq,
+                since: Instant::now(),
+                entry: None,
+                reply,
+            }),
+        }
+        Ok(())
+    }
+
+    /// The line of a record, which waits for its answer from now on.
+    fn line(
+        &mut self,
+        durable: bool,
+        entry: Box<Entry>,
+        reply: Option<Reply>,
+    ) -> io::Result<String> {
         self.seq += 1;
         let append = Append {
             seq: self.seq,
@@ -302,7 +371,7 @@ impl Talk<'_> {
             record: *entry,
         };
         let line = serde_json::to_string(&append).map_err(io::Error::other)?;
-        let entry = Box::new(append.record);
+        let entry = Some(Box::new(append.record));
         self.waiting.push_back(Waiting {
             seq: self.seq,
             since: Instant::now(),
@@ -356,6 +425,9 @@ impl Talk<'_> {
                 self.tell.send_modify(|health| health.writable = false);
                 answer(reply, Err(AuditError::Refused { message, remedy }));
             }
+        }
+        while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.entry.is_none()) {
+            answer(waiting.reply, Ok(self.tell.borrow().seq));
         }
         Ok(())
     }

@@ -26,7 +26,10 @@ use crate::{
     clock::now_ms,
     config::{AgentSettings, Config},
     gateway::route::Needs,
-    orchestrator::{handle::Submission, work::Progress},
+    orchestrator::{
+        handle::{Judged, Submission},
+        work::Progress,
+    },
     providers::Providers,
     records::shorten,
     sandbox::{self, Register, Skills, least::reaches},
@@ -233,7 +236,7 @@ impl Intake {
             risk: verdict.risk,
             taint,
             decision: verdict.decision,
-            rules: verdict.rules,
+            rules: verdict.rules.clone(),
             state: State::Queued,
             requested_by: caller,
             approved_by: None,
@@ -252,8 +255,10 @@ impl Intake {
         };
         Ok(Submission {
             record,
+            judged: Judged { by: rules, verdict },
             session,
             progress,
+            end: None,
         })
     }
 

@@ -1,11 +1,31 @@
 //! The thread that writes the store: redb blocks for each commit, and nobody else shall. What came while it wrote is written together,
 //! with one wait for the disk.
+//!
+//! What grants nothing is noted instead, by whoever has it: a write into the page cache, which waits for no disk. The thread brings notes
+//! to the disk within [`SYNC_WITHIN`], all that came with one wait, and has them in the store's own file now and then.
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+    thread,
+    time::Duration,
+};
 
 use paw_store::{Batch, Store, StoreError};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    runtime,
+    sync::{Notify, mpsc, oneshot},
+    time::{Instant, sleep_until},
+};
 use tracing::{error, warn};
+
+/// A note is on its way to the disk after so long; it is there within 50 ms, as other records that grant nothing.
+const SYNC_WITHIN: Duration = Duration::from_millis(30);
+
+/// A note is in the store's own file after so long.
+const SETTLE_WITHIN: Duration = Duration::from_secs(1);
 
 /// Batches that may wait for the writer. Whoever has one more waits until there is room.
 const BACKLOG: usize = 256;
@@ -13,7 +33,7 @@ const BACKLOG: usize = 256;
 /// Batches that are written together.
 const TOGETHER: usize = 64;
 
-/// Batches between two looks for actions that are more than are kept.
+/// Batches and notes between two looks for actions that are more than are kept.
 const PRUNE_EVERY: usize = 256;
 
 struct Job {
@@ -26,6 +46,96 @@ struct Job {
 pub struct Storage {
     store: Arc<Store>,
     jobs: mpsc::Sender<Job>,
+    noted: Arc<Noted>,
+}
+
+/// What the thread has to be told of notes.
+#[derive(Debug, Default)]
+struct Noted {
+    /// Whether there is one that the thread does not know of.
+    owed: AtomicBool,
+    told: Notify,
+    /// How many came since it was last asked.
+    count: AtomicUsize,
+}
+
+/// The thread's own.
+struct Writer {
+    store: Arc<Store>,
+    inbox: mpsc::Receiver<Job>,
+    noted: Arc<Noted>,
+    keep: u64,
+    /// When notes have to be brought to the disk, and into the store's own file.
+    sync_at: Option<Instant>,
+    settle_at: Option<Instant>,
+    since_pruned: usize,
+}
+
+impl Writer {
+    async fn run(mut self) {
+        let mut jobs = Vec::with_capacity(TOGETHER);
+        loop {
+            tokio::select! {
+                biased;
+                () = past(self.sync_at) => self.sync(),
+                count = self.inbox.recv_many(&mut jobs, TOGETHER) => {
+                    if count == 0 {
+                        return;
+                    }
+                    self.since_pruned += count;
+                    write(&self.store, &mut jobs);
+                    self.prune();
+                }
+                () = self.noted.told.notified() => {
+                    let now = Instant::now();
+                    self.sync_at.get_or_insert(now + SYNC_WITHIN);
+                    self.settle_at.get_or_insert(now + SETTLE_WITHIN);
+                }
+                () = past(self.settle_at) => self.settle(),
+            }
+        }
+    }
+
+    fn sync(&mut self) {
+        self.sync_at = None;
+        // Before, not after: what is noted meanwhile is told of again.
+        self.noted.owed.store(false, SeqCst);
+        let synced = self.store.sync().and_then(|()| self.store.apply());
+        if let Err(error) = synced {
+            warn!(error = %paw_log::Chain(&error), remedy = error.remedy(), "notes are not on the disk yet");
+        }
+        self.since_pruned += self.noted.count.swap(0, SeqCst);
+        if self.store.wants_settling() {
+            self.settle();
+        }
+        self.prune();
+    }
+
+    fn settle(&mut self) {
+        self.settle_at = None;
+        if let Err(error) = self.store.settle() {
+            warn!(error = %paw_log::Chain(&error), remedy = error.remedy(), "notes stay beside the store");
+            self.settle_at = Some(Instant::now() + SETTLE_WITHIN);
+        }
+    }
+
+    fn prune(&mut self) {
+        if self.since_pruned < PRUNE_EVERY {
+            return;
+        }
+        self.since_pruned = 0;
+        if let Err(error) = self.store.prune(self.keep) {
+            warn!(error = %paw_log::Chain(&error), remedy = error.remedy(), "old actions were not removed");
+        }
+    }
+}
+
+/// Waits until this time; for ever if there is none.
+async fn past(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Writes these together. Where that fails, each has its own answer: one that cannot be made does not keep others from being.
@@ -62,23 +172,25 @@ impl Storage {
     /// # Errors
     /// When the thread cannot be made.
     pub fn start(store: Arc<Store>, keep: u64) -> std::io::Result<Self> {
-        let (jobs, mut inbox) = mpsc::channel::<Job>(BACKLOG);
-        let writer = Arc::clone(&store);
-        thread::Builder::new().name("store".into()).spawn(move || {
-            let mut since_pruned = 0;
-            let mut jobs = Vec::with_capacity(TOGETHER);
-            while inbox.blocking_recv_many(&mut jobs, TOGETHER) > 0 {
-                since_pruned += jobs.len();
-                write(&writer, &mut jobs);
-                if since_pruned >= PRUNE_EVERY {
-                    since_pruned = 0;
-                    if let Err(error) = writer.prune(keep) {
-                        warn!(error = %paw_log::Chain(&error), remedy = error.remedy(), "old actions were not removed");
-                    }
-                }
-            }
-        })?;
-        Ok(Self { store, jobs })
+        let (jobs, inbox) = mpsc::channel::<Job>(BACKLOG);
+        let noted = Arc::new(Noted::default());
+        let writer = Writer {
+            store: Arc::clone(&store),
+            inbox,
+            noted: Arc::clone(&noted),
+            keep,
+            sync_at: None,
+            settle_at: None,
+            since_pruned: 0,
+        };
+        // Of its own, so that its waits for the disk are nobody else's.
+        let clock = runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()?;
+        thread::Builder::new()
+            .name("store".into())
+            .spawn(move || clock.block_on(writer.run()))?;
+        Ok(Self { store, jobs, noted })
     }
 
     /// Reads; each call sees one consistent state.
@@ -107,6 +219,19 @@ impl Storage {
             .await
             .map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
+    }
+
+    /// Notes what grants nothing: it outlives this process on return, and is on the disk within 50 ms.
+    ///
+    /// # Errors
+    /// As [`Store::note`]; nothing was written then.
+    pub fn note(&self, batch: Batch) -> Result<(), StoreError> {
+        self.store.note(batch)?;
+        self.noted.count.fetch_add(1, SeqCst);
+        if !self.noted.owed.swap(true, SeqCst) {
+            self.noted.told.notify_one();
+        }
+        Ok(())
     }
 
     /// Writes what has happened already and must not be forgotten: tried again, ever slower, while it cannot be written. Whether it

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    numbers::{Against, Measured, Tally, cpu_time, measured, rss_peak, show},
+    numbers::{Against, Held, Measured, Tally, cpu_time, measured, rss, rss_peak, show},
     stub::{self, Answer},
 };
 use crate::{
@@ -88,6 +88,7 @@ pub(super) async fn run(global: &Global, out: &mut Out, load: ChatLoad) -> Resul
     }
     let tally = Rc::new(RefCell::new(Tally::new(load.requests.unwrap_or(u64::MAX))?));
     let cpu_before = pid.and_then(cpu_time);
+    let rss_before = pid.and_then(rss);
     let began = Instant::now();
     let end = load
         .requests
@@ -126,6 +127,12 @@ pub(super) async fn run(global: &Global, out: &mut Out, load: ChatLoad) -> Resul
     );
     let measured = Measured {
         against: Some(Against::new(&through, &alone)),
+        held: rss_before
+            .zip(pid.and_then(rss))
+            .map(|(rss_before, rss_after)| Held {
+                rss_before,
+                rss_after,
+            }),
         ..through
     };
     show(out, &measured, "CPU of pawd")?;

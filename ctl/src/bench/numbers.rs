@@ -37,6 +37,16 @@ pub(super) struct Measured {
     /// The same without pawd, one at a time, and what pawd adds to it.
     #[serde(flatten)]
     pub(super) against: Option<Against>,
+    /// What pawd holds in memory before and after.
+    #[serde(flatten)]
+    pub(super) held: Option<Held>,
+}
+
+/// Resident memory of pawd, in bytes.
+#[derive(Debug, Serialize)]
+pub(super) struct Held {
+    pub(super) rss_before: u64,
+    pub(super) rss_after: u64,
 }
 
 /// What is measured without pawd, and the difference.
@@ -120,6 +130,7 @@ pub(super) fn measured(
         measures: None,
         cold: None,
         against: None,
+        held: None,
     }
 }
 
@@ -188,6 +199,10 @@ pub(super) fn show(out: &mut Out, measured: &Measured, cpu: &'static str) -> Res
                     ),
                 ]);
             }
+            if let Some(held) = &measured.held {
+                let (before, after) = (text::size(held.rss_before), text::size(held.rss_after));
+                rows.push(("Memory", format!("{before} before, {after} after")));
+            }
             if let Some(cold) = measured.cold {
                 rows.push(("None waited", text::count(cold)));
             }
@@ -209,11 +224,18 @@ pub(super) fn cpu_time(pid: u32) -> Option<Duration> {
 
 /// Most resident memory of a process at any time, in bytes.
 pub(super) fn rss_peak(pid: u32) -> Option<u64> {
+    memory(pid, "VmHWM:")
+}
+
+/// Resident memory of a process now, in bytes.
+pub(super) fn rss(pid: u32) -> Option<u64> {
+    memory(pid, "VmRSS:")
+}
+
+fn memory(pid: u32, field: &str) -> Option<u64> {
     let status =
         fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status")).ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
     line.split_whitespace()
         .next()?
         .parse::<u64>()
@@ -228,7 +250,8 @@ mod tests {
     #[test]
     fn a_process_that_is_not_there_is_not_zero() {
         assert!(cpu_time(std::process::id()).is_some());
-        assert!(rss_peak(std::process::id()).is_some_and(|bytes| bytes > 0));
+        let now = rss(std::process::id());
+        assert!(now.is_some_and(|bytes| bytes > 0) && rss_peak(std::process::id()) >= now);
         assert_eq!(cpu_time(u32::MAX), None);
         assert_eq!(rss_peak(u32::MAX), None);
     }

@@ -96,5 +96,6 @@ fn measured(rounds: &Rounds, cpu: Duration) -> Measured {
         measures: Some("line_round_trip"),
         cold: None,
         against: None,
+        held: None,
     }
 }

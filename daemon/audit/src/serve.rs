@@ -260,7 +260,7 @@ fn write_group(
         if let Some(refused) = connection.last_word.take() {
             connection.answer(&Answer::Refused(refused));
             connection.ended = true;
-            connection.bytes.clear();
+            connection.end = connection.begin;
         }
     }
     match failed {
@@ -330,8 +330,10 @@ fn refusal(error: &LogError, seq: u64) -> AppendRefused {
 
 struct Connection {
     stream: UnixStream,
-    /// Read and not yet understood.
+    /// Where it is read into, and what of it was read and is not yet understood.
     bytes: Vec<u8>,
+    begin: usize,
+    end: usize,
     /// Answers not yet taken by the other side.
     out: Vec<u8>,
     /// How many requests those answers, and the ones to come, are for.
@@ -349,6 +351,8 @@ impl Connection {
         Self {
             stream,
             bytes: Vec::new(),
+            begin: 0,
+            end: 0,
             out: Vec::new(),
             unanswered: 0,
             last_word: None,
@@ -357,22 +361,27 @@ impl Connection {
         }
     }
 
-    const fn wants_bytes(&self) -> bool {
-        !self.ended && self.unanswered < MAX_UNANSWERED && self.bytes.len() < MAX_BUFFERED
+    fn wants_bytes(&self) -> bool {
+        !self.ended && self.unanswered < MAX_UNANSWERED && self.unread().len() < MAX_BUFFERED
     }
 
     /// Whether a request can be taken without reading more.
     fn has_line(&self) -> bool {
-        self.unanswered < MAX_UNANSWERED && self.bytes.contains(&b'\n')
+        self.unanswered < MAX_UNANSWERED && self.unread().contains(&b'\n')
+    }
+
+    fn unread(&self) -> &[u8] {
+        &self.bytes[self.begin..self.end]
     }
 
     fn read(&mut self) {
         if !self.wants_bytes() {
             return;
         }
-        let there = self.bytes.len();
         self.bytes.resize(MAX_BUFFERED, 0);
-        let count = match self.stream.read(&mut self.bytes[there..]) {
+        self.bytes.copy_within(self.begin..self.end, 0);
+        (self.begin, self.end) = (0, self.end - self.begin);
+        let count = match self.stream.read(&mut self.bytes[self.end..]) {
             Ok(0) => {
                 self.ended = true;
                 0
@@ -391,7 +400,7 @@ impl Connection {
                 0
             }
         };
-        self.bytes.truncate(there + count);
+        self.end += count;
     }
 
     /// The next whole line, or so much of an endless one that it is known to be too long.
@@ -399,13 +408,14 @@ impl Connection {
         if self.unanswered >= MAX_UNANSWERED {
             return None;
         }
-        let end = match self.bytes.iter().position(|byte| *byte == b'\n') {
+        let unread = self.unread();
+        let end = match unread.iter().position(|byte| *byte == b'\n') {
             Some(end) => end + 1,
-            None if self.bytes.len() > MAX_LINE => self.bytes.len(),
+            None if unread.len() > MAX_LINE => unread.len(),
             None => return None,
         };
-        let mut line: Vec<u8> = self.bytes.drain(..end).collect();
-        line.pop();
+        let line = unread[..end - 1].to_vec();
+        self.begin += end;
         Some(line)
     }
 

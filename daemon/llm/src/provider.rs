@@ -29,8 +29,8 @@ pub(crate) const LIST_LIMIT: usize = 8 * 1024 * 1024;
 /// The most tokens that an Ollama is told to keep room for where nobody set it; the memory for more is the operator's to give.
 const MAX_CONTEXT: u64 = 16 * 1024;
 
-/// Idle connections kept for the next question.
-const IDLE_CONNECTIONS: usize = 8;
+/// Idle connections kept for the next question: as many as there are questions at once by default, so that none of them has to make its own.
+const IDLE_CONNECTIONS: usize = 64;
 
 /// A provider that can be asked. It has one pool of connections, is shared by reference, and holds no state of its
 /// questions; what it tells of its models is kept for a while. Making one does no I/O and takes microseconds; certificate authorities

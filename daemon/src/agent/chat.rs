@@ -36,7 +36,7 @@ pub(super) async fn turn(
     agents: &Agents,
     (id, caller): (Uuid, &Caller),
     agent: &Name,
-    session: Option<&str>,
+    (session, opens): (Option<&str>, bool),
     chat: ChatArguments,
     progress: Progress,
     cancel: &CancellationToken,
@@ -89,7 +89,11 @@ pub(super) async fn turn(
             "see `pawctl provider list`",
         );
     }
-    let earlier = earlier(&agents.storage, session);
+    let earlier = if opens {
+        Ok(Vec::new())
+    } else {
+        earlier(&agents.storage, session)
+    };
     let (request, said_here) = match earlier {
         Ok(earlier) => {
             let providers = Arc::clone(&agents.providers.borrow());

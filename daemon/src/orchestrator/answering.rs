@@ -20,7 +20,7 @@ use super::{
     driver::{Driver, Happened},
     handle::{Reply, Said},
     lifecycle::{Step, next},
-    steps::{batch, first_yes, not_waiting, principal, question, say, write},
+    steps::{Lasting, batch, first_yes, not_waiting, principal, question, say, say_end, write},
     work::failure,
 };
 use crate::{
@@ -135,7 +135,7 @@ impl Driver {
         let (storage, audit) = (self.ports.storage.clone(), self.ports.audit.clone());
         let grant = weighed.grant;
         self.tasks.spawn(async move {
-            let result = write(&storage, &audit, entries, true, batch).await;
+            let result = write(&storage, &audit, entries, Lasting::Both, batch).await;
             Happened::Answered {
                 id,
                 result,
@@ -267,7 +267,11 @@ impl Driver {
         match record.state {
             State::Approved => self.queue.push(id),
             State::WaitingApproval => {}
-            _ => drop(self.open.remove(&id)),
+            _ => {
+                if let Some(end) = self.open.remove(&id).and_then(|open| open.end) {
+                    say_end(end, record.clone());
+                }
+            }
         }
         if let Some(grant) = grant {
             self.ports.grants.add(*grant);

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, future::ready, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use paw_api::{Error, ErrorKind, audit::Event};
-use paw_policy::{Decision, Permit, Plan, Risk, Rules, State};
+use paw_policy::{Decision, Permit, Plan, Rules, State, permit as allowed};
 use paw_store::{ActionRecord, Caller, GrantRecord, StoreError};
 use tokio::{
     sync::{broadcast, mpsc, watch},
@@ -24,10 +24,13 @@ use uuid::Uuid;
 use super::{
     approval::Questions,
     ending::fault_of_ours,
-    handle::{Actions, CHANGES, Change, Command, INBOX, Load, Reply, Submission},
+    handle::{Actions, CHANGES, Change, Command, End, INBOX, Judged, Load, Reply, Submission},
     lifecycle::{Step, next},
     queue::Queue,
-    steps::{batch, denial, internal, past, permit, question, say, tick, until, write},
+    steps::{
+        Lasting, batch, denial, internal, not_stored, past, permit, question, say, say_end, tick,
+        until, write,
+    },
     work::{Ending, Execute, Outcome, Progress, Task, failure},
 };
 use crate::{
@@ -81,10 +84,14 @@ pub(super) struct Open {
     pub(super) cancel: CancellationToken,
     /// Who waits for the next durable step.
     pub(super) reply: Option<Reply>,
+    /// Who stays for its end.
+    pub(super) end: Option<End>,
     /// Whether a step is being made durable; nothing else may begin then.
     pub(super) busy: bool,
     /// What it was before an answer that is not durable yet.
     pub(super) before: Option<Box<ActionRecord>>,
+    /// Whether its conversation begins with it.
+    pub(super) opens: bool,
     /// Its permit, while it begins with its acceptance.
     pub(super) permit: Option<Permit<Plan>>,
 }
@@ -215,8 +222,10 @@ impl Driver {
     fn submit(&mut self, submission: Submission, reply: Reply) {
         let Submission {
             mut record,
+            judged,
             session,
             progress,
+            end,
         } = submission;
         if let Err(error) = self.admit(record.decision) {
             return say(reply, Err(error));
@@ -235,7 +244,7 @@ impl Driver {
         match record.decision {
             Decision::Allow => {
                 record.decided_ms = Some(now);
-                begun = self.begin_at_once(&record, &rules);
+                begun = self.begin_at_once(&record, &rules, &judged);
             }
             Decision::Ask => {
                 let wait =
@@ -253,7 +262,10 @@ impl Driver {
             }
         }
         let id = record.id;
-        let durable = record.decision != Decision::Allow || record.risk >= Risk::High;
+        let lasting = match record.decision {
+            Decision::Allow => Lasting::of(&record, &progress),
+            Decision::Ask | Decision::Deny => Lasting::Both,
+        };
         let mut entries = vec![entry_of(Event::ActionJudged, &record, &rules)];
         let permit = begun.map(|begun| {
             (record.state, record.started_ms) = (begun.state, Some(now));
@@ -261,11 +273,6 @@ impl Driver {
             begun.permit
         });
         let batch = batch(&record, session.as_ref());
-        let (storage, audit) = (self.ports.storage.clone(), self.ports.audit.clone());
-        self.tasks.spawn(async move {
-            let result = write(&storage, &audit, entries, durable, batch).await;
-            Happened::Accepted { id, result }
-        });
         let cancel = CancellationToken::new();
         self.open.insert(
             id,
@@ -274,18 +281,46 @@ impl Driver {
                 progress,
                 cancel,
                 reply: Some(reply),
+                end,
                 busy: true,
                 before: None,
+                opens: session.is_some(),
                 permit,
             },
         );
+        let (storage, audit) = (self.ports.storage.clone(), self.ports.audit.clone());
+        if lasting == Lasting::Soon {
+            match audit.now(entries) {
+                // It waits for nothing, so nobody has to be waited for.
+                Ok(()) => {
+                    let stored = batch.and_then(|batch| storage.note(batch));
+                    return self.accepted(id, stored.map_err(|error| not_stored(&error)));
+                }
+                Err(back) => entries = back,
+            }
+        }
+        self.tasks.spawn(async move {
+            let result = write(&storage, &audit, entries, lasting, batch).await;
+            Happened::Accepted { id, result }
+        });
     }
 
     /// What is allowed, and finds a place free and nobody in line before it, begins with its acceptance: one step on disk, where
     /// it would be two. Whatever speaks against it is found again, and told, when its turn comes.
-    fn begin_at_once(&mut self, record: &ActionRecord, rules: &Arc<Rules>) -> Option<Begun> {
+    fn begin_at_once(
+        &mut self,
+        record: &ActionRecord,
+        rules: &Arc<Rules>,
+        judged: &Judged,
+    ) -> Option<Begun> {
         let state = next(next(State::Queued, Step::Allow).ok()?, Step::Start).ok()?;
-        let permit = permit(rules, record).ok()?;
+        let permit = if Arc::ptr_eq(rules, &judged.by) {
+            // The same rules say the same of the same plan.
+            allowed(record.plan.clone(), &judged.verdict)
+        } else {
+            permit(rules, record)
+        };
+        let permit = permit.ok()?;
         self.queue
             .take(record.id)
             .then_some(Begun { state, permit })
@@ -391,12 +426,16 @@ impl Driver {
         }
         open.record.started_ms = Some(now_ms());
         let entry = entry_of(Event::ActionStarted, &open.record, &rules);
-        let durable = open.record.risk >= Risk::High;
+        let lasting = match Lasting::of(&open.record, &open.progress) {
+            Lasting::Both => Lasting::Both,
+            // That it begins, nobody is told.
+            Lasting::Stored | Lasting::Soon => Lasting::Soon,
+        };
         let batch = batch(&open.record, None);
         let (storage, audit) = (self.ports.storage.clone(), self.ports.audit.clone());
         self.tell(id, State::Executing);
         self.execute(id, permit, async move {
-            write(&storage, &audit, vec![entry], durable, batch).await
+            write(&storage, &audit, vec![entry], lasting, batch).await
         });
     }
 
@@ -415,6 +454,7 @@ impl Driver {
             permit,
             caller: open.record.requested_by.clone(),
             taint: open.record.taint.clone(),
+            opens: open.opens,
             progress: std::mem::replace(&mut open.progress, Progress::None),
             cancel: open.cancel.clone(),
             leave: self.leave.clone(),
@@ -446,15 +486,27 @@ impl Driver {
                 self.queue.done(id);
                 self.end(id, outcome);
             }
-            Happened::Closed { id } => {
-                let Some(open) = self.open.remove(&id) else {
-                    return;
-                };
-                self.tell(id, open.record.state);
-                if let Some(reply) = open.reply {
-                    say(reply, Ok(open.record));
-                }
+            Happened::Closed { id } => self.closed(id),
+        }
+    }
+
+    /// The end is stored.
+    pub(super) fn closed(&mut self, id: Uuid) {
+        let Some(open) = self.open.remove(&id) else {
+            return;
+        };
+        self.tell(id, open.record.state);
+        let Open {
+            record, reply, end, ..
+        } = open;
+        match (reply, end) {
+            (Some(reply), Some(end)) => {
+                say(reply, Ok(record.clone()));
+                say_end(end, record);
             }
+            (Some(reply), None) => say(reply, Ok(record)),
+            (None, Some(end)) => say_end(end, record),
+            (None, None) => {}
         }
     }
 
@@ -492,7 +544,9 @@ impl Driver {
             | State::Expired
             | State::Cancelled
             | State::TimedOut => {
-                self.open.remove(&id);
+                if let Some(end) = self.open.remove(&id).and_then(|open| open.end) {
+                    say_end(end, record.clone());
+                }
             }
         }
         self.tell(id, record.state);

@@ -4,7 +4,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use futures_util::FutureExt as _;
 use paw_api::{Error, audit::Event};
-use paw_policy::State;
+use paw_policy::{Risk, State};
 use paw_store::ActionRecord;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -16,7 +16,7 @@ use super::{
     steps::{batch_with_exchange, question, say},
     work::{Continuation, Ending, Exchange, Outcome, Progress, failure},
 };
-use crate::{clock::now_ms, records::entry_of};
+use crate::{clock::now_ms, quota::Unstored, records::entry_of};
 
 impl Driver {
     /// Takes an action of an earlier life into account, as the store has it.
@@ -37,8 +37,10 @@ impl Driver {
             progress: Progress::None,
             cancel: CancellationToken::new(),
             reply: None,
+            end: None,
             busy: false,
             before: None,
+            opens: false,
             permit: None,
         };
         self.open.insert(open.record.id, open);
@@ -173,7 +175,7 @@ impl Driver {
             return;
         };
         open.busy = true;
-        let record = open.record.clone();
+        let (record, risk) = (open.record.clone(), open.record.risk);
         let entry = entry_of(event, &record, &self.ports.rules.borrow());
         let (storage, audit) = (self.ports.storage.clone(), self.ports.audit.clone());
         let quotas = Arc::clone(&self.ports.quotas);
@@ -184,17 +186,37 @@ impl Driver {
             state = %record.state,
             "action ended"
         );
-        self.tasks.spawn(async move {
-            if let Err(error) = audit.soon(entry).await {
-                warn!(paw_action = %id, error = %error, "the end of an action is not in the audit log");
+        let spent = quotas.unstored(id);
+        let end = move |spent: &Unstored| {
+            let mut batch = batch_with_exchange(&record, exchange.as_ref())?;
+            spent.put(&mut batch)?;
+            Ok(batch)
+        };
+        let mut entry = vec![entry];
+        if risk < Risk::High {
+            match audit.now(entry) {
+                Ok(()) => {
+                    match end(&spent).and_then(|batch| storage.note(batch)) {
+                        Ok(()) => {
+                            spent.ended(true);
+                            return self.closed(id);
+                        }
+                        Err(error) => {
+                            warn!(paw_action = %id, error = %paw_log::Chain(&error), "an end cannot be noted; storing it");
+                        }
+                    }
+                    entry = Vec::new();
+                }
+                Err(back) => entry = back,
             }
-            let spent = quotas.unstored(id);
-            let end = || {
-                let mut batch = batch_with_exchange(&storage, &record, exchange.as_ref())?;
-                spent.put(&mut batch)?;
-                Ok(batch)
-            };
-            let stored = storage.commit_at_last(end).await;
+        }
+        self.tasks.spawn(async move {
+            for entry in entry {
+                if let Err(error) = audit.soon(entry).await {
+                    warn!(paw_action = %id, error = %error, "the end of an action is not in the audit log");
+                }
+            }
+            let stored = storage.commit_at_last(|| end(&spent)).await;
             spent.ended(stored);
             Happened::Closed { id }
         });

@@ -1,7 +1,9 @@
 //! The driver's door: what others may ask of it, and what they hear from it.
 
+use std::sync::Arc;
+
 use paw_api::{Error, ErrorKind};
-use paw_policy::{Digest, State};
+use paw_policy::{Digest, Rules, State, Verdict};
 use paw_store::{ActionRecord, Caller, SessionRecord};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use uuid::Uuid;
@@ -18,15 +20,31 @@ pub(super) const CHANGES: usize = 4096;
 /// Where an answer goes.
 pub(super) type Reply = oneshot::Sender<Result<ActionRecord, Error>>;
 
+/// Where an end goes that somebody stays for.
+pub type End = oneshot::Sender<ActionRecord>;
+
+/// A verdict and the rules that it is from.
+#[derive(Debug)]
+pub struct Judged {
+    /// The rules.
+    pub by: Arc<Rules>,
+    /// What they say.
+    pub verdict: Verdict,
+}
+
 /// An action as policy judged it, on its way in.
 #[derive(Debug)]
 pub struct Submission {
     /// The record; its state is still `queued`.
     pub record: ActionRecord,
+    /// What policy said, and by which rules.
+    pub judged: Judged,
     /// The session that it opens, if it opens one.
     pub session: Option<SessionRecord>,
     /// Where its execution reports.
     pub progress: Progress,
+    /// Who is told its end by itself; whoever else wants to know it listens for changes, and hears those of all actions.
+    pub end: Option<End>,
 }
 
 /// What the driver is asked.

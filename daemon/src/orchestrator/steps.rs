@@ -5,8 +5,8 @@ use std::{future::pending, sync::Arc, time::Duration};
 use futures_util::future::try_join_all;
 use paw_api::{Error, ErrorKind, audit::Entry};
 use paw_policy::{
-    Approval, Decision, Facts, NotApproved, Permit, Plan, Principal, Rules, Taint, TaintSet, judge,
-    permit as allowed, permit_approved,
+    Approval, Decision, Facts, NotApproved, Permit, Plan, Principal, Risk, Rules, Taint, TaintSet,
+    judge, permit as allowed, permit_approved,
 };
 use paw_store::{
     ActionRecord, Answer, Batch, Caller, SessionRecord, Speaker, StoreError, TurnRecord,
@@ -14,7 +14,11 @@ use paw_store::{
 use tokio::time::{Instant, Interval};
 use uuid::Uuid;
 
-use super::{approval::Question, handle::Reply, work::Exchange};
+use super::{
+    approval::Question,
+    handle::{End, Reply},
+    work::{Exchange, Progress},
+};
 use crate::{audit::Audit, clock::now_ms, storage::Storage};
 
 /// The permit of an action whose time has come: by policy, or by the answer that is stored with it. It is judged once more, by
@@ -77,23 +81,44 @@ pub(super) const fn principal(caller: &Caller) -> Principal {
     }
 }
 
+/// What has to be on the disk before a step has its effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lasting {
+    /// Both records: it grants something, or is an answer of a person.
+    Both,
+    /// That in the store: somebody relies on it, and does not stay to see what becomes of it.
+    Stored,
+    /// Nothing; both are in the hands of the kernel, and on the disk within 50 ms.
+    Soon,
+}
+
+impl Lasting {
+    /// Of a step of an action that policy allowed.
+    pub(super) fn of(record: &ActionRecord, progress: &Progress) -> Self {
+        if record.risk >= Risk::High {
+            Self::Both
+        } else if matches!(progress, Progress::None) {
+            Self::Stored
+        } else {
+            Self::Soon
+        }
+    }
+}
+
 /// Writes a step to the audit log and then to the store; both, or an error and no effect. Of several entries none waits for the
 /// one before it to be on disk.
 pub(super) async fn write(
     storage: &Storage,
     audit: &Audit,
     entries: Vec<Entry>,
-    durable: bool,
+    lasting: Lasting,
     batch: Result<Batch, StoreError>,
 ) -> Result<(), Error> {
     let batch = batch.map_err(|error| not_stored(&error))?;
     // Each is polled for the first time in its turn, so they are in the log in this order.
-    let recorded = try_join_all(entries.into_iter().map(async |entry| {
-        if durable {
-            audit.durable(entry).await.map(drop)
-        } else {
-            audit.soon(entry).await
-        }
+    let recorded = try_join_all(entries.into_iter().map(async |entry| match lasting {
+        Lasting::Both => audit.durable(entry).await.map(drop),
+        Lasting::Stored | Lasting::Soon => audit.soon(entry).await,
     }));
     recorded.await.map_err(|error| {
         Error::new(
@@ -102,13 +127,15 @@ pub(super) async fn write(
             error.remedy(),
         )
     })?;
-    storage
-        .commit(batch)
-        .await
-        .map_err(|error| not_stored(&error))
+    let stored = match lasting {
+        Lasting::Both | Lasting::Stored => storage.commit(batch).await,
+        Lasting::Soon => storage.note(batch),
+    };
+    stored.map_err(|error| not_stored(&error))
 }
 
-fn not_stored(error: &StoreError) -> Error {
+/// Why a step is not in the store, as its caller hears it.
+pub(super) fn not_stored(error: &StoreError) -> Error {
     Error::new(
         ErrorKind::Unavailable,
         paw_log::Chain(error).to_string(),
@@ -129,10 +156,8 @@ pub(super) fn batch(
     Ok(batch)
 }
 
-/// The batch of an end with what was said. The places of the turns are looked up each time, because another turn of the same
-/// session may have been stored since.
+/// The batch of an end with what was said. A session that was deleted meanwhile takes no more turns; its actions stay.
 pub(super) fn batch_with_exchange(
-    storage: &Storage,
     record: &ActionRecord,
     exchange: Option<&Exchange>,
 ) -> Result<Batch, StoreError> {
@@ -140,48 +165,33 @@ pub(super) fn batch_with_exchange(
     let Some(exchange) = exchange else {
         return Ok(batch);
     };
-    // A session that was deleted meanwhile takes no more turns; its actions stay.
-    let Some(mut session) = storage.read().session(exchange.session)? else {
-        return Ok(batch);
-    };
     let at_ms = now_ms();
     let answered = TaintSet::of(Taint::Model);
-    let said = [
-        (
-            Speaker::User,
-            &exchange.question,
-            record.taint.clone(),
-            None,
-            None,
-        ),
-        (
+    let turn = |role, text: &String, taint| TurnRecord {
+        session: exchange.session,
+        // The store knows which it is when it gets there.
+        seq: 0,
+        role,
+        text: text.clone(),
+        taint,
+        action: Some(record.id),
+        provider: None,
+        model: None,
+        local: None,
+        at_ms,
+    };
+    let question = turn(Speaker::User, &exchange.question, record.taint.clone());
+    let answer = TurnRecord {
+        provider: Some(exchange.provider.clone()),
+        model: Some(exchange.model.clone()),
+        local: Some(exchange.local),
+        ..turn(
             Speaker::Assistant,
             &exchange.answer,
             record.taint.clone().with(&answered),
-            Some(exchange.provider.clone()),
-            Some(exchange.model.clone()),
-        ),
-    ];
-    let first = session.turns;
-    session.turns += said.len() as u64;
-    session.updated_ms = at_ms;
-    session.taint = session.taint.with(&record.taint).with(&answered);
-    batch.put_session(&session)?;
-    for (seq, (role, text, taint, provider, model)) in (first..).zip(said) {
-        let action = Some(record.id);
-        batch.append_turn(&TurnRecord {
-            session: session.id,
-            seq,
-            role,
-            text: text.clone(),
-            taint,
-            action,
-            local: provider.is_some().then_some(exchange.local),
-            provider,
-            model,
-            at_ms,
-        })?;
-    }
+        )
+    };
+    batch.say(exchange.session, vec![question, answer])?;
     Ok(batch)
 }
 
@@ -218,6 +228,11 @@ pub(super) fn internal(error: &dyn std::error::Error) -> Error {
 /// Tells who waits, if they still do.
 pub(super) fn say(reply: Reply, result: Result<ActionRecord, Error>) {
     drop(reply.send(result));
+}
+
+/// Tells who stayed for an end, if they still do.
+pub(super) fn say_end(end: End, record: ActionRecord) {
+    drop(end.send(record));
 }
 
 /// Waits until this time of the wall clock, in milliseconds since 1970; for ever if there is none.

@@ -37,6 +37,8 @@ pub struct Task {
     pub caller: Caller,
     /// Where the plan's data came from.
     pub taint: TaintSet,
+    /// Whether its conversation begins with it: nothing was said there before.
+    pub opens: bool,
     /// Where to report.
     pub progress: Progress,
     /// Told when it shall stop.

@@ -3,14 +3,16 @@
 use std::path::Path;
 
 use redb::{Key, ReadTransaction, ReadableTable as _, TableDefinition, Value, WriteTransaction};
+use uuid::Uuid;
 
 use crate::{
     error::{Fault, StoreError},
     file,
+    notes::replay,
     query::{self, Counts},
     schema::{
         ACTIONS, ACTIONS_BY_SESSION, ACTIONS_BY_STATE, META, SCHEMA_VERSION, SESSIONS,
-        SESSIONS_BY_OWNER, TURNS, meta,
+        SESSIONS_BY_OWNER, TURNS, meta, set_notes_of,
     },
     store::{Store, read_in},
 };
@@ -44,6 +46,8 @@ impl Store {
                 let mut txn = database.begin_write()?;
                 txn.set_two_phase_commit(true);
                 copy_all(source, &txn)?;
+                // Put in place of this store one day, it must not take on what is noted beside this one.
+                set_notes_of(&txn, Uuid::now_v7())?;
                 txn.commit()?;
                 Ok(database.close()?)
             });
@@ -67,6 +71,8 @@ impl Store {
                 written_by: about.written_by,
             });
         }
+        // Into memory, as all that is written here.
+        replay(&opened, path)?;
         let counts = read_in(&opened, path, |txn| {
             query::check(txn)?;
             query::counts(txn)

@@ -1,8 +1,11 @@
 //! What is written: a list of typed changes that happen together or not at all.
 
+use std::{borrow::Cow, collections::HashMap};
+
 use paw_policy::State;
 use redb::{ReadableTable as _, WriteTransaction};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::{
@@ -26,55 +29,59 @@ pub const MAX_BATCH: usize = 1000;
 pub const MAX_RECORD: usize = 1024 * 1024;
 
 /// Changes that happen together or not at all.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Batch(Vec<Change>);
 
-#[derive(Debug)]
+/// One change. Its form is that of the notes beside the store: names are added, never changed.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 enum Change {
     PutAction {
-        id: u128,
+        id: Uuid,
         state: State,
-        session: Option<u128>,
-        document: Vec<u8>,
+        session: Option<Uuid>,
+        document: Box<RawValue>,
     },
     PutSession {
-        id: u128,
+        id: Uuid,
         owner: u32,
-        document: Vec<u8>,
+        document: Box<RawValue>,
     },
     AppendTurn {
-        session: u128,
+        session: Uuid,
         seq: u64,
-        document: Vec<u8>,
+        document: Box<RawValue>,
+    },
+    Say {
+        session: Uuid,
+        turns: Vec<TurnRecord>,
     },
     DeleteSession {
-        id: u128,
+        id: Uuid,
     },
     PutProof {
         runtime: String,
-        document: Vec<u8>,
+        document: Box<RawValue>,
     },
     PutOutage {
         outlet: Outlet,
-        document: Vec<u8>,
+        document: Box<RawValue>,
     },
     RemoveOutage(Outlet),
     PutGrant {
-        id: u128,
-        document: Vec<u8>,
+        id: Uuid,
+        document: Box<RawValue>,
     },
-    RemoveGrant(u128),
+    RemoveGrant(Uuid),
     PutJob {
-        id: u128,
-        document: Vec<u8>,
+        id: Uuid,
+        document: Box<RawValue>,
     },
-    RemoveJob {
-        id: u128,
-    },
+    RemoveJob(Uuid),
     PutRun {
-        job: u128,
+        job: Uuid,
         seq: u64,
-        document: Vec<u8>,
+        document: Box<RawValue>,
     },
     AddSpent {
         account: Account,
@@ -101,7 +108,7 @@ impl Batch {
         let session = match &action.plan.session {
             None => None,
             Some(text) => match text.parse::<Uuid>() {
-                Ok(id) => Some(id.as_u128()),
+                Ok(id) => Some(id),
                 Err(_) => {
                     return Err(refused(format!(
                         "action {}: its session {text:?} is not an id",
@@ -139,10 +146,22 @@ impl Batch {
     pub fn append_turn(&mut self, turn: &TurnRecord) -> Result<&mut Self, StoreError> {
         let document = document("turn of session", turn.session, turn)?;
         self.add(Change::AppendTurn {
-            session: turn.session.as_u128(),
+            session: turn.session,
             seq: turn.seq,
             document,
         })
+    }
+
+    /// Adds these turns at the end of a session, at whatever place that is by then; the session says so, and takes on their taint. A session
+    /// that is not there any more takes none.
+    ///
+    /// # Errors
+    /// When a record is too long or the batch is full.
+    pub fn say(&mut self, session: Uuid, turns: Vec<TurnRecord>) -> Result<&mut Self, StoreError> {
+        for turn in &turns {
+            document("turn of session", session, turn)?;
+        }
+        self.add(Change::Say { session, turns })
     }
 
     /// Removes a session and its turns; its actions stay. A session that is not there is none to remove.
@@ -150,7 +169,7 @@ impl Batch {
     /// # Errors
     /// When the batch is full.
     pub fn delete_session(&mut self, id: Uuid) -> Result<&mut Self, StoreError> {
-        self.add(Change::DeleteSession { id: id.as_u128() })
+        self.add(Change::DeleteSession { id })
     }
 
     /// Stores what probes saw of a runtime, in place of what they saw before.
@@ -202,7 +221,7 @@ impl Batch {
     /// # Errors
     /// When the batch is full.
     pub fn remove_grant(&mut self, id: Uuid) -> Result<&mut Self, StoreError> {
-        self.add(Change::RemoveGrant(id.as_u128()))
+        self.add(Change::RemoveGrant(id))
     }
 
     /// Stores this job, in place of an earlier record with the same id.
@@ -222,7 +241,7 @@ impl Batch {
     /// # Errors
     /// When the batch is full.
     pub fn remove_job(&mut self, id: Uuid) -> Result<&mut Self, StoreError> {
-        self.add(Change::RemoveJob { id: id.as_u128() })
+        self.add(Change::RemoveJob(id))
     }
 
     /// Stores this run, in place of an earlier record with the same number. Of each job the newest [`RUNS_KEPT`] are kept, and of
@@ -235,7 +254,7 @@ impl Batch {
     pub fn put_run(&mut self, run: &RunRecord) -> Result<&mut Self, StoreError> {
         let document = document("run of job", run.job, run)?;
         self.add(Change::PutRun {
-            job: run.job.as_u128(),
+            job: run.job,
             seq: run.seq,
             document,
         })
@@ -275,6 +294,13 @@ impl Batch {
         self.0.len()
     }
 
+    /// Whether it may contradict what is stored when its turn comes; it is not noted then, because a note cannot be refused later.
+    pub(crate) fn may_be_refused(&self) -> bool {
+        self.0
+            .iter()
+            .any(|change| matches!(change, Change::AppendTurn { .. }))
+    }
+
     fn add(&mut self, change: Change) -> Result<&mut Self, StoreError> {
         if self.0.len() >= MAX_BATCH {
             return Err(refused(format!("more than {MAX_BATCH} changes at once")));
@@ -285,57 +311,110 @@ impl Batch {
 
     /// Makes the changes in this transaction, in their order.
     pub(crate) fn apply(&self, txn: &WriteTransaction) -> Result<(), Fault> {
-        for change in &self.0 {
-            match change {
-                Change::PutAction {
-                    id,
-                    state,
-                    session,
-                    document,
-                } => put_action(txn, *id, *state, *session, document)?,
-                Change::PutSession {
-                    id,
-                    owner,
-                    document,
-                } => put_session(txn, *id, *owner, document)?,
-                Change::AppendTurn {
-                    session,
-                    seq,
-                    document,
-                } => append_turn(txn, *session, *seq, document)?,
-                Change::DeleteSession { id } => delete_session(txn, *id)?,
-                Change::PutProof { runtime, document } => proof::put(txn, runtime, document)?,
-                Change::PutOutage { outlet, document } => outage::put(txn, outlet, document)?,
-                Change::RemoveOutage(outlet) => outage::remove(txn, outlet)?,
-                Change::PutGrant { id, document } => grant::put(txn, *id, document)?,
-                Change::RemoveGrant(id) => grant::remove(txn, *id)?,
-                Change::PutJob { id, document } => job::put(txn, *id, document)?,
-                Change::RemoveJob { id } => job::remove(txn, *id)?,
-                Change::PutRun { job, seq, document } => job::put_run(txn, *job, *seq, document)?,
-                Change::AddSpent { account, sum } => spent::add(txn, account, *sum)?,
-                Change::ForgetSpent { budget, before_ms } => {
-                    spent::forget(txn, budget, *before_ms)?;
-                }
-            }
+        self.0.iter().try_for_each(|change| change.apply(txn))
+    }
+}
+
+/// Makes the changes of all these in this transaction, in their order; but of each action only what it is in the end.
+pub(crate) fn apply_all(txn: &WriteTransaction, batches: &[&Batch]) -> Result<(), Fault> {
+    let changes = || batches.iter().flat_map(|batch| &batch.0).enumerate();
+    let mut newest = HashMap::new();
+    for (place, change) in changes() {
+        if let Change::PutAction { id, .. } = change {
+            newest.insert(*id, place);
         }
-        Ok(())
+    }
+    for (place, change) in changes() {
+        match change {
+            Change::PutAction { id, .. } if newest[id] != place => {}
+            change => change.apply(txn)?,
+        }
+    }
+    Ok(())
+}
+
+impl Change {
+    fn apply(&self, txn: &WriteTransaction) -> Result<(), Fault> {
+        match self {
+            Self::PutAction {
+                id,
+                state,
+                session,
+                document,
+            } => put_action(txn, *id, *state, *session, document),
+            Self::PutSession {
+                id,
+                owner,
+                document,
+            } => put_session(txn, id.as_u128(), *owner, document.get().as_bytes()),
+            Self::AppendTurn {
+                session,
+                seq,
+                document,
+            } => append_turn(txn, session.as_u128(), *seq, document.get().as_bytes()),
+            Self::Say { session, turns } => say(txn, session.as_u128(), turns),
+            Self::DeleteSession { id } => delete_session(txn, id.as_u128()),
+            Self::PutProof { runtime, document } => {
+                proof::put(txn, runtime, document.get().as_bytes())
+            }
+            Self::PutOutage { outlet, document } => {
+                outage::put(txn, outlet, document.get().as_bytes())
+            }
+            Self::RemoveOutage(outlet) => outage::remove(txn, outlet),
+            Self::PutGrant { id, document } => {
+                grant::put(txn, id.as_u128(), document.get().as_bytes())
+            }
+            Self::RemoveGrant(id) => grant::remove(txn, id.as_u128()),
+            Self::PutJob { id, document } => {
+                job::put(txn, id.as_u128(), document.get().as_bytes())
+            }
+            Self::RemoveJob(id) => job::remove(txn, id.as_u128()),
+            Self::PutRun { job, seq, document } => {
+                job::put_run(txn, job.as_u128(), *seq, document.get().as_bytes())
+            }
+            Self::AddSpent { account, sum } => spent::add(txn, account, *sum),
+            Self::ForgetSpent { budget, before_ms } => spent::forget(txn, budget, *before_ms),
+        }
+    }
+}
+
+/// What an action's index entries are made of.
+#[derive(Deserialize)]
+struct Placed<'a> {
+    state: State,
+    #[serde(borrow)]
+    plan: PlacedPlan<'a>,
+}
+
+#[derive(Deserialize)]
+struct PlacedPlan<'a> {
+    #[serde(borrow)]
+    session: Option<Cow<'a, str>>,
+}
+
+impl Placed<'_> {
+    fn session(&self) -> Option<u128> {
+        let text = self.plan.session.as_deref()?;
+        text.parse::<Uuid>().ok().map(|id| id.as_u128())
     }
 }
 
 fn put_action(
     txn: &WriteTransaction,
-    id: u128,
+    id: Uuid,
     state: State,
-    session: Option<u128>,
-    document: &[u8],
+    session: Option<Uuid>,
+    document: &RawValue,
 ) -> Result<(), Fault> {
+    let id = id.as_u128();
     remove_action(txn, id)?;
-    txn.open_table(ACTIONS)?.insert(id, document)?;
+    txn.open_table(ACTIONS)?
+        .insert(id, document.get().as_bytes())?;
     txn.open_table(ACTIONS_BY_STATE)?
         .insert((state_code(state), id), ())?;
     if let Some(session) = session {
         txn.open_table(ACTIONS_BY_SESSION)?
-            .insert((session, id), ())?;
+            .insert((session.as_u128(), id), ())?;
     }
     Ok(())
 }
@@ -346,12 +425,11 @@ fn remove_action(txn: &WriteTransaction, id: u128) -> Result<(), Fault> {
     let Some(old) = actions.remove(id)? else {
         return Ok(());
     };
-    let old: ActionRecord = parse("action", id, old.value())?;
+    let old: Placed<'_> = serde_json::from_slice(old.value()).map_err(unreadable("action", id))?;
     txn.open_table(ACTIONS_BY_STATE)?
         .remove((state_code(old.state), id))?;
-    if let Some(session) = old.plan.session.and_then(|text| text.parse::<Uuid>().ok()) {
-        txn.open_table(ACTIONS_BY_SESSION)?
-            .remove((session.as_u128(), id))?;
+    if let Some(session) = old.session() {
+        txn.open_table(ACTIONS_BY_SESSION)?.remove((session, id))?;
     }
     Ok(())
 }
@@ -379,16 +457,47 @@ fn append_turn(
         )));
     }
     let mut turns = txn.open_table(TURNS)?;
-    let next = match turns.range((session, 0)..=(session, u64::MAX))?.next_back() {
-        Some(last) => last?.0.value().1.saturating_add(1),
-        None => 0,
-    };
+    let next = next_place(&turns, session)?;
     if seq != next {
         return Err(Fault::Refused(format!(
             "turn {seq} of session {name}: the next one is {next}"
         )));
     }
     turns.insert((session, seq), document)?;
+    Ok(())
+}
+
+/// The place behind the last turn of a session.
+fn next_place(
+    turns: &redb::Table<'_, (u128, u64), &'static [u8]>,
+    session: u128,
+) -> Result<u64, Fault> {
+    let mut there = turns.range((session, 0)..=(session, u64::MAX))?;
+    Ok(match there.next_back() {
+        Some(last) => last?.0.value().1.saturating_add(1),
+        None => 0,
+    })
+}
+
+fn say(txn: &WriteTransaction, session: u128, said: &[TurnRecord]) -> Result<(), Fault> {
+    let mut sessions = txn.open_table(SESSIONS)?;
+    let mut record: SessionRecord = match sessions.get(session)? {
+        Some(document) => parse("session", session, document.value())?,
+        None => return Ok(()),
+    };
+    let mut turns = txn.open_table(TURNS)?;
+    let first = next_place(&turns, session)?;
+    for (seq, turn) in (first..).zip(said) {
+        let turn = TurnRecord {
+            seq,
+            ..turn.clone()
+        };
+        turns.insert((session, seq), written(&turn)?.as_slice())?;
+        record.turns = seq + 1;
+        record.updated_ms = turn.at_ms;
+        record.taint = record.taint.with(&turn.taint);
+    }
+    sessions.insert(session, written(&record)?.as_slice())?;
     Ok(())
 }
 
@@ -444,32 +553,41 @@ pub(crate) fn prune(txn: &WriteTransaction, keep: u64, limit: usize) -> Result<u
 
 /// Reads a stored document.
 pub(crate) fn parse<T: DeserializeOwned>(what: &str, id: u128, bytes: &[u8]) -> Result<T, Fault> {
-    serde_json::from_slice(bytes).map_err(|error| {
+    serde_json::from_slice(bytes).map_err(unreadable(what, id))
+}
+
+fn unreadable(what: &str, id: u128) -> impl FnOnce(serde_json::Error) -> Fault {
+    move |error| {
         Fault::Document(format!(
             "{what} {} cannot be read: {error}",
             Uuid::from_u128(id)
         ))
-    })
+    }
 }
 
-fn document(what: &str, id: Uuid, record: &impl Serialize) -> Result<Vec<u8>, StoreError> {
-    let bytes = serde_json::to_vec(record).map_err(|error| {
+fn written(record: &impl Serialize) -> Result<Vec<u8>, Fault> {
+    serde_json::to_vec(record)
+        .map_err(|error| Fault::Document(format!("a record cannot be written as JSON: {error}")))
+}
+
+fn document(what: &str, id: Uuid, record: &impl Serialize) -> Result<Box<RawValue>, StoreError> {
+    let document = serde_json::value::to_raw_value(record).map_err(|error| {
         refused(format!(
             "{what} {id}: it cannot be written as JSON: {error}"
         ))
     })?;
-    if bytes.len() > MAX_RECORD {
+    if document.get().len() > MAX_RECORD {
         return Err(refused(format!(
             "{what} {id}: it has {} bytes and at most {MAX_RECORD} are allowed",
-            bytes.len()
+            document.get().len()
         )));
     }
-    Ok(bytes)
+    Ok(document)
 }
 
-fn ordered(what: &str, id: Uuid) -> Result<u128, StoreError> {
+fn ordered(what: &str, id: Uuid) -> Result<Uuid, StoreError> {
     if id.get_version_num() == 7 {
-        Ok(id.as_u128())
+        Ok(id)
     } else {
         Err(refused(format!("{what} {id}: its id is not of version 7")))
     }

@@ -3,7 +3,8 @@
 //! This crate is the only home of redb. It is synchronous and knows no async runtime; who calls it from one does so on a
 //! thread that may block. It keeps what it is given and finds it again; it judges nothing and has no clock.
 //!
-//! - Everything is written by [`Store::commit`], which takes a [`Batch`] and is all or nothing and durable on return.
+//! - Everything is written by [`Store::commit`], which takes a [`Batch`] and is all or nothing and durable on return; or by
+//!   [`Store::note`], which outlives the process on return, and the machine from the next [`Store::sync`] on.
 //! - Everything is read from a snapshot, in pages of at most [`MAX_PAGE`] records.
 //! - The file belongs to one process at a time, carries its schema version, and is never replaced by an empty one.
 //!
@@ -17,6 +18,8 @@ mod error;
 mod file;
 mod grant;
 mod job;
+mod journal;
+mod notes;
 mod outage;
 mod overlay;
 mod proof;

@@ -5,6 +5,7 @@
 
 use paw_policy::State;
 use redb::{ReadTransaction, ReadableTable as _, TableDefinition, TableError, WriteTransaction};
+use uuid::Uuid;
 
 use crate::error::Fault;
 
@@ -22,7 +23,8 @@ pub(crate) const fn version_after(migrations: &[Migration]) -> u64 {
     1 + migrations.len() as u64
 }
 
-/// Facts about the file itself: `schema`, `written_by`, `generation`, all as text.
+/// Facts about the file itself: `schema`, `written_by`, `generation`, all as text; and of what is noted beside it `notes_of`, the id of
+/// this file that its notes name, and `noted`, the number of the newest one that is in the tables.
 pub(crate) const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
 /// Action id to its document.
 pub(crate) const ACTIONS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("actions");
@@ -71,6 +73,10 @@ pub(crate) struct Meta {
     pub(crate) written_by: String,
     /// Counts the commits since the file was made, so that a lost one shows.
     pub(crate) generation: u64,
+    /// Whose notes are this file's; none where there never were any.
+    pub(crate) notes_of: Option<Uuid>,
+    /// The newest note that is in the tables.
+    pub(crate) noted: u64,
 }
 
 pub(crate) fn meta(txn: &ReadTransaction) -> Result<Meta, Fault> {
@@ -94,16 +100,45 @@ pub(crate) fn meta(txn: &ReadTransaction) -> Result<Meta, Fault> {
             .parse()
             .map_err(|_| Fault::Document(format!("{key:?} in table meta is not a number")))
     };
+    let notes_of = table
+        .get("notes_of")?
+        .map(|id| id.value().parse())
+        .transpose()
+        .map_err(|_| Fault::Document("\"notes_of\" in table meta is not an id".into()))?;
     Ok(Meta {
         schema: number("schema")?,
         written_by: text("written_by")?,
         generation: number("generation")?,
+        noted: notes_of.map_or(Ok(0), |_| number("noted"))?,
+        notes_of,
     })
 }
 
 pub(crate) fn set_meta(txn: &WriteTransaction, key: &str, value: &str) -> Result<(), Fault> {
     txn.open_table(META)?.insert(key, value)?;
     Ok(())
+}
+
+/// The number of the newest note that is in the tables.
+pub(crate) fn noted(txn: &WriteTransaction) -> Result<u64, Fault> {
+    let table = txn.open_table(META)?;
+    let Some(text) = table.get("noted")? else {
+        return Ok(0);
+    };
+    text.value()
+        .parse()
+        .map_err(|_| Fault::Document("\"noted\" in table meta is not a number".into()))
+}
+
+/// All notes up to this one are in the tables now.
+pub(crate) fn set_noted(txn: &WriteTransaction, number: u64) -> Result<(), Fault> {
+    set_meta(txn, "noted", &number.to_string())
+}
+
+/// From now on the notes that name this id are this file's, and none of them is in its tables.
+pub(crate) fn set_notes_of(txn: &WriteTransaction, id: Uuid) -> Result<(), Fault> {
+    set_meta(txn, "notes_of", &id.to_string())?;
+    set_noted(txn, 0)
 }
 
 /// Counts one more commit, and says which it is.
@@ -123,6 +158,7 @@ pub(crate) fn create(txn: &WriteTransaction, schema: u64, written_by: &str) -> R
     set_meta(txn, "schema", &schema.to_string())?;
     set_meta(txn, "written_by", written_by)?;
     set_meta(txn, "generation", "1")?;
+    set_notes_of(txn, Uuid::now_v7())?;
     txn.open_table(ACTIONS)?;
     txn.open_table(ACTIONS_BY_STATE)?;
     txn.open_table(ACTIONS_BY_SESSION)?;

@@ -3,6 +3,7 @@
 //! The table is made when the first row is written, and a store without it has none.
 
 use redb::{ReadTransaction, ReadableTable as _, TableDefinition, TableError, WriteTransaction};
+use serde::{Deserialize, Serialize};
 
 use crate::error::Fault;
 
@@ -10,7 +11,7 @@ use crate::error::Fault;
 const SPENT: TableDefinition<'_, (&str, u64, &str), (u64, u64)> = TableDefinition::new("spent");
 
 /// Of what something was spent.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Account {
     /// Which budget.
     pub budget: String,
@@ -21,7 +22,7 @@ pub struct Account {
 }
 
 /// How much was spent.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sum {
     /// In millionths of the currency of the prices.
     pub cost: u64,

@@ -2,7 +2,10 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{PoisonError, RwLock},
+    sync::{
+        Mutex, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
 };
 
 use redb::{ReadTransaction, WriteTransaction};
@@ -14,6 +17,7 @@ use crate::{
     file::{self, OpenOptions, Opened},
     grant::{self, GrantRecord},
     job::{self, JobRecord, RunRecord},
+    notes::{Notes, replay},
     outage::{self, OutageRecord},
     proof::{self, ProofRecord},
     query::{self, ActionFilter, Counts, Listed, Page},
@@ -27,16 +31,23 @@ const PRUNE_STEP: usize = 1000;
 
 /// The open store. Reads run beside each other and beside a write; writes wait for each other.
 pub struct Store {
-    path: PathBuf,
+    pub(crate) path: PathBuf,
     options: OpenOptions,
     /// Taken for writing only to reopen the file after a failure. `None` when that did not succeed.
     opened: RwLock<Option<Opened>>,
+    pub(crate) notes: Mutex<Notes>,
+    /// Held by whoever makes the files for notes.
+    pub(crate) beginning: Mutex<()>,
+    /// Numbers of the newest note, of the newest one in the tables, and of the newest one that is there durably.
+    pub(crate) noted: AtomicU64,
+    pub(crate) applied: AtomicU64,
+    pub(crate) stored: AtomicU64,
 }
 
 impl Store {
     /// Opens the store at `path`, checks it whole, and brings it to this program's schema version.
     ///
-    /// An older store is copied to `PATH.vN.bak` before it is changed.
+    /// What was noted beside it and is not in it yet is put there first. An older store is copied to `PATH.vN.bak` before it is changed.
     ///
     /// # Errors
     /// When another process has it, a newer program wrote it, it is damaged, or it cannot be read and written. The file is
@@ -68,6 +79,7 @@ impl Store {
                 written_by: found.written_by,
             });
         }
+        let noted = replay(&opened, path)?;
         if found.schema < known {
             let copy = file::beside(path, &format!("v{}.bak", found.schema));
             opened
@@ -88,6 +100,11 @@ impl Store {
             path: path.to_owned(),
             options,
             opened: RwLock::new(Some(opened)),
+            notes: Mutex::default(),
+            beginning: Mutex::default(),
+            noted: AtomicU64::new(noted),
+            applied: AtomicU64::new(noted),
+            stored: AtomicU64::new(noted),
         })
     }
 
@@ -282,8 +299,16 @@ impl Store {
         self.options.cache
     }
 
-    /// Reads from one snapshot.
+    /// Reads from one snapshot, in which everything is that was noted before.
     pub(crate) fn read<T>(
+        &self,
+        look: impl Fn(&ReadTransaction) -> Result<T, Fault>,
+    ) -> Result<T, StoreError> {
+        self.apply()?;
+        self.read_applied(look)
+    }
+
+    pub(crate) fn read_applied<T>(
         &self,
         look: impl Fn(&ReadTransaction) -> Result<T, Fault>,
     ) -> Result<T, StoreError> {
@@ -312,10 +337,26 @@ impl Store {
         done.map_err(|fault| fault.at("read", &self.path))
     }
 
-    /// Writes in one transaction that is durable when this returns.
-    fn write<T>(
+    /// Writes in one transaction that is durable when this returns, and all notes before it with it.
+    pub(crate) fn write<T>(
         &self,
         change: impl Fn(&WriteTransaction) -> Result<T, Fault>,
+    ) -> Result<T, StoreError> {
+        self.apply()?;
+        let (value, noted) = self.write_by(|opened| {
+            write_in(opened, |txn| {
+                let value = change(txn)?;
+                Ok((value, schema::noted(txn)?))
+            })
+        })?;
+        self.stored.fetch_max(noted, SeqCst);
+        Ok(value)
+    }
+
+    /// Writes, and opens the file anew where that fails in a way that wants it.
+    pub(crate) fn write_by<T>(
+        &self,
+        write: impl Fn(&Opened) -> Result<T, Failed<T>>,
     ) -> Result<T, StoreError> {
         if !self.is_writable() {
             self.reopen()?;
@@ -323,7 +364,7 @@ impl Store {
         let outcome = {
             let opened = self.opened.read().unwrap_or_else(PoisonError::into_inner);
             match opened.as_ref() {
-                Some(opened) if opened.writable => write_in(opened, change),
+                Some(opened) if opened.writable => write(opened),
                 // Something made it unwritable between the two looks, or it still is: try to open it, to say why.
                 _ => {
                     return Err(file::open(&self.path, self.cache()).err().unwrap_or(
@@ -345,7 +386,7 @@ impl Store {
             self.reopen()?;
             // A failure of the very last sync leaves open what is on the disk; the generation tells.
             if let Some((generation, value)) = attempted
-                && self.counts()?.generation >= generation
+                && self.read_applied(schema::meta)?.generation >= generation
             {
                 return Ok(value);
             }
@@ -358,8 +399,13 @@ impl Store {
         let mut opened = self.opened.write().unwrap_or_else(PoisonError::into_inner);
         // The old handle goes first, because it holds the lock of the file.
         *opened = None;
-        *opened = Some(match file::open(&self.path, self.cache()) {
-            Ok(fresh) => fresh,
+        let fresh = file::open(&self.path, self.cache())
+            .and_then(|fresh| replay(&fresh, &self.path).map(|noted| (fresh, noted)));
+        let (fresh, noted) = match fresh {
+            Ok((fresh, noted)) => {
+                self.stored.fetch_max(noted, SeqCst);
+                (fresh, noted)
+            }
             Err(
                 error @ (StoreError::Full { .. }
                 | StoreError::ReadOnly { .. }
@@ -367,11 +413,24 @@ impl Store {
                 | StoreError::Io { .. }),
             ) => {
                 tracing::warn!(path = %self.path.display(), error = %error, "store cannot be written; what was stored stays readable");
-                file::open_unwritten(&self.path, self.cache())?
+                let unwritten = file::open_unwritten(&self.path, self.cache())?;
+                let noted = replay(&unwritten, &self.path)?;
+                (unwritten, noted)
             }
             Err(error) => return Err(error),
-        });
+        };
+        *opened = Some(fresh);
+        self.notes().waiting.retain(|(number, _)| *number > noted);
+        self.applied.fetch_max(noted, SeqCst);
         Ok(())
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if let Err(error) = self.settle() {
+            tracing::warn!(path = %self.path.display(), error = %error, "what was noted is stored at the next start");
+        }
     }
 }
 
@@ -406,9 +465,9 @@ pub(crate) fn read_in<T>(
 }
 
 /// The fault, and what the transaction would have given had its outcome not been lost.
-type Failed<T> = (Fault, Option<(u64, T)>);
+pub(crate) type Failed<T> = (Fault, Option<(u64, T)>);
 
-fn write_in<T>(
+pub(crate) fn write_in<T>(
     opened: &Opened,
     change: impl FnOnce(&WriteTransaction) -> Result<T, Fault>,
 ) -> Result<T, Failed<T>> {

@@ -238,6 +238,18 @@ impl From<Vec<Model>> for Page {
     }
 }
 
+/// The body of a chat request as a server of this kind is sent it that nobody was asked about.
+///
+/// # Errors
+/// When it cannot be written as JSON.
+pub fn body(kind: ProviderKind, request: &ChatRequest) -> Result<Vec<u8>, serde_json::Error> {
+    let habits = Habits {
+        limit: TokenLimit::Compatible,
+        context: None,
+    };
+    question(kind, request, habits)
+}
+
 /// The list of models, or a part of it, in the provider's dialect.
 pub(crate) fn models(kind: ProviderKind, body: &[u8]) -> Result<Page, LlmError> {
     match kind {

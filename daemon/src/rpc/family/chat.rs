@@ -12,7 +12,7 @@ use paw_api::{
 use paw_policy::State;
 use paw_store::{ActionRecord, Caller};
 use serde_json::{Map, Value};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::{Family, fail, send};
 use crate::{intake::Asked, orchestrator::work::Progress, rpc::caller};
@@ -56,40 +56,49 @@ impl ChatRpcServer for Family {
             Err(error) => Err(error),
         };
         match begun {
-            Ok((record, caller, pieces)) => {
-                match pending.accept().await {
-                    Ok(sink) => self.tell_chat(record, caller, pieces, sink).await,
-                    // Gone before it could be told anything.
-                    Err(_) => drop(self.actions.cancel(record.id, caller).await),
-                }
-            }
+            Ok(begun) => match pending.accept().await {
+                Ok(sink) => self.tell_chat(begun, sink).await,
+                // Gone before it could be told anything.
+                Err(_) => drop(self.actions.cancel(begun.record.id, begun.caller).await),
+            },
             Err(error) => pending.reject(fail(error)).await,
         }
         Ok(())
     }
 }
 
+/// A chat that was accepted.
+struct Begun {
+    record: ActionRecord,
+    caller: Caller,
+    pieces: mpsc::Receiver<ChatEvent>,
+    end: oneshot::Receiver<ActionRecord>,
+}
+
 impl Family {
-    async fn begin_chat(
-        &self,
-        asked: Asked,
-        caller: Caller,
-    ) -> Result<(ActionRecord, Caller, mpsc::Receiver<ChatEvent>), Error> {
+    async fn begin_chat(&self, asked: Asked, caller: Caller) -> Result<Begun, Error> {
         let (to, pieces) = mpsc::channel(PIECES);
-        let submission = self
+        let (tell, end) = oneshot::channel();
+        let mut submission = self
             .intake
             .judge(asked, caller.clone(), Progress::Chat(to))?;
-        Ok((self.actions.submit(submission).await?, caller, pieces))
+        submission.end = Some(tell);
+        Ok(Begun {
+            record: self.actions.submit(submission).await?,
+            caller,
+            pieces,
+            end,
+        })
     }
 
     /// Passes the pieces on and ends with `done` or `failed`. A client that is gone cancels the action.
-    async fn tell_chat(
-        &self,
-        record: ActionRecord,
-        caller: Caller,
-        mut pieces: mpsc::Receiver<ChatEvent>,
-        sink: SubscriptionSink,
-    ) {
+    async fn tell_chat(&self, begun: Begun, sink: SubscriptionSink) {
+        let Begun {
+            record,
+            caller,
+            mut pieces,
+            end,
+        } = begun;
         let id = record.id;
         let session = record.plan.session.clone().unwrap_or_default();
         let mut there = send(
@@ -114,7 +123,18 @@ impl Family {
             drop(self.actions.cancel(id, caller).await);
             return;
         }
-        let last = match self.settled(id, super::FOREVER, State::is_final).await {
+        let told = tokio::select! {
+            // As in `settled`: what the drain brought to its end is told.
+            biased;
+            told = end => told.ok(),
+            () = self.over.cancelled() => None,
+        };
+        let settled = match told {
+            Some(record) => Ok(record),
+            // The driver has left it; what became of it is in the store.
+            None => self.settled(id, super::FOREVER, State::is_final).await,
+        };
+        let last = match settled {
             Ok(record) => chat_end(record),
             Err(error) => failed(&error),
         };

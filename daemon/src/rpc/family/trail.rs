@@ -55,6 +55,8 @@ impl AuditRpcServer for Family {
                 "ask for 1 to 1000",
             ));
         }
+        // What the caller has heard of is there.
+        self.audit.heard().await;
         let directory = self.paths.log.clone();
         // Reading files blocks, and the log may be long.
         let listed = tokio::task::spawn_blocking(move || {
@@ -69,6 +71,7 @@ impl AuditRpcServer for Family {
     }
 
     async fn verify(&self, _: &Extensions) -> RpcResult<Verification> {
+        self.audit.heard().await;
         let directory = self.paths.log.clone();
         let verified = tokio::task::spawn_blocking(move || Ok(paw_audit::verify(&directory, None)));
         let report = finished(verified.await)?;

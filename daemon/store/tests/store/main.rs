@@ -10,6 +10,7 @@
 mod backup;
 mod crash;
 mod damage;
+mod notes;
 mod pages;
 mod room;
 mod support;
