@@ -4,11 +4,13 @@
 //! it is, what a tool can do, how risky that is, and where the data came from.
 
 mod arguments;
+mod called;
 mod targets;
 
 use std::sync::Arc;
 
 use paw_api::{Error, ErrorKind, sandbox::RunSpec};
+use paw_llm::ChatRequest;
 use paw_policy::{
     ApiArguments, ChatArguments, Facts, Kind, Name, Operation, Plan, Principal, Role, Rules, State,
     Taint, TaintSet, ToolArguments, judge,
@@ -19,12 +21,14 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use arguments::{ChatAsked, ToolAsked, not_executable, read, unknown_kind};
+pub use called::Called;
 use targets::{Named, Names, Stays};
 
 use crate::{
     agent::{asked, chat, net::Ask, tool},
     clock::now_ms,
     config::{AgentSettings, Config},
+    fits,
     gateway::route::Needs,
     orchestrator::{
         handle::{Judged, Submission},
@@ -252,6 +256,7 @@ impl Intake {
             sandbox: None,
             wait_reason: None,
             attempts: Vec::new(),
+            parent: None,
         };
         Ok(Submission {
             record,
@@ -301,13 +306,13 @@ impl Intake {
             && named.leaves_host(&providers)
             && self.spoke_locally(&providers, place.id)?;
         let needs = if named.asks_for_needs() {
-            let request = chat::request(
-                &self.storage,
-                place.id,
-                settings,
-                chat::said(&text, &images),
-            );
-            Some(Needs::of(&request.map_err(|error| unreadable(&error))?))
+            let said = chat::said(&text, &images);
+            let request = chat::request(&self.storage, place.id, settings, said);
+            let request = ChatRequest {
+                tools: chat::tools(&self.skills, settings, schema.as_ref()),
+                ..request.map_err(|error| unreadable(&error))?
+            };
+            Some(Needs::of(&request))
         } else {
             None
         };
@@ -326,15 +331,36 @@ impl Intake {
 
     fn tool_call(
         &self,
-        (agent, settings): (&Name, &AgentSettings),
+        agent: (&Name, &AgentSettings),
         asked: Asked,
         caller: &Caller,
     ) -> Result<(Operation, Option<Place>), Error> {
+        let call = self.tool(agent, read(asked.arguments)?)?;
+        let place = match asked.session.as_deref() {
+            None => None,
+            Some(text) => {
+                let session = self.session(text, caller)?;
+                Some(Place {
+                    id: session.id,
+                    taint: session.taint,
+                    opens: None,
+                })
+            }
+        };
+        Ok((Operation::ToolCall(call), place))
+    }
+
+    /// The tool that is called, if this agent may call it and the arguments are some of it.
+    fn tool(
+        &self,
+        (agent, settings): (&Name, &AgentSettings),
+        asked: ToolAsked,
+    ) -> Result<ToolArguments, Error> {
         let ToolAsked {
             skill,
             tool,
             arguments,
-        } = read(asked.arguments)?;
+        } = asked;
         let denied = |message: String, hint: &str| Error::new(ErrorKind::Denied, message, hint);
         let name: Name = skill
             .parse()
@@ -360,25 +386,17 @@ impl Intake {
         if reaches(known.class) {
             asked::within(settings, &installed.net, agent)?;
         }
-        let place = match asked.session.as_deref() {
-            None => None,
-            Some(text) => {
-                let session = self.session(text, caller)?;
-                Some(Place {
-                    id: session.id,
-                    taint: session.taint,
-                    opens: None,
-                })
-            }
-        };
-        let call = ToolArguments {
+        fits::check(&known.input, &arguments).map_err(|fault| {
+            let message = format!("{name}/{tool} does not take this: {fault}");
+            Error::new(ErrorKind::Invalid, message, "see `pawctl skill show`")
+        })?;
+        Ok(ToolArguments {
             skill: name,
             skill_digest: installed.digest,
             tool,
             class: known.class,
             arguments,
-        };
-        Ok((Operation::ToolCall(call), place))
+        })
     }
 
     /// The session that is named, or a new one.

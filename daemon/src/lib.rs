@@ -11,6 +11,7 @@ pub mod codes;
 pub mod config;
 pub mod events;
 pub mod exit;
+pub mod fits;
 pub mod gateway;
 pub mod grants;
 pub mod intake;

@@ -2,12 +2,14 @@
 
 use paw_api::{
     action::{Action, Approval, Failure, Grant, Timestamps, Verdict},
-    agent::{Session, Turn},
+    agent::{Call, Session, Turn},
     audit::{Actor, Entry, Event},
     provider::{Attempt, Usage},
 };
 use paw_policy::{Decision, Operation, Plan, Rules};
-use paw_store::{ActionRecord, Caller, GrantRecord, SessionRecord, Speaker, TurnRecord};
+use paw_store::{
+    ActionRecord, CallRecord, Caller, GrantRecord, SessionRecord, Speaker, TurnRecord,
+};
 
 /// The longest summary, in characters.
 const SUMMARY: usize = 120;
@@ -172,6 +174,7 @@ pub fn action(record: ActionRecord, with_plan: bool) -> Action {
             hint: error.hint.unwrap_or_default(),
             retry_after_ms: error.retry_after_ms,
         }),
+        parent: record.parent.map(|id| id.to_string()),
         attempts: record.attempts.into_iter().map(attempt).collect(),
         plan: with_plan.then_some(record.plan),
     }
@@ -252,6 +255,15 @@ pub fn session(record: SessionRecord) -> Session {
     }
 }
 
+fn call(record: CallRecord) -> Call {
+    Call {
+        id: record.id,
+        name: record.name,
+        arguments: record.arguments,
+        action: record.action.map(|id| id.to_string()),
+    }
+}
+
 /// A turn as callers see it.
 #[must_use]
 pub fn turn(record: TurnRecord) -> Turn {
@@ -260,10 +272,15 @@ pub fn turn(record: TurnRecord) -> Turn {
         role: match record.role {
             Speaker::User => "user".into(),
             Speaker::Assistant => "assistant".into(),
+            Speaker::Tool => "tool".into(),
         },
         text: record.text,
         taint: record.taint,
         action: record.action.map(|id| id.to_string()),
+        calls: record.calls.into_iter().map(call).collect(),
+        call: record.result_of.as_ref().map(|of| of.call.clone()),
+        failed: record.result_of.as_ref().is_some_and(|of| of.failed),
+        tool: record.result_of.map(|of| of.tool),
         provider: record.provider.map(|name| name.to_string()),
         model: record.model,
         at: record.at_ms,

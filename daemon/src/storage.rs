@@ -293,6 +293,9 @@ mod tests {
                 local: None,
                 provider: None,
                 model: None,
+                calls: Vec::new(),
+                result_of: None,
+                attempts: Vec::new(),
                 at_ms: 0,
             })
             .expect("there is room");

@@ -17,6 +17,7 @@ mod scale;
 mod secrets;
 mod shim;
 mod skills;
+mod turns;
 mod workspace;
 
 use std::{fs, process::ExitCode};
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
     cases.extend(workspace::cases());
     cases.extend(shim::cases());
     cases.extend(skills::cases());
+    cases.extend(turns::cases());
     cases.extend(probes::cases());
     cases.extend(scale::cases());
     cases.extend(egress::cases());

@@ -22,6 +22,11 @@ use crate::within;
 pub enum Answer {
     /// Says these pieces and ends as it should.
     Says(Vec<String>),
+    /// Says this and calls these tools, each with its arguments.
+    Calls(String, Vec<(String, Value)>),
+    /// Does whatever the last message that it is shown tells it: calls what stands behind each `CALL `, `NAME {ARGUMENTS}` to the end of
+    /// the line, or says that it is done. A model that obeys everybody.
+    Obeys,
     /// Does as the steps say, one after the other, as they come. When no more come it says nothing more.
     Steps(mpsc::Receiver<Step>),
     /// Refuses with this status, these headers and this body.
@@ -58,6 +63,13 @@ impl Answer {
     #[must_use]
     pub fn says(pieces: &[&str]) -> Self {
         Self::Says(pieces.iter().map(ToString::to_string).collect())
+    }
+
+    /// Calls these tools.
+    #[must_use]
+    pub fn calls(calls: &[(&str, Value)]) -> Self {
+        let call = |(name, arguments): &(&str, Value)| ((*name).to_owned(), arguments.clone());
+        Self::Calls(String::new(), calls.iter().map(call).collect())
     }
 
     /// Says these pieces, then closes the connection.
@@ -333,6 +345,7 @@ async fn serve(
             continue;
         }
         let model = question.body["model"].as_str().map(str::to_owned);
+        let told = last_message(&question.body);
         let keeps = question.body["keep_alive"] != json!("0s");
         tell.send_modify(|all| all.push(question));
         let path = line.split(' ').nth(1).unwrap_or_default();
@@ -400,6 +413,21 @@ async fn serve(
                 }
                 finish(out, wire).await?;
             }
+            Answer::Calls(text, calls) => {
+                begin(out, wire).await?;
+                chunk(out, &wire.calls(&text, &calls)).await?;
+                finish(out, wire).await?;
+            }
+            Answer::Obeys => {
+                let calls: Vec<_> = told.lines().filter_map(order).collect();
+                begin(out, wire).await?;
+                if calls.is_empty() {
+                    chunk(out, &wire.piece("I did all that I was told.")).await?;
+                } else {
+                    chunk(out, &wire.calls("", &calls)).await?;
+                }
+                finish(out, wire).await?;
+            }
             Answer::Steps(steps) => {
                 if !walk(out, wire, steps).await? {
                     return Ok(());
@@ -408,6 +436,26 @@ async fn serve(
         }
     }
     Ok(())
+}
+
+/// The words of the last message of a question.
+fn last_message(body: &Value) -> String {
+    let messages = body["messages"].as_array();
+    let last = messages.and_then(|messages| messages.last());
+    match last.map(|message| &message["content"]) {
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+        None => String::new(),
+    }
+}
+
+/// The call that a line orders.
+fn order(line: &str) -> Option<(String, Value)> {
+    let (_, order) = line.split_once("CALL ")?;
+    let (name, arguments) = order.split_once(' ')?;
+    // Whatever follows the arguments is talk.
+    let mut values = serde_json::Deserializer::from_str(arguments).into_iter::<Value>();
+    Some((name.to_owned(), values.next()?.ok()?))
 }
 
 /// Loads or unloads a model; says whether the connection is still of use.
@@ -431,7 +479,7 @@ async fn hold(
             Some(_) => {}
             None => return silence(out).await.map(|()| false),
         },
-        Some(Answer::Says(_)) | None => {}
+        Some(Answer::Says(_) | Answer::Calls(..) | Answer::Obeys) | None => {}
     }
     if !known {
         let said = json!({"error": format!("model '{model}' not found")});
@@ -495,6 +543,35 @@ impl Wire {
                 "data: {}\n\n",
                 json!({"object": "chat.completion.chunk", "model": "m", "choices": [{"index": 0, "delta": {"content": text}}]})
             ),
+        }
+    }
+
+    fn calls(self, text: &str, calls: &[(String, Value)]) -> String {
+        match self {
+            Self::Ollama | Self::Pull => {
+                let calls: Vec<Value> = calls
+                    .iter()
+                    .map(|(name, arguments)| json!({"function": {"name": name, "arguments": arguments}}))
+                    .collect();
+                let message = json!({"role": "assistant", "content": text, "tool_calls": calls});
+                format!(
+                    "{}\n",
+                    json!({"model": "m", "message": message, "done": false})
+                )
+            }
+            Self::OpenAi => {
+                let calls: Vec<Value> = calls
+                    .iter()
+                    .enumerate()
+                    .map(|(index, (name, arguments))| {
+                        let function = json!({"name": name, "arguments": arguments.to_string()});
+                        json!({"index": index, "id": format!("call_{index}"), "type": "function", "function": function})
+                    })
+                    .collect();
+                let delta = json!({"content": text, "tool_calls": calls});
+                let chunk = json!({"object": "chat.completion.chunk", "model": "m", "choices": [{"index": 0, "delta": delta}]});
+                format!("data: {chunk}\n\n")
+            }
         }
     }
 

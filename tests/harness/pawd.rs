@@ -2,7 +2,7 @@
 
 use std::{
     os::{fd::OwnedFd, unix::net::UnixListener},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Output},
 };
 
@@ -20,6 +20,7 @@ pub struct Setup {
     audit: bool,
     one_operator: bool,
     watchdog_us: Option<u64>,
+    program: Option<PathBuf>,
 }
 
 /// The policy of a host with one operator: whoever runs a test asks and answers.
@@ -52,7 +53,15 @@ impl Setup {
             audit: true,
             one_operator: true,
             watchdog_us: None,
+            program: None,
         }
+    }
+
+    /// Another copy of pawd; see [`stage::with_skills`].
+    #[must_use]
+    pub fn program(mut self, pawd: PathBuf) -> Self {
+        self.program = Some(pawd);
+        self
     }
 
     /// With these lines of configuration and no others.
@@ -266,7 +275,11 @@ pub async fn refused(root: &Root) -> (i32, String) {
 /// The command that starts pawd in a root; without the helpers it takes neighbours that run already.
 #[must_use]
 pub fn command(root: &Root) -> Command {
-    let mut command = Command::new(stage::program("pawd"));
+    command_of(&stage::program("pawd"), root)
+}
+
+fn command_of(pawd: &Path, root: &Root) -> Command {
+    let mut command = Command::new(pawd);
     command.arg("--root").arg(root.path());
     for name in [
         "JOURNAL_STREAM",
@@ -287,7 +300,8 @@ fn start_daemon(root: &Root, setup: &Setup) -> (Running, Notify) {
     // A new socket for each start, so that nothing of the last one is heard.
     let _ = std::fs::remove_file(&path);
     let notify = Notify::bind(&path);
-    let mut command = command(root);
+    let pawd = setup.program.clone();
+    let mut command = command_of(&pawd.unwrap_or_else(|| stage::program("pawd")), root);
     command.env("NOTIFY_SOCKET", &path);
     if let Some(us) = setup.watchdog_us {
         command.env("WATCHDOG_USEC", us.to_string());

@@ -59,6 +59,32 @@ pub fn skill(name: &str) -> PathBuf {
     usr().join("lib/pawd/skills").join(name)
 }
 
+/// The program `pawd` beside skills that are installed with it: those of the stage, and these, each a name and a manifest. It finds its
+/// skills beside itself.
+///
+/// # Panics
+/// When the directory cannot be filled.
+#[must_use]
+pub fn with_skills(dir: &Path, skills: &[(&str, &str)]) -> PathBuf {
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    let here = dir.join("usr");
+    copy_tree(
+        &usr().join("lib/pawd/skills"),
+        &here.join("lib/pawd/skills"),
+    );
+    fs::create_dir_all(here.join("sbin")).expect("it is ours");
+    let pawd = here.join("sbin/pawd");
+    if fs::hard_link(program("pawd"), &pawd).is_err() {
+        fs::copy(program("pawd"), &pawd).expect("there is room");
+    }
+    for (name, manifest) in skills {
+        let skill = here.join("lib/pawd/skills").join(name);
+        fs::create_dir(&skill).expect("it is ours");
+        fs::write(skill.join("skill.toml"), manifest).expect("it is ours");
+    }
+    pawd
+}
+
 fn everybody_reaches(path: &Path) -> bool {
     path.ancestors()
         .all(|dir| fs::metadata(dir).is_ok_and(|metadata| metadata.mode() & 0o005 == 0o005))

@@ -169,8 +169,10 @@ fn show(transcript: &Transcript, look: &Look) -> String {
         ("Turns", Some(session.turns.to_string())),
     ]);
     for turn in &transcript.turns {
-        let said_by = match (&turn.provider, &turn.model) {
-            (Some(provider), Some(model)) => format!("{} ({provider}, {model})", turn.role),
+        let said_by = match (&turn.provider, &turn.model, &turn.tool) {
+            (Some(provider), Some(model), _) => format!("{} ({provider}, {model})", turn.role),
+            (_, _, Some(tool)) if turn.failed => format!("{} {tool}, failed", turn.role),
+            (_, _, Some(tool)) => format!("{} {tool}", turn.role),
             _ => turn.role.clone(),
         };
         let head = format!(
@@ -184,6 +186,15 @@ fn show(transcript: &Transcript, look: &Look) -> String {
             look.paint(Tone::Bold, &head),
             text::plain(&turn.text).trim_end()
         ));
+        for call in &turn.calls {
+            let action = call.action.as_deref().unwrap_or("refused");
+            shown.push_str(&format!(
+                "calls {} {} ({})\n",
+                text::line(&call.name),
+                text::short(&call.arguments, 200),
+                text::line(action)
+            ));
+        }
     }
     if let Some(next) = transcript.next {
         shown.push_str(&format!(

@@ -12,7 +12,7 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use paw_api::{
     action::Action,
-    provider::{ChatEvent, ChatResult},
+    provider::{ChatEvent, ChatResult, ToolCalled},
 };
 use serde_json::{Map, Value, json};
 
@@ -213,6 +213,16 @@ async fn follow(out: &mut Out, items: &mut Items, stream: bool) -> Result<ChatRe
                     ));
                 }
             }
+            ChatEvent::Tool(called) => {
+                expected = 0;
+                if out.format == Format::Table {
+                    if stream && !ends_line {
+                        Out::write(b"\n")?;
+                    }
+                    ends_line = true;
+                    out.say(&tool(&called));
+                }
+            }
             ChatEvent::Done(done) => {
                 match out.format {
                     Format::Table if stream => {
@@ -248,6 +258,24 @@ async fn follow(out: &mut Out, items: &mut Items, stream: bool) -> Result<ChatRe
         Out::write(b"\n")?;
     }
     Err(cut("the stream ended before the answer was complete"))
+}
+
+/// Where a tool that the model called stands, and what a person can do about it.
+fn tool(called: &ToolCalled) -> String {
+    let [summary, tool, state] =
+        [&called.summary, &called.tool, &called.state].map(|word| text::line(word));
+    let what = if summary.is_empty() { tool } else { summary };
+    match (&called.action_id, called.digest, &called.why) {
+        (Some(id), Some(digest), _) => {
+            let risk = called.risk.map_or("unknown", paw_policy::Risk::as_str);
+            format!(
+                "{what}: waits for a person (risk {risk}, digest {digest})\n  pawctl approval approve {}",
+                text::line(id)
+            )
+        }
+        (_, _, Some(why)) => format!("{what}: {state}: {}", text::line(why)),
+        (_, _, None) => format!("{what}: {state}"),
+    }
 }
 
 /// Who answered, and who was asked before that and did not.

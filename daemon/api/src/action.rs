@@ -50,6 +50,9 @@ pub struct Action {
     pub result: Option<Value>,
     /// What went wrong, once failed.
     pub error: Option<Failure>,
+    /// The chat whose model asked for it, where one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
     /// Of a chat: every try to have a model answer, in order, whatever became of it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attempts: Vec<Attempt>,

@@ -25,6 +25,9 @@ pub struct Agent {
     pub switched: bool,
     /// Skills that it may use.
     pub skills: Vec<String>,
+    /// How often its model may call tools in one turn of a conversation.
+    #[serde(default)]
+    pub max_turns: u32,
 }
 
 /// A conversation.
@@ -53,7 +56,7 @@ pub struct Session {
 pub struct Turn {
     /// Its place, from 0.
     pub seq: u64,
-    /// `user` or `assistant`.
+    /// `user`, `assistant` or `tool`.
     pub role: String,
     /// What was said.
     pub text: String,
@@ -61,12 +64,37 @@ pub struct Turn {
     pub taint: TaintSet,
     /// The action that made it.
     pub action: Option<String>,
+    /// Tools that the model called with that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<Call>,
+    /// The call that this is the result of; it names one of an earlier turn of the same action.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call: Option<String>,
+    /// The tool, of a result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool: Option<String>,
+    /// Whether the call has no result but a reason why.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub failed: bool,
     /// Which provider said it.
     pub provider: Option<String>,
     /// With which model.
     pub model: Option<String>,
     /// When, in milliseconds since 1970.
     pub at: u64,
+}
+
+/// A call of a tool that a model made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Call {
+    /// Names it within its action.
+    pub id: String,
+    /// The tool, as the model knows it.
+    pub name: String,
+    /// Its arguments, as the model wrote them.
+    pub arguments: String,
+    /// The action that it became; none where it was refused before.
+    pub action: Option<String>,
 }
 
 /// A conversation with what was said in it.

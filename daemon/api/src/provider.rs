@@ -9,6 +9,7 @@ use jsonrpsee::{
     core::{RpcResult, SubscriptionResult},
     proc_macros::rpc,
 };
+use paw_policy::{Digest, Risk};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -259,7 +260,8 @@ pub struct ChatResult {
     pub model: String,
     /// What it took.
     pub usage: Usage,
-    /// Why it ended: `stop`, `length`, `content_filter` or the provider's own word.
+    /// Why it ended: `stop`, `length`, `content_filter` or the provider's own word. `turn_limit`, `repeating` or `result_limit` where the
+    /// model wanted to call more tools and was made to answer with what it had.
     pub finish: String,
     /// Every try, in order.
     pub attempts: Vec<Attempt>,
@@ -312,6 +314,27 @@ pub struct Attempt {
     pub cost_estimated: bool,
 }
 
+/// A call of a tool in a chat, where it stands now. It is an action of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ToolCalled {
+    /// The action; none where the call was refused before it became one.
+    pub action_id: Option<String>,
+    /// The tool, `SKILL/TOOL`; as the model said it, where there is none.
+    pub tool: String,
+    /// The state of the action, or `refused`.
+    pub state: String,
+    /// How risky it is, as policy computed.
+    pub risk: Option<Risk>,
+    /// What an answer has to name, while it waits for a person.
+    pub digest: Option<Digest>,
+    /// One line that says what it does.
+    pub summary: String,
+    /// When nobody can answer it any more, while it waits for a person, in milliseconds since 1970.
+    pub expires_at: Option<u64>,
+    /// Why it did not do what it was asked, where it did not.
+    pub why: Option<String>,
+}
+
 /// What a chat subscription sends. It ends with `done` or `failed`; a stream without either was cut.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -339,6 +362,8 @@ pub enum ChatEvent {
         /// The kind of error that the answer broke off with.
         why: String,
     },
+    /// A tool that the model called. The model is asked again when all of its calls have ended, so pieces are numbered from 0 again.
+    Tool(ToolCalled),
     /// The whole answer.
     Done(ChatResult),
     /// There is no answer.

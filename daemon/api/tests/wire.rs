@@ -94,9 +94,16 @@ fn items_of_subscriptions_are_what_their_golden_files_say() {
     check::<Vec<provider::ChatEvent>>("chat-events");
     assert_eq!(
         types("chat-events"),
-        ["accepted", "delta", "done", "failed", "stream_reset"]
-            .map(String::from)
-            .into()
+        [
+            "accepted",
+            "delta",
+            "done",
+            "failed",
+            "stream_reset",
+            "tool"
+        ]
+        .map(String::from)
+        .into()
     );
     check::<Vec<sandbox::RunEvent>>("run-events");
     assert_eq!(

@@ -236,7 +236,13 @@ fn running(
 
 /// Sees one through to its end.
 pub(super) async fn go_on(agents: &Agents, task: Continuation) -> Outcome {
-    let Continuation { id, cancel, leave } = task;
+    let Continuation {
+        record,
+        cancel,
+        leave,
+        ..
+    } = task;
+    let id = record.id;
     let told = Told {
         cancel: &cancel,
         leave: &leave,

@@ -51,6 +51,7 @@ impl<'a> Again<'a> {
                 .find(&self.route, key, self.terms, Instant::now())?;
         Some(Spoken {
             text,
+            calls: Vec::new(),
             done: Done {
                 finish: Finish::Stop,
                 // Nobody was asked, so nothing was used.
@@ -66,7 +67,9 @@ impl<'a> Again<'a> {
 
     /// Keeps an answer that came to its own end.
     pub(super) fn keep(&self, request: &ChatRequest, by: &Asked, spoken: &Spoken) {
-        if spoken.done.finish != Finish::Stop || spoken.text.is_empty() {
+        // What calls a tool is no answer, and calls another time what may be otherwise by then.
+        let whole = spoken.done.finish == Finish::Stop && spoken.calls.is_empty();
+        if !whole || spoken.text.is_empty() {
             return;
         }
         if let Some(key) = self.key(request, by) {

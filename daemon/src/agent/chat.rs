@@ -1,50 +1,72 @@
-//! One turn of a conversation: context in, answer out, piece by piece.
+//! What a turn of a conversation is made of: who may be asked, what they are told, and what comes of one question. How the turn goes
+//! is in [`super::turn`].
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use paw_api::provider::{ChatResult, Usage};
 use paw_llm::{ChatRequest, Finish, LlmError, Message, Part, Schema};
 use paw_policy::{ChatArguments, Name, Target};
 use paw_store::{ActionRecord, Attempt, Caller, Failure, Speaker, StoreError, TurnRecord};
-use tokio::time::{Instant, timeout_at};
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Agents, again::Again};
+use super::{
+    Agents,
+    turn::{
+        context,
+        fence::Fence,
+        told::{Told, TooMany},
+    },
+};
 use crate::{
     clock::now_ms,
-    config::{AgentSettings, RouteSettings, routes::OnBreak},
+    config::{AgentSettings, RouteSettings},
     gateway::{
-        self, Asked, Listener, Question, Spoken, Tried, Unanswered, Why,
+        Asked, Unanswered, Why,
         price::{Prices, Tokens},
     },
-    orchestrator::work::{Ending, Exchange, Outcome, Progress, failure},
+    orchestrator::work::{Ending, Outcome, failure},
     pictures::picture,
     quota::{self, Who},
-    records,
+    sandbox::Skills,
     storage::Storage,
 };
 
 /// Turns of a session that a model is shown, newest ones.
 const CONTEXT_TURNS: usize = 64;
 
-/// Bytes of earlier turns that a model is shown.
-const CONTEXT_BYTES: usize = 64 * 1024;
+/// Turns that are read where some of the newest are results of tools.
+const LOOKED_THROUGH: usize = 1_000;
 
-/// Talks with whoever of the plan's targets answers.
-pub(super) async fn turn(
+/// What is there before anybody is asked.
+pub(super) struct Ready {
+    pub(super) session: Uuid,
+    /// How long the turn may take.
+    pub(super) limit: Duration,
+    pub(super) settings: AgentSettings,
+    pub(super) route: Option<RouteSettings>,
+    /// Who may be asked, in order; at least one.
+    pub(super) targets: Vec<Asked>,
+    /// What was said before, oldest first.
+    pub(super) earlier: Vec<TurnRecord>,
+}
+
+/// Looks up who may answer, and what was said before.
+///
+/// # Errors
+/// How the turn ends where nobody may.
+pub(super) fn ready(
     agents: &Agents,
-    (id, caller): (Uuid, &Caller),
     agent: &Name,
     (session, opens): (Option<&str>, bool),
-    chat: ChatArguments,
-    progress: Progress,
-    cancel: &CancellationToken,
-) -> Outcome {
+    chat: &ChatArguments,
+) -> Result<Ready, Box<Outcome>> {
+    let failed = |kind: &str, message: String, hint: &str| {
+        Err(Box::new(Outcome::failed(kind, message, hint)))
+    };
     let Some(session) = session.and_then(|text| text.parse::<Uuid>().ok()) else {
-        return Outcome::failed(
+        let message = "a chat without session".to_owned();
+        return failed(
             "internal",
-            "a chat without session",
+            message,
             "report it with the journal of this time",
         );
     };
@@ -60,22 +82,19 @@ pub(super) async fn turn(
         )
     };
     let Some(settings) = settings else {
-        return Outcome::failed(
-            "not_found",
-            format!("there is no agent {agent}"),
-            "see `pawctl agent list`",
-        );
+        let message = format!("there is no agent {agent}");
+        return failed("not_found", message, "see `pawctl agent list`");
     };
-    let targets = targets(agents, &chat, route.as_ref());
+    let targets = targets(agents, chat, route.as_ref());
     // What was decided is to whom the words go, and whoever is somewhere else now is somebody else.
-    let (targets, moved): (Vec<_>, Vec<_>) = targets.into_iter().partition(|it| it.is_at(&chat));
+    let (targets, moved): (Vec<_>, Vec<_>) = targets.into_iter().partition(|it| it.is_at(chat));
     if let (true, Some(first)) = (targets.is_empty(), moved.first()) {
         let message = format!(
             "provider {} is at {} now, and was elsewhere when this was decided",
             first.target.provider, first.known.settings.base_url
         );
         let hint = "submit it again if it may go there";
-        return Outcome::failed("denied", message, hint);
+        return failed("denied", message, hint);
     }
     if targets.is_empty() {
         let names: Vec<_> = chat
@@ -83,32 +102,19 @@ pub(super) async fn turn(
             .into_iter()
             .map(|target| target.provider.to_string())
             .collect();
-        return Outcome::failed(
-            "not_found",
-            format!("there is no provider {}", names.join(" or ")),
-            "see `pawctl provider list`",
-        );
+        let message = format!("there is no provider {}", names.join(" or "));
+        return failed("not_found", message, "see `pawctl provider list`");
     }
     let earlier = if opens {
-        Ok(Vec::new())
+        Vec::new()
     } else {
-        earlier(&agents.storage, session)
+        earlier(&agents.storage, session).map_err(|error| {
+            let message = paw_log::Chain(&error).to_string();
+            Box::new(Outcome::failed("unavailable", message, error.remedy()))
+        })?
     };
-    let (request, said_here) = match earlier {
-        Ok(earlier) => {
-            let providers = Arc::clone(&agents.providers.borrow());
-            let said_here = earlier.iter().any(|turn| providers.said_here(turn));
-            let said = said(&chat.text, &chat.images);
-            (ask_after(earlier, &settings, said), said_here)
-        }
-        Err(error) => {
-            return Outcome::failed(
-                "unavailable",
-                paw_log::Chain(&error).to_string(),
-                error.remedy(),
-            );
-        }
-    };
+    let providers = Arc::clone(&agents.providers.borrow());
+    let said_here = earlier.iter().any(|turn| providers.said_here(turn));
     // What was said with a provider on this host stays here, unless the agent may take it out (invariant 7). It was checked when
     // this was asked; another turn of the same conversation may have ended since, and a provider may have moved.
     let stays = chat.local_only || (said_here && !settings.may_leave_host);
@@ -122,73 +128,40 @@ pub(super) async fn turn(
             chat.provider
         );
         let hint = "begin a new conversation, or set may_leave_host = true for the agent";
-        return Outcome::failed("denied", message, hint);
+        return failed("denied", message, hint);
     }
-    // The question has this time; its last attempt is cut off a little later by the same limit.
-    let deadline = Instant::now() + limit;
-    let question = Question {
-        targets: &targets,
-        breakers: &agents.breakers,
-        quotas: &agents.quotas,
-        who: &who(id, agent, caller, &session.to_string()),
-        request: ChatRequest {
-            model: chat.model.clone(),
-            schema: schema(&chat),
-            ..request
-        },
-        may_leave_host: route.as_ref().is_some_and(|route| route.may_leave_host),
-        on_break: route
-            .as_ref()
-            .map_or(OnBreak::Restart, |route| route.on_break),
-        hedge: route.as_ref().and_then(|route| route.hedge),
-        deadline,
-    };
-    let (mut listener, mut tried) = (Listener::new(progress), Tried::default());
-    let again = Again::of(agents, &chat, route.as_ref(), (agent, caller.uid));
-    let first = &targets[0];
-    let kept = again
-        .as_ref()
-        .and_then(|again| again.find(&question.request, first));
-    if let Some(spoken) = kept {
-        tokio::select! {
-            () = listener.hear(spoken.text.clone()) => {}
-            () = cancel.cancelled() => return Outcome::plain(Ending::Cancelled),
-        }
-        let attempts = vec![from_before(&first.target)];
-        let outcome = answered(id, session, (chat.text, first), spoken, (&attempts, true));
-        return Outcome {
-            attempts,
-            ..outcome
-        };
-    }
-    let asking = gateway::ask(&question, &mut listener, &mut tried);
-    let told = tokio::select! {
-        told = timeout_at(deadline, asking) => Some(told),
-        () = cancel.cancelled() => None,
-    };
-    // What is under way now was left: taken back, or cut off by the limit.
-    let left = told.as_ref().map_or("cancelled", |_| "timed_out");
-    let attempts = tried.left(left, Instant::now());
-    let outcome = match told {
-        None => Outcome::plain(Ending::Cancelled),
-        Some(Err(_)) => Outcome::plain(Ending::TimedOut(failure(
-            "timed_out",
-            format!("the answer was not complete after {} ms", limit.as_millis()),
-            "raise [actions] chat_timeout, or use a faster model",
-        ))),
-        Some(Ok(Err(unanswered))) => failed(&unanswered, &targets, &attempts),
-        Some(Ok(Ok((at, spoken)))) => {
-            if let Some(again) = &again {
-                again.keep(&question.request, &targets[at], &spoken);
-            }
-            let said = (chat.text, &targets[at]);
-            answered(id, session, said, spoken, (&attempts, false))
-        }
-    };
-    Outcome {
-        attempts,
-        ..outcome
-    }
+    Ok(Ready {
+        session,
+        limit,
+        settings,
+        route,
+        targets,
+        earlier,
+    })
+}
+
+/// The tools that a model is told of for this agent. With a schema for its answer it is told none: it is asked for data, and some
+/// providers force it to answer at once. Skills that are not installed have none.
+#[must_use]
+pub fn tools(
+    skills: &Skills,
+    settings: &AgentSettings,
+    schema: Option<&serde_json::Value>,
+) -> Vec<paw_llm::Tool> {
+    told(skills, settings, schema).map_or_else(|_| Vec::new(), |told| told.list())
+}
+
+/// The same, by the names that lead back to them.
+///
+/// # Errors
+/// When they are more than a model can be told.
+pub(super) fn told(
+    skills: &Skills,
+    settings: &AgentSettings,
+    schema: Option<&serde_json::Value>,
+) -> Result<Told, TooMany> {
+    let known = settings.skills.iter().filter(|_| schema.is_none());
+    Told::of(known.filter_map(|name| skills.get(name)))
 }
 
 /// A chat that ended with an earlier pawd: nobody knows how far it came, or who was being asked, so it counts as what is set aside for an
@@ -205,7 +178,8 @@ pub(super) fn interrupted(agents: &Agents, record: &ActionRecord, chat: &ChatArg
     let said = said(&chat.text, &chat.images);
     let request = ChatRequest {
         schema: schema(chat),
-        ..ask_after(earlier.unwrap_or_default(), settings, said)
+        tools: tools(&agents.skills, settings, chat.schema.as_ref()),
+        ..ask_after(&earlier.unwrap_or_default(), settings, said)
     };
     let asked = (Tokens::of(&request), settings.max_tokens);
     let prices = Prices::new(&config.prices);
@@ -224,14 +198,14 @@ pub(super) fn interrupted(agents: &Agents, record: &ActionRecord, chat: &ChatArg
 }
 
 /// The shape that an answer has to have.
-fn schema(chat: &ChatArguments) -> Option<Schema> {
+pub(super) fn schema(chat: &ChatArguments) -> Option<Schema> {
     chat.schema.clone().map(|schema| Schema {
         name: "answer".to_owned(),
         schema,
     })
 }
 
-fn who(action: Uuid, agent: &Name, caller: &Caller, session: &str) -> Who {
+pub(super) fn who(action: Uuid, agent: &Name, caller: &Caller, session: &str) -> Who {
     Who {
         action,
         agent: agent.clone(),
@@ -269,7 +243,7 @@ fn targets(agents: &Agents, chat: &ChatArguments, route: Option<&RouteSettings>)
 }
 
 /// Nobody was asked: the answer was there from before. It is on record as what it is.
-fn from_before(target: &Target) -> Attempt {
+pub(super) fn from_before(target: &Target) -> Attempt {
     Attempt {
         provider: target.provider.to_string(),
         model: target.model.clone(),
@@ -282,54 +256,8 @@ fn from_before(target: &Target) -> Attempt {
     }
 }
 
-fn answered(
-    id: Uuid,
-    session: Uuid,
-    (question, by): (String, &Asked),
-    Spoken { text, done }: Spoken,
-    (attempts, cached): (&[Attempt], bool),
-) -> Outcome {
-    let (by, local) = (by.target.clone(), by.known.settings.is_local());
-    let result = ChatResult {
-        action_id: id.to_string(),
-        session: session.to_string(),
-        text: text.clone(),
-        provider: by.provider.to_string(),
-        model: done.model.unwrap_or(by.model),
-        usage: Usage {
-            input_tokens: done.usage.input_tokens,
-            output_tokens: done.usage.output_tokens,
-            cached_tokens: done.usage.cached_tokens,
-        },
-        finish: finish(&done.finish),
-        attempts: attempts.iter().cloned().map(records::attempt).collect(),
-        cost: cost(attempts).map(records::dollars),
-        cost_estimated: attempts.iter().any(|it| it.cost_estimated),
-        cached,
-    };
-    let exchange = Exchange {
-        session,
-        question,
-        answer: text,
-        provider: by.provider,
-        model: result.model.clone(),
-        local,
-    };
-    match serde_json::to_value(&result) {
-        Ok(value) => Outcome {
-            exchange: Some(exchange),
-            ..Outcome::plain(Ending::Completed(value))
-        },
-        Err(error) => Outcome::failed(
-            "internal",
-            error.to_string(),
-            "report it with the journal of this time",
-        ),
-    }
-}
-
 /// What all of them cost together, in millionths of a US dollar.
-fn cost(attempts: &[Attempt]) -> Option<u64> {
+pub(super) fn cost(attempts: &[Attempt]) -> Option<u64> {
     attempts
         .iter()
         .map(|attempt| attempt.cost_micros)
@@ -354,42 +282,41 @@ pub fn request(
     settings: &AgentSettings,
     said: Message,
 ) -> Result<ChatRequest, StoreError> {
-    Ok(ask_after(earlier(storage, session)?, settings, said))
+    Ok(ask_after(&earlier(storage, session)?, settings, said))
 }
 
-/// The newest turns of a conversation.
+/// The newest turns of a conversation. Where tools were called, one exchange is many of them, so more is read.
 fn earlier(storage: &Storage, session: Uuid) -> Result<Vec<TurnRecord>, StoreError> {
     let store = storage.read();
     let total = store.session(session)?.map_or(0, |session| session.turns);
-    let from = total.saturating_sub(CONTEXT_TURNS as u64);
-    store.turns(session, from, CONTEXT_TURNS)
+    let newest = |most: usize| store.turns(session, total.saturating_sub(most as u64), most);
+    let turns = newest(CONTEXT_TURNS)?;
+    if turns.iter().any(|turn| turn.role == Speaker::Tool) {
+        newest(LOOKED_THROUGH)
+    } else {
+        Ok(turns)
+    }
 }
 
 /// Instructions, the newest earlier turns that fit, and what was said now.
-fn ask_after(earlier: Vec<TurnRecord>, settings: &AgentSettings, said: Message) -> ChatRequest {
-    let mut room = CONTEXT_BYTES;
-    let mut shown: Vec<Message> = Vec::new();
-    for turn in earlier.into_iter().rev() {
-        let Some(left) = room.checked_sub(turn.text.len()) else {
-            break;
-        };
-        room = left;
-        shown.push(match turn.role {
-            Speaker::User => Message::user(turn.text),
-            Speaker::Assistant => Message::assistant(turn.text),
-        });
-    }
-    shown.push(Message::System(settings.instructions.clone()));
-    shown.reverse();
+fn ask_after(earlier: &[TurnRecord], settings: &AgentSettings, said: Message) -> ChatRequest {
+    let mut shown = vec![Message::System(settings.instructions.clone())];
+    shown.extend(context::shown(earlier, &Fence::for_counting()));
     shown.push(said);
+    asked(settings, shown)
+}
+
+/// What this agent asks with.
+pub(super) fn asked(settings: &AgentSettings, messages: Vec<Message>) -> ChatRequest {
     ChatRequest {
         max_tokens: settings.max_tokens,
         temperature: settings.temperature,
-        ..ChatRequest::new(String::new(), shown)
+        ..ChatRequest::new(String::new(), messages)
     }
 }
 
-fn failed(unanswered: &Unanswered, targets: &[Asked], attempts: &[Attempt]) -> Outcome {
+/// How a turn ends that nobody has answered.
+pub(super) fn failed(unanswered: &Unanswered, targets: &[Asked], attempts: &[Attempt]) -> Outcome {
     let Unanswered {
         at,
         why,
@@ -431,7 +358,7 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn finish(finish: &Finish) -> String {
+pub(super) fn finish(finish: &Finish) -> String {
     match finish {
         Finish::Stop => "stop".into(),
         Finish::ToolCalls => "tool_calls".into(),

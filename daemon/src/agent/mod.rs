@@ -11,20 +11,20 @@ pub mod net;
 pub mod run;
 mod staged;
 pub mod tool;
+mod turn;
 mod worker;
 
 use std::{
     future::Future,
     path::PathBuf,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
 };
 
 use paw_policy::Operation;
 use paw_store::ActionRecord;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use self::{
     adopted::Adoptions,
@@ -34,7 +34,11 @@ use crate::{
     audit::Audit,
     config::Config,
     gateway::{breakers::Breakers, kept::Answers},
-    orchestrator::work::{Continuation, Execute, Outcome, Task},
+    intake::Intake,
+    orchestrator::{
+        handle::Actions,
+        work::{Continuation, Execute, Outcome, Task},
+    },
     providers::Providers,
     quota::Quotas,
     sandbox::{Launchers, Owner, Pool, Proofs, Register, Skills},
@@ -77,6 +81,16 @@ pub struct Agents {
     pub audit: Audit,
     /// Where questions go that sandboxes cause.
     pub asks: mpsc::Sender<Ask>,
+    /// Where what a model asks for goes; set before anything is executed.
+    pub door: OnceLock<Door>,
+}
+
+/// The one way in, as it is for everybody: judged, then accepted.
+pub struct Door {
+    /// Judges.
+    pub intake: Intake,
+    /// Accepts.
+    pub actions: Actions,
 }
 
 impl Execute for Agents {
@@ -91,6 +105,7 @@ impl Execute for Agents {
                 progress,
                 cancel,
                 leave,
+                drain,
             } = task;
             let plan = permit.spend();
             let owner = Owner {
@@ -100,16 +115,20 @@ impl Execute for Agents {
             };
             match plan.operation {
                 Operation::Chat(chat) => {
-                    chat::turn(
-                        &self,
-                        (id, &caller),
-                        &plan.agent,
-                        (plan.session.as_deref(), opens),
-                        chat,
-                        progress,
-                        &cancel,
-                    )
-                    .await
+                    let whose = turn::Whose {
+                        id,
+                        caller: &caller,
+                        agent: &plan.agent,
+                        session: plan.session.as_deref(),
+                        opens,
+                        taint: &owner.taint,
+                    };
+                    let stops = turn::Stops {
+                        cancel: &cancel,
+                        leave: &leave,
+                        drain: &drain,
+                    };
+                    turn::run(&self, whose, chat, (progress, Vec::new()), stops).await
                 }
                 Operation::ToolCall(call) => {
                     tool::call(&self, (id, &caller, owner), call, &cancel).await
@@ -138,11 +157,18 @@ impl Execute for Agents {
         }
     }
 
-    fn goes_on(&self, id: Uuid) -> bool {
-        self.adoptions.has(id)
+    fn goes_on(&self, record: &ActionRecord) -> bool {
+        self.adoptions.has(record.id) || turn::is_begun(self, record)
     }
 
     fn go_on(self: Arc<Self>, task: Continuation) -> Pin<Box<dyn Future<Output = Outcome> + Send>> {
-        Box::pin(async move { adopted::go_on(&self, task).await })
+        Box::pin(async move {
+            match &task.record.plan.operation {
+                Operation::Chat(_) => turn::go_on(&self, task).await,
+                Operation::ToolCall(_) | Operation::SandboxRun(_) | Operation::ApiCall(_) => {
+                    adopted::go_on(&self, task).await
+                }
+            }
+        })
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     os::unix::net::UnixListener,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     agent::{
-        Agents,
+        Agents, Door,
         adopted::{self, Adoptions},
         net::Ways,
     },
@@ -199,6 +199,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         egress: paths.socket("egress"),
         audit: audit.clone(),
         asks,
+        door: OnceLock::new(),
     });
     let agents = Arc::clone(&executor);
     parts.spawn(look::keep(
@@ -297,6 +298,11 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         storage: storage.clone(),
     };
     parts.spawn(questions::ask(asked, intake.clone(), actions.clone()));
+    let way_in = Door {
+        intake: intake.clone(),
+        actions: actions.clone(),
+    };
+    drop(agents.door.set(way_in));
     let job_ports = keeper::Ports {
         intake: intake.clone(),
         actions: actions.clone(),

@@ -477,6 +477,9 @@ fn default_provider(
     }
 }
 
+/// How often a model may call tools in one turn of a conversation, if nothing else is said.
+const MAX_TURNS: u32 = 16;
+
 fn agents(
     layers: &Layers,
     (known, default): (&BTreeMap<Name, ProviderSettings>, Option<&Name>),
@@ -496,6 +499,7 @@ fn agents(
         workspace: Settle::Commit,
         skills: vec!["files".parse().expect("`files` is a name")],
         net: Vec::new(),
+        max_turns: MAX_TURNS,
         max_tokens: None,
         temperature: None,
         may_leave_host: false,
@@ -580,6 +584,9 @@ fn agents(
                     .unwrap_or(Settle::Commit),
                 skills: skills.unwrap_or_default(),
                 net,
+                max_turns: agent.max_turns.as_ref().map_or(MAX_TURNS, |value| {
+                    bounded(source, value, &(1..=100), faults)
+                }),
                 max_tokens: agent.max_tokens.as_ref().map(|value| *value.get_ref()),
                 temperature: agent
                     .temperature

@@ -265,6 +265,8 @@ pub struct Agent {
     pub skills: Option<Spanned<Vec<String>>>,
     /// What its sandboxes may reach at most: `HOST:PORT` or `broker/NAME`.
     pub net: Option<Spanned<Vec<String>>>,
+    /// How often its model may call tools in one turn of a conversation.
+    pub max_turns: Option<Spanned<u32>>,
     /// Tokens of an answer at most.
     pub max_tokens: Option<Spanned<u32>>,
     /// How much chance is in an answer; 0 for as little as there can be.

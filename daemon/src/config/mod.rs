@@ -239,6 +239,8 @@ pub struct AgentSettings {
     pub skills: Vec<Name>,
     /// What its sandboxes may reach at most; none means nothing.
     pub net: Vec<NetRule>,
+    /// How often its model may call tools in one turn of a conversation; then it has to answer.
+    pub max_turns: u32,
     /// Tokens of an answer at most.
     pub max_tokens: Option<u32>,
     /// How much chance is in an answer; the provider's own without it.

@@ -1,6 +1,6 @@
 //! Answers that are given again to who asks exactly the same. Pure: it is told the time.
 //!
-//! It is opted into by a route, and only what has one right answer is kept: temperature 0, no tools, an answer that came to its own end.
+//! It is opted into by a route, and only what has one right answer is kept: temperature 0, and an answer that came to its own end and calls no tool.
 //! The key is a digest of everything that would be sent, of the place and the model that it would be sent to, and of whose question it
 //! is: agent and user. So nobody is given what another user was told, no answer crosses from one place to another, and an
 //! answer of a provider on this host is found only by a question that would go to the same one. Nothing of it is on a disk.
@@ -83,7 +83,7 @@ pub fn key(request: &ChatRequest, whose: Whose<'_>) -> Option<Digest> {
         // How an answer comes does not change which one it is.
         stream: _,
     } = request;
-    if *temperature != Some(0.0) || !tools.is_empty() {
+    if *temperature != Some(0.0) {
         return None;
     }
     let Whose {
@@ -103,7 +103,7 @@ pub fn key(request: &ChatRequest, whose: Whose<'_>) -> Option<Digest> {
         (
             (agent.as_str(), uid),
             (kind.as_str(), base_url.as_str(), api_key_credential),
-            (model, messages, tool_choice, schema, max_tokens),
+            (model, messages, tools, tool_choice, schema, max_tokens),
         )
     );
     Some(Digest::of(whole.as_bytes()))
@@ -271,13 +271,24 @@ mod tests {
             };
             assert_eq!(keyed(&request, "a", 1, &here), None);
         }
-        let mut request = question();
-        request.tools.push(Tool {
-            name: "t".into(),
-            description: String::new(),
-            parameters: serde_json::Value::Null,
-        });
-        assert_eq!(keyed(&request, "a", 1, &here), None);
+    }
+
+    #[test]
+    fn who_is_told_other_tools_is_asked_otherwise() {
+        let here = config("http://127.0.0.1:1", "");
+        let mut keys = vec![keyed(&question(), "a", 1, &here)];
+        for name in ["t", "u"] {
+            let mut request = question();
+            request.tools.push(Tool {
+                name: name.into(),
+                description: String::new(),
+                parameters: serde_json::Value::Null,
+            });
+            keys.push(keyed(&request, "a", 1, &here));
+        }
+        assert!(keys.iter().all(Option::is_some));
+        keys.dedup();
+        assert_eq!(keys.len(), 3);
     }
 
     fn kept(bytes: usize) -> Kept {

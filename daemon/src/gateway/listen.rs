@@ -7,8 +7,8 @@ use std::{
 };
 
 use futures_util::{Stream, stream};
-use paw_api::provider::ChatEvent;
-use paw_llm::{ChatRequest, ChatStream, Done, LlmError};
+use paw_api::provider::{ChatEvent, ToolCalled};
+use paw_llm::{ChatRequest, ChatStream, Done, LlmError, ToolCall, ToolChoice};
 use tokio::sync::mpsc;
 
 use crate::{orchestrator::work::Progress, providers::Known};
@@ -16,11 +16,16 @@ use crate::{orchestrator::work::Progress, providers::Known};
 /// The longest answer that is kept, in bytes. A model that goes on is stopped, and there is no answer.
 const MAX_ANSWER: usize = 128 * 1024;
 
+/// The most that all calls of one answer may pass to tools, in bytes.
+const MAX_CALLED: usize = 512 * 1024;
+
 /// An answer that came to its end.
 #[derive(Debug)]
 pub struct Spoken {
     /// What was said.
     pub text: String,
+    /// Tools that are called, of those that the question told.
+    pub calls: Vec<ToolCall>,
     /// How it ended.
     pub done: Done,
 }
@@ -69,6 +74,12 @@ impl Listener {
         }
     }
 
+    /// What became of a tool that the model called. The model is asked again after that, so pieces are numbered from 0 again.
+    pub async fn tool(&mut self, called: ToolCalled) {
+        self.seq = 0;
+        self.tell(ChatEvent::Tool(called)).await;
+    }
+
     async fn tell(&mut self, event: ChatEvent) {
         if let Some(to) = &self.to
             && to.send(event).await.is_err()
@@ -92,8 +103,17 @@ pub(super) struct Voice(Pin<Box<dyn Stream<Item = Heard> + Send>>);
 
 enum At {
     Asks(Arc<Known>, ChatRequest),
-    Hears(Box<ChatStream>, String),
+    Hears(Box<ChatStream>, Said),
     Over,
+}
+
+/// What came so far.
+#[derive(Default)]
+struct Said {
+    text: String,
+    calls: Vec<ToolCall>,
+    /// Whether it was told of a tool; what it calls otherwise is nothing.
+    told: bool,
 }
 
 impl Voice {
@@ -116,35 +136,54 @@ impl Voice {
 
 async fn next(at: At) -> Option<(Heard, At)> {
     let ended = |said| Some((Heard::Ended(said), At::Over));
-    let (mut stream, mut text) = match at {
-        At::Asks(known, request) => match known.client.chat(request).await {
-            Ok(stream) => (Box::new(stream), String::new()),
-            Err(error) => return ended(Err(error)),
-        },
-        At::Hears(stream, text) => (stream, text),
+    let (mut stream, mut said) = match at {
+        At::Asks(known, request) => {
+            let said = Said {
+                told: !request.tools.is_empty() && request.tool_choice != ToolChoice::None,
+                ..Said::default()
+            };
+            match known.client.chat(request).await {
+                Ok(stream) => (Box::new(stream), said),
+                Err(error) => return ended(Err(error)),
+            }
+        }
+        At::Hears(stream, said) => (stream, said),
         At::Over => return None,
     };
     let mut end = None;
     while let Some(event) = stream.next().await {
         match event {
             Ok(paw_llm::ChatEvent::Text(piece)) if end.is_none() => {
-                if text.len() + piece.len() > MAX_ANSWER {
+                if said.text.len() + piece.len() > MAX_ANSWER {
                     // The stream is dropped with this, and its connection closed.
                     return ended(Err(LlmError::TooLarge {
                         what: "the answer of the model (more than 128 KiB)",
                     }));
                 }
-                text.push_str(&piece);
-                return Some((Heard::Piece(piece), At::Hears(stream, text)));
+                said.text.push_str(&piece);
+                return Some((Heard::Piece(piece), At::Hears(stream, said)));
             }
-            // It was told of no tool, and what has ended says nothing any more.
+            Ok(paw_llm::ChatEvent::ToolCall(call)) if end.is_none() && said.told => {
+                let known: usize = said.calls.iter().map(|call| call.arguments.len()).sum();
+                if known + call.arguments.len() > MAX_CALLED {
+                    return ended(Err(LlmError::TooLarge {
+                        what: "what the model wants to call (more than 512 KiB)",
+                    }));
+                }
+                said.calls.push(call);
+            }
+            // Without tools there is nothing to be called, and what has ended says nothing any more.
             Ok(paw_llm::ChatEvent::Text(_) | paw_llm::ChatEvent::ToolCall(_)) => {}
             Ok(paw_llm::ChatEvent::Done(done)) => end = Some(done),
             Err(error) => return ended(Err(error)),
         }
     }
     match end {
-        Some(done) => ended(Ok(Spoken { text, done })),
+        Some(done) => ended(Ok(Spoken {
+            text: said.text,
+            calls: said.calls,
+            done,
+        })),
         None => ended(Err(LlmError::Cut { source: None })),
     }
 }

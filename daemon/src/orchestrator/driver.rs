@@ -116,6 +116,8 @@ pub struct Driver {
     pub(super) draining: bool,
     /// Told to every execution when the drain is over.
     pub(super) leave: CancellationToken,
+    /// Told to every execution when the drain begins.
+    pub(super) drain: CancellationToken,
 }
 
 impl Driver {
@@ -137,6 +139,7 @@ impl Driver {
             load,
             draining: false,
             leave: CancellationToken::new(),
+            drain: CancellationToken::new(),
             bounds,
             ports,
         };
@@ -181,6 +184,7 @@ impl Driver {
                 () = tick(&mut beat) => alive(),
                 () = stop.cancelled(), if !self.draining => {
                     self.draining = true;
+                    self.drain.cancel();
                     deadline = Some(Instant::now() + self.bounds.drain);
                     info!(executing = self.queue.running(), limit_ms = self.bounds.drain.as_millis(), "draining");
                 }
@@ -211,6 +215,8 @@ impl Driver {
                 let _ = reply.send(self.questions.together(id).len().max(1));
             }
             Command::Cancel { id, by, reply } => self.cancel(id, &by, reply),
+            Command::Rest(id) => self.queue.rest(id),
+            Command::Wake(id) => self.queue.wake(id),
             Command::Bounds(bounds) => {
                 self.queue
                     .resize(bounds.concurrency as usize, bounds.queue as usize);
@@ -458,6 +464,7 @@ impl Driver {
             progress: std::mem::replace(&mut open.progress, Progress::None),
             cancel: open.cancel.clone(),
             leave: self.leave.clone(),
+            drain: self.drain.clone(),
         };
         let executor = Arc::clone(&self.ports.executor);
         self.tasks.spawn(async move {

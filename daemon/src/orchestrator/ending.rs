@@ -55,14 +55,15 @@ impl Driver {
             .map(|open| open.record.id)
             .collect();
         for id in executing {
-            if self.ports.executor.goes_on(id) {
+            let Some(open) = self.open.get(&id) else {
+                continue;
+            };
+            if self.ports.executor.goes_on(&open.record) {
                 self.go_on(id);
                 continue;
             }
             warn!(paw_action = %id, "an action was interrupted by the end of an earlier pawd");
-            if let Some(open) = self.open.get(&id) {
-                self.ports.executor.interrupted(&open.record);
-            }
+            self.ports.executor.interrupted(&open.record);
             let outcome = Outcome::failed(
                 "interrupted",
                 "pawd ended while this was being done; how far it got is not known",
@@ -78,9 +79,10 @@ impl Driver {
             return;
         };
         let task = Continuation {
-            id,
+            record: open.record.clone(),
             cancel: open.cancel.clone(),
             leave: self.leave.clone(),
+            drain: self.drain.clone(),
         };
         self.queue.resume(id);
         info!(paw_action = %id, "an action of an earlier pawd goes on");
@@ -170,7 +172,7 @@ impl Driver {
     }
 
     /// Makes an end durable. It has happened, so it is tried until it is.
-    pub(super) fn close(&mut self, id: Uuid, event: Event, exchange: Option<Exchange>) {
+    pub(super) fn close(&mut self, id: Uuid, event: Event, exchange: Option<Box<Exchange>>) {
         let Some(open) = self.open.get_mut(&id) else {
             return;
         };
@@ -188,7 +190,7 @@ impl Driver {
         );
         let spent = quotas.unstored(id);
         let end = move |spent: &Unstored| {
-            let mut batch = batch_with_exchange(&record, exchange.as_ref())?;
+            let mut batch = batch_with_exchange(&record, exchange.as_deref())?;
             spent.put(&mut batch)?;
             Ok(batch)
         };

@@ -75,6 +75,8 @@ pub(super) enum Command {
         by: Caller,
         reply: Reply,
     },
+    Rest(Uuid),
+    Wake(Uuid),
     Bounds(ActionBounds),
 }
 
@@ -178,6 +180,17 @@ impl Actions {
     /// When it is final already.
     pub async fn cancel(&self, id: Uuid, by: Caller) -> Result<ActionRecord, Error> {
         self.ask(|reply| Command::Cancel { id, by, reply }).await
+    }
+
+    /// An action that is being done waits for others, which need places: it gives up its own until [`Actions::wake`].
+    pub async fn rest(&self, id: Uuid) {
+        // Without a driver nobody wants its place.
+        drop(self.inbox.send(Command::Rest(id)).await);
+    }
+
+    /// It goes on.
+    pub async fn wake(&self, id: Uuid) {
+        drop(self.inbox.send(Command::Wake(id)).await);
     }
 
     /// Other bounds, from now on.

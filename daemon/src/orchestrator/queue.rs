@@ -9,6 +9,8 @@ use uuid::Uuid;
 pub struct Queue {
     line: VecDeque<Uuid>,
     running: BTreeSet<Uuid>,
+    /// Being done, without a place: they wait for others that need one.
+    resting: BTreeSet<Uuid>,
     places: usize,
     bound: usize,
 }
@@ -30,6 +32,7 @@ impl Queue {
         Self {
             line: VecDeque::new(),
             running: BTreeSet::new(),
+            resting: BTreeSet::new(),
             places,
             bound,
         }
@@ -76,9 +79,24 @@ impl Queue {
         self.running.insert(id);
     }
 
+    /// An action that is being done waits for others and lends its place to them: if those who wait kept theirs, those they wait for
+    /// might never get one.
+    pub fn rest(&mut self, id: Uuid) {
+        if self.running.remove(&id) {
+            self.resting.insert(id);
+        }
+    }
+
+    /// It goes on, and has a place again, as [`Queue::resume`] gives one.
+    pub fn wake(&mut self, id: Uuid) {
+        if self.resting.remove(&id) {
+            self.running.insert(id);
+        }
+    }
+
     /// Gives back the place of an action, or takes it out of the line.
     pub fn done(&mut self, id: Uuid) {
-        if !self.running.remove(&id) {
+        if !self.running.remove(&id) && !self.resting.remove(&id) {
             self.line.retain(|waiting| *waiting != id);
         }
     }
@@ -89,10 +107,10 @@ impl Queue {
         self.bound = bound;
     }
 
-    /// How many are being done.
+    /// How many are being done, those included that rest.
     #[must_use]
     pub fn running(&self) -> usize {
-        self.running.len()
+        self.running.len() + self.resting.len()
     }
 }
 
@@ -136,6 +154,26 @@ mod tests {
         queue.done(id(1));
         assert_eq!(queue.pop(), Some(id(2)));
         assert_eq!(queue.room(), Ok(()));
+    }
+
+    #[test]
+    fn who_waits_for_others_lends_them_its_place() {
+        let mut queue = Queue::new(1, 2);
+        assert!(queue.take(id(1)));
+        queue.push(id(2));
+        assert_eq!(queue.pop(), None);
+        queue.rest(id(1));
+        assert_eq!(queue.pop(), Some(id(2)));
+        assert_eq!(queue.running(), 2);
+        queue.wake(id(1));
+        queue.push(id(3));
+        queue.done(id(2));
+        assert_eq!(queue.pop(), None, "it has its place again");
+        queue.rest(id(1));
+        queue.done(id(1));
+        queue.wake(id(1));
+        assert_eq!(queue.pop(), Some(id(3)));
+        assert_eq!(queue.running(), 1);
     }
 
     proptest! {

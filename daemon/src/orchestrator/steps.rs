@@ -167,6 +167,7 @@ pub(super) fn batch_with_exchange(
     };
     let at_ms = now_ms();
     let answered = TaintSet::of(Taint::Model);
+    let read = record.taint.clone().with(&exchange.taint).with(&answered);
     let turn = |role, text: &String, taint| TurnRecord {
         session: exchange.session,
         // The store knows which it is when it gets there.
@@ -178,20 +179,23 @@ pub(super) fn batch_with_exchange(
         provider: None,
         model: None,
         local: None,
+        calls: Vec::new(),
+        result_of: None,
+        attempts: Vec::new(),
         at_ms,
     };
-    let question = turn(Speaker::User, &exchange.question, record.taint.clone());
+    let question = exchange.question.as_ref();
+    let question = question.map(|text| turn(Speaker::User, text, record.taint.clone()));
     let answer = TurnRecord {
         provider: Some(exchange.provider.clone()),
         model: Some(exchange.model.clone()),
         local: Some(exchange.local),
-        ..turn(
-            Speaker::Assistant,
-            &exchange.answer,
-            record.taint.clone().with(&answered),
-        )
+        ..turn(Speaker::Assistant, &exchange.answer, read)
     };
-    batch.say(exchange.session, vec![question, answer])?;
+    batch.say(
+        exchange.session,
+        question.into_iter().chain([answer]).collect(),
+    )?;
     Ok(batch)
 }
 

@@ -45,17 +45,21 @@ pub struct Task {
     pub cancel: CancellationToken,
     /// Told when pawd ends: what can go on without it shall be left alone, and end with [`Ending::Left`].
     pub leave: CancellationToken,
+    /// Told when pawd begins to stop: what only waits, and is stored, shall be left at once.
+    pub drain: CancellationToken,
 }
 
 /// An execution that an earlier pawd had begun and that still goes on. Its permit was spent when it began.
 #[derive(Debug)]
 pub struct Continuation {
-    /// Which action.
-    pub id: Uuid,
+    /// The action, as it is stored.
+    pub record: ActionRecord,
     /// Told when it shall stop.
     pub cancel: CancellationToken,
     /// As in [`Task`].
     pub leave: CancellationToken,
+    /// As in [`Task`].
+    pub drain: CancellationToken,
 }
 
 /// How an execution ended.
@@ -83,7 +87,7 @@ pub struct Outcome {
     /// What the kernel said that sandbox was.
     pub attestation: Option<Digest>,
     /// What was said, to be added to the session.
-    pub exchange: Option<Exchange>,
+    pub exchange: Option<Box<Exchange>>,
     /// Every try to have a model answer.
     pub attempts: Vec<Attempt>,
 }
@@ -113,8 +117,10 @@ impl Outcome {
 pub struct Exchange {
     /// In which session.
     pub session: Uuid,
-    /// What was asked.
-    pub question: String,
+    /// What was asked; none where it is in the session already, with the tools that were called for it.
+    pub question: Option<String>,
+    /// Where what was read for the answer came from, beside the question.
+    pub taint: TaintSet,
     /// What was answered.
     pub answer: String,
     /// Who answered.
@@ -145,7 +151,7 @@ pub trait Execute: Send + Sync + 'static {
     fn interrupted(&self, record: &ActionRecord);
 
     /// Whether this action, which an earlier pawd was executing, still goes on.
-    fn goes_on(&self, id: Uuid) -> bool;
+    fn goes_on(&self, record: &ActionRecord) -> bool;
 
     /// Takes it on: sees it through to its end. Ends as [`Execute::execute`] does.
     fn go_on(self: Arc<Self>, task: Continuation) -> Pin<Box<dyn Future<Output = Outcome> + Send>>;

@@ -224,6 +224,16 @@ impl Quotas {
         }
     }
 
+    /// An attempt of an earlier pawd came to this, and the action goes on: it is stored with its end.
+    pub fn spent_before(self: &Arc<Self>, (who, target): (&Who, &Target), sum: Sum) {
+        let config = Arc::clone(&self.config.borrow());
+        let mut inner = self.inner();
+        for (_, _, account) in budgets(&config, (who, target), now_ms()) {
+            inner.ledger.reserve(&account, sum);
+            inner.ledger.settle(who.action, &account, sum, sum);
+        }
+    }
+
     /// What an action spent, to be stored with its end.
     #[must_use]
     pub fn unstored(self: &Arc<Self>, action: Uuid) -> Unstored {

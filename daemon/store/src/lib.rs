@@ -39,7 +39,8 @@ pub use outage::{Outage, OutageRecord, Outlet};
 pub use proof::ProofRecord;
 pub use query::{ActionFilter, Counts, Listed, MAX_PAGE, MAX_SCAN, Page};
 pub use record::{
-    ActionRecord, Answer, Attempt, Caller, Failure, SessionRecord, Speaker, TurnRecord,
+    ActionRecord, Answer, Attempt, CallRecord, Caller, Failure, ResultOf, SessionRecord, Speaker,
+    TurnRecord,
 };
 pub use schema::SCHEMA_VERSION;
 pub use spent::{Account, Sum};

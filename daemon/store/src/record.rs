@@ -58,6 +58,9 @@ pub struct ActionRecord {
     /// Every try to have a model answer, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attempts: Vec<Attempt>,
+    /// The chat whose model asked for it, where one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Uuid>,
 }
 
 /// One try to have a model answer.
@@ -171,6 +174,8 @@ pub enum Speaker {
     User,
     /// The agent.
     Assistant,
+    /// A tool that the agent called.
+    Tool,
 }
 
 /// One thing said in a session; never changed once it is there.
@@ -195,6 +200,43 @@ pub struct TurnRecord {
     /// Whether that provider was on this host then; of what was stored without that, nobody knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local: Option<bool>,
+    /// Tools that the model called with that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<CallRecord>,
+    /// The call that this is the result of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result_of: Option<ResultOf>,
+    /// Tries to have the model say this, where the chat went on after it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attempts: Vec<Attempt>,
     /// When.
     pub at_ms: u64,
+}
+
+/// A call of a tool that a model made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallRecord {
+    /// Names it within its chat.
+    pub id: String,
+    /// The tool, as the model knows it.
+    pub name: String,
+    /// Its arguments as JSON text, as the model wrote them.
+    pub arguments: String,
+    /// What the provider wants back with the result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
+    /// The action that it became; none where it was refused before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<Uuid>,
+}
+
+/// Which call a result belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResultOf {
+    /// [`CallRecord::id`].
+    pub call: String,
+    /// The tool, as people know it: `SKILL/TOOL`.
+    pub tool: String,
+    /// Whether there is no result but a reason why.
+    pub failed: bool,
 }

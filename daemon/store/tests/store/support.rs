@@ -98,6 +98,7 @@ pub(crate) fn action(n: u64, state: State, session: Option<Uuid>, text: &str) ->
         sandbox: None,
         wait_reason: None,
         attempts: Vec::new(),
+        parent: None,
     }
 }
 
@@ -125,6 +126,9 @@ pub(crate) fn turn(session: Uuid, seq: u64) -> TurnRecord {
         provider: None,
         model: None,
         local: None,
+        calls: Vec::new(),
+        result_of: None,
+        attempts: Vec::new(),
         at_ms: seq,
     }
 }

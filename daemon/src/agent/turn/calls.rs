@@ -1,0 +1,436 @@
+//! What comes of an answer with calls: each becomes an action, all of them at once, and the turn waits for their ends.
+
+use std::collections::BTreeMap;
+
+use futures_util::future::join_all;
+use paw_api::{Error, ErrorKind, provider::ToolCalled};
+use paw_llm::ToolCall;
+use paw_policy::{State, Taint, TaintSet, ToolClass};
+use paw_store::{ActionRecord, CallRecord, ResultOf, Speaker, TurnRecord};
+use serde_json::{Map, Value};
+use tokio::{
+    sync::broadcast::{Receiver, error::RecvError},
+    time::{Duration, Instant, sleep_until, timeout},
+};
+use uuid::Uuid;
+
+use super::{
+    Early, Turn,
+    ask::Answer,
+    fence::{MAX_RESULT, bounded},
+    limits::{MAX_RESULTS, key},
+    noted::More,
+    result, text, told,
+};
+use crate::{
+    agent::Door,
+    intake::Called,
+    orchestrator::{
+        handle::Change,
+        work::{Ending, Outcome},
+    },
+    records,
+};
+
+/// Calls of one answer that are done; the others are refused, and the model may make them again.
+const MAX_CALLS: usize = 16;
+
+/// The longest name of a call that a provider gave it.
+const MAX_ID: usize = 64;
+
+/// The least that is shown of a result, however long those before it were.
+const LEAST_RESULT: usize = 512;
+
+/// How long a change may take that keeps an action from being cancelled.
+const CHANGING: Duration = Duration::from_secs(1);
+
+/// Calls of the last answer that have no result.
+pub(super) fn open(turns: &[TurnRecord]) -> Vec<CallRecord> {
+    let Some(last) = turns.iter().rfind(|turn| turn.role == Speaker::Assistant) else {
+        return Vec::new();
+    };
+    let has_result = |call: &&CallRecord| {
+        let of = |turn: &TurnRecord| turn.result_of.as_ref().is_some_and(|of| of.call == call.id);
+        !turns.iter().any(of)
+    };
+    last.calls.iter().filter(has_result).cloned().collect()
+}
+
+/// An action that a call became, while the turn waits for it.
+struct Child {
+    id: Uuid,
+    tool: String,
+    /// As it was last told; nothing before the first time.
+    state: Option<State>,
+    /// What it came to.
+    told: Option<result::Told>,
+}
+
+impl Turn<'_> {
+    /// The calls that an answer makes, by the provider's way of calling or, where it made none, as text.
+    pub(super) fn calls_of(&self, answer: &Answer) -> Vec<CallRecord> {
+        let spoken = &answer.spoken;
+        let mut calls = spoken.calls.clone();
+        if calls.is_empty()
+            && !self.tools.is_empty()
+            && let Some((name, arguments)) = text::call(&spoken.text, |name| self.tools.knows(name))
+        {
+            calls.push(ToolCall {
+                id: String::new(),
+                name,
+                arguments,
+                signature: None,
+            });
+        }
+        let mut made: Vec<CallRecord> = Vec::new();
+        let mut equal: BTreeMap<_, Uuid> = BTreeMap::new();
+        for (place, call) in calls.into_iter().enumerate() {
+            let taken = |id: &str| {
+                let earlier = self.turns.iter().flat_map(|turn| &turn.calls);
+                earlier.chain(&made).any(|call| call.id == id)
+            };
+            // Ids that are told apart only by a number are the same in every answer.
+            let own = call.id.is_empty()
+                || call.id.len() > MAX_ID
+                || call.id.starts_with("call_") && call.id.len() < 8
+                || taken(&call.id);
+            let id = if own {
+                let unique = Uuid::now_v7().simple().to_string();
+                format!("call_{}", &unique[20..])
+            } else {
+                call.id
+            };
+            let action = match self.meant(&call.name, &call.arguments) {
+                Ok((which, _)) if place < MAX_CALLS => {
+                    let same = key(&call.name, &call.arguments);
+                    match which.class {
+                        // Reading twice at the same time is reading once.
+                        ToolClass::ReadPublic | ToolClass::ReadPrivate => {
+                            Some(*equal.entry(same).or_insert_with(Uuid::now_v7))
+                        }
+                        ToolClass::WriteLocalReversible
+                        | ToolClass::WriteDestructive
+                        | ToolClass::Egress
+                        | ToolClass::Money
+                        | ToolClass::Exec
+                        | ToolClass::Admin => Some(Uuid::now_v7()),
+                    }
+                }
+                Ok(_) | Err(_) => None,
+            };
+            made.push(CallRecord {
+                id,
+                name: call.name,
+                arguments: call.arguments,
+                signature: call.signature,
+                action,
+            });
+        }
+        made
+    }
+
+    /// The tool and the arguments that a call means.
+    fn meant(
+        &self,
+        name: &str,
+        arguments: &str,
+    ) -> Result<(&told::Which, Map<String, Value>), String> {
+        let which = self.tools.find(name)?;
+        let members = text::members(arguments)
+            .ok_or("its arguments are no JSON object, or say a member twice")?;
+        crate::fits::check(&which.input, &members)?;
+        Ok((which, members))
+    }
+
+    /// Stores an answer with its calls, before any of them is asked for; those that become no action have their result at once.
+    pub(super) async fn note_calls(
+        &mut self,
+        answer: Answer,
+        calls: Vec<CallRecord>,
+    ) -> Result<(), Early> {
+        let as_text = answer.spoken.calls.is_empty();
+        let model = answer.spoken.done.model.unwrap_or(answer.target.model);
+        self.taint = std::mem::take(&mut self.taint).with(&TaintSet::of(Taint::Model));
+        let mut more = vec![More {
+            role: Speaker::Assistant,
+            // What was a call is none of the words.
+            text: if as_text {
+                String::new()
+            } else {
+                answer.spoken.text
+            },
+            taint: self.taint.clone(),
+            calls: calls.clone(),
+            result_of: None,
+            attempts: answer.attempts,
+            by: Some((answer.target.provider, model, answer.local)),
+        }];
+        for call in calls.iter().filter(|call| call.action.is_none()) {
+            let why = match self.meant(&call.name, &call.arguments) {
+                Err(why) => why,
+                Ok(_) => format!("one answer may make {MAX_CALLS} calls; make this one again"),
+            };
+            let told = result::ours(format!("refused: {why}"));
+            self.listener.tool(refused(call, &told.text)).await;
+            more.push(result_of(call, told, MAX_RESULT));
+        }
+        self.note(more).await
+    }
+
+    /// Sees all calls of the last answer to their ends, and stores their results.
+    pub(super) async fn finish_calls(&mut self) -> Result<(), Early> {
+        let calls = open(&self.turns);
+        let Some(door) = self.agents.door.get() else {
+            let hint = "report it with the journal of this time";
+            return Err(Box::new(Outcome::failed(
+                "internal",
+                "there is no way in",
+                hint,
+            )));
+        };
+        // Listening begins before the first is asked for, so that no change falls in between.
+        let mut changes = door.actions.changes();
+        let mut children: Vec<Child> = Vec::new();
+        let asked: Vec<_> = calls
+            .iter()
+            .filter_map(|call| {
+                let id = call.action?;
+                if children.iter().any(|child| child.id == id) {
+                    return None;
+                }
+                let which = self.tools.find(&call.name).ok();
+                children.push(Child {
+                    id,
+                    tool: which.map_or_else(|| call.name.clone(), tool_name),
+                    state: None,
+                    told: None,
+                });
+                Some(self.submit(door, id, call))
+            })
+            .collect();
+        let asked = join_all(asked).await;
+        door.actions.rest(self.whose.id).await;
+        let waited = self.wait(&mut children, asked, &mut changes).await;
+        door.actions.wake(self.whose.id).await;
+        if let Err(outcome) = waited {
+            // Who leaves lets them be: they are the next pawd's.
+            if outcome.ending != Ending::Left {
+                self.take_back(door, &children, &mut changes).await;
+            }
+            return Err(outcome);
+        }
+        let before: usize = self
+            .turns
+            .iter()
+            .filter(|turn| turn.role == Speaker::Tool)
+            .map(|turn| turn.text.len())
+            .sum();
+        let (mut more, mut room) = (Vec::new(), MAX_RESULTS.saturating_sub(before));
+        for call in &calls {
+            let child = children.iter().find(|child| Some(child.id) == call.action);
+            let told = child.and_then(|child| child.told.as_ref());
+            let told = told
+                .cloned()
+                .unwrap_or_else(|| result::ours("the call was lost"));
+            self.taint = std::mem::take(&mut self.taint).with(&told.taint);
+            let tool = child.map_or_else(|| call.name.clone(), |child| child.tool.clone());
+            let next = More::result(
+                ResultOf {
+                    call: call.id.clone(),
+                    tool,
+                    failed: told.failed,
+                },
+                told.taint,
+                bounded(&told.text, room.clamp(LEAST_RESULT, MAX_RESULT)),
+            );
+            room = room.saturating_sub(next.text.len());
+            more.push(next);
+        }
+        self.note(more).await
+    }
+
+    /// Asks for the action of a call, if nobody has; an earlier pawd may.
+    async fn submit(
+        &self,
+        door: &Door,
+        id: Uuid,
+        call: &CallRecord,
+    ) -> Result<ActionRecord, Error> {
+        if let Ok(Some(record)) = self.agents.storage.read().action(id) {
+            return Ok(record);
+        }
+        let refused = |why: String| Error::new(ErrorKind::Invalid, why, "see `pawctl skill show`");
+        let (which, arguments) = self.meant(&call.name, &call.arguments).map_err(refused)?;
+        let called = Called {
+            id,
+            chat: self.whose.id,
+            caller: self.whose.caller.clone(),
+            agent: self.whose.agent.clone(),
+            session: self.ready.session,
+            taint: self.taint.clone(),
+            skill: which.skill.clone(),
+            tool: which.tool.clone(),
+            arguments,
+        };
+        door.actions.submit(door.intake.judge_call(called)?).await
+    }
+
+    /// Waits until all of them have ended.
+    async fn wait(
+        &mut self,
+        children: &mut [Child],
+        asked: Vec<Result<ActionRecord, Error>>,
+        changes: &mut Receiver<Change>,
+    ) -> Result<(), Early> {
+        for (child, asked) in children.iter_mut().zip(asked) {
+            match asked {
+                Ok(record) => self.heard(child, &record).await,
+                Err(_) if self.stops.drain.is_cancelled() => {
+                    return Err(Box::new(Outcome::plain(Ending::Left)));
+                }
+                Err(error) => {
+                    let told = result::ours(format!("refused: {}", error.message));
+                    let called = ToolCalled {
+                        action_id: None,
+                        why: Some(told.text.clone()),
+                        ..blank(&child.tool, "refused")
+                    };
+                    self.listener.tool(called).await;
+                    child.told = Some(told);
+                }
+            }
+        }
+        // A change may have come before its answer did.
+        self.look(children).await;
+        loop {
+            let open = children.iter().filter(|child| child.told.is_none());
+            let (mut any, mut person, mut only_person) = (false, false, true);
+            for child in open {
+                any = true;
+                let waits = child.state == Some(State::WaitingApproval);
+                person |= waits;
+                only_person &= waits;
+            }
+            if !any {
+                return Ok(());
+            }
+            let since = Instant::now();
+            let deadline = since + self.left;
+            tokio::select! {
+                () = self.stops.cancel.cancelled() => return Err(self.stopped()),
+                () = self.stops.drain.cancelled(), if only_person => {
+                    return Err(Box::new(Outcome::plain(Ending::Left)));
+                }
+                // While a person is asked, it is their time.
+                () = sleep_until(deadline), if !person => {
+                    self.left = Duration::ZERO;
+                    return Err(Box::new(self.out_of_time()));
+                }
+                change = changes.recv() => match change {
+                    Ok(change) => {
+                        if let Some(child) = children.iter_mut().find(|it| it.id == change.id) {
+                            self.look(std::slice::from_mut(child)).await;
+                        }
+                    }
+                    Err(RecvError::Lagged(_)) => self.look(children).await,
+                    Err(RecvError::Closed) => return Err(self.stopped()),
+                },
+            }
+            if !person {
+                self.left = self.left.saturating_sub(since.elapsed());
+            }
+        }
+    }
+
+    /// Looks where these stand.
+    async fn look(&mut self, children: &mut [Child]) {
+        for child in children.iter_mut().filter(|child| child.told.is_none()) {
+            match self.agents.storage.read().action(child.id) {
+                Ok(Some(record)) => self.heard(child, &record).await,
+                Ok(None) => child.told = Some(result::ours("its record is not kept any more")),
+                // The next change, or the deadline, looks again.
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// An action stands here now.
+    async fn heard(&mut self, child: &mut Child, record: &ActionRecord) {
+        if child.state == Some(record.state) {
+            return;
+        }
+        child.state = Some(record.state);
+        if record.state.is_final() {
+            child.told = Some(result::of(record));
+        }
+        let waits = record.state == State::WaitingApproval;
+        let why = child.told.as_ref().filter(|told| told.failed);
+        let called = ToolCalled {
+            action_id: Some(record.id.to_string()),
+            risk: Some(record.risk),
+            digest: waits.then_some(record.digest),
+            summary: records::summary(&record.plan),
+            expires_at: record.expires_ms.filter(|_| waits),
+            why: why.map(|told| records::shorten_to(&told.text, 500)),
+            ..blank(&child.tool, record.state.as_str())
+        };
+        self.listener.tool(called).await;
+    }
+
+    /// The turn ends without them: what has not ended is taken back.
+    async fn take_back(&self, door: &Door, children: &[Child], changes: &mut Receiver<Change>) {
+        for child in children.iter().filter(|child| child.told.is_none()) {
+            // One that is just changing is cancelled after its change.
+            while let Err(error) = door
+                .actions
+                .cancel(child.id, self.whose.caller.clone())
+                .await
+            {
+                let changed = async {
+                    while changes
+                        .recv()
+                        .await
+                        .is_ok_and(|change| change.id != child.id)
+                    {}
+                };
+                if error.data.kind != ErrorKind::Busy || timeout(CHANGING, changed).await.is_err() {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+fn result_of(call: &CallRecord, told: result::Told, most: usize) -> More {
+    let of = ResultOf {
+        call: call.id.clone(),
+        tool: records::shorten_to(&call.name, MAX_ID),
+        failed: told.failed,
+    };
+    More::result(of, told.taint, bounded(&told.text, most))
+}
+
+fn tool_name(which: &told::Which) -> String {
+    format!("{}/{}", which.skill, which.tool)
+}
+
+fn refused(call: &CallRecord, why: &str) -> ToolCalled {
+    ToolCalled {
+        summary: records::shorten(&format!("{} {}", call.name, call.arguments)),
+        why: Some(why.to_owned()),
+        ..blank(&records::shorten_to(&call.name, MAX_ID), "refused")
+    }
+}
+
+fn blank(tool: &str, state: &str) -> ToolCalled {
+    ToolCalled {
+        action_id: None,
+        tool: tool.to_owned(),
+        state: state.to_owned(),
+        risk: None,
+        digest: None,
+        summary: String::new(),
+        expires_at: None,
+        why: None,
+    }
+}
