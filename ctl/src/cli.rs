@@ -139,9 +139,15 @@ pub(crate) enum Command {
     /// Decide on what runs wrote to workspaces
     #[command(subcommand)]
     Workspace(Workspaces),
-    /// Show skills and call their tools
+    /// Show, install and check skills, and call their tools
     #[command(subcommand)]
     Skill(Skill),
+    /// Offer the tools of an agent to another program, as an MCP server over stdin and stdout
+    Mcp {
+        /// Which agent's [default: default]
+        #[arg(long, value_name = "NAME")]
+        agent: Option<String>,
+    },
     /// Show and test providers
     #[command(subcommand)]
     Provider(Provider),
@@ -344,6 +350,37 @@ pub(crate) enum Skill {
         /// In which conversation
         #[arg(long, value_name = "ID")]
         session: Option<String>,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Send a bundle, show what it would be allowed to do, and have it installed once somebody approves it
+    Install {
+        /// Its directory, with skill.toml
+        path: PathBuf,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Compare the files of installed skills with what was approved; what differs is disabled
+    Verify {
+        /// Only this one
+        name: Option<String>,
+    },
+    /// Have a disabled skill used again, once somebody approves it
+    Enable {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Switch an installed skill off, at once
+    Disable {
+        /// Its name
+        name: String,
+    },
+    /// Have an installed skill and its files removed, once somebody approves it
+    Remove {
+        /// Its name
+        name: String,
         #[command(flatten)]
         wait: Wait,
     },

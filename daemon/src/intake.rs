@@ -5,6 +5,7 @@
 
 mod arguments;
 mod called;
+mod skills;
 mod targets;
 
 use std::sync::Arc;
@@ -37,6 +38,7 @@ use crate::{
     providers::Providers,
     records::shorten,
     sandbox::{self, Register, Skills, least::reaches},
+    skills::Installed,
     storage::Storage,
 };
 
@@ -57,6 +59,8 @@ pub struct Intake {
     pub rules: watch::Receiver<Arc<Rules>>,
     /// What tools there are.
     pub skills: Arc<Skills>,
+    /// What was sent and what is installed.
+    pub installed: Arc<Installed>,
     /// Sessions.
     pub storage: Storage,
     /// Sandboxes of people's commands.
@@ -103,12 +107,12 @@ impl Intake {
         let (operation, place) = match kind {
             Kind::Chat => self.chat(&config, (&agent, settings), asked, &caller)?,
             Kind::ToolCall => self.tool_call((&agent, settings), asked, &caller)?,
+            Kind::SkillChange => (skills::change(&self.installed, asked)?, None),
             Kind::ModelSwitch
             | Kind::FileOperation
             | Kind::ConfigChange
             | Kind::ApiCall
-            | Kind::SecretUse
-            | Kind::SkillChange => return Err(not_executable(kind)),
+            | Kind::SecretUse => return Err(not_executable(kind)),
         };
         let taint = place
             .as_ref()

@@ -28,4 +28,5 @@ pub mod reload;
 pub mod rpc;
 pub mod sandbox;
 pub mod schema;
+pub mod skills;
 pub mod storage;

@@ -98,6 +98,13 @@ pub fn summary(plan: &Plan) -> String {
         Operation::ApiCall(call) => {
             format!("let sandbox {} reach {}", call.sandbox, call.rule)
         }
+        Operation::SkillChange(change) => format!(
+            "{} skill {} {} ({})",
+            change.change.as_str(),
+            change.skill,
+            change.version,
+            change.digest
+        ),
     };
     shorten(&text)
 }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     judge::{Factors, Facts, Principal, Yes, judge, may_approve, weigh},
-    plan::{ApiArguments, ChatArguments, Operation, Plan, ToolArguments},
+    plan::{ApiArguments, ChatArguments, Operation, Plan, SkillArguments, ToolArguments},
     rules::Rules,
     words::{Decision, Kind, Name, Risk, Role, TaintSet},
 };
@@ -180,11 +180,8 @@ impl Case {
             Kind::Chat => Some(Operation::Chat(self.read::<ChatArguments>()?)),
             Kind::ToolCall => Some(Operation::ToolCall(self.read::<ToolArguments>()?)),
             Kind::ApiCall => Some(Operation::ApiCall(self.read::<ApiArguments>()?)),
-            Kind::ModelSwitch
-            | Kind::FileOperation
-            | Kind::ConfigChange
-            | Kind::SecretUse
-            | Kind::SkillChange => None,
+            Kind::ModelSwitch | Kind::FileOperation | Kind::ConfigChange | Kind::SecretUse => None,
+            Kind::SkillChange => Some(Operation::SkillChange(self.read::<SkillArguments>()?)),
         })
     }
 

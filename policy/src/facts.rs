@@ -108,6 +108,7 @@ pub fn touches(plan: &Plan) -> Vec<String> {
                 .collect()
         }
         Operation::ApiCall(call) => vec![format!("host {}", call.rule)],
+        Operation::SkillChange(change) => vec![format!("skill {}", change.skill)],
     }
 }
 
@@ -142,6 +143,10 @@ fn about(plan: &Plan, facts: &Facts, risk: Risk, approved: bool) -> Vec<(&'stati
             all.push(("hosts", Fact::Texts(texts(spec, "net"))));
         }
         Operation::ApiCall(_) => {}
+        Operation::SkillChange(change) => {
+            all.push(("change", Fact::Text(change.change.as_str().to_owned())));
+            all.push(("skill_digest", Fact::Text(change.digest.to_string())));
+        }
     }
     all
 }
@@ -154,7 +159,7 @@ fn fingerprint(plan: &Plan) -> Vec<(&'static str, Fact)> {
             ("arguments", Fact::Text(digest(&call.arguments))),
         ],
         Operation::SandboxRun(spec) => vec![("arguments", Fact::Text(digest(spec)))],
-        Operation::Chat(_) | Operation::ApiCall(_) => Vec::new(),
+        Operation::Chat(_) | Operation::ApiCall(_) | Operation::SkillChange(_) => Vec::new(),
     }
 }
 

@@ -97,6 +97,12 @@ fn anchor(plan: &Plan) -> (&'static str, String, Vec<String>) {
             String::new(),
             same("arguments", &facts::digest(spec)),
         ),
+        // Critical whatever it is, so there is no grant for it; what nobody grants holds for nothing.
+        Operation::SkillChange(change) => (
+            "skill_change",
+            format!(" == Skill::{}", quoted(change.skill.as_str())),
+            vec!["false".to_owned()],
+        ),
         Operation::ApiCall(call) => (
             "api_call",
             format!(" == Endpoint::{}", quoted(&call.rule)),

@@ -248,6 +248,7 @@ pub fn weigh(plan: &Plan, taint: &TaintSet) -> (Risk, &'static str) {
     let (risk, why) = match &plan.operation {
         Operation::Chat(_) => (Risk::Low, "a chat has no effect of its own"),
         Operation::SandboxRun(_) => (Risk::High, "a command is executed"),
+        Operation::SkillChange(_) => (Risk::Critical, "what agents can do is changed"),
         Operation::ApiCall(call) => match facts::host_and_port(&call.rule) {
             Some(_) => (Risk::High, "a sandbox reaches the network"),
             None => (Risk::Critical, "what would be reached cannot be read"),
@@ -302,6 +303,11 @@ fn evaluate(rules: &Rules, plan: &Plan, facts: &Facts, risk: Risk, approved: boo
             };
             ("api_call", endpoint, vec![entity])
         }
+        Operation::SkillChange(change) => (
+            "skill_change",
+            uid("Skill", change.skill.as_str()),
+            Vec::new(),
+        ),
         Operation::ToolCall(call) => {
             let (skill, tool) = (
                 uid("Skill", call.skill.as_str()),
@@ -483,6 +489,22 @@ mod tests {
         }
     }
 
+    fn install() -> Plan {
+        Plan {
+            agent: name("default"),
+            session: None,
+            operation: Operation::SkillChange(crate::plan::SkillArguments {
+                change: crate::plan::SkillChange::Install,
+                skill: name("more"),
+                version: "1".into(),
+                digest: Digest::of(b"more"),
+                replaces: None,
+                rights: serde_json::Map::new(),
+                difference: Vec::new(),
+            }),
+        }
+    }
+
     fn facts(role: Role, taint: Taint) -> Facts {
         Facts {
             principal: Principal { uid: 1000, role },
@@ -507,6 +529,28 @@ mod tests {
             verdict.rules
         );
         assert_eq!(verdict.rules, rules, "{plan:?} {role} {taint}");
+    }
+
+    #[test]
+    fn skills_change_only_as_an_administrator_asks_and_a_person_approves() {
+        use Decision::{Ask, Deny};
+        let asks = &["ask-before-skills-change"][..];
+        check(
+            &install(),
+            Role::Admin,
+            Taint::Operator,
+            Ask,
+            Risk::Critical,
+            asks,
+        );
+        for (role, taint) in [
+            (Role::User, Taint::User),
+            (Role::Approver, Taint::User),
+            (Role::Admin, Taint::Tool),
+            (Role::Admin, Taint::Model),
+        ] {
+            check(&install(), role, taint, Deny, Risk::Critical, &[]);
+        }
     }
 
     #[test]

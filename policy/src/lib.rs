@@ -23,6 +23,9 @@ pub use judge::{
     Approval, Factors, Facts, NotApproved, Permit, Principal, Verdict, Yes, judge, permit,
     permit_approved,
 };
-pub use plan::{ApiArguments, ChatArguments, Operation, Plan, PlanError, Target, ToolArguments};
+pub use plan::{
+    ApiArguments, ChatArguments, Operation, Plan, PlanError, SkillArguments, SkillChange, Target,
+    ToolArguments,
+};
 pub use rules::{Fault, Rules};
 pub use words::{Decision, Digest, Kind, Name, Risk, Role, State, Taint, TaintSet, ToolClass};

@@ -40,6 +40,52 @@ pub enum Operation {
     SandboxRun(Map<String, Value>),
     /// One more thing that a sandbox which runs may reach; it asked for it and was refused.
     ApiCall(ApiArguments),
+    /// A skill is installed, enabled again, or removed.
+    SkillChange(SkillArguments),
+}
+
+/// Arguments of [`Operation::SkillChange`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SkillArguments {
+    /// What is done.
+    pub change: SkillChange,
+    /// With which skill.
+    pub skill: Name,
+    /// Its version, as text for people.
+    pub version: String,
+    /// Digest of all its files, their names and which of them can be executed: of what is installed or enabled, or of what goes.
+    pub digest: Digest,
+    /// Digest of what is installed under this name when this is decided. If it is another one by then, nothing is done.
+    pub replaces: Option<Digest>,
+    /// What the skill may do once this is done; empty where it is removed.
+    pub rights: Map<String, Value>,
+    /// How that differs from what is installed, one line for each right: `+` for what it gets, `-` for what it loses.
+    pub difference: Vec<String>,
+}
+
+/// What is done with a skill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SkillChange {
+    /// A bundle that was sent becomes the skill of its name.
+    Install,
+    /// What is installed may be used again, as it is now.
+    Enable,
+    /// It is gone, with its files.
+    Remove,
+}
+
+impl SkillChange {
+    /// The word that stands for this change on every wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Install => "install",
+            Self::Enable => "enable",
+            Self::Remove => "remove",
+        }
+    }
 }
 
 /// Arguments of [`Operation::ApiCall`].
@@ -151,6 +197,7 @@ impl Plan {
             Operation::Chat(_) => Kind::Chat,
             Operation::ToolCall(_) | Operation::SandboxRun(_) => Kind::ToolCall,
             Operation::ApiCall(_) => Kind::ApiCall,
+            Operation::SkillChange(_) => Kind::SkillChange,
         }
     }
 

@@ -9,6 +9,7 @@ mod egress;
 mod images;
 mod journal;
 mod lifecycle;
+mod mcp;
 mod pool;
 mod probes;
 mod roles;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
     cases.extend(shim::cases());
     cases.extend(skills::cases());
     cases.extend(turns::cases());
+    cases.extend(mcp::cases());
     cases.extend(probes::cases());
     cases.extend(scale::cases());
     cases.extend(egress::cases());

@@ -55,6 +55,7 @@ struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     workspaces: PathBuf,
+    skills: PathBuf,
     /// What it says is its process: each life has another one.
     pid: u32,
 }
@@ -121,6 +122,7 @@ impl FakeLauncher {
             state: Mutex::default(),
             changed: Condvar::new(),
             workspaces,
+            skills: root.path().join("skills/trees"),
             pid: LIVES.fetch_add(1, Ordering::Relaxed),
         });
         let listener = Arc::new(listener);
@@ -513,6 +515,7 @@ fn places(shared: &Shared, plan: &SandboxPlan) -> io::Result<Vec<(String, PathBu
             let source = match &mount.source {
                 MountSource::Path(path) => path.clone(),
                 MountSource::Skill(name) => stage::skill(&name.to_string()),
+                MountSource::Installed(digest) => shared.skills.join(digest.to_string()),
                 MountSource::Workspace(name)
                 | MountSource::Layer {
                     workspace: name, ..

@@ -26,6 +26,6 @@ pub use dialect::Dialect;
 pub use kata::KataLauncher;
 pub use launcher::FakeLauncher;
 pub use model::{Answer, Check, Model, Step, Trouble};
-pub use pawd::{POOL, PROCESS_WILL_DO, Pawd, Setup, operated_by_one};
+pub use pawd::{ANSWERS_ALL, POOL, PROCESS_WILL_DO, Pawd, Setup, operated_by_one};
 pub use process::Running;
 pub use root::Root;

@@ -34,6 +34,9 @@ pub fn operated_by_one(root: &Root) {
     }
 }
 
+/// One more rule, for tests of other things than second factors: whoever runs them answers what is critical, too, by a plain yes.
+pub const ANSWERS_ALL: &str = "@id(\"answers-all\")\npermit (principal in Role::\"admin\", action == Action::\"approve\", resource);\n";
+
 impl Default for Setup {
     fn default() -> Self {
         Self::new()

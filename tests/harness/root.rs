@@ -62,6 +62,7 @@ impl Root {
             ("audit", 0o700),
             ("log", 0o750),
             ("launcher", 0o700),
+            ("skills", 0o755),
         ] {
             fs::create_dir(root.path().join(name)).expect("the root is ours");
             root.mode(name, mode);

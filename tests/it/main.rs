@@ -35,6 +35,7 @@ mod routes;
 mod sandbox;
 mod select;
 mod service;
+mod skills;
 mod start;
 mod turns;
 mod watch;

@@ -507,7 +507,10 @@ async fn cancelled_chat_takes_back_what_it_asked_for() {
     assert_eq!(finally(&client, &id).await.state, State::Cancelled);
     let call = finally(&client, &asked.action_id.unwrap()).await;
     assert_eq!(call.state, State::Cancelled);
-    assert_eq!(ApprovalRpcClient::list(&client, None, None).await.unwrap(), []);
+    assert_eq!(
+        ApprovalRpcClient::list(&client, None, None).await.unwrap(),
+        []
+    );
     assert_eq!(in_workspace(&pawd, "out.txt"), None);
 }
 

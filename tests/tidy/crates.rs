@@ -18,6 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("paw-log", &[]),
     ("paw-llm", &[]),
     ("paw-files", &[]),
+    ("paw-shell", &[]),
     ("paw-api", &["paw-policy"]),
     ("paw-launch", &["paw-policy"]),
     ("paw-store", &["paw-policy"]),

@@ -12,6 +12,7 @@ mod events;
 mod image;
 mod inspect;
 mod job;
+mod mcp;
 mod model;
 mod policy;
 mod provider;
@@ -59,6 +60,7 @@ pub(crate) async fn run(cli: Cli, out: &mut Out) -> Result<u8, Failure> {
         Command::Sandbox(command) => sandbox::run(&global, out, command).await,
         Command::Workspace(command) => workspace::run(&global, out, command).await,
         Command::Skill(command) => skill::run(&global, out, command).await,
+        Command::Mcp { agent } => mcp::run(&global, agent).await,
         Command::Provider(command) => provider::providers(&global, out, command).await,
         Command::Route(command) => route::run(&global, out, command).await,
         Command::Budget(command) => budget::run(&global, out, command).await,

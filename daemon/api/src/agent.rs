@@ -108,7 +108,7 @@ pub struct Transcript {
     pub next: Option<u64>,
 }
 
-/// An installed skill.
+/// A skill.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Skill {
     /// Its name.
@@ -119,6 +119,17 @@ pub struct Skill {
     pub description: String,
     /// Digest of its files.
     pub digest: Digest,
+    /// `shipped` with the package, or `installed` by an administrator.
+    pub origin: String,
+    /// Whether it may be used.
+    pub enabled: bool,
+    /// Why not.
+    pub why: Option<String>,
+    /// Digest of the tools that its program announced when it was approved; none of one that declares them.
+    pub announced: Option<Digest>,
+    /// What its maker tells models about it, where it is a folder with a SKILL.md.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instructions: Option<String>,
     /// What it offers.
     pub tools: Vec<Tool>,
 }

@@ -413,8 +413,32 @@ pub const TABLE: &[Method] = &[
         &["id", "from"],
         "Shows a conversation.",
     ),
+    call(
+        "skill.disable",
+        Role::Admin,
+        &["name"],
+        "Switches an installed skill off.",
+    ),
     call("skill.list", Role::User, &[], "Lists skills."),
+    call(
+        "skill.send",
+        Role::Admin,
+        &["files", "upload"],
+        "Sends files of a bundle.",
+    ),
     call("skill.show", Role::User, &["name"], "Shows one skill."),
+    call(
+        "skill.stage",
+        Role::Admin,
+        &["upload"],
+        "Reads a bundle that was sent.",
+    ),
+    call(
+        "skill.verify",
+        Role::Admin,
+        &["name"],
+        "Compares installed skills with what was approved.",
+    ),
     call(
         "system.backup",
         Role::Admin,

@@ -11,7 +11,7 @@ use jsonrpsee::types::ErrorObjectOwned;
 use paw_api::{
     ErrorKind, action, agent, budget,
     error::{Error, ErrorData},
-    events, image, job, model, provider, sandbox, system, trail, workspace,
+    events, image, job, model, provider, sandbox, skill, system, trail, workspace,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -55,6 +55,9 @@ fn messages_are_what_their_golden_files_say() {
     check::<agent::Agent>("agent");
     check::<agent::Transcript>("transcript");
     check::<agent::Skill>("skill");
+    check::<skill::SkillStaged>("skill-staged");
+    check::<skill::SkillChecked>("skill-checked");
+    check::<skill::BundlePiece>("bundle-piece");
     check::<provider::Provider>("provider");
     check::<provider::ProviderTest>("provider-test");
     check::<provider::Route>("route");

@@ -178,8 +178,10 @@ pub struct Mount {
 pub enum MountSource {
     /// A path on the host, beneath an allowed prefix.
     Path(PathBuf),
-    /// The files of an installed skill.
+    /// The files of a skill that ships.
     Skill(Name),
+    /// The files of a skill that was installed, by the digest of all of them. Never writable.
+    Installed(Digest),
     /// An agent's workspace, made at first use. Mounted writable, it is a [`MountSource::Layer`] that is staged and nobody's.
     Workspace(Name),
     /// An agent's workspace, with a layer of this run's own over it.

@@ -176,10 +176,12 @@ impl Launcher {
             ));
         }
         let is_named = matches!(plan.image, Image::Named(_));
-        let approved = self
-            .host
-            .ceilings
-            .approve(plan, &self.host.data, &self.host.state);
+        let approved = self.host.ceilings.approve(
+            plan,
+            &self.host.data,
+            &self.host.state,
+            self.host.skills.as_deref(),
+        );
         let mut plan = approved.map_err(|error| {
             if is_named && error.reason == RefusalReason::Missing && !self.host.has_jobs {
                 let remedy = "use the runtime native or gvisor for an added image; one of a directory below image_dirs of \

@@ -277,12 +277,13 @@ impl Ceilings {
         Ok(())
     }
 
-    /// Checks a plan. `data` holds the images and skills of this host, `state` the workspaces.
+    /// Checks a plan. `data` holds the images and skills that ship, `state` the workspaces, `skills` the skills that were installed.
     pub(crate) fn approve(
         &self,
         plan: SandboxPlan,
         data: &Path,
         state: &Path,
+        skills: Option<&Path>,
     ) -> Result<Approved, Refusal> {
         self.check_runtime(plan.runtime)?;
         self.check_limits(&plan.limits)?;
@@ -326,13 +327,23 @@ impl Ceilings {
                     mount.writable,
                 ),
                 // Skills are verified when they are installed; whoever runs one must not be able to change it.
-                MountSource::Skill(_) if mount.writable => {
+                MountSource::Skill(_) | MountSource::Installed(_) if mount.writable => {
                     return Err(ceiling(
                         "a skill's files cannot be mounted writable",
                         "mount the skill read-only",
                     ));
                 }
                 MountSource::Skill(name) => (data.join("skills").join(name.as_str()), false),
+                // Where they are is on our command line, which is root's; the rest of the path is 64 digits.
+                MountSource::Installed(digest) => match skills {
+                    Some(skills) => (skills.join("trees").join(digest.to_string()), false),
+                    None => {
+                        return Err(ceiling(
+                            "skills that were installed cannot be used here",
+                            "start the launcher with --skills",
+                        ));
+                    }
+                },
                 source @ (MountSource::Workspace(_) | MountSource::Layer { .. }) => {
                     let (name, layer) = match source {
                         MountSource::Layer {
@@ -341,7 +352,9 @@ impl Ceilings {
                             owner,
                         } => (workspace, (then, owner)),
                         MountSource::Workspace(name) => (name, (Settle::Stage, None)),
-                        MountSource::Path(_) | MountSource::Skill(_) => continue,
+                        MountSource::Path(_)
+                        | MountSource::Skill(_)
+                        | MountSource::Installed(_) => continue,
                     };
                     let path = state.join("workspaces").join(name.as_str());
                     if mounts
@@ -573,7 +586,12 @@ mod tests {
 
     fn approve(plan: SandboxPlan) -> Result<Approved, RefusalReason> {
         ceilings()
-            .approve(plan, Path::new("/data"), Path::new("/state"))
+            .approve(
+                plan,
+                Path::new("/data"),
+                Path::new("/state"),
+                Some(Path::new("/skills")),
+            )
             .map_err(|refusal| refusal.reason)
     }
 
@@ -665,12 +683,26 @@ mod tests {
 
     #[test]
     fn skill_cannot_be_mounted_writable() {
-        let skill = MountSource::Skill("files".parse().unwrap());
-        let plan = SandboxPlan {
-            mounts: vec![mount(skill, "/skill", true)],
+        let digest = paw_policy::Digest::of(b"a bundle");
+        for source in [
+            MountSource::Skill("files".parse().unwrap()),
+            MountSource::Installed(digest),
+        ] {
+            let plan = SandboxPlan {
+                mounts: vec![mount(source, "/skill", true)],
+                ..plan()
+            };
+            assert_eq!(approve(plan).unwrap_err(), RefusalReason::Ceiling);
+        }
+        let read_only = SandboxPlan {
+            mounts: vec![mount(MountSource::Installed(digest), "/skill", false)],
             ..plan()
         };
-        assert_eq!(approve(plan).unwrap_err(), RefusalReason::Ceiling);
+        let place = format!("/skills/trees/{digest}");
+        assert_eq!(
+            approve(read_only).unwrap().mounts[0].source,
+            Path::new(&place)
+        );
     }
 
     #[test]

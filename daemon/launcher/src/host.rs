@@ -18,8 +18,10 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Host {
     pub(crate) ceilings: Ceilings,
-    /// Images and skills; read-only to us.
+    /// Images and skills that ship; read-only to us.
     pub(crate) data: PathBuf,
+    /// Skills that were installed, which are pawd's; nowhere where none can be.
+    pub(crate) skills: Option<PathBuf>,
     /// Bundles and workspaces; ours.
     pub(crate) state: PathBuf,
     pub(crate) parent: Parent,

@@ -66,9 +66,12 @@ struct Options {
     /// Where paw-create and paw-init are.
     #[arg(long)]
     libexec: PathBuf,
-    /// Images and skills.
+    /// Images and skills that ship.
     #[arg(long)]
     data: PathBuf,
+    /// Skills that were installed; without it, none can be used.
+    #[arg(long)]
+    skills: Option<PathBuf>,
     /// The group under which sandboxes are; without it, the group of the unit, or /pawd.
     #[arg(long)]
     cgroup: Option<String>,

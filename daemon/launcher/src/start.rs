@@ -239,6 +239,7 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
         unheld: parent.unheld(),
         ceilings,
         data: places.data,
+        skills: places.skills,
         state: places.state,
         programs: places.programs,
         has_jobs: true,
@@ -271,6 +272,7 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
 pub(crate) struct Places {
     pub(crate) state: PathBuf,
     pub(crate) data: PathBuf,
+    pub(crate) skills: Option<PathBuf>,
     /// The program that makes one sandbox.
     pub(crate) create: PathBuf,
     pub(crate) init: PathBuf,
@@ -291,6 +293,7 @@ impl Places {
         let places = Self {
             state: resolve(&options.state)?,
             data: resolve(&options.data)?,
+            skills: options.skills.as_deref().map(resolve).transpose()?,
             create: resolve(&options.libexec.join(create))?,
             init: resolve(&options.libexec.join("paw-init"))?,
             programs: resolve(&options.libexec)?,

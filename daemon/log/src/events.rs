@@ -171,6 +171,18 @@ Stop pawd and copy the last backup over it, or move the file away to start empty
 refused until there is room.
 
 Look at the free space of /var/lib/pawd."
+
+    SKILL_CHANGED "7d0c3a5e61f94b0c9a8e2f4d1b7c6e35"
+    "a skill was installed, enabled or removed"
+    "An administrator asked for it and a person approved exactly its files and its rights. The field SKILL
+says which; \"pawctl skill show\" shows what it may do."
+
+    SKILL_DRIFTED "b41e9f0a7c2d4e6f8a5b3c1d9e7f6042"
+    "a skill is not what was approved, and is disabled"
+    "The files of an installed skill, or the tools that its program announces, are not those that a person
+approved. Nothing of it is offered or called until somebody approves it again.
+
+Find out who changed it (\"pawctl skill verify\", \"pawctl audit list\"), then install it again, or remove it."
 }
 
 /// The text of the journal catalog, byte for byte.

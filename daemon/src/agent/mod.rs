@@ -9,6 +9,7 @@ pub mod chat;
 mod ended;
 pub mod net;
 pub mod run;
+pub mod skill;
 mod staged;
 pub mod tool;
 mod turn;
@@ -42,6 +43,7 @@ use crate::{
     providers::Providers,
     quota::Quotas,
     sandbox::{Launchers, Owner, Pool, Proofs, Register, Skills},
+    skills::Installed,
     storage::Storage,
 };
 
@@ -63,8 +65,10 @@ pub struct Agents {
     pub launchers: Launchers,
     /// Those that wait for their first command.
     pub pool: Pool,
-    /// Skills that are installed.
+    /// Skills that can be used.
     pub skills: Arc<Skills>,
+    /// Those of them that were installed.
+    pub installed: Arc<Installed>,
     /// Sandboxes of people's commands.
     pub register: Register,
     /// What an earlier pawd had begun and this one goes on with.
@@ -147,6 +151,9 @@ impl Execute for Agents {
                     run::run(&self, (id, &caller, owner), spec, progress, told).await
                 }
                 Operation::ApiCall(call) => net::allow(&self, &plan.agent, &call).await,
+                Operation::SkillChange(asked) => {
+                    skill::change(&self, (id, &caller, owner), asked, &cancel).await
+                }
             }
         })
     }
@@ -165,9 +172,10 @@ impl Execute for Agents {
         Box::pin(async move {
             match &task.record.plan.operation {
                 Operation::Chat(_) => turn::go_on(&self, task).await,
-                Operation::ToolCall(_) | Operation::SandboxRun(_) | Operation::ApiCall(_) => {
-                    adopted::go_on(&self, task).await
-                }
+                Operation::ToolCall(_)
+                | Operation::SandboxRun(_)
+                | Operation::ApiCall(_)
+                | Operation::SkillChange(_) => adopted::go_on(&self, task).await,
             }
         })
     }

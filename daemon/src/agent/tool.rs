@@ -18,14 +18,16 @@ use uuid::Uuid;
 use super::{
     Agents,
     net::{Whose, no_way, way_out},
+    skill::disable,
 };
 use crate::{
     orchestrator::work::{Ending, Outcome, failure},
     sandbox::{
-        self, ChoiceError, LauncherError, McpError, Owner, SandboxError, ToolCall,
+        self, ChoiceError, LauncherError, McpError, Owner, SandboxError, Skill, ToolCall,
         least::{plan, reaches},
         sandbox_id,
     },
+    skills::Drift,
 };
 
 /// A sandbox id that nobody can guess.
@@ -53,6 +55,9 @@ const NONE_HERE: &str = "install runsc (Debian: apt-get install runsc), or set i
 
 /// What to do when what is known of a runtime speaks against it.
 const UNPROVEN: &str = "see `pawctl sandbox runtimes`, mend it, and run `pawctl doctor --prove`";
+
+/// What to do when a skill is not what was approved.
+const DRIFTED: &str = "it is disabled: see `pawctl skill verify`; find out who changed it, then `pawctl skill install` or `pawctl skill enable`";
 
 /// What to do when the launcher does not answer.
 const LAUNCHER_AWAY: &str = "see `systemctl status 'paw-launcher*'` and `pawctl doctor`";
@@ -83,6 +88,9 @@ pub(super) async fn call(
             "submit it again: it is judged anew",
         );
     }
+    if let Some(outcome) = drifted(agents, &skill, caller).await {
+        return outcome;
+    }
     let (floor, proof_is_required, then) = {
         let config = agents.config.borrow();
         let (floor, then) = config.agents.get(&owner.agent).map_or(
@@ -109,7 +117,7 @@ pub(super) async fn call(
     let (agent, uid) = (owner.agent.clone(), owner.uid);
     let (id, origin) = match skill.tools.get(&call.tool) {
         Some(tool) => {
-            let mut plan = plan(skill, tool.class, &agent, (runtime, floor), (id, uid));
+            let mut plan = plan(&skill, tool.class, &agent, (runtime, floor), (id, uid));
             let origin = agents.pool.origin(owner, &mut plan).await;
             (plan.id, origin)
         }
@@ -134,7 +142,7 @@ pub(super) async fn call(
     };
     let used = way.as_ref().map(|(way, _)| Arc::clone(way));
     let request = ToolCall {
-        skill,
+        skill: &skill,
         tool: &call.tool,
         arguments: call.arguments,
         agent: &agent,
@@ -183,11 +191,42 @@ pub(super) async fn call(
                 attempts: Vec::new(),
             }
         }
-        Err(error) => Outcome {
-            sandbox: Some(name),
-            ..not_called(&error)
-        },
+        Err(error) => {
+            if let McpError::Drifted { skill: of, why } = &error {
+                let drift = Drift {
+                    skill: of.clone(),
+                    digest: skill.digest,
+                    why: why.clone(),
+                };
+                disable(&agents.installed, &agents.audit, drift, Some(caller)).await;
+            }
+            Outcome {
+                sandbox: Some(name),
+                ..not_called(&error)
+            }
+        }
     }
+}
+
+/// Looks at the files of the skill; if they are not those that were approved, it is disabled and nothing is started.
+async fn drifted(agents: &Agents, skill: &Arc<Skill>, caller: &Caller) -> Option<Outcome> {
+    let (installed, looked_at) = (Arc::clone(&agents.installed), Arc::clone(skill));
+    let fresh = tokio::task::spawn_blocking(move || installed.fresh(&looked_at)).await;
+    let error = match fresh {
+        Ok(Ok(())) => return None,
+        Ok(Err(error)) => error,
+        Err(error) => {
+            return Some(Outcome::failed("internal", error.to_string(), "report it"));
+        }
+    };
+    let drift = Drift {
+        skill: skill.name.clone(),
+        digest: skill.digest,
+        why: paw_log::Chain(&error).to_string(),
+    };
+    disable(&agents.installed, &agents.audit, drift, Some(caller)).await;
+    let message = format!("skill {}: {}", skill.name, paw_log::Chain(&error));
+    Some(Outcome::failed("skill_drifted", message, DRIFTED))
 }
 
 /// Waits until it shall stop. What is being kept already is not stopped, or a call would be said to be cancelled whose files are
@@ -199,7 +238,7 @@ async fn cancelled(cancel: &CancellationToken, keeping: &AtomicBool) {
     }
 }
 
-fn not_called(error: &McpError) -> Outcome {
+pub(super) fn not_called(error: &McpError) -> Outcome {
     let message = paw_log::Chain(error).to_string();
     match error {
         McpError::NoTool { .. } => Outcome::failed("not_found", message, "see `pawctl skill show`"),
@@ -230,6 +269,7 @@ fn not_called(error: &McpError) -> Outcome {
             Outcome::failed(kind, message, source.remedy())
         }
         McpError::Slow { .. } => timed_out(message),
+        McpError::Drifted { .. } => Outcome::failed("skill_drifted", message, DRIFTED),
     }
 }
 

@@ -66,6 +66,8 @@ pub(super) fn start(paths: &Paths, people: &People, sockets: &Sockets) -> Result
         .arg(&paths.libexec)
         .arg("--data")
         .arg(&paths.data)
+        .arg("--skills")
+        .arg(&paths.skills)
         .arg("--cgroup")
         .arg(cgroup(paths));
     // Real root, so it is not started with anybody's account: the one that it is told is for what it starts beside a shim.
@@ -78,6 +80,8 @@ pub(super) fn start(paths: &Paths, people: &People, sockets: &Sockets) -> Result
         .arg(&paths.libexec)
         .arg("--data")
         .arg(&paths.data)
+        .arg("--skills")
+        .arg(&paths.skills)
         .arg("--cgroup")
         .arg(format!("{}-kata", cgroup(paths)));
     let mut egress = Command::new(paths.libexec.join("paw-egress"));

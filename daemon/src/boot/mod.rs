@@ -246,6 +246,11 @@ fn above_the_floor(config: &Config) -> Result<(), Fatal> {
 fn restrict(paths: &Paths, config: &Config, ports: &[u16]) -> Result<Enforced, LandlockError> {
     let granted = vec![
         PathRule::new(&paths.state, Rights::ReadWrite, "the store and its backups"),
+        PathRule::optional(
+            &paths.skills,
+            Rights::ReadWrite,
+            "skills that are installed, for the launcher to mount",
+        ),
         PathRule::optional(&paths.etc, Rights::Read, "reading the configuration again"),
         PathRule::optional(
             &paths.log,

@@ -32,6 +32,7 @@ use crate::{
         Agents, Door,
         adopted::{self, Adoptions},
         net::Ways,
+        skill::tell_drift,
     },
     audit::Audit,
     clock::now_ms,
@@ -59,6 +60,7 @@ use crate::{
         self, Found, Launcher, LauncherState, Launchers, Proofs, Register, Skills, Which,
         pool::pool, proofs::Host,
     },
+    skills::{Incoming, Installed},
     storage::Storage,
 };
 
@@ -152,6 +154,10 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         .iter()
         .map(|fault| paw_log::Chain(fault).to_string())
         .collect();
+    let (installed, drifts) =
+        Installed::open(&paths, Arc::clone(&skills)).context("read what was approved of skills")?;
+    let installed = Arc::new(installed);
+    let incoming = Incoming::new(&paths.skills);
     let providers = Providers::new(&config, &keys, &ports, &Providers::default())
         .context("set up the providers")
         .map_err(Fatal::Config)?;
@@ -191,6 +197,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         launchers: launchers.clone(),
         pool: pool.clone(),
         skills: Arc::clone(&skills),
+        installed: Arc::clone(&installed),
         register: register.clone(),
         adoptions: Adoptions::default(),
         outlived: helpers.is_none(),
@@ -268,6 +275,9 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         .await
         .context("write the first record")
         .map_err(Fatal::Software)?;
+    for drift in &drifts {
+        tell_drift(&audit, drift, None).await;
+    }
 
     let current = Current {
         etc: paths.etc.clone(),
@@ -295,6 +305,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         providers: providers_now.clone(),
         rules: rules_now.clone(),
         skills: Arc::clone(&skills),
+        installed: Arc::clone(&installed),
         storage: storage.clone(),
     };
     parts.spawn(questions::ask(asked, intake.clone(), actions.clone()));
@@ -331,6 +342,8 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         register,
         ways: agents.ways.clone(),
         skills,
+        installed,
+        incoming,
         config: config_now,
         providers: providers_now,
         breakers,

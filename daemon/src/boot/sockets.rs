@@ -114,6 +114,7 @@ fn make_directories(paths: &Paths, people: &People, standalone: bool) -> Result<
         wanted.extend([
             (&paths.launcher_state, 0o711, Some(people.launcher)),
             (&paths.audit_state, 0o700, Some(people.audit)),
+            (&paths.skills, 0o755, Some(people.own)),
             // Only the writer's group may read the log; pawd is in it, who may connect to pawd is not.
             (&paths.log, 0o2750, Some(people.audit)),
         ]);

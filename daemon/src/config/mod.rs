@@ -274,6 +274,8 @@ pub struct Paths {
     pub kata_state: PathBuf,
     /// The audit writer's state.
     pub audit_state: PathBuf,
+    /// Skills that were installed: ours, and read by the launcher.
+    pub skills: PathBuf,
     /// The audit log.
     pub log: PathBuf,
     /// Our other programs.
@@ -299,6 +301,7 @@ impl Paths {
                 launcher_state: root.join("launcher"),
                 kata_state: root.join("launcher-kata"),
                 audit_state: root.join("audit"),
+                skills: root.join("skills"),
                 log: root.join("log"),
                 libexec,
                 data,
@@ -310,6 +313,7 @@ impl Paths {
                 launcher_state: "/var/lib/paw-launcher".into(),
                 kata_state: "/var/lib/paw-launcher-kata".into(),
                 audit_state: "/var/lib/paw-audit".into(),
+                skills: "/var/lib/paw-skills".into(),
                 log: "/var/log/pawd".into(),
                 libexec,
                 data,

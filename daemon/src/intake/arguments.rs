@@ -1,7 +1,7 @@
 //! The arguments of each kind as a caller sends them: what can be read, and what is refused unread.
 
 use paw_api::{Error, ErrorKind};
-use paw_policy::Kind;
+use paw_policy::{Digest, Kind, SkillChange};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
@@ -30,6 +30,16 @@ pub(super) struct ToolAsked {
     pub(super) tool: String,
     #[serde(default)]
     pub(super) arguments: Map<String, Value>,
+}
+
+/// Arguments of a change of a skill.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SkillAsked {
+    pub(super) change: SkillChange,
+    pub(super) skill: String,
+    /// What was sent; of an installation, and of nothing else.
+    pub(super) digest: Option<Digest>,
 }
 
 impl ChatAsked {
@@ -85,6 +95,6 @@ pub(super) fn not_executable(kind: Kind) -> Error {
     Error::new(
         ErrorKind::Denied,
         message,
-        "chat and tool_call can be executed",
+        "chat, tool_call and skill_change can be executed",
     )
 }

@@ -2,7 +2,7 @@
 
 use jsonrpsee::RpcModule;
 use paw_api::{
-    action, agent, budget, events, image, methods, model, provider, sandbox, system, trail,
+    action, agent, budget, events, image, methods, model, provider, sandbox, skill, system, trail,
     workspace,
 };
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
@@ -94,7 +94,10 @@ fn result_of(method: &str) -> Option<SchemaOf> {
         "session.list" => of::<action::Page<agent::Session>>,
         "session.show" => of::<agent::Transcript>,
         "skill.list" => of::<Vec<agent::Skill>>,
-        "skill.show" => of::<agent::Skill>,
+        "skill.disable" | "skill.show" => of::<agent::Skill>,
+        "skill.send" => of::<image::Upload>,
+        "skill.stage" => of::<skill::SkillStaged>,
+        "skill.verify" => of::<Vec<skill::SkillChecked>>,
         "system.backup" => of::<system::BackedUp>,
         "system.doctor" => of::<system::Doctor>,
         "system.ping" => of::<String>,

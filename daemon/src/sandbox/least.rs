@@ -6,7 +6,10 @@ use paw_launch::{
 };
 use paw_policy::{Name, ToolClass};
 
-use super::manifest::Skill;
+use super::manifest::{Provenance, Skill};
+
+/// The shipped skill whose program runs the scripts of folders.
+const SHELL: &str = "shell";
 
 /// The sandbox that a call of this tool gets, with the least that the tool's class needs: the workspace can be written to only
 /// for a tool that is declared to write, so that a skill cannot write in a call that was allowed as a read.
@@ -19,10 +22,22 @@ pub fn plan(
     (id, owner): (SandboxId, u32),
 ) -> SandboxPlan {
     let mut mounts = vec![Mount {
-        source: MountSource::Skill(skill.name.clone()),
+        source: match skill.origin {
+            Provenance::Shipped => MountSource::Skill(skill.name.clone()),
+            Provenance::Installed => MountSource::Installed(skill.digest),
+        },
         target: "/skill".into(),
         writable: false,
     }];
+    if skill.instructions.is_some() {
+        // What runs its scripts.
+        let shell = SHELL.parse().expect("`shell` is a name");
+        mounts.push(Mount {
+            source: MountSource::Skill(shell),
+            target: "/shell".into(),
+            writable: false,
+        });
+    }
     if skill.workspace {
         let workspace = agent.clone();
         let source = if writes(class) {

@@ -1,34 +1,37 @@
-//! Installed skills: what each `skill.toml` says, checked, and the digest of everything that belongs to the skill.
+//! Skills: what each `skill.toml` says, checked, and the digest of everything that belongs to the skill.
 //!
-//! A skill that cannot be read, or that somebody other than root could have changed, is not there; why is kept for `status`.
+//! A skill that cannot be read, or that somebody other than root could have changed, is not there; why is kept for `status`. Those
+//! that ship are read once; which others there are is told by [`crate::skills`], which keeps what was approved.
 
 use std::{
     collections::BTreeMap,
     fs, io,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
 };
 
 use paw_api::egress::NetRule;
 use paw_launch::request::{Image, Limits};
 use paw_policy::{Digest, Name, ToolClass};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::least::reaches;
+use super::{
+    folder,
+    least::reaches,
+    seal::{digest, read, sorted},
+};
 
+/// The manifest of a skill.
+pub(crate) const MANIFEST: &str = "skill.toml";
 /// The largest `skill.toml`, in bytes.
 const MAX_MANIFEST: u64 = 256 * 1024;
-/// The most files and directories of one skill.
-const MAX_FILES: usize = 4096;
-/// The most bytes of all files of one skill.
-const MAX_BYTES: u64 = 256 * 1024 * 1024;
-/// How deep its directories may go.
-const MAX_DEPTH: usize = 16;
 /// The most rules of one skill.
 const MAX_RULES: usize = 64;
+/// The longest text for people and models about a skill or a tool, in bytes.
+pub(crate) const MAX_TEXT: usize = 4096;
 /// The most tools of one skill.
-const MAX_TOOLS: usize = 256;
+pub(crate) const MAX_TOOLS: usize = 256;
 
 /// An installed skill.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,14 +52,37 @@ pub struct Skill {
     pub net: Vec<NetRule>,
     /// What one call may use.
     pub limits: Limits,
-    /// Its tools by name.
+    /// Its tools by name. Of one that announces them: those that it announced when it was approved.
     pub tools: BTreeMap<String, Tool>,
+    /// Whether its program says which tools there are, and its manifest only of which class each is.
+    pub announces: bool,
+    /// The class of each tool that it will announce; any other is of the worst one that a manifest can give without a word.
+    pub classes: BTreeMap<String, ToolClass>,
+    /// Digest of what it announced when it was approved.
+    pub announced: Option<Digest>,
+    /// What its maker tells models about it, where it is a folder with instructions.
+    pub instructions: Option<String>,
+    /// Where it is from.
+    pub origin: Provenance,
     /// Digest over all its files, their names, and which of them can be executed.
     pub digest: Digest,
 }
 
+/// Where a skill is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Provenance {
+    /// It came with the package.
+    Shipped,
+    /// It was sent by an administrator and approved.
+    Installed,
+}
+
+/// The class of a tool that nothing is said about (rule R3): whatever it says of itself, it may run anything.
+pub const UNSAID: ToolClass = ToolClass::Exec;
+
 /// One tool of a skill.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Tool {
     /// What it can do.
     pub class: ToolClass,
@@ -127,15 +153,17 @@ pub enum ManifestError {
     },
 }
 
-/// All installed skills.
+/// All skills that can be used.
 #[derive(Debug, Default)]
 pub struct Skills {
-    skills: BTreeMap<Name, Skill>,
+    shipped: BTreeMap<Name, Arc<Skill>>,
     faults: Vec<ManifestError>,
+    /// A leaf: nothing is done while it is held.
+    installed: RwLock<BTreeMap<Name, Arc<Skill>>>,
 }
 
 impl Skills {
-    /// Reads every directory in `dir` as a skill. A bad one is left out and kept as a fault.
+    /// Reads every directory in `dir` as a skill that ships. A bad one is left out and kept as a fault.
     ///
     /// # Errors
     /// When `dir` itself cannot be read.
@@ -146,71 +174,121 @@ impl Skills {
                 continue;
             }
             match load_skill(&path) {
-                Ok(skill) => drop(skills.skills.insert(skill.name.clone(), skill)),
+                Ok(skill) => drop(skills.shipped.insert(skill.name.clone(), Arc::new(skill))),
                 Err(fault) => skills.faults.push(fault),
             }
         }
         Ok(skills)
     }
 
-    /// The skill of this name, if it is installed and sound.
+    /// The skill of this name, if it can be used. One that ships is never replaced by another.
     #[must_use]
-    pub fn get(&self, name: &Name) -> Option<&Skill> {
-        self.skills.get(name)
+    pub fn get(&self, name: &Name) -> Option<Arc<Skill>> {
+        let shipped = self.shipped.get(name).cloned();
+        shipped.or_else(|| {
+            let installed = self
+                .installed
+                .read()
+                .unwrap_or_else(PoisonError::into_inner);
+            installed.get(name).cloned()
+        })
     }
 
-    /// All sound skills in the order of their names.
-    pub fn iter(&self) -> impl Iterator<Item = &Skill> {
-        self.skills.values()
+    /// Whether one of this name ships.
+    #[must_use]
+    pub fn ships(&self, name: &Name) -> bool {
+        self.shipped.contains_key(name)
     }
 
-    /// Why the others are not there.
+    /// All that can be used, in the order of their names.
+    pub fn iter(&self) -> impl Iterator<Item = Arc<Skill>> + use<> {
+        let mut all = self
+            .installed
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        all.extend(self.shipped.clone());
+        all.into_values()
+    }
+
+    /// These are installed and may be used, and no others.
+    pub(crate) fn publish(&self, installed: BTreeMap<Name, Arc<Skill>>) {
+        *self
+            .installed
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = installed;
+    }
+
+    /// Why others that ship are not there.
     #[must_use]
     pub fn faults(&self) -> &[ManifestError] {
         &self.faults
     }
 }
 
-/// Reads one skill from its directory.
+/// Reads one skill that ships from its directory.
 ///
 /// # Errors
 /// When anything about it is not as it must be; see [`ManifestError`].
 pub fn load_skill(dir: &Path) -> Result<Skill, ManifestError> {
-    let digest = digest(dir)?;
-    let path = dir.join("skill.toml");
-    let size = fs::metadata(&path)
-        .map_err(|source| read("look at", &path, source))?
-        .len();
-    if size > MAX_MANIFEST {
-        return Err(ManifestError::TooLarge {
-            path,
-            limit: "256 KiB for a manifest",
-        });
-    }
-    let text = fs::read_to_string(&path).map_err(|source| read("read", &path, source))?;
-    let file: File = toml::from_str(&text).map_err(|source| ManifestError::Syntax {
-        path: path.clone(),
-        source: Box::new(source),
-    })?;
-    let skill = check(file, digest).map_err(|(field, why)| ManifestError::Value {
-        path: path.clone(),
-        field,
-        why,
-    })?;
-    if dir.file_name().and_then(|name| name.to_str()) == Some(skill.name.as_str()) {
-        Ok(skill)
-    } else {
+    let skill = read_bundle(dir, Provenance::Shipped)?;
+    let value = |field: &str, why| {
+        Err(ManifestError::Value {
+            path: dir.join(MANIFEST),
+            field: field.to_owned(),
+            why,
+        })
+    };
+    if dir.file_name().and_then(|name| name.to_str()) != Some(skill.name.as_str()) {
         let why = format!(
             "it is {} but must be the name of the directory {}",
             skill.name,
             dir.display()
         );
-        Err(ManifestError::Value {
-            path,
-            field: "name".to_owned(),
-            why,
-        })
+        return value("name", why);
     }
+    if skill.announces {
+        return value(
+            "tools",
+            "1 to 256 tools are expected of a skill that ships".to_owned(),
+        );
+    }
+    Ok(skill)
+}
+
+/// Reads one skill from whatever directory its files are in.
+///
+/// # Errors
+/// When anything about it is not as it must be; see [`ManifestError`].
+pub fn read_bundle(dir: &Path, origin: Provenance) -> Result<Skill, ManifestError> {
+    let digest = digest(dir)?;
+    let path = dir.join(MANIFEST);
+    if !path.exists() && dir.join(folder::FOLDER).exists() {
+        return folder::read(dir, digest, origin);
+    }
+    let text = text_of(&path, MAX_MANIFEST, "256 KiB for a manifest")?;
+    let file: File = toml::from_str(&text).map_err(|source| ManifestError::Syntax {
+        path: path.clone(),
+        source: Box::new(source),
+    })?;
+    check(file, digest, origin).map_err(|(field, why)| ManifestError::Value { path, field, why })
+}
+
+pub(super) fn text_of(
+    path: &Path,
+    most: u64,
+    limit: &'static str,
+) -> Result<String, ManifestError> {
+    let size = fs::metadata(path)
+        .map_err(|source| read("look at", path, source))?
+        .len();
+    if size > most {
+        return Err(ManifestError::TooLarge {
+            path: path.to_owned(),
+            limit,
+        });
+    }
+    fs::read_to_string(path).map_err(|source| read("read", path, source))
 }
 
 /// What the file may say.
@@ -227,7 +305,11 @@ struct File {
     #[serde(default)]
     net: Vec<String>,
     limits: Limits,
+    /// None: its program announces them.
+    #[serde(default)]
     tools: Vec<FileTool>,
+    #[serde(default)]
+    classes: BTreeMap<String, ToolClass>,
 }
 
 #[derive(Deserialize)]
@@ -241,7 +323,7 @@ struct FileTool {
 
 type Wrong = (String, String);
 
-fn check(file: File, digest: Digest) -> Result<Skill, Wrong> {
+fn check(file: File, digest: Digest, origin: Provenance) -> Result<Skill, Wrong> {
     let wrong = |field: &str, why: &str| Err((field.to_owned(), why.to_owned()));
     if file.version.is_empty() || file.version.len() > 64 {
         return wrong("version", "1 to 64 bytes are expected");
@@ -280,8 +362,20 @@ fn check(file: File, digest: Digest) -> Result<Skill, Wrong> {
             "only disk may be 0; nothing runs with none of the others",
         );
     }
-    if file.tools.is_empty() || file.tools.len() > MAX_TOOLS {
-        return wrong("tools", "1 to 256 tools are expected");
+    if file.description.len() > MAX_TEXT {
+        return wrong("description", "at most 4096 bytes are expected");
+    }
+    if file.tools.len() > MAX_TOOLS {
+        return wrong("tools", "at most 256 tools are expected");
+    }
+    if !file.tools.is_empty() && !file.classes.is_empty() {
+        return wrong(
+            "classes",
+            "tools that are declared have their class beside them",
+        );
+    }
+    if file.classes.len() > MAX_TOOLS || !file.classes.keys().all(|name| is_tool_name(name)) {
+        return wrong("classes", "at most 256 names of tools are expected");
     }
     if file.net.len() > MAX_RULES {
         return wrong("net", "at most 64 rules are expected");
@@ -292,7 +386,12 @@ fn check(file: File, digest: Digest) -> Result<Skill, Wrong> {
         .map(|rule| rule.parse::<NetRule>())
         .collect::<Result<Vec<_>, _>>()
         .map_err(|bad| ("net".to_owned(), bad.to_string()))?;
-    if !net.is_empty() && !file.tools.iter().any(|tool| reaches(tool.class)) {
+    let mut classes = file
+        .tools
+        .iter()
+        .map(|tool| tool.class)
+        .chain(file.classes.values().copied());
+    if !net.is_empty() && !classes.any(reaches) {
         return wrong(
             "net",
             "no tool is of class egress or money, so nothing would be reached",
@@ -301,8 +400,7 @@ fn check(file: File, digest: Digest) -> Result<Skill, Wrong> {
     let mut tools = BTreeMap::new();
     for tool in file.tools {
         let field = format!("tools.{}", tool.name.escape_debug());
-        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
-        if tool.name.is_empty() || tool.name.len() > 64 || !tool.name.bytes().all(plain) {
+        if !is_tool_name(&tool.name) {
             return Err((
                 field,
                 "a name is 1 to 64 letters, digits, '_', '-' and '.'".to_owned(),
@@ -331,9 +429,15 @@ fn check(file: File, digest: Digest) -> Result<Skill, Wrong> {
         description,
         command,
         workspace,
+        classes,
         ..
     } = file;
     Ok(Skill {
+        announces: tools.is_empty(),
+        classes,
+        announced: None,
+        instructions: None,
+        origin,
         name,
         version,
         description,
@@ -347,106 +451,10 @@ fn check(file: File, digest: Digest) -> Result<Skill, Wrong> {
     })
 }
 
-/// Digest of a listing with one line for each file, in the order of their paths: `x` or `-`, digest, size, path.
-fn digest(dir: &Path) -> Result<Digest, ManifestError> {
-    let mut files = Vec::new();
-    let mut left = (MAX_FILES, MAX_BYTES);
-    collect(dir, "", 0, &mut left, &mut files)?;
-    files.sort();
-    let listing: String = files
-        .into_iter()
-        .map(|(path, what)| format!("{what} {path}\n"))
-        .collect();
-    Ok(Digest::of(listing.as_bytes()))
-}
-
-fn collect(
-    dir: &Path,
-    prefix: &str,
-    depth: usize,
-    left: &mut (usize, u64),
-    files: &mut Vec<(String, String)>,
-) -> Result<(), ManifestError> {
-    if depth > MAX_DEPTH {
-        return Err(ManifestError::TooLarge {
-            path: dir.to_owned(),
-            limit: "16 levels of directories",
-        });
-    }
-    unchangeable(
-        dir,
-        &fs::symlink_metadata(dir).map_err(|source| read("look at", dir, source))?,
-    )?;
-    for path in sorted(dir)? {
-        left.0 = left.0.checked_sub(1).ok_or(ManifestError::TooLarge {
-            path: path.clone(),
-            limit: "4096 files of one skill",
-        })?;
-        let meta = fs::symlink_metadata(&path).map_err(|source| read("look at", &path, source))?;
-        // Names go into the listing line by line, so they must not be able to look like two lines.
-        let name = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .filter(|name| !name.contains(char::is_control));
-        let Some(name) = name else {
-            return Err(ManifestError::Foreign { path });
-        };
-        let inside = format!("{prefix}{name}");
-        if meta.is_dir() {
-            collect(&path, &format!("{inside}/"), depth + 1, left, files)?;
-        } else if meta.is_file() {
-            unchangeable(&path, &meta)?;
-            left.1 = left
-                .1
-                .checked_sub(meta.len())
-                .ok_or(ManifestError::TooLarge {
-                    path: path.clone(),
-                    limit: "256 MiB of one skill",
-                })?;
-            let bytes = fs::read(&path).map_err(|source| read("read", &path, source))?;
-            let run = if meta.mode() & 0o111 == 0 { '-' } else { 'x' };
-            files.push((
-                inside,
-                format!("{run} {} {}", Digest::of(&bytes), bytes.len()),
-            ));
-        } else {
-            return Err(ManifestError::Foreign { path });
-        }
-    }
-    Ok(())
-}
-
-fn unchangeable(path: &Path, meta: &fs::Metadata) -> Result<(), ManifestError> {
-    let (uid, mode) = (meta.uid(), meta.mode() & 0o7777);
-    // Our own uid is trusted too: who can change files as us can change what we check, too.
-    if mode & 0o022 == 0 && (uid == 0 || uid == rustix::process::geteuid().as_raw()) {
-        Ok(())
-    } else {
-        Err(ManifestError::Writable {
-            path: path.to_owned(),
-            uid,
-            mode,
-        })
-    }
-}
-
-fn sorted(dir: &Path) -> Result<Vec<PathBuf>, ManifestError> {
-    let entries = fs::read_dir(dir).map_err(|source| read("list", dir, source))?;
-    let mut paths = entries
-        .take(MAX_FILES + 1)
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|source| read("list", dir, source))?;
-    paths.sort();
-    Ok(paths)
-}
-
-fn read(step: &'static str, path: &Path, source: io::Error) -> ManifestError {
-    ManifestError::Read {
-        step,
-        path: path.to_owned(),
-        source,
-    }
+/// Whether a tool may have this name: one that is safe in a log line, in a rule and in a command line.
+pub(crate) fn is_tool_name(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
+    !name.is_empty() && name.len() <= 64 && name.bytes().all(plain)
 }
 
 #[cfg(test)]

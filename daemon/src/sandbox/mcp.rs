@@ -19,7 +19,7 @@ use rmcp::{
     RoleClient,
     model::{
         CallToolRequestParams, CallToolResult, ClientCapabilities, ClientConfig, ContentBlock,
-        Implementation, PaginatedRequestParams, ResourceContents,
+        Implementation, PaginatedRequestParams,
     },
     service::{ClientInitializeError, RunningService, ServiceError, ServiceExt as _},
     transport::async_rw::AsyncRwTransport,
@@ -28,6 +28,8 @@ use serde_json::{Map, Value};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
+    announce,
+    content::text_of,
     egress::{EgressError, Net, PROXY_ENVIRONMENT, Way},
     frames::{Child, Output, Sandbox, SandboxError, Stdin},
     launcher::Launcher,
@@ -41,7 +43,7 @@ use super::{
 /// The most bytes of one call, over both streams.
 const MAX_OUTPUT: u64 = 8 * 1024 * 1024;
 /// The most pages of tools that are asked for.
-const MAX_PAGES: usize = 8;
+pub(super) const MAX_PAGES: usize = 8;
 /// How much of what a skill complains of is kept, in bytes.
 const MAX_COMPLAINT: usize = 4096;
 /// What every skill's program finds in its environment.
@@ -51,7 +53,7 @@ const ENVIRONMENT: [&str; 3] = [
     "LANG=C.UTF-8",
 ];
 /// How long a sandbox may take to end after its answer, before it is killed.
-const END_LIMIT: Duration = Duration::from_secs(2);
+pub(super) const END_LIMIT: Duration = Duration::from_secs(2);
 
 /// What to call.
 #[derive(Debug, Clone)]
@@ -156,6 +158,14 @@ pub enum McpError {
         /// The beginning of what it wrote to stderr, safe to show.
         complaint: String,
     },
+    /// Its program does not announce what it announced when the skill was approved. Nothing was called.
+    #[error("skill {skill} does not offer what was approved: {why}")]
+    Drifted {
+        /// The skill.
+        skill: Name,
+        /// What is different.
+        why: String,
+    },
     /// The tool did what it was asked, and what it wrote did not become part of the workspace.
     #[error("keep what skill {skill} wrote")]
     NotKept {
@@ -232,23 +242,12 @@ pub async fn call(
         .await
         .map_err(failed)?;
     let limit = limit.min(Duration::from_millis(skill.limits.wall_ms));
-    let answer = match answer(&mut sandbox, way, skill, (tool, arguments), limit).await {
+    let asked = answer(&mut sandbox, way, skill, limit, |client| {
+        call_tool(client, skill, tool, arguments)
+    });
+    let answer = match asked.await {
         Ok(answer) => answer,
-        Err(Unanswered::Left { exited, complaint }) => {
-            let (end, usage) = sandbox.end(END_LIMIT).await.map_err(failed)?;
-            return Err(McpError::Ended {
-                skill: skill.name.clone(),
-                exited,
-                end,
-                usage,
-                complaint: showable(&complaint),
-            });
-        }
-        Err(Unanswered::Failed(error)) => {
-            // Told once nothing is left of it, whether its end can be known or not.
-            let _ = sandbox.end(END_LIMIT).await;
-            return Err(error);
-        }
+        Err(unanswered) => return Err(unanswered.ended(sandbox, skill).await),
     };
     let (sandbox_id, attestation) = (
         sandbox.id().clone(),
@@ -286,7 +285,7 @@ pub async fn call(
 }
 
 /// Why there is no answer, while the sandbox is still there.
-enum Unanswered {
+pub(super) enum Unanswered {
     /// It went away; how is for its sandbox to tell, too.
     Left {
         exited: Option<Exited>,
@@ -295,14 +294,38 @@ enum Unanswered {
     Failed(McpError),
 }
 
-/// Starts the skill's program and asks it.
-async fn answer(
+impl Unanswered {
+    /// The error, once nothing is left of the sandbox.
+    pub(super) async fn ended(self, sandbox: Sandbox, skill: &Skill) -> McpError {
+        let ended = sandbox.end(END_LIMIT).await;
+        match self {
+            // Told whether its end can be known or not.
+            Self::Failed(error) => error,
+            Self::Left { exited, complaint } => match ended {
+                Ok((end, usage)) => McpError::Ended {
+                    skill: skill.name.clone(),
+                    exited,
+                    end,
+                    usage,
+                    complaint: showable(&complaint),
+                },
+                Err(source) => McpError::Sandbox {
+                    skill: skill.name.clone(),
+                    source,
+                },
+            },
+        }
+    }
+}
+
+/// Starts the skill's program and has somebody ask it.
+pub(super) async fn answer<T, F: Future<Output = Result<T, Trouble>>>(
     sandbox: &mut Sandbox,
     way: Option<Way>,
     skill: &Skill,
-    (tool, arguments): (&str, Map<String, Value>),
     limit: Duration,
-) -> Result<CallToolResult, Unanswered> {
+    ask: impl FnOnce(Client) -> F,
+) -> Result<T, Unanswered> {
     let failed = |source| {
         Unanswered::Failed(McpError::Sandbox {
             skill: skill.name.clone(),
@@ -336,7 +359,7 @@ async fn answer(
 
     let mut complaint = Vec::new();
     let talked = tokio::select! {
-        talked = timeout_at(deadline, converse(transport, tool, arguments)) => talked,
+        talked = timeout_at(deadline, converse(transport, ask)) => talked,
         never = async { keep_beginning(&mut stderr, &mut complaint).await; std::future::pending::<Infallible>().await } => match never {},
     };
     let protocol = |step, why, complaint: &[u8]| {
@@ -360,8 +383,17 @@ async fn answer(
             Err(protocol("bound its output", why, &complaint))
         }
         Ok(Err(Trouble {
+            why: Some(why),
+            drifted: true,
+            ..
+        })) => Err(Unanswered::Failed(McpError::Drifted {
+            skill: skill.name.clone(),
+            why,
+        })),
+        Ok(Err(Trouble {
             step,
             why: Some(why),
+            ..
         })) => Err(protocol(step, why, &complaint)),
         Ok(Err(Trouble { why: None, .. })) => {
             let exited = match timeout(END_LIMIT, process.wait()).await {
@@ -379,19 +411,23 @@ async fn answer(
 }
 
 /// Where a conversation went wrong.
-struct Trouble {
-    step: &'static str,
+pub(super) struct Trouble {
+    pub(super) step: &'static str,
     /// What the skill did; nothing when it only went away.
-    why: Option<String>,
+    pub(super) why: Option<String>,
+    /// It is not what was approved.
+    pub(super) drifted: bool,
 }
 
 type Transport = AsyncRwTransport<RoleClient, Strict<Output>, Stdin>;
 
-async fn converse(
+/// A server that has answered the handshake.
+pub(super) type Client = RunningService<RoleClient, ClientConfig>;
+
+async fn converse<T, F: Future<Output = Result<T, Trouble>>>(
     transport: Transport,
-    tool: &str,
-    arguments: Map<String, Value>,
-) -> Result<CallToolResult, Trouble> {
+    ask: impl FnOnce(Client) -> F,
+) -> Result<T, Trouble> {
     let us = ClientConfig::new(
         ClientCapabilities::default(),
         Implementation::new("pawd", env!("CARGO_PKG_VERSION")),
@@ -403,8 +439,21 @@ async fn converse(
             | ClientInitializeError::TransportError { .. } => None,
             other => Some(bounded(&other.to_string())),
         },
+        drifted: false,
     })?;
-    find(&client, tool).await?;
+    ask(client).await
+}
+
+async fn call_tool(
+    client: Client,
+    skill: &Skill,
+    tool: &str,
+    arguments: Map<String, Value>,
+) -> Result<CallToolResult, Trouble> {
+    match skill.announced {
+        Some(pinned) => announce::compare(&client, &pinned).await?,
+        None => find(&client, tool).await?,
+    }
     match client
         .peer()
         .call_tool(CallToolRequestParams::new(tool.to_owned()).with_arguments(arguments))
@@ -420,10 +469,7 @@ async fn converse(
 }
 
 /// The manifest says what the skill may be asked; the skill must say the same of itself.
-async fn find(
-    client: &RunningService<RoleClient, ClientConfig>,
-    tool: &str,
-) -> Result<(), Trouble> {
+async fn find(client: &Client, tool: &str) -> Result<(), Trouble> {
     let mut cursor = None;
     for _ in 0..MAX_PAGES {
         let page = client
@@ -443,19 +489,24 @@ async fn find(
         why: Some(format!(
             "its program does not offer {tool:?}, which its manifest declares"
         )),
+        drifted: false,
     })
 }
 
-fn trouble(step: &'static str, fault: ServiceError) -> Trouble {
+pub(super) fn trouble(step: &'static str, fault: ServiceError) -> Trouble {
     let why = match fault {
         ServiceError::TransportClosed | ServiceError::TransportSend(_) => None,
         other => Some(bounded(&other.to_string())),
     };
-    Trouble { step, why }
+    Trouble {
+        step,
+        why,
+        drifted: false,
+    }
 }
 
 /// A text that may carry what the skill said, for people.
-fn bounded(text: &str) -> String {
+pub(super) fn bounded(text: &str) -> String {
     text.chars()
         .take(500)
         .flat_map(char::escape_debug)
@@ -505,36 +556,6 @@ fn fate(exited: &Option<Exited>, end: &End) -> String {
             },
         ) => format!("its sandbox ended (exit code {exit_code:?}, signal {signal:?})"),
     }
-}
-
-fn text_of(content: &[ContentBlock]) -> String {
-    let parts = content.iter().map(|block| match block {
-        ContentBlock::Text(text) => text.text.clone(),
-        ContentBlock::Image(image) => format!(
-            "[image, {}, {} bytes of base64]",
-            bounded(&image.mime_type),
-            image.data.len()
-        ),
-        ContentBlock::Audio(audio) => format!(
-            "[audio, {}, {} bytes of base64]",
-            bounded(&audio.mime_type),
-            audio.data.len()
-        ),
-        ContentBlock::Resource(embedded) => match &embedded.resource {
-            ResourceContents::TextResourceContents { text, .. } => text.clone(),
-            ResourceContents::BlobResourceContents { uri, blob, .. } => {
-                format!(
-                    "[resource {}, {} bytes of base64]",
-                    bounded(uri),
-                    blob.len()
-                )
-            }
-            _ => "[resource]".to_owned(),
-        },
-        ContentBlock::ResourceLink(link) => format!("[link {}]", bounded(&link.uri)),
-        _ => "[content of an unknown kind]".to_owned(),
-    });
-    parts.collect::<Vec<_>>().join("\n")
 }
 
 /// Keeps the beginning of a stream and throws the rest away, up to its end.

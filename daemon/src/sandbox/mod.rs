@@ -9,7 +9,7 @@
 //! - [`launcher`]: the one connection to a launcher, its requests, and the ends of sandboxes.
 //! - [`launchers`]: which launchers there are, and which of them makes what.
 //! - [`frames`]: commands inside one sandbox: start, streams with back-pressure, ends.
-//! - [`manifest`]: what skills are installed and what they say they do.
+//! - [`manifest`]: which skills there are and what they say they do; [`seal`]: whether they are what they were.
 //! - [`run()`]: one command in one sandbox, for `sandbox run`.
 //! - [`mod@pool`]: sandboxes that were made before anybody asked.
 //! - [`choose()`]: which runtime makes it.
@@ -19,14 +19,18 @@
 //! - [`workspace`]: what became of what a run wrote.
 //! - [`egress`], [`relay`]: the way of its connections to paw-egress and back.
 //! - [`mcp`]: one tool call of one skill in one sandbox.
+//! - [`announce()`]: what the program of a skill says of itself, when it is approved and ever after.
 //!
 //! It decides nothing: what may run, with which limits and mounts, is in the plan it is given. And it believes nothing that
 //! comes out of a sandbox: sizes, totals, counts and times are bounded here again.
 
 mod adopt;
+mod announce;
 mod away;
 mod choose;
+mod content;
 mod egress;
+mod folder;
 pub mod frames;
 pub mod keep;
 pub mod launcher;
@@ -41,6 +45,7 @@ pub mod proofs;
 pub mod register;
 mod relay;
 mod run;
+pub(crate) mod seal;
 mod stream;
 mod strict;
 mod talk;
@@ -53,13 +58,14 @@ mod outside;
 mod tests;
 
 pub use adopt::{Adopted, Going, adopt};
+pub use announce::{Announced, announce};
 pub use away::{LauncherError, LauncherState};
 pub use choose::{ChoiceError, allow, choose};
 pub use egress::{EgressError, Net, PROXY_ENVIRONMENT, look};
 pub use frames::{Child, Exit, Output, Process, Sandbox, SandboxError, Starter, Stdin};
 pub use launcher::{Connection, Launcher, connect};
 pub use launchers::{Launchers, Which};
-pub use manifest::{ManifestError, Skill, Skills, Tool};
+pub use manifest::{ManifestError, Provenance, Skill, Skills, Tool};
 pub use mcp::{McpError, ToolCall, ToolOutcome, call};
 pub use pool::{Keeper, Origin, Owner, Pool};
 pub use proofs::Proofs;

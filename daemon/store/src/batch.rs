@@ -365,9 +365,7 @@ impl Change {
                 grant::put(txn, id.as_u128(), document.get().as_bytes())
             }
             Self::RemoveGrant(id) => grant::remove(txn, id.as_u128()),
-            Self::PutJob { id, document } => {
-                job::put(txn, id.as_u128(), document.get().as_bytes())
-            }
+            Self::PutJob { id, document } => job::put(txn, id.as_u128(), document.get().as_bytes()),
             Self::RemoveJob(id) => job::remove(txn, id.as_u128()),
             Self::PutRun { job, seq, document } => {
                 job::put_run(txn, job.as_u128(), *seq, document.get().as_bytes())

@@ -46,7 +46,13 @@ const HOST: [&str; 8] = [
 
 /// The crates whose binaries run inside a sandbox, where no library of the host can be relied on, and the one that makes a sandbox:
 /// it is started for each, and forks twice, so it has nothing to look for, to relocate and to copy.
-const STATIC: [&str; 4] = ["paw-init", "paw-files", "paw-probe", "paw-create"];
+const STATIC: [&str; 5] = [
+    "paw-init",
+    "paw-files",
+    "paw-shell",
+    "paw-probe",
+    "paw-create",
+];
 
 /// Where the built binaries are.
 pub(crate) struct Built {

@@ -24,16 +24,17 @@ pub(crate) fn stage(root: &Path, profile: Profile) -> Result<PathBuf> {
     let mut tree = Tree::at(cargo::target(root).join("stage").join(profile.directory()))?;
     programs(&mut tree, &built)?;
     image::base(&mut tree, "usr/lib/pawd/images/base")?;
-    tree.file(
-        "usr/lib/pawd/skills/files/skill.toml",
-        0o644,
-        &root.join("daemon/skills/files/skill.toml"),
-    )?;
-    linked(
-        &mut tree,
-        "usr/lib/pawd/skills/files/bin/paw-files",
-        &built.linked.join("paw-files"),
-    )?;
+    for skill in ["files", "shell"] {
+        let at = format!("usr/lib/pawd/skills/{skill}");
+        tree.file(
+            &format!("{at}/skill.toml"),
+            0o644,
+            &root.join(format!("daemon/skills/{skill}/skill.toml")),
+        )?;
+        let program = format!("paw-{skill}");
+        let built = built.linked.join(&program);
+        linked(&mut tree, &format!("{at}/bin/{program}"), &built)?;
+    }
     linked(
         &mut tree,
         "usr/lib/pawd/images/probe/bin/paw-probe",

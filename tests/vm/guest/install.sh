@@ -45,6 +45,7 @@ modes_are_as_documented() {
 /var/lib/pawd 700 paw paw
 /var/lib/paw-launcher 711 paw-launcher paw-launcher
 /var/lib/paw-launcher-kata 711 root root
+/var/lib/paw-skills 755 paw paw
 /var/lib/paw-audit 700 paw-audit paw-audit
 /var/log/pawd 750 paw-audit paw-audit
 /etc/pawd 755 root root

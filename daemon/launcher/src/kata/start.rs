@@ -192,6 +192,7 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
     let host = Host {
         unheld: parent.unheld(),
         data: places.data,
+        skills: places.skills,
         programs: places.programs,
         has_jobs: false,
         state: places.state,

@@ -70,7 +70,8 @@ fn origin(record: &ActionRecord) -> TaintSet {
         Operation::ToolCall(_)
         | Operation::Chat(_)
         | Operation::SandboxRun(_)
-        | Operation::ApiCall(_) => tool,
+        | Operation::ApiCall(_)
+        | Operation::SkillChange(_) => tool,
     }
 }
 

@@ -3,7 +3,10 @@
 //! A model knows a tool as `SKILL__TOOL`, in letters that every provider takes. Two tools that would have the same name have none:
 //! whoever says it is told so, and neither is called.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Deref,
+};
 
 use paw_policy::{Digest, Name, ToolClass};
 use serde_json::Value;
@@ -56,8 +59,8 @@ impl Told {
     ///
     /// # Errors
     /// When they are more than a model can be told.
-    pub(in crate::agent) fn of<'a>(
-        skills: impl Iterator<Item = &'a Skill>,
+    pub(in crate::agent) fn of(
+        skills: impl Iterator<Item = impl Deref<Target = Skill>>,
     ) -> Result<Self, TooMany> {
         let (mut told, mut bytes) = (Self::default(), 0);
         for skill in skills {

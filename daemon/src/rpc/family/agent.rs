@@ -1,4 +1,4 @@
-//! `agent.*`, `session.*` and `skill.*`
+//! `agent.*` and `session.*`
 
 use jsonrpsee::{
     Extensions,
@@ -7,9 +7,7 @@ use jsonrpsee::{
 use paw_api::{
     Error, ErrorKind,
     action::Page,
-    agent::{
-        Agent, AgentRpcServer, Session, SessionRpcServer, Skill, SkillRpcServer, Tool, Transcript,
-    },
+    agent::{Agent, AgentRpcServer, Session, SessionRpcServer, Transcript},
     audit::{Entry, Event},
 };
 use paw_policy::{Name, Role};
@@ -21,7 +19,6 @@ use crate::{
     intake::unreadable,
     records,
     rpc::caller,
-    sandbox,
 };
 
 /// Turns of one answer.
@@ -124,21 +121,6 @@ impl SessionRpcServer for Family {
     }
 }
 
-#[async_trait]
-impl SkillRpcServer for Family {
-    async fn list(&self, _: &Extensions) -> RpcResult<Vec<Skill>> {
-        Ok(self.skills.iter().map(skill).collect())
-    }
-
-    async fn show(&self, _: &Extensions, name: String) -> RpcResult<Skill> {
-        self.skills
-            .iter()
-            .find(|known| known.name.as_str() == name)
-            .map(skill)
-            .ok_or_else(|| unknown("skill", &name))
-    }
-}
-
 fn shown(config: &Config, name: &Name, settings: &AgentSettings) -> Agent {
     let provider = settings.provider.as_ref();
     let model = settings
@@ -157,26 +139,7 @@ fn shown(config: &Config, name: &Name, settings: &AgentSettings) -> Agent {
     }
 }
 
-fn skill(skill: &sandbox::Skill) -> Skill {
-    Skill {
-        name: skill.name.to_string(),
-        version: skill.version.clone(),
-        description: skill.description.clone(),
-        digest: skill.digest,
-        tools: skill
-            .tools
-            .iter()
-            .map(|(name, tool)| Tool {
-                name: name.clone(),
-                class: tool.class,
-                description: tool.description.clone(),
-                input_schema: tool.input.clone(),
-            })
-            .collect(),
-    }
-}
-
-fn unknown(what: &str, name: &str) -> jsonrpsee::types::ErrorObjectOwned {
+pub(super) fn unknown(what: &str, name: &str) -> jsonrpsee::types::ErrorObjectOwned {
     let message = format!("there is no {what} {}", records::shorten(name));
     fail(
         Error::new(

@@ -15,6 +15,7 @@ mod provider;
 mod route;
 mod sandbox;
 mod shown;
+mod skill;
 mod system;
 mod trail;
 mod workspace;
@@ -37,6 +38,7 @@ use paw_api::{
     model::ModelRpcServer,
     provider::{ChatRpcServer, ProviderRpcServer, RouteRpcServer},
     sandbox::SandboxRpcServer,
+    skill::SkillStoreRpcServer,
     system::{ConfigRpcServer, PolicyRpcServer, SystemRpcServer},
     trail::AuditRpcServer,
     workspace::WorkspaceRpcServer,
@@ -65,6 +67,7 @@ use crate::{
     quota::Quotas,
     reload::Reload,
     sandbox::{Launchers, Pool, Proofs, Register, Skills},
+    skills::{Incoming, Installed},
     storage::Storage,
 };
 
@@ -92,8 +95,12 @@ pub struct Context {
     pub proofs: Proofs,
     /// Ways out of sandboxes.
     pub ways: Ways,
-    /// Skills that are installed.
+    /// Skills that can be used.
     pub skills: Arc<Skills>,
+    /// Those of them that were installed, and those that are disabled.
+    pub installed: Arc<Installed>,
+    /// Bundles that are being sent.
+    pub incoming: Incoming,
     /// What is configured now.
     pub config: watch::Receiver<Arc<Config>>,
     /// Providers that are configured now.
@@ -168,6 +175,7 @@ pub fn methods(context: Context) -> Result<Methods, RegisterMethodError> {
     all.merge(AgentRpcServer::into_rpc(family.clone()))?;
     all.merge(SessionRpcServer::into_rpc(family.clone()))?;
     all.merge(SkillRpcServer::into_rpc(family.clone()))?;
+    all.merge(SkillStoreRpcServer::into_rpc(family.clone()))?;
     all.merge(ChatRpcServer::into_rpc(family.clone()))?;
     all.merge(ProviderRpcServer::into_rpc(family.clone()))?;
     all.merge(ModelRpcServer::into_rpc(family.clone()))?;

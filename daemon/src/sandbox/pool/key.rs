@@ -30,7 +30,7 @@ impl Key {
     #[must_use]
     pub fn of(owner: Owner, plan: &SandboxPlan) -> Option<Self> {
         let common = plan.mounts.iter().all(|mount| match mount.source {
-            MountSource::Path(_) | MountSource::Skill(_) => true,
+            MountSource::Path(_) | MountSource::Skill(_) | MountSource::Installed(_) => true,
             // A layer is one run's own, and what reads a workspace shall read it as it is when it is asked.
             MountSource::Workspace(_) | MountSource::Layer { .. } => false,
         });

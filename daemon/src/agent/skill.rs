@@ -1,0 +1,236 @@
+//! A skill that is installed, enabled again or removed, once a person has approved exactly that.
+
+use std::sync::Arc;
+
+use paw_api::audit::{Entry, Event};
+use paw_policy::{SkillArguments, SkillChange};
+use paw_store::Caller;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{
+    Agents,
+    tool::{fresh_id, not_called, not_chosen},
+};
+use crate::{
+    audit::Audit,
+    clock::now_ms,
+    orchestrator::work::{Ending, Outcome},
+    records::actor,
+    sandbox::{self, Announced, Owner, Skill, announce},
+    skills::{Drift, Installed, SkillError},
+};
+
+/// Does it.
+pub(super) async fn change(
+    agents: &Agents,
+    (action, caller, owner): (Uuid, &Caller, Owner),
+    asked: SkillArguments,
+    cancel: &CancellationToken,
+) -> Outcome {
+    let changing = async {
+        match asked.change {
+            SkillChange::Install | SkillChange::Enable => {
+                put(agents, (action, caller, owner), asked).await
+            }
+            SkillChange::Remove => remove(agents, (action, caller), asked).await,
+        }
+    };
+    tokio::select! {
+        done = changing => match done {
+            Ok(result) => Outcome::plain(Ending::Completed(result)),
+            Err(outcome) => *outcome,
+        },
+        () = cancel.cancelled() => Outcome::plain(Ending::Cancelled),
+    }
+}
+
+async fn put(
+    agents: &Agents,
+    (action, caller, owner): (Uuid, &Caller, Owner),
+    asked: SkillArguments,
+) -> Result<Value, Box<Outcome>> {
+    let digest = asked.digest;
+    let skill = blocking(agents, move |installed| installed.load(&digest)).await?;
+    if skill.name != asked.skill {
+        return Err(failed(&SkillError::Changed(asked.skill)));
+    }
+    let announced = if skill.announces {
+        Some(ask_its_program(agents, &skill, owner).await?)
+    } else {
+        None
+    };
+    let mut entry = about(caller, action, &asked);
+    if let Some(announced) = &announced {
+        let (detail, digest) = (&mut entry.detail, announced.digest.to_string());
+        detail.insert("announced".into(), digest);
+    }
+    record(&agents.audit, entry).await?;
+    let put =
+        move |installed: &Installed| installed.put(skill, announced, asked.replaces, now_ms());
+    let skill = blocking(agents, put).await?;
+    tracing::info!(
+        message_id = paw_log::events::SKILL_CHANGED,
+        paw_action = %action,
+        skill = %skill.name,
+        digest = %skill.digest,
+        "a skill may be used"
+    );
+    let tools = skill
+        .tools
+        .iter()
+        .map(|(name, tool)| (name.clone(), json!(tool.class)));
+    Ok(json!({
+        "change": asked.change,
+        "skill": skill.name,
+        "version": skill.version,
+        "digest": skill.digest,
+        "announced": skill.announced,
+        "tools": tools.collect::<serde_json::Map<_, _>>(),
+    }))
+}
+
+async fn remove(
+    agents: &Agents,
+    (action, caller): (Uuid, &Caller),
+    asked: SkillArguments,
+) -> Result<Value, Box<Outcome>> {
+    record(&agents.audit, about(caller, action, &asked)).await?;
+    let (name, digest) = (asked.skill.clone(), asked.digest);
+    blocking(agents, move |installed| installed.remove(&name, &digest)).await?;
+    tracing::info!(
+        message_id = paw_log::events::SKILL_CHANGED,
+        paw_action = %action,
+        skill = %asked.skill,
+        "a skill is gone"
+    );
+    Ok(json!({"change": asked.change, "skill": asked.skill, "digest": asked.digest}))
+}
+
+/// What the program of a skill says that it can do, in a sandbox that reaches nothing.
+async fn ask_its_program(
+    agents: &Agents,
+    skill: &Skill,
+    owner: Owner,
+) -> Result<Announced, Box<Outcome>> {
+    let (floor, proof_is_required, limit) = {
+        let config = agents.config.borrow();
+        let floor = config
+            .agents
+            .get(&owner.agent)
+            .map_or(config.sandbox.isolation_floor, |settings| {
+                settings.isolation_floor
+            });
+        (
+            floor,
+            config.sandbox.require_proof,
+            config.actions.tool_timeout,
+        )
+    };
+    let chosen = sandbox::choose(
+        &agents.launchers,
+        &agents.proofs,
+        proof_is_required,
+        None,
+        floor,
+    );
+    let runtime = chosen.await.map_err(|error| Box::new(not_chosen(&error)))?;
+    let id = fresh_id()?;
+    let announced = announce(
+        agents.pool.cold(),
+        skill,
+        &owner.agent,
+        (runtime, floor),
+        (id, owner.uid),
+        limit,
+    );
+    announced
+        .await
+        .map_err(|error| Box::new(not_called(&error)))
+}
+
+/// A skill is not what was approved: it is disabled, and that is in the log and in the journal. What is already so is not told again.
+pub async fn disable(
+    installed: &Arc<Installed>,
+    audit: &Audit,
+    drift: Drift,
+    caller: Option<&Caller>,
+) {
+    let (of, name, why) = (
+        Arc::clone(installed),
+        drift.skill.clone(),
+        drift.why.clone(),
+    );
+    let digest = drift.digest;
+    let disabled =
+        tokio::task::spawn_blocking(move || of.disable(&name, Some(&digest), &why)).await;
+    match disabled {
+        // Another one is installed under this name by now, or it is gone.
+        Ok(Err(SkillError::Changed(_) | SkillError::Unknown(_))) | Ok(Ok(false)) => {}
+        Ok(Ok(true)) => tell_drift(audit, &drift, caller).await,
+        Ok(Err(error)) => {
+            tracing::error!(skill = %drift.skill, error = %paw_log::Chain(&error), "a skill that is not what was approved is disabled only until the next start");
+            tell_drift(audit, &drift, caller).await;
+        }
+        Err(error) => tracing::error!(error = %error, "a skill was not disabled"),
+    }
+}
+
+/// Says that a skill was disabled because it is not what was approved.
+pub async fn tell_drift(audit: &Audit, drift: &Drift, caller: Option<&Caller>) {
+    tracing::warn!(
+        message_id = paw_log::events::SKILL_DRIFTED,
+        skill = %drift.skill,
+        digest = %drift.digest,
+        why = %drift.why,
+        "a skill is not what was approved, and is disabled"
+    );
+    let mut entry = Entry::new(Event::SkillChanged);
+    entry.actor = caller.map(actor);
+    let detail = &mut entry.detail;
+    detail.insert("bundle".into(), drift.digest.to_string());
+    detail.insert("change".into(), "drifted".into());
+    detail.insert("skill".into(), drift.skill.to_string());
+    detail.insert("why".into(), crate::records::shorten_to(&drift.why, 500));
+    // It takes a right away, so it stands even if its record is lost with the writer.
+    drop(audit.soon(entry).await);
+}
+
+fn about(caller: &Caller, action: Uuid, asked: &SkillArguments) -> Entry {
+    let mut entry = Entry::new(Event::SkillChanged);
+    entry.action = Some(action);
+    entry.actor = Some(actor(caller));
+    let detail = &mut entry.detail;
+    detail.insert("bundle".into(), asked.digest.to_string());
+    detail.insert("change".into(), asked.change.as_str().into());
+    detail.insert("skill".into(), asked.skill.to_string());
+    entry
+}
+
+async fn record(audit: &Audit, entry: Entry) -> Result<(), Box<Outcome>> {
+    audit.durable(entry).await.map(drop).map_err(|error| {
+        let message = error.to_string();
+        Box::new(Outcome::failed("unavailable", message, error.remedy()))
+    })
+}
+
+async fn blocking<T: Send + 'static>(
+    agents: &Agents,
+    work: impl FnOnce(&Installed) -> Result<T, SkillError> + Send + 'static,
+) -> Result<T, Box<Outcome>> {
+    let installed = Arc::clone(&agents.installed);
+    match tokio::task::spawn_blocking(move || work(&installed)).await {
+        Ok(done) => done.map_err(|error| failed(&error)),
+        Err(error) => Err(Box::new(Outcome::failed(
+            "internal",
+            error.to_string(),
+            "report it",
+        ))),
+    }
+}
+
+pub(super) fn failed(error: &SkillError) -> Box<Outcome> {
+    let message = paw_log::Chain(error).to_string();
+    Box::new(Outcome::failed(error.kind(), message, error.remedy()))
+}

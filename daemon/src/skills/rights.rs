@@ -1,0 +1,88 @@
+//! What a skill may do, as a person is shown it: one line for each right, so that two versions can be compared.
+
+use std::collections::BTreeSet;
+
+use paw_launch::request::Image;
+use serde_json::{Map, Value, json};
+
+use crate::sandbox::{Skill, manifest::UNSAID};
+
+/// What a skill may do, for the plan of its approval.
+#[must_use]
+pub fn rights(skill: &Skill) -> Map<String, Value> {
+    let classes: Map<String, Value> = if skill.announces {
+        let said = skill
+            .classes
+            .iter()
+            .map(|(name, class)| (name.as_str(), class));
+        let all = said.chain([("*", &UNSAID)]);
+        all.map(|(name, class)| (name.to_owned(), json!(class)))
+            .collect()
+    } else {
+        let tools = skill.tools.iter();
+        tools
+            .map(|(name, tool)| (name.clone(), json!(tool.class)))
+            .collect()
+    };
+    let net: Vec<String> = skill.net.iter().map(ToString::to_string).collect();
+    let value = json!({
+        "image": image(&skill.image),
+        "command": skill.command,
+        "workspace": skill.workspace,
+        "net": net,
+        "limits": skill.limits,
+        "tools": classes,
+    });
+    match value {
+        Value::Object(members) => members,
+        _ => Map::new(),
+    }
+}
+
+/// How what `new` may do differs from what `old` may, or from nothing: `+` for what it gets, `-` for what it loses.
+#[must_use]
+pub fn difference(old: Option<&Skill>, new: Option<&Skill>) -> Vec<String> {
+    let lines = |skill: Option<&Skill>| skill.map(lines).unwrap_or_default();
+    let (old, new) = (lines(old), lines(new));
+    let lost = old.difference(&new).map(|line| format!("- {line}"));
+    let got = new.difference(&old).map(|line| format!("+ {line}"));
+    lost.chain(got).collect()
+}
+
+fn lines(skill: &Skill) -> BTreeSet<String> {
+    let mut lines = BTreeSet::from([
+        format!("image {}", image(&skill.image)),
+        format!("command {:?}", skill.command),
+    ]);
+    if skill.workspace {
+        lines.insert("workspace of the agent".to_owned());
+    }
+    lines.extend(skill.net.iter().map(|rule| format!("net {rule}")));
+    if let Ok(Value::Object(limits)) = serde_json::to_value(skill.limits) {
+        lines.extend(
+            limits
+                .iter()
+                .filter(|(_, value)| !value.is_null())
+                .map(|(name, value)| format!("limit {name} {value}")),
+        );
+    }
+    if skill.announces {
+        let said = skill.classes.iter();
+        lines.extend(said.map(|(name, class)| format!("tool {name}: {class}")));
+        lines.insert(format!(
+            "tool (any other that its program announces): {UNSAID}"
+        ));
+    } else {
+        let tools = skill.tools.iter();
+        lines.extend(tools.map(|(name, tool)| format!("tool {name}: {}", tool.class)));
+    }
+    lines
+}
+
+fn image(image: &Image) -> String {
+    match image {
+        Image::Host => "host".to_owned(),
+        Image::Named(name) => name.to_string(),
+        Image::Dir(path) => path.display().to_string(),
+    }
+}
