@@ -107,6 +107,8 @@ pub(crate) enum Command {
         #[arg(long, value_name = "SEQ")]
         after: Option<u64>,
     },
+    /// Print what pawd has counted and timed, as OpenMetrics text
+    Metrics,
     /// Print the completion script for a shell
     Completion {
         /// Which shell
@@ -293,6 +295,38 @@ pub(crate) enum Budget {
     Show {
         /// Its name; all of them if not given
         name: Option<String>,
+    },
+    /// Register a budget, or change one that was registered; what is not given stays
+    Set {
+        /// Its name
+        name: String,
+        /// What may be spent, in US dollars
+        #[arg(long, value_name = "DOLLARS", value_parser = crate::values::dollars)]
+        cost: Option<u64>,
+        /// Tokens that may be used
+        #[arg(long, value_name = "N")]
+        tokens: Option<u64>,
+        /// After which time it begins anew: day, month or ever
+        #[arg(long)]
+        per: Option<String>,
+        /// Split it: each provider, model, agent, user, session has all of it
+        #[arg(long, value_name = "WORD", value_delimiter = ',')]
+        each: Option<Vec<String>>,
+        /// On questions to this provider alone
+        #[arg(long)]
+        provider: Option<String>,
+        /// On questions to this model alone
+        #[arg(long)]
+        model: Option<String>,
+        /// By this agent alone
+        #[arg(long)]
+        agent: Option<String>,
+        /// By this user alone
+        #[arg(long)]
+        user: Option<String>,
+        /// Remove it
+        #[arg(long, conflicts_with_all = ["cost", "tokens", "per", "each", "provider", "model", "agent", "user"])]
+        remove: bool,
     },
 }
 

@@ -57,6 +57,23 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "a size is more than 0 and below 16 EiB".to_owned())
 }
 
+/// An amount of dollars like `20` or `0.5`, in millionths.
+pub(crate) fn dollars(text: &str) -> Result<u64, String> {
+    let fault = || "an amount looks like 20 or 0.50, with at most six decimals".to_owned();
+    let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
+    let is_number =
+        |digits: &str| !digits.is_empty() && digits.bytes().all(|it| it.is_ascii_digit());
+    if !is_number(whole) || !is_number(part) || part.len() > 6 {
+        return Err(fault());
+    }
+    let part: u64 = format!("{part:0<6}").parse().map_err(|_| fault())?;
+    let whole: u64 = whole.parse().map_err(|_| fault())?;
+    whole
+        .checked_mul(1_000_000)
+        .and_then(|micros| micros.checked_add(part))
+        .ok_or_else(fault)
+}
+
 /// CPUs in thousandths.
 pub(crate) fn milli(text: &str) -> Result<u32, String> {
     match f64::from_str(text) {
@@ -85,6 +102,27 @@ mod tests {
         check("2h", 7_200_000);
         for bad in ["", "s", "0", "-1s", "1y", "1e9d", "366d", "nan", "1 s"] {
             assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn amounts_are_read() {
+        let check = |text, micros| assert_eq!(dollars(text), Ok(micros), "{text}");
+        check("20", 20_000_000);
+        check("0.5", 500_000);
+        check("0.000001", 1);
+        check("1.10", 1_100_000);
+        for bad in [
+            "",
+            ".5",
+            "1.",
+            "-1",
+            "+1",
+            "1.0000001",
+            "1e3",
+            "99999999999999999",
+        ] {
+            assert!(dollars(bad).is_err(), "{bad}");
         }
     }
 

@@ -193,6 +193,13 @@ impl Audit {
         *self.health.borrow()
     }
 
+    /// Records that wait to be sent, and how many may.
+    #[must_use]
+    pub fn backlog(&self) -> (usize, usize) {
+        let most = self.jobs.max_capacity();
+        (most - self.jobs.capacity(), most)
+    }
+
     /// Waits until the writer answers.
     ///
     /// # Errors
@@ -399,7 +406,7 @@ impl Talk<'_> {
             Answer::Appended(Appended { seq, .. }) => Some(*seq),
             Answer::Refused(AppendRefused { seq, .. }) => *seq,
         };
-        let Some(Waiting { reply, .. }) = self
+        let Some(Waiting { reply, since, .. }) = self
             .waiting
             .pop_front()
             .filter(|oldest| Some(oldest.seq) == number)
@@ -411,6 +418,7 @@ impl Talk<'_> {
         match said {
             Answer::Hello(_) => {}
             Answer::Appended(Appended { audit_seq, .. }) => {
+                crate::metrics::appended(since.elapsed(), reply.is_some());
                 self.tell.send_if_modified(|health| {
                     let was = health.writable;
                     (health.seq, health.writable) = (audit_seq, true);

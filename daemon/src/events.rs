@@ -72,6 +72,13 @@ impl News {
         drop(self.live.send(event));
     }
 
+    /// How many are kept; at most [`KEPT`].
+    #[must_use]
+    pub fn kept(&self) -> usize {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.last.len()
+    }
+
     /// A reader of everything after number `after`, or of what comes from now on.
     ///
     /// # Errors

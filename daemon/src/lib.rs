@@ -16,6 +16,7 @@ pub mod gateway;
 pub mod grants;
 pub mod intake;
 pub mod jobs;
+pub mod metrics;
 pub mod models;
 pub mod orchestrator;
 pub mod pictures;

@@ -24,7 +24,7 @@ use crate::{
     grants::Grants,
     orchestrator::handle::Actions,
     providers::{
-        Providers,
+        Providers, budgets,
         keys::Keys,
         register::{Change, Target},
         waits::Waits,
@@ -237,9 +237,10 @@ fn weigh(current: &mut Current, change: &Change) -> Result<After, Error> {
 
 /// The record of a change, before it has an effect.
 fn told(by: &Caller, change: &Change, after: &After, was: Option<&Target>) -> Entry {
-    let mut entry = Entry::new(match change.agent() {
-        Some(_) => Event::AgentChanged,
-        None => Event::ProviderChanged,
+    let mut entry = Entry::new(match (change.budget(), change.agent()) {
+        (Some(_), _) => Event::BudgetChanged,
+        (None, Some(_)) => Event::AgentChanged,
+        (None, None) => Event::ProviderChanged,
     });
     entry.actor = Some(actor(by));
     entry.outcome = Some(change.word().into());
@@ -250,6 +251,13 @@ fn told(by: &Caller, change: &Change, after: &After, was: Option<&Target>) -> En
     };
     if let Some(agent) = change.agent() {
         detail("agent", agent);
+    }
+    if let Some(name) = change.budget() {
+        detail("budget", name);
+        let told = after.registered.budget.get(name).map(budgets::told);
+        for (key, value) in told.into_iter().flatten() {
+            detail(key, &value);
+        }
     }
     if let Some(name) = change.provider() {
         detail("provider", name);
@@ -325,15 +333,17 @@ async fn change(
     info!(
         provider = change.provider(),
         agent = change.agent(),
+        budget = change.budget(),
         change = change.word(),
-        "registered providers changed"
+        "what is registered changed"
     );
     Ok(())
 }
 
 /// Faults of what was asked for are the caller's; those that it makes elsewhere say where it is needed.
 fn cannot_be_meant(change: &Change, faults: &Faults, ours: &str) -> Error {
-    let name = change.provider().unwrap_or_default();
+    let (name, about) = (change.budget().or(change.provider()), change.about());
+    let name = name.unwrap_or_default();
     let (own, elsewhere): (Vec<&Fault>, Vec<&Fault>) =
         faults.0.iter().partition(|fault| fault.file == ours);
     let words = |faults: &[&Fault]| {
@@ -342,15 +352,12 @@ fn cannot_be_meant(change: &Change, faults: &Faults, ours: &str) -> Error {
     };
     match (own.first(), elsewhere.first()) {
         (Some(first), _) => {
-            let message = format!("provider {name}: {}", words(&own));
+            let message = format!("{about}: {}", words(&own));
             Error::new(ErrorKind::Invalid, message, first.hint.clone()).about(name)
         }
         (None, Some(first)) => {
             let place = format!("{}:{}", first.file, first.line);
-            let message = format!(
-                "provider {name} is needed in {place}: {}",
-                words(&elsewhere)
-            );
+            let message = format!("{about} is needed in {place}: {}", words(&elsewhere));
             let hint = "change that first, then run `pawctl config reload`";
             Error::new(ErrorKind::Conflict, message, hint).about(name)
         }

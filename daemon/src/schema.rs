@@ -107,12 +107,54 @@ fn member(
             wrong("is no count")
         }
         "$ref" => match value.as_str().and_then(|place| place.strip_prefix('#')) {
-            Some(place) if root.pointer(place).is_some() => Ok(()),
+            Some(place) if leads_somewhere(root, place) => Ok(()),
             Some(_) => wrong("leads nowhere"),
             None => wrong("leads out of the schema, and nothing is fetched"),
         },
         _ => Ok(()),
     }
+}
+
+/// Whether a fragment names a place of the whole: by a pointer, or by a name that some schema has for itself. Both are written as in a
+/// URL.
+fn leads_somewhere(root: &Value, fragment: &str) -> bool {
+    let Some(place) = unescaped(fragment) else {
+        return false;
+    };
+    if place.is_empty() || place.starts_with('/') {
+        return root.pointer(&place).is_some();
+    }
+    has_anchor(root, &place)
+}
+
+/// Whether some schema has this name for itself.
+fn has_anchor(value: &Value, name: &str) -> bool {
+    match value {
+        Value::Object(members) => {
+            let is = |word: &str| members.get(word).and_then(Value::as_str) == Some(name);
+            is("$anchor")
+                || is("$dynamicAnchor")
+                || members.values().any(|value| has_anchor(value, name))
+        }
+        Value::Array(values) => values.iter().any(|value| has_anchor(value, name)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+    }
+}
+
+/// A fragment without the escapes of a URL; nothing, where they are none.
+fn unescaped(fragment: &str) -> Option<String> {
+    let mut parts = fragment.split('%');
+    let mut bytes = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        let (digits, rest) = part.split_at_checked(2)?;
+        digits
+            .bytes()
+            .all(|it| it.is_ascii_hexdigit())
+            .then_some(())?;
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    String::from_utf8(bytes).ok()
 }
 
 fn is_type(name: &str) -> bool {
@@ -136,6 +178,9 @@ mod tests {
             json!({"$defs": {"node": {"type": "array", "items": {"$ref": "#/$defs/node"}}}, "$ref": "#/$defs/node"}),
             json!({"anyOf": [{"const": 1}, {"enum": ["a"]}, true], "title": "x", "x-own": {"type": 7}}),
             json!({"type": "integer", "minimum": 0.5, "description": "how many"}),
+            json!({"$defs": {"a b": {"type": "null"}, "50%": {}}, "anyOf": [{"$ref": "#/$defs/a%20b"}, {"$ref": "#/$defs/50%25"}]}),
+            json!({"$defs": {"node": {"$anchor": "knot", "items": {"$ref": "#knot"}}}, "$ref": "#knot"}),
+            json!({"items": {"$ref": "#"}}),
         ] {
             assert_eq!(check(&schema), Ok(()), "{schema}");
         }
@@ -163,6 +208,12 @@ mod tests {
             (json!({"minimum": "1"}), "#/minimum "),
             (json!({"maxItems": -1}), "#/maxItems "),
             (json!({"$ref": "#/$defs/a"}), "nowhere"),
+            (json!({"$ref": "#knot"}), "nowhere"),
+            (json!({"$defs": {"a": {}}, "$ref": "#/$defs/%6"}), "nowhere"),
+            (
+                json!({"$defs": {"a": {}}, "$ref": "#/$defs/%+1"}),
+                "nowhere",
+            ),
             (json!({"$ref": "https://example.org/schema"}), "fetched"),
             (json!({"description": "x".repeat(BYTES)}), "bytes"),
         ] {

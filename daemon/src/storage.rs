@@ -199,6 +199,13 @@ impl Storage {
         &self.store
     }
 
+    /// Batches that wait for the writer, and how many may.
+    #[must_use]
+    pub fn backlog(&self) -> (usize, usize) {
+        let most = self.jobs.max_capacity();
+        (most - self.jobs.capacity(), most)
+    }
+
     /// The store itself, for work that blocks for long and belongs on a thread of its own.
     #[must_use]
     pub fn shared(&self) -> Arc<Store> {

@@ -4,13 +4,16 @@
 
 use std::path::Path;
 
-use harness::{Pawd, Setup, cases, report::Case, somebody::Somebody, within};
+use harness::{
+    Model, Pawd, Setup, cases, openmetrics::Exposition, report::Case, somebody::Somebody, within,
+};
 use jsonrpsee::async_client::Client;
 use paw_api::{
     ErrorKind,
     action::{Action, ActionRpcClient, Answer, ApprovalRpcClient},
     agent::SessionRpcClient,
     job::{Job, JobRpcClient},
+    provider::{ChatEvent, ChatResult, ChatRpcClient},
     sandbox::{RunEvent, RunSpec, SandboxRpcClient},
     system::{ConfigRpcClient, SystemRpcClient},
     trail::AuditRpcClient,
@@ -19,7 +22,7 @@ use paw_policy::{Risk, Role, State};
 
 use crate::without_root;
 
-use harness::words::{answer, ask_to_write, call, finally, refused};
+use harness::words::{answer, ask_to_write, call, finally, refused, rest, say};
 
 pub(crate) fn cases() -> Vec<Case> {
     cases![
@@ -34,6 +37,9 @@ pub(crate) fn cases() -> Vec<Case> {
         jobs_of_others_are_as_if_they_were_not_there,
         sandboxes_of_others_are_as_if_they_were_not_there,
         denied_call_is_in_the_audit_log,
+        answer_that_is_kept_for_one_user_is_not_given_to_another,
+        what_questions_took_is_told_to_administrators_alone,
+        failures_of_one_user_close_the_target_to_nobody_else_and_those_of_two_do,
     ]
 }
 
@@ -54,7 +60,11 @@ struct House {
 
 impl House {
     async fn open() -> Self {
-        let pawd = Pawd::start(Setup::only(CONFIG).shipped_policy()).await;
+        Self::with(Setup::only(CONFIG).shipped_policy()).await
+    }
+
+    async fn with(setup: Setup) -> Self {
+        let pawd = Pawd::start(setup).await;
         // Where the group that may connect does not exist, the mode of the socket stands in for it.
         pawd.root.mode("run/control.sock", 0o666);
         Self {
@@ -325,4 +335,95 @@ async fn denied_call_is_in_the_audit_log() {
         text.contains("config.reload") && text.contains(&ALICE.to_string()),
         "{text}"
     );
+}
+
+/// The answer, and who was tried for it.
+async fn ask(client: &Client) -> (ChatResult, Vec<(String, String)>) {
+    let events = rest(&mut say(client, "hello").await).await;
+    match events.last() {
+        Some(ChatEvent::Done(done)) => {
+            let tried = done.attempts.iter();
+            let tried = tried.map(|it| (it.provider.clone(), it.outcome.clone()));
+            (done.clone(), tried.collect())
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn answer_that_is_kept_for_one_user_is_not_given_to_another() {
+    let model = Model::start().await;
+    let setup = Setup::only(CONFIG)
+        .shipped_policy()
+        .with("temperature = 0.0\nroute = \"main\"\n")
+        .ollama(&model)
+        .with("\n[route.main]\ntargets = [{ provider = \"local\" }]\ncache = { age = \"1h\" }\n");
+    let mut house = House::with(setup).await;
+    let alice = house.guest(ALICE, &[USERS]);
+    assert!(!ask(alice).await.0.cached && ask(alice).await.0.cached);
+    assert!(!ask(house.guest(BOB, &[USERS])).await.0.cached);
+    assert!(ask(house.guest(BOB, &[USERS])).await.0.cached);
+}
+
+async fn what_questions_took_is_told_to_administrators_alone() {
+    let model = Model::start().await;
+    let mut house = House::with(Setup::only(CONFIG).shipped_policy().ollama(&model)).await;
+    ask(house.guest(ALICE, &[USERS])).await;
+    for (groups, all) in [(&[USERS][..], false), (&[STAFF], false), (&[ADM], true)] {
+        let told = house.guest(BOB, groups).metrics().await;
+        let told = Exposition::read(&told.expect("it is allowed").text);
+        let attempts = told.value("paw_provider_attempts", &[("provider", "local")]);
+        assert_eq!(attempts, 1.0);
+        for name in ["paw_provider_tokens", "paw_provider_cost_dollars"] {
+            assert_eq!(
+                told.names().any(|it| it == name),
+                all,
+                "{name} for {groups:?}"
+            );
+        }
+        for secret in [ALICE, BOB] {
+            let secret = secret.to_string();
+            assert!(told.label_values().all(|it| !it.contains(&secret)));
+        }
+    }
+    refused(house.guest(BOB, &[]).metrics().await, ErrorKind::Denied);
+}
+
+async fn failures_of_one_user_close_the_target_to_nobody_else_and_those_of_two_do() {
+    let (first, spare) = (Model::start().await, Model::start().await);
+    let setup = Setup::only(CONFIG)
+        .shipped_policy()
+        .with("route = \"main\"\n")
+        .provider("first", "ollama", &first.url(), "max_retries = 0\n")
+        .provider("spare", "ollama", &spare.url(), "max_retries = 0\n")
+        .with("\n[route.main]\ntargets = [{ provider = \"first\" }, { provider = \"spare\" }]\n");
+    let mut house = House::with(setup).await;
+    house.guest(ALICE, &[USERS]);
+    house.guest(BOB, &[USERS]);
+    let [alice, bob] = [0, 1].map(|at| &house.guests[at].client);
+    let tried = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+        let pairs = pairs.iter();
+        pairs
+            .map(|(who, how)| ((*who).to_owned(), (*how).to_owned()))
+            .collect()
+    };
+    let fails = || {
+        let body = serde_json::json!({"error": "internal error"}).to_string();
+        first.will(harness::Answer::Status(500, Vec::new(), body));
+    };
+    let (by_first, by_spare) = (tried(&[("first", "ok")]), tried(&[("spare", "ok")]));
+    let failed = tried(&[("first", "overload"), ("spare", "ok")]);
+    // Bob had an answer, so what fails for Alice alone is Alice's.
+    assert_eq!(ask(bob).await.1, by_first);
+    for _ in 0..2 {
+        fails();
+        assert_eq!(ask(alice).await.1, failed);
+    }
+    assert_eq!(ask(alice).await.1, by_spare, "who fails alone is kept away");
+    assert_eq!(ask(bob).await.1, by_first);
+    // What fails for both is the target's.
+    fails();
+    assert_eq!(ask(alice).await.1, failed);
+    fails();
+    assert_eq!(ask(bob).await.1, failed);
+    assert_eq!(ask(bob).await.1, by_spare);
 }

@@ -11,6 +11,7 @@ pub mod kata;
 pub mod launcher;
 pub mod model;
 pub mod notify;
+pub mod openmetrics;
 pub mod pawd;
 pub mod process;
 pub mod report;

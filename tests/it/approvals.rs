@@ -166,3 +166,39 @@ async fn rule_that_came_after_the_question_counts() {
     let next = call(&client, "list", serde_json::json!({"path": "."})).await;
     assert_eq!(next.state, State::Completed, "{next:?}");
 }
+
+#[tokio::test]
+async fn list_of_questions_has_the_oldest_that_fit_into_an_answer() {
+    let pawd = Pawd::start(Setup::new()).await;
+    let client = pawd.client().await;
+    let mut asked = Vec::new();
+    for number in 0..36 {
+        let text = "x".repeat(250_000);
+        let action = ask_to_write(&client, &format!("{number}.txt"), &text).await;
+        asked.push(action.id);
+    }
+    let listed = ApprovalRpcClient::list(&client, None, None).await.unwrap();
+    let listed: Vec<_> = listed.into_iter().map(|it| it.action).collect();
+    // Eight MiB of plans.
+    assert_eq!(listed, asked[..33]);
+    let last = asked.last().unwrap();
+    let shown = ApprovalRpcClient::show(&client, last.clone())
+        .await
+        .unwrap();
+    answer(&client, last, shown.digest, Answer::Deny)
+        .await
+        .unwrap();
+    let first = &asked[0];
+    let shown = ApprovalRpcClient::show(&client, first.clone())
+        .await
+        .unwrap();
+    answer(&client, first, shown.digest, Answer::Deny)
+        .await
+        .unwrap();
+    let listed = ApprovalRpcClient::list(&client, None, None).await.unwrap();
+    assert_eq!(
+        listed.last().unwrap().action,
+        asked[33],
+        "the next one has room now"
+    );
+}

@@ -348,3 +348,35 @@ async fn breaker_is_reset_by_an_administrator() {
         ErrorKind::NotFound,
     );
 }
+
+#[tokio::test]
+async fn question_that_a_target_stumbles_over_keeps_nobody_else_from_it() {
+    let two = Two::start().await;
+    let client = two.pawd.client().await;
+    // It fails at this question, and is well otherwise.
+    let fails = json!({"error": "internal error"}).to_string();
+    two.first.will(Answer::Status(500, Vec::new(), fails));
+    let action = ask(&client).await;
+    assert_eq!(tried(&action), [("first", "overload"), ("spare", "ok")]);
+    assert_eq!(show(&client, "first").await.breaker, "closed");
+    assert_eq!(tried(&ask(&client).await), BY_FIRST);
+}
+
+#[tokio::test]
+async fn target_that_moved_is_asked_at_its_new_place_after_a_restart() {
+    let (mut two, client) = first_is_out().await;
+    drop(client);
+    two.pawd.stop().await;
+    let moved = Model::start().await;
+    let file = "etc/pawd.d/60-first.toml";
+    let text = format!(
+        "[provider.first]\nkind = \"openai\"\nbase_url = \"{}/v1\"\nmodel = \"m\"\n",
+        moved.url()
+    );
+    two.pawd.root.write(file, &text);
+    two.pawd.start_again().await;
+    let client = two.pawd.client().await;
+    assert_eq!(show(&client, "first").await.breaker, "closed");
+    assert_eq!(tried(&ask(&client).await), BY_FIRST);
+    assert_eq!(moved.questions(), 1);
+}

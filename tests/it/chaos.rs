@@ -6,6 +6,8 @@
 
 mod faults;
 
+use std::collections::BTreeMap;
+
 use futures_util::{StreamExt, stream};
 use harness::{
     Dialect, Pawd, Setup,
@@ -16,10 +18,11 @@ use harness::{
 };
 use jsonrpsee::async_client::Client;
 use paw_api::{
-    action::Action,
+    action::{Action, ActionRpcClient},
     provider::{Attempt, ChatEvent, ChatRpcClient, ProviderRpcClient},
 };
 
+use crate::metrics::told;
 use faults::{Line, Next, PATIENT, faults};
 
 /// Long enough for every wait below but those that are told to be too long.
@@ -272,6 +275,35 @@ async fn every_fault(dialect: Dialect) {
     let wrong: Vec<Vec<String>> = checks.buffer_unordered(AT_ONCE).collect().await;
     let wrong = wrong.concat();
     assert!(wrong.is_empty(), "{dialect:?}\n{}", wrong.join("\n"));
+    counted(&pawd).await;
+}
+
+/// What is counted of each provider is what the records say of their attempts, by how those ended.
+async fn counted(pawd: &Pawd) {
+    let client = pawd.client().await;
+    let told = told(&client).await;
+    let page = ActionRpcClient::list(&client, None, Some(1_000), None)
+        .await
+        .expect("listed");
+    assert!(page.next.is_none(), "there are more");
+    let (mut ends, mut tokens) = (BTreeMap::<(String, String), f64>::new(), 0.0);
+    for attempt in page.items.into_iter().flat_map(|it| it.attempts) {
+        tokens += attempt.usage.input_tokens.unwrap_or_default() as f64;
+        *ends.entry((attempt.provider, attempt.outcome)).or_default() += 1.0;
+    }
+    assert!(ends.len() > 20, "{ends:?}");
+    for ((provider, outcome), count) in &ends {
+        let labels = [("provider", provider.as_str()), ("outcome", outcome)];
+        let attempts = told.value("paw_provider_attempts", &labels);
+        assert_eq!(attempts, *count, "{labels:?}");
+        assert_eq!(told.value("paw_provider_attempt_seconds", &labels), *count);
+    }
+    let all: f64 = ends.values().sum();
+    assert_eq!(told.value("paw_provider_attempts", &[]), all);
+    assert_eq!(
+        told.value("paw_provider_tokens", &[("kind", "input")]),
+        tokens
+    );
 }
 
 #[tokio::test]

@@ -26,6 +26,11 @@ struct Two {
 impl Two {
     /// Both on this host unless `spare_at` says otherwise; `more` are further lines of the route.
     async fn start(spare_at: &str, more: &str) -> Self {
+        Self::with(spare_at, more, "").await
+    }
+
+    /// The same, with further sections.
+    async fn with(spare_at: &str, more: &str, sections: &str) -> Self {
         let (slow, spare) = (Model::start().await, Model::start().await);
         let at = spare.url().replace("127.0.0.1", spare_at);
         let route = format!(
@@ -46,7 +51,8 @@ impl Two {
                 "max_retries = 0\nallow_plaintext = true\n",
             )
             .with(&route)
-            .with(PRICED);
+            .with(PRICED)
+            .with(sections);
         let pawd = Pawd::start(setup).await;
         Self { slow, spare, pawd }
     }
@@ -254,4 +260,60 @@ async fn route_says_that_it_hedges() {
     assert_eq!(route.hedge_after_ms, Some(100));
     let shown = two.pawd.pawctl(&["route", "show", "main"]).await;
     assert!(String::from_utf8_lossy(&shown.stdout).contains("Hedges after"));
+}
+
+#[tokio::test]
+async fn hedge_that_no_budget_pays_for_is_not_made_and_the_first_target_answers() {
+    let none = "[budget.none]\nprovider = \"spare\"\nper = \"ever\"\ntokens = 0\n";
+    let two = Two::with("127.0.0.1", "", none).await;
+    let client = two.pawd.client().await;
+    let steps = two.slow_answer();
+    let mut chat = ask(&client).await;
+    let id = accepted(&mut chat).await;
+    two.slow.was_asked(1).await;
+    let asked = timeout(Duration::from_millis(500), two.spare.was_asked(1));
+    asked
+        .await
+        .expect_err("nobody is asked, long after a hedge would be");
+    steps.send(Step::Piece("here".into())).await.unwrap();
+    steps.send(Step::End).await.unwrap();
+    assert_eq!(done(&rest(&mut chat).await).provider, "slow");
+    assert_eq!(tried(&finally(&client, &id).await), [("slow", "ok")]);
+}
+
+#[tokio::test]
+async fn reset_names_whose_answer_takes_the_place_of_what_was_heard() {
+    let models = [
+        Model::start().await,
+        Model::start().await,
+        Model::start().await,
+    ];
+    let mut setup = Setup::new().with(
+        "route = \"main\"\n[route.main]\nhedge = true\nhedge_after = \"100ms\"\n\
+         targets = [{ provider = \"one\" }, { provider = \"two\" }, { provider = \"three\" }]\n",
+    );
+    for (name, model) in ["one", "two", "three"].into_iter().zip(&models) {
+        setup = setup.provider(name, "ollama", &model.url(), "max_retries = 0\n");
+    }
+    let pawd = Pawd::start(setup).await;
+    let client = pawd.client().await;
+    models[0].will(Answer::cut(&["half an"]));
+    let (_steps, silent) = Answer::steps();
+    models[1].will(silent);
+    let mut chat = ask(&client).await;
+    let id = accepted(&mut chat).await;
+    let events = rest(&mut chat).await;
+    let resets: Vec<_> = events
+        .iter()
+        .filter_map(|event| match event {
+            ChatEvent::StreamReset { provider, why, .. } => Some((provider.as_str(), why.as_str())),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(resets, [("three", "cut")], "{events:?}");
+    assert_eq!(done(&events).provider, "three");
+    assert_eq!(
+        tried(&finally(&client, &id).await),
+        [("one", "cut"), ("two", "outrun"), ("three", "ok")]
+    );
 }

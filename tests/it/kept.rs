@@ -6,6 +6,7 @@ use harness::{
 };
 use jsonrpsee::async_client::Client;
 use paw_api::{
+    budget::BudgetRpcClient,
     provider::{ChatEvent, ChatResult, ChatRpcClient},
     system::ConfigRpcClient,
     trail::AuditRpcClient,
@@ -205,4 +206,39 @@ async fn answer_kept_of_a_provider_on_this_host_keeps_its_conversation_here() {
         matches!(events.last(), Some(ChatEvent::Done(done)) if !done.cached && done.text == "another"),
         "{events:?}"
     );
+}
+
+#[tokio::test]
+async fn answer_that_is_kept_counts_as_a_request_and_takes_no_tokens() {
+    let model = Model::start().await;
+    let lines = "\n[limit.few]\nrequests_per_minute = 2\n[budget.all]\nper = \"ever\"\ntokens = 10_000\n\
+                 [actions]\nchat_timeout = \"1s\"\n";
+    let pawd = Pawd::start(setup(&model).with(lines)).await;
+    let client = pawd.client().await;
+    ask(&client, "hello", "exact").await;
+    let spent = || async {
+        let budget = BudgetRpcClient::show(&client, "all".into()).await.unwrap();
+        (budget.spent[0].tokens, budget.spent[0].reserved_tokens)
+    };
+    let before = spent().await;
+    assert!(ask(&client, "hello", "exact").await.0.cached);
+    assert_eq!(spent().await, before);
+    let begun = client.send(
+        "hello".into(),
+        Some("exact".into()),
+        None,
+        None,
+        None,
+        None,
+        None,
+        None,
+        None,
+    );
+    let events = rest(&mut begun.await.unwrap()).await;
+    let Some(ChatEvent::Failed { message, error }) = events.last() else {
+        panic!("{events:?}");
+    };
+    assert!(message.contains("limit few"), "{message}");
+    assert!(error.retry_after_ms.is_some(), "{error:?}");
+    assert_eq!(chats(&model), 1);
 }

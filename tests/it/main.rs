@@ -24,6 +24,7 @@ mod health;
 mod hedge;
 mod jobs;
 mod kept;
+mod metrics;
 mod models;
 mod policy;
 mod pool;

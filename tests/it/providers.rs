@@ -535,3 +535,42 @@ async fn what_is_registered_says_nothing_but_providers() {
         "{code}: {said}"
     );
 }
+
+#[tokio::test]
+async fn registered_provider_that_one_of_roots_stands_before_can_be_removed() {
+    let model = Model::start().await;
+    let (pawd, client) = pawd(&model).await;
+    client.add("mine".into(), spec(&model.url())).await.unwrap();
+    let theirs = format!(
+        "[provider.mine]\nkind = \"ollama\"\nbase_url = \"{}\"\nmodel = \"theirs\"\n",
+        model.url()
+    );
+    pawd.root.write("etc/pawd.d/60-mine.toml", &theirs);
+    ConfigRpcClient::reload(&client).await.unwrap();
+    assert!(!named(&client, "mine").await.unwrap().registered);
+    ProviderRpcClient::remove(&client, "mine".into())
+        .await
+        .unwrap();
+    // Root's stays, and what was registered does not come back with its end.
+    assert_eq!(named(&client, "mine").await.unwrap().model, "theirs");
+    refused(
+        ProviderRpcClient::remove(&client, "mine".into()).await,
+        ErrorKind::Conflict,
+    );
+    pawd.root.write("etc/pawd.d/60-mine.toml", "");
+    ConfigRpcClient::reload(&client).await.unwrap();
+    assert_eq!(named(&client, "mine").await, None);
+}
+
+#[tokio::test]
+async fn test_without_a_name_asks_the_default_provider_where_a_route_answers() {
+    let model = Model::start().await;
+    let setup = Setup::new()
+        .with("route = \"main\"\n")
+        .ollama(&model)
+        .with("\n[route.main]\ntargets = [{ provider = \"local\" }]\n");
+    let pawd = Pawd::start(setup).await;
+    let client = pawd.client().await;
+    let tested = ProviderRpcClient::test(&client, None).await.unwrap();
+    assert_eq!(tested.name, "local");
+}

@@ -10,8 +10,9 @@ use jsonrpsee::async_client::Client;
 use nix::sys::signal::Signal;
 use paw_api::{
     ErrorKind,
+    agent::SessionRpcClient,
     budget::{Budget, BudgetRpcClient, Spent},
-    provider::{ChatEvent, ChatResult},
+    provider::{ChatEvent, ChatResult, ChatRpcClient},
     system::ConfigRpcClient,
 };
 use paw_policy::State;
@@ -332,4 +333,56 @@ async fn what_is_given_back_is_there_for_who_waits() {
         began.elapsed() < Duration::from_secs(20),
         "it would be a minute"
     );
+}
+
+#[tokio::test]
+async fn what_a_conversation_spent_is_forgotten_with_it() {
+    let (_model, _pawd, client) =
+        start("\n[budget.each]\neach = [\"session\"]\nper = \"ever\"\ntokens = 9_000\n").await;
+    let (first, second) = (answered(&client).await, answered(&client).await);
+    assert_eq!(budget(&client, "each").await.spent.len(), 2);
+    SessionRpcClient::delete(&client, first.session)
+        .await
+        .unwrap();
+    let left: Vec<_> = budget(&client, "each").await.spent;
+    let of = format!("session={}", second.session);
+    assert_eq!(
+        left.iter().map(|it| it.of.as_str()).collect::<Vec<_>>(),
+        [of]
+    );
+}
+
+#[tokio::test]
+async fn question_that_ended_with_pawd_counts_also_when_its_agent_is_gone() {
+    let (model, mut pawd, _) = start("\n[budget.all]\nper = \"month\"\ncost = 1\n").await;
+    pawd.root.write(
+        "etc/pawd.d/50-more.toml",
+        "[agent.other]\nmax_tokens = 100\n",
+    );
+    let client = pawd.client().await;
+    ConfigRpcClient::reload(&client).await.unwrap();
+    let (_steps, answer) = Answer::steps();
+    model.will(answer);
+    let agent = Some("other".to_owned());
+    let begun = client.send(
+        "hello".into(),
+        agent,
+        None,
+        None,
+        None,
+        None,
+        None,
+        None,
+        None,
+    );
+    let mut chat = within("beginning a chat", begun).await.unwrap();
+    let id = accepted(&mut chat).await;
+    within("the model is asked", model.was_asked(1)).await;
+    pawd.daemon.kill9().await;
+    pawd.root.write("etc/pawd.d/50-more.toml", "");
+    pawd.start_again().await;
+    let client = pawd.client().await;
+    finally(&client, &id).await;
+    let now = spent(&client, "all").await;
+    assert!(now.cost > 0 && now.reserved_cost == 0, "{now:?}");
 }

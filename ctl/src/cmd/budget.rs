@@ -1,6 +1,6 @@
 //! `pawctl budget`: what may be spent, and what was.
 
-use paw_api::budget::{Budget, Money, Spent};
+use paw_api::budget::{Budget, BudgetSpec, Money, Spent};
 use serde_json::json;
 
 use crate::{
@@ -13,17 +13,56 @@ use crate::{
 pub(super) async fn run(
     global: &Global,
     out: &mut Out,
-    cli::Budget::Show { name }: cli::Budget,
+    command: cli::Budget,
 ) -> Result<u8, Failure> {
     let pawd = Connection::open(global).await?;
-    match name {
-        None => {
+    match command {
+        cli::Budget::Set {
+            name, remove: true, ..
+        } => {
+            let params = Params::named(json!({"name": name}));
+            let answer = pawd
+                .call("remove the budget", "budget.remove", params)
+                .await?;
+            out.answer(&answer, |was: &Budget, _| {
+                format!("removed {}\n", text::line(&was.name))
+            })?;
+        }
+        cli::Budget::Set {
+            name,
+            cost,
+            tokens,
+            per,
+            each,
+            provider,
+            model,
+            agent,
+            user,
+            remove: false,
+        } => {
+            let spec = BudgetSpec {
+                provider,
+                model,
+                agent,
+                user,
+                each,
+                per,
+                cost,
+                tokens,
+            };
+            let params = Params::named(json!({"name": name, "spec": spec}));
+            let answer = pawd.call("set the budget", "budget.set", params).await?;
+            out.answer(&answer, |budget: &Budget, look| {
+                lines(std::slice::from_ref(budget), look)
+            })?;
+        }
+        cli::Budget::Show { name: None } => {
             let answer = pawd
                 .call("list budgets", "budget.list", Params::none())
                 .await?;
             out.answer(&answer, |budgets: &Vec<Budget>, look| lines(budgets, look))?;
         }
-        Some(name) => {
+        cli::Budget::Show { name: Some(name) } => {
             let params = Params::named(json!({"name": name}));
             let answer = pawd.call("show the budget", "budget.show", params).await?;
             out.answer(&answer, |budget: &Budget, look| {
@@ -70,7 +109,7 @@ fn lines(budgets: &[Budget], look: &Look) -> String {
         ],
         rows,
         look,
-        "no budget is configured; see pawd.toml(5), [budget.NAME]",
+        "no budget is configured; see pawctl budget set, or pawd.toml(5), [budget.NAME]",
     );
     for budget in budgets.iter().filter(|budget| budget.more) {
         let name = text::line(&budget.name);

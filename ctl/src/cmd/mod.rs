@@ -13,6 +13,7 @@ mod image;
 mod inspect;
 mod job;
 mod mcp;
+mod metrics;
 mod model;
 mod policy;
 mod provider;
@@ -46,6 +47,7 @@ pub(crate) async fn run(cli: Cli, out: &mut Out) -> Result<u8, Failure> {
         Command::Status => status::run(&global, out).await,
         Command::Doctor { prove } => doctor::run(&global, out, prove).await,
         Command::Events { follow, after } => events::run(&global, out, follow, after).await,
+        Command::Metrics => metrics::run(&global, out).await,
         Command::Completion { shell } => {
             let mut script = Vec::new();
             generate(shell, &mut cli::command(), "pawctl", &mut script);

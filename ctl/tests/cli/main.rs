@@ -137,6 +137,7 @@ fn every_result_has_its_table_and_its_json_unchanged() {
         &["job", "run", "morning"],
         fixtures::runs()[0].clone(),
     );
+    check("metrics", &["metrics"], fixtures::metrics());
     check("model_ab", &["model", "ab", "main"], fixtures::arms());
     check("model_list", &["model", "list"], fixtures::models());
     check(
@@ -889,7 +890,7 @@ fn every_method_that_is_called_exists_with_these_parameters() {
     let commands = "status|doctor|events|action list --state queued|action show x|action wait x|action cancel x|action explain x|\
         action submit chat {} --agent a --session s --timeout 1s|approval list|approval show x|approval watch|agent list|agent show x|session list -n 1 --before x|session show x|\
         session delete x|sandbox runtimes|sandbox list|sandbox kill x|sandbox run -- x|skill list|skill show x|skill call x y|skill verify|skill verify x|skill enable x|skill disable x|skill remove x|mcp --agent x|\
-        provider list|provider show x|provider test x|provider reset x|route list|route show x|budget show|budget show x|provider add x --kind a --base-url b --model c --api-key-credential d --check-interval 1m|\
+        provider list|provider show x|provider test x|provider reset x|route list|route show x|budget show|budget show x|budget set x --cost 1.5 --tokens 2 --per day --each user,agent --provider p --model m --agent a --user u|budget set x --remove|metrics|provider add x --kind a --base-url b --model c --api-key-credential d --check-interval 1m|\
         provider edit x --no-api-key --no-allow-plaintext|provider remove x|provider default x|model ab x|model list --provider x|model show x --provider y|model switch x --provider y --agent z --unlisted --timeout 1m|model switch --agent z --back|model pull x --provider y|\
         model warm x --provider y --timeout 1m|job list|job add --cron c --tz z --agent a --name n --overlap --catch-up x|job remove x|job run x|job history x -n 1|policy show|config show|config reload|audit list --action x --event y --before 3 -n 1|audit verify|\
         audit tail|audit tail -f|backup x|chat x --agent a --session s --provider p --model m --local-only --image Cargo.toml|bench rpc";

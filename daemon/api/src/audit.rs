@@ -154,6 +154,8 @@ pub enum Event {
     AgentChanged,
     /// A provider's definition changed.
     ProviderChanged,
+    /// A budget was set or removed.
+    BudgetChanged,
     /// A provider is about to fetch a model.
     ModelPulled,
     /// A job was made, and will act in its owner's name at set times.

@@ -27,12 +27,46 @@ pub struct Budget {
     pub cost: Option<u64>,
     /// Tokens that may be spent.
     pub tokens: Option<u64>,
+    /// The file that says so.
+    pub file: String,
+    /// Whether that is pawd's own: it was set by RPC, and can be changed so.
+    pub registered: bool,
     /// When it begins anew, in milliseconds since 1970.
     pub again_at: Option<u64>,
     /// What was spent since it last began.
     pub spent: Vec<Spent>,
     /// Whether more was spent than is listed.
     pub more: bool,
+}
+
+/// What a budget is set to; in a change, what is not said stays. The same keys as `[budget.NAME]` in pawd.toml(5), with cost in millionths.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BudgetSpec {
+    /// On questions to this provider alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
+    /// On questions to this model alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// By this agent alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// By this user alone: a name or a number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// By what it is split: `provider`, `model`, `agent`, `user`, `session`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub each: Option<Vec<String>>,
+    /// `day`, `month` or `ever`; a new one needs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per: Option<String>,
+    /// Cost that may be spent, in millionths of a US dollar.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<u64>,
+    /// Tokens that may be spent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u64>,
 }
 
 /// What one part of a budget was spent on.
@@ -73,6 +107,15 @@ pub trait BudgetRpc {
     /// One budget.
     #[method(name = "show", param_kind = map, with_extensions)]
     async fn show(&self, name: String) -> RpcResult<Budget>;
+
+    /// Registers a budget, or changes one that was registered; one that stands in a file of root's is changed there alone. What was spent
+    /// of it stays spent.
+    #[method(name = "set", param_kind = map, with_extensions)]
+    async fn set(&self, name: String, spec: BudgetSpec) -> RpcResult<Budget>;
+
+    /// Removes a budget that was registered; gives it as it was.
+    #[method(name = "remove", param_kind = map, with_extensions)]
+    async fn remove(&self, name: String) -> RpcResult<Budget>;
 }
 
 #[cfg(test)]

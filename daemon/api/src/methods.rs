@@ -155,6 +155,18 @@ pub const TABLE: &[Method] = &[
         "Checks the whole audit log.",
     ),
     call("budget.list", Role::Admin, &[], "Lists budgets."),
+    call(
+        "budget.remove",
+        Role::Admin,
+        &["name"],
+        "Removes a budget that was registered.",
+    ),
+    call(
+        "budget.set",
+        Role::Admin,
+        &["name", "spec"],
+        "Registers or changes a budget.",
+    ),
     call("budget.show", Role::Admin, &["name"], "Shows one budget."),
     call(
         "chat.cancel",
@@ -451,6 +463,12 @@ pub const TABLE: &[Method] = &[
         &["prove"],
         "Says what is wrong and what to do.",
     ),
+    call(
+        "system.metrics",
+        Role::User,
+        &[],
+        "Tells what was counted and timed, as OpenMetrics text.",
+    ),
     call("system.ping", Role::User, &[], "Answers at once."),
     call("system.status", Role::User, &[], "Says how the system is."),
     call(
@@ -504,6 +522,7 @@ pub fn only_reads(name: &str) -> bool {
                 | "explain"
                 | "grants"
                 | "list"
+                | "metrics"
                 | "ping"
                 | "runtimes"
                 | "show"

@@ -214,6 +214,15 @@ pub struct DecidingRule {
     pub place: Option<String>,
 }
 
+/// What pawd has counted and timed of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Metrics {
+    /// What the text is, as HTTP says it.
+    pub content_type: String,
+    /// OpenMetrics text, up to and with its `# EOF`. What tokens were used and what they cost is in it for administrators alone.
+    pub text: String,
+}
+
 /// What a backup wrote.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BackedUp {
@@ -237,6 +246,10 @@ pub trait SystemRpc {
     /// What is wrong and what to do; with `prove`, hostile probes are run and reported.
     #[method(name = "doctor", param_kind = map, with_extensions)]
     async fn doctor(&self, prove: Option<bool>) -> RpcResult<Doctor>;
+
+    /// What pawd has counted and timed, for programs that collect that.
+    #[method(name = "metrics", param_kind = map, with_extensions)]
+    async fn metrics(&self) -> RpcResult<Metrics>;
 
     /// Who the kernel says the caller is, and the role that follows.
     #[method(name = "whoami", param_kind = map, with_extensions)]

@@ -3,6 +3,7 @@
 //! A cache belongs to one provider as it was configured and goes with it, so nobody is told what an earlier one of the same name said.
 //! A flight is a task of its own: whoever began it may leave, and others who wait for it still get what it brings.
 
+mod looks;
 mod slots;
 
 use std::collections::BTreeMap;
@@ -14,20 +15,26 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+pub(crate) use looks::Counts;
+pub use looks::Looks;
 pub(crate) use slots::Terms;
 
 use crate::error::LlmError;
 use crate::said::Said;
+use looks::one_more;
 use slots::{Look, Slots};
 
 type Outcome<V> = Result<V, Arc<LlmError>>;
 type Landing<V> = watch::Receiver<Option<Outcome<V>>>;
 
 /// Fetches that are under way at once: whoever names many things that are not there begins no more than these.
-const MOST_FLIGHTS: usize = 32;
+pub(crate) const MOST_FLIGHTS: usize = 32;
 
 /// A cache; a clone is the same one.
-pub(crate) struct Cache<K, V>(Arc<Mutex<Kept<K, V>>>);
+pub(crate) struct Cache<K, V> {
+    kept: Arc<Mutex<Kept<K, V>>>,
+    counts: &'static Counts,
+}
 
 struct Kept<K, V> {
     slots: Slots<K, V, Arc<LlmError>>,
@@ -39,7 +46,10 @@ struct Kept<K, V> {
 
 impl<K, V> Clone for Cache<K, V> {
     fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
+        Self {
+            kept: Arc::clone(&self.kept),
+            counts: self.counts,
+        }
     }
 }
 
@@ -54,13 +64,24 @@ where
     K: Ord + Clone + Send + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    /// An empty one, of at most so many keys.
-    pub(crate) fn new(most: usize, terms: Terms) -> Self {
-        Self(Arc::new(Mutex::new(Kept {
+    /// An empty one, of at most so many keys; its looks are counted there.
+    pub(crate) fn new(most: usize, terms: Terms, counts: &'static Counts) -> Self {
+        let kept = Arc::new(Mutex::new(Kept {
             slots: Slots::new(most, terms),
             landings: BTreeMap::new(),
             flights: JoinSet::new(),
-        })))
+        }));
+        Self { kept, counts }
+    }
+
+    /// Keys that something is kept of.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().slots.len()
+    }
+
+    /// Fetches that are under way.
+    pub(crate) fn flights(&self) -> usize {
+        self.lock().landings.len()
     }
 
     /// The value of a key, which is fetched where there is none. Must be called within a tokio runtime.
@@ -73,7 +94,14 @@ where
     {
         let landing = {
             let mut kept = self.lock();
-            match kept.slots.look(key, Instant::now()) {
+            let look = kept.slots.look(key, Instant::now());
+            one_more(match &look {
+                Look::Have(_) => &self.counts.hits,
+                Look::Refresh(..) => &self.counts.stale,
+                Look::Fetch(_) | Look::Wait(_) => &self.counts.misses,
+                Look::Failed(_) => &self.counts.failed,
+            });
+            match look {
                 Look::Have(value) => return Ok(value),
                 Look::Failed(error) => return Err(error.again()),
                 Look::Refresh(value, flight) => {
@@ -104,6 +132,7 @@ where
     {
         let landing = {
             let mut kept = self.lock();
+            one_more(&self.counts.misses);
             let flight = kept.slots.insist(key, Instant::now());
             self.take_off(&mut kept, key, flight, fetch)
         };
@@ -128,11 +157,12 @@ where
         // Those that landed are seen to have ended. One that panicked has landed nowhere, and whoever waited is told.
         while kept.flights.try_join_next().is_some() {}
         if kept.flights.len() >= MOST_FLIGHTS {
+            one_more(&self.counts.refused);
             return None;
         }
         let (told, landing) = watch::channel(None);
         kept.landings.insert(flight, landing.clone());
-        let (cache, key) = (Arc::downgrade(&self.0), key.clone());
+        let (cache, key) = (Arc::downgrade(&self.kept), key.clone());
         kept.flights.spawn(async move {
             let outcome = fetch.await.map_err(Arc::new);
             if let Some(cache) = cache.upgrade() {
@@ -147,7 +177,7 @@ where
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept<K, V>> {
-        lock(&self.0)
+        lock(&self.kept)
     }
 }
 
@@ -160,6 +190,7 @@ async fn arrive<V: Clone>(landing: Option<Landing<V>>) -> Result<V, LlmError> {
     let busy = || LlmError::Overload {
         retry_after: Some(Duration::from_secs(1)),
         again: true,
+        full: true,
         said: Said::default(),
     };
     let mut landing = landing.ok_or_else(busy)?;
@@ -171,5 +202,80 @@ async fn arrive<V: Clone>(landing: Option<Landing<V>>) -> Result<V, LlmError> {
         Some(Ok(value)) => Ok(value.clone()),
         Some(Err(error)) => Err(error.again()),
         None => Err(lost()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    static LOOKS: Counts = Counts::new();
+
+    const TERMS: Terms = Terms {
+        fresh: Duration::from_secs(60),
+        stale: Duration::from_secs(600),
+        failed: Duration::from_secs(1),
+    };
+
+    /// A fetch that was begun and does not come to its end.
+    async fn begun(cache: &Cache<usize, usize>, key: usize) {
+        let get = cache.get(&key, pending);
+        tokio::time::timeout(Duration::ZERO, get)
+            .await
+            .expect_err("it is under way");
+    }
+
+    #[tokio::test]
+    async fn no_more_fetches_are_under_way_than_may_be_whoever_names_things() {
+        let cache = Cache::new(256, TERMS, &LOOKS);
+        for key in 0..MOST_FLIGHTS {
+            begun(&cache, key).await;
+        }
+        assert_eq!(cache.flights(), MOST_FLIGHTS);
+        let refused = cache.get(&MOST_FLIGHTS, || ready(Ok(1))).await;
+        let again = refused.as_ref().err().and_then(LlmError::retry_after);
+        assert!(
+            matches!(refused, Err(LlmError::Overload { .. })),
+            "{refused:?}"
+        );
+        assert!(again.is_some());
+        let now = cache.get_now(&0, ready(Ok(1))).await;
+        assert!(matches!(now, Err(LlmError::Overload { .. })), "{now:?}");
+        assert_eq!(LOOKS.so_far().refused, 2);
+        // Who waits for one that is under way begins none.
+        begun(&cache, 1).await;
+        assert_eq!(LOOKS.so_far().refused, 2);
+    }
+
+    #[tokio::test]
+    async fn looks_are_counted_by_what_they_came_to() {
+        static LOOKS: Counts = Counts::new();
+        let terms = Terms {
+            fresh: Duration::ZERO,
+            ..TERMS
+        };
+        let cache = Cache::new(4, terms, &LOOKS);
+        let get = |value: usize| cache.get(&1, move || ready(Ok(value)));
+        assert_eq!(get(1).await.unwrap(), 1);
+        assert_eq!(
+            get(2).await.unwrap(),
+            1,
+            "it will do, and another one is fetched"
+        );
+        assert_eq!(get(3).await.unwrap(), 1, "while that is under way");
+        let failed = || ready(Err(LlmError::Cut { source: None }));
+        for _ in 0..2 {
+            cache.get(&2, failed).await.unwrap_err();
+        }
+        let expected = Looks {
+            hits: 1,
+            stale: 1,
+            misses: 2,
+            failed: 1,
+            refused: 0,
+        };
+        assert_eq!(LOOKS.so_far(), expected);
     }
 }

@@ -44,6 +44,8 @@ pub enum LlmError {
         retry_after: Option<Duration>,
         /// As in [`LlmError::Rate`].
         again: bool,
+        /// Whether it says that it has too much to do, whatever is asked. One that only fails may fail at this question.
+        full: bool,
         /// The provider's words.
         said: Said,
     },
@@ -297,10 +299,12 @@ impl LlmError {
             Self::Overload {
                 retry_after,
                 again,
+                full,
                 said,
             } => Self::Overload {
                 retry_after: *retry_after,
                 again: *again,
+                full: *full,
                 said: said.clone(),
             },
             Self::BadRequest { said } => Self::BadRequest { said: said.clone() },

@@ -22,13 +22,14 @@ mod said;
 mod stream;
 pub mod wire;
 
+pub use cache::Looks;
 pub use chat::{
     ChatEvent, ChatRequest, Done, Finish, Health, Image, ImageFormat, Message, Model, Part, Schema,
     Tool, ToolCall, ToolChoice, ToolResult, Usage,
 };
 pub use config::{ConfigError, ProviderConfig, ProviderKind, Timeouts};
 pub use error::{Cause, Level, LlmError, Step};
-pub use models::{PullStream, Pulled};
+pub use models::{Fill, PullStream, Pulled, looks};
 pub use provider::Provider;
 pub use said::{Mask, Said};
-pub use stream::ChatStream;
+pub use stream::{ChatStream, Told};

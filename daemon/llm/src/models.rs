@@ -10,7 +10,7 @@ use reqwest::{Method, Response};
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-use crate::cache::{Cache, Terms};
+use crate::cache::{Cache, Counts, Looks, MOST_FLIGHTS, Terms};
 use crate::chat::Model;
 use crate::config::ProviderKind;
 use crate::error::{Level, LlmError};
@@ -62,9 +62,49 @@ pub(crate) struct Known {
 impl Default for Known {
     fn default() -> Self {
         Self {
-            listed: Cache::new(1, LISTED),
-            about: Cache::new(MAX_MODELS, ABOUT),
-            loaded: Cache::new(1, LOADED),
+            listed: Cache::new(1, LISTED, &LISTED_LOOKS),
+            about: Cache::new(MAX_MODELS, ABOUT, &ABOUT_LOOKS),
+            loaded: Cache::new(1, LOADED, &LOADED_LOOKS),
+        }
+    }
+}
+
+static LISTED_LOOKS: Counts = Counts::new();
+static ABOUT_LOOKS: Counts = Counts::new();
+static LOADED_LOOKS: Counts = Counts::new();
+
+/// What looks into the caches came to since the process began: lists of models, what a model can do, what is in memory.
+#[must_use]
+pub fn looks() -> [(&'static str, Looks); 3] {
+    [
+        ("models", LISTED_LOOKS.so_far()),
+        ("abilities", ABOUT_LOOKS.so_far()),
+        ("loaded", LOADED_LOOKS.so_far()),
+    ]
+}
+
+/// How full the largest cache of a provider is: what is known of models that somebody named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fill {
+    /// Models that are known.
+    pub models: usize,
+    /// At most.
+    pub most_models: usize,
+    /// Fetches that are under way.
+    pub flights: usize,
+    /// At most.
+    pub most_flights: usize,
+}
+
+impl Provider {
+    /// How full its largest cache is.
+    #[must_use]
+    pub fn fill(&self) -> Fill {
+        Fill {
+            models: self.known.about.len(),
+            most_models: MAX_MODELS,
+            flights: self.known.about.flights(),
+            most_flights: MOST_FLIGHTS,
         }
     }
 }

@@ -6,12 +6,13 @@
 //! ```
 
 use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::Response;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::chat::ChatEvent;
+use crate::chat::{ChatEvent, Usage};
 use crate::config::Timeouts;
 use crate::error::{Level, LlmError};
 use crate::wire::Decoder;
@@ -31,6 +32,24 @@ pub struct ChatStream {
     /// Since when the next record is waited for; `None` while nobody waits.
     waiting: Option<Instant>,
     timeouts: Timeouts,
+    told: Told,
+}
+
+/// What a stream has told of its usage so far; it is known when the stream breaks off or is dropped, too. A clone is the same one.
+#[derive(Debug, Clone, Default)]
+pub struct Told(Arc<Mutex<Usage>>);
+
+impl Told {
+    /// As it was last told.
+    #[must_use]
+    pub fn so_far(&self) -> Usage {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It was told anew.
+    pub fn tell(&self, usage: Usage) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = usage;
+    }
 }
 
 /// The limit that passes first.
@@ -77,7 +96,14 @@ impl ChatStream {
             started,
             waiting: None,
             timeouts,
+            told: Told::default(),
         }
+    }
+
+    /// Tells there what is known of its usage, from now on.
+    #[must_use]
+    pub fn telling(self, told: Told) -> Self {
+        Self { told, ..self }
     }
 
     /// The next event, or `None` when the stream is over: after `Done`, or after the one error.
@@ -123,6 +149,7 @@ impl ChatStream {
                     let outcome = self.decoder.push(&bytes, &mut self.ready);
                     if self.decoder.records() > before {
                         self.waiting = None;
+                        self.told.tell(self.decoder.usage());
                     }
                     outcome
                 }

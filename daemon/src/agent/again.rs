@@ -13,6 +13,7 @@ use crate::{
         Asked, Spoken,
         kept::{self, Answers, Kept, Whose},
     },
+    metrics,
 };
 
 /// What is kept for the route of a question, and whose question it is.
@@ -46,9 +47,10 @@ impl<'a> Again<'a> {
     /// The answer that whoever would be asked first gave to this very question.
     pub(super) fn find(&self, request: &ChatRequest, first: &Asked) -> Option<Spoken> {
         let key = self.key(request, first)?;
-        let Kept { text, model } =
-            self.lock()
-                .find(&self.route, key, self.terms, Instant::now())?;
+        let now = Instant::now();
+        let found = self.lock().find(&self.route, key, self.terms, now);
+        metrics::looked_for_answer(found.is_some());
+        let Kept { text, model } = found?;
         Some(Spoken {
             text,
             calls: Vec::new(),

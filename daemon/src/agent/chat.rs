@@ -168,9 +168,8 @@ pub(super) fn told(
 /// attempt at the dearest of its targets.
 pub(super) fn interrupted(agents: &Agents, record: &ActionRecord, chat: &ChatArguments) {
     let config = Arc::clone(&agents.config.borrow());
-    let Some(settings) = config.agents.get(&record.plan.agent) else {
-        return;
-    };
+    // Of an agent that is not configured any more, the instructions and the bound of its answers are not known.
+    let settings = config.agents.get(&record.plan.agent);
     let session = record.plan.session.as_deref().unwrap_or_default();
     let earlier = session
         .parse()
@@ -178,10 +177,12 @@ pub(super) fn interrupted(agents: &Agents, record: &ActionRecord, chat: &ChatArg
     let said = said(&chat.text, &chat.images);
     let request = ChatRequest {
         schema: schema(chat),
-        tools: tools(&agents.skills, settings, chat.schema.as_ref()),
+        tools: settings.map_or_else(Vec::new, |settings| {
+            tools(&agents.skills, settings, chat.schema.as_ref())
+        }),
         ..ask_after(&earlier.unwrap_or_default(), settings, said)
     };
-    let asked = (Tokens::of(&request), settings.max_tokens);
+    let asked = (Tokens::of(&request), request.max_tokens);
     let prices = Prices::new(&config.prices);
     let price = |target: Target| {
         let provider = config.providers.get(&target.provider)?;
@@ -282,7 +283,7 @@ pub fn request(
     settings: &AgentSettings,
     said: Message,
 ) -> Result<ChatRequest, StoreError> {
-    Ok(ask_after(&earlier(storage, session)?, settings, said))
+    Ok(ask_after(&earlier(storage, session)?, Some(settings), said))
 }
 
 /// The newest turns of a conversation. Where tools were called, one exchange is many of them, so more is read.
@@ -299,11 +300,19 @@ fn earlier(storage: &Storage, session: Uuid) -> Result<Vec<TurnRecord>, StoreErr
 }
 
 /// Instructions, the newest earlier turns that fit, and what was said now.
-fn ask_after(earlier: &[TurnRecord], settings: &AgentSettings, said: Message) -> ChatRequest {
-    let mut shown = vec![Message::System(settings.instructions.clone())];
+fn ask_after(
+    earlier: &[TurnRecord],
+    settings: Option<&AgentSettings>,
+    said: Message,
+) -> ChatRequest {
+    let instructions = settings.map(|it| Message::System(it.instructions.clone()));
+    let mut shown: Vec<Message> = instructions.into_iter().collect();
     shown.extend(context::shown(earlier, &Fence::for_counting()));
     shown.push(said);
-    asked(settings, shown)
+    match settings {
+        Some(settings) => asked(settings, shown),
+        None => ChatRequest::new(String::new(), shown),
+    }
 }
 
 /// What this agent asks with.

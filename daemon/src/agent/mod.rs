@@ -58,7 +58,7 @@ pub struct Agents {
     /// What may be asked and spent.
     pub quotas: Arc<Quotas>,
     /// Answers that are given again to who asks the same.
-    pub kept: Mutex<Answers>,
+    pub kept: Arc<Mutex<Answers>>,
     /// Sessions and what was said in them.
     pub storage: Storage,
     /// The way to sandboxes.

@@ -81,12 +81,11 @@ pub fn check_all(
         };
         !registered.provider.contains_key(default) && !written.files.iter().any(of_root)
     });
+    registered.forget_strays(written);
     let ours = registered.source(state);
     let sources = std::iter::once(ours.clone()).chain(written.files.iter().cloned());
     let mut config = check(sources.collect(), written.policies.clone())?;
-    for settings in config.providers.values_mut() {
-        settings.registered = settings.file == ours.name;
-    }
+    Registered::mark(&mut config, &ours.name);
     config.default_fixed_in.take_if(|file| *file == ours.name);
     registered.switch(&mut config);
     Ok(config)

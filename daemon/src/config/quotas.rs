@@ -11,6 +11,7 @@ use super::{
     fault::Faults,
     file,
     layers::{Layers, bounded, read_value, reference},
+    registered::MOST_BUDGETS,
     source::Source,
     value::{account, model, name},
 };
@@ -100,6 +101,10 @@ pub struct BudgetSettings {
     pub cost: Option<u64>,
     /// Tokens of questions and answers.
     pub tokens: Option<u64>,
+    /// The file that says so.
+    pub file: String,
+    /// Whether that is the file of what was registered by RPC.
+    pub registered: bool,
 }
 
 /// After which time a budget begins anew.
@@ -160,7 +165,13 @@ pub(super) fn limits(
                 requests_per_minute: requests.map(|value| most(value, faults)),
                 tokens_per_minute: tokens.map(|value| most(value, faults)),
             };
-            add(&mut limits, (source, key), read, settings, faults);
+            add(
+                &mut limits,
+                (source, key),
+                read,
+                settings,
+                (MAX_NAMED, faults),
+            );
         }
     }
     limits
@@ -192,8 +203,13 @@ pub(super) fn budgets(
                     .tokens
                     .as_ref()
                     .map(|value| bounded(source, value, &(0..=MOST), faults)),
+                file: source.name.clone(),
+                // Known to who reads what was registered.
+                registered: false,
             };
-            add(&mut budgets, (source, key), read, settings, faults);
+            // Those that were registered take nothing away from root's.
+            let most = MAX_NAMED + MOST_BUDGETS;
+            add(&mut budgets, (source, key), read, settings, (most, faults));
         }
     }
     budgets
@@ -204,11 +220,11 @@ fn add<T>(
     (source, key): (&Source, &Spanned<String>),
     name: Name,
     settings: T,
-    faults: &mut Faults,
+    (most, faults): (usize, &mut Faults),
 ) {
     all.insert(name, settings);
-    if all.len() == MAX_NAMED + 1 {
-        let hint = format!("at most {MAX_NAMED}; `each` splits one of them");
+    if all.len() == most + 1 {
+        let hint = format!("at most {most}; `each` splits one of them");
         faults.at(source, key.span(), "too many of them", hint);
     }
 }

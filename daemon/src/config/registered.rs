@@ -1,8 +1,8 @@
-//! Providers that an administrator registered by RPC, and which models agents were switched to: one file in pawd's state, in the form
-//! of those of root, read before them.
+//! Providers and budgets that an administrator registered by RPC, and which models agents were switched to: one file in pawd's state, in
+//! the form of those of root, read before them.
 //!
-//! pawd writes it, so it is trusted for no more than it is for: it says who answers and nothing else, and what root's files say of
-//! that is theirs: a name that they have, and an agent of which they name the provider, the model or the route. It is read before the drop, for the keys and ports that it names, which is why it is a file and not a table of
+//! pawd writes it, so it is trusted for no more than it is for: it says who answers and what that may cost and nothing else, and what
+//! root's files say of that is theirs: a name that they have, and an agent of which they name the provider, the model or the route. It is read before the drop, for the keys and ports that it names, which is why it is a file and not a table of
 //! the store; and who reads it may be root, so no link is followed.
 
 use std::{
@@ -16,7 +16,14 @@ use std::{
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
-use super::{Config, source::Source, value};
+use super::{
+    Config,
+    check::Written,
+    fault::Faults,
+    file::File,
+    source::{self, Source},
+    value,
+};
 
 /// Its name in pawd's state.
 const FILE: &str = "providers.toml";
@@ -28,7 +35,7 @@ const MAX_FILE: u64 = 1024 * 1024;
 pub const MOST: usize = 64;
 
 /// What was registered.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Registered {
     /// Provider of agents that name none.
@@ -37,6 +44,9 @@ pub struct Registered {
     /// All of them, by name.
     #[serde(default)]
     pub provider: BTreeMap<String, Entry>,
+    /// Budgets, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub budget: BTreeMap<String, BudgetEntry>,
     /// Who answers for an agent of which root's files do not say it, by the agent's name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub switched: BTreeMap<String, Switched>,
@@ -81,6 +91,34 @@ pub struct Entry {
     pub total_timeout: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warm: Option<bool>,
+}
+
+/// The most budgets that can be registered. Every question looks at all of them.
+pub const MOST_BUDGETS: usize = 16;
+
+/// One budget, with the keys of a `[budget.NAME]` section.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(
+    missing_docs,
+    reason = "they are the keys of a section, see `file::Budget`"
+)]
+pub struct BudgetEntry {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub each: Vec<String>,
+    pub per: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u64>,
 }
 
 /// Why what was registered cannot be read or kept.
@@ -170,6 +208,16 @@ impl Registered {
         Ok(read)
     }
 
+    /// Notes what comes from this file, which is ours.
+    pub(super) fn mark(config: &mut Config, ours: &str) {
+        for settings in config.providers.values_mut() {
+            settings.registered = settings.file == ours;
+        }
+        for settings in config.budgets.values_mut() {
+            settings.registered = settings.file == ours;
+        }
+    }
+
     /// Has those answer to whom agents were switched. What root's files say has the last word, and a provider that is gone answers for
     /// nobody: then what the files say holds again.
     pub(super) fn switch(&self, config: &mut Config) {
@@ -187,6 +235,29 @@ impl Registered {
                 settings.switched = true;
             }
         }
+    }
+
+    /// Leaves out budgets of an agent or a provider that root's files do not have any more: nothing can be spent of them, and what is
+    /// registered keeps no pawd from starting.
+    pub(super) fn forget_strays(&mut self, written: &Written) {
+        let mut faults = Faults::default();
+        let files: Vec<_> = written
+            .files
+            .iter()
+            .map(|it| source::parse(it, &mut faults))
+            .collect();
+        let providers = &self.provider;
+        let provider = |name: &String| {
+            let of_root = |file: &File| file.provider.keys().any(|key| key.get_ref() == name);
+            providers.contains_key(name) || files.iter().any(of_root)
+        };
+        let agent = |name: &String| {
+            let of_root = |file: &File| file.agent.keys().any(|key| key.get_ref() == name);
+            name == "default" || files.iter().any(of_root)
+        };
+        self.budget.retain(|_, budget| {
+            budget.provider.as_ref().is_none_or(provider) && budget.agent.as_ref().is_none_or(agent)
+        });
     }
 
     /// Puts it in the place of what was there; after a crash it is the one or the other.
@@ -211,7 +282,7 @@ impl Registered {
         written().map_err(|source| RegisteredError::Write { path, source })
     }
 
-    /// Its providers as a configuration file.
+    /// Its providers and budgets as a configuration file.
     #[must_use]
     pub fn source(&self, state: &Path) -> Source {
         let providers = Self {
@@ -403,6 +474,7 @@ mod tests {
         let all = (0..MOST).map(|at| (format!("{at:0>64}"), largest.clone()));
         let registered = Registered {
             default_provider: None,
+            budget: BTreeMap::new(),
             provider: all.collect(),
             switched: (0..MOST)
                 .map(|at| {

@@ -1,5 +1,7 @@
 //! The breakers of all targets that are configured: they outlive a reload of the configuration and a restart of pawd.
 //!
+//! They are stored with the place that their provider is at: one that moves begins anew, also over a restart.
+//!
 //! A target has a breaker if the configuration names it: the model of a provider, of an agent, of a route. Which other models callers
 //! name is theirs, and their failures are not kept.
 //!
@@ -19,7 +21,7 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::{
-    breaker::{Answer, Breaker, Change, State},
+    breaker::{Answer, Asker, Breaker, Change, Failure, State},
     sign::{Sign, sign},
 };
 use crate::config::{Config, ProviderSettings};
@@ -47,6 +49,7 @@ struct Inner {
 pub struct Pass {
     breakers: Arc<Breakers>,
     outlet: Outlet,
+    by: Asker,
     began: u64,
     probe: bool,
     /// Whether its answer has begun.
@@ -73,10 +76,16 @@ impl Breakers {
     pub fn read(store: &Store, config: &Config) -> Result<Arc<Self>, StoreError> {
         let mut inner = Inner::default();
         inner.configure(config);
-        for OutageRecord { outlet, outage } in store.outages()? {
+        for record in store.outages()? {
+            let OutageRecord {
+                outlet,
+                place,
+                outage,
+            } = record;
+            let is_there = place.is_none() || place.as_ref() == inner.places.get(&outlet.provider);
             match inner.breakers.get_mut(&outlet) {
-                Some(breaker) => *breaker = Breaker::stored(outage),
-                None => drop(inner.unsaved.insert(outlet)),
+                Some(breaker) if is_there => *breaker = Breaker::stored(outage),
+                Some(_) | None => drop(inner.unsaved.insert(outlet)),
             }
         }
         Ok(Arc::new(Self {
@@ -93,26 +102,27 @@ impl Breakers {
 
     /// Until when a target of a question to `all` is not asked; nothing if it is.
     #[must_use]
-    pub fn refuses(&self, all: &[Outlet], at: usize, now: u64) -> Option<u64> {
-        self.inner().refuses(all, at, now)
+    pub fn refuses(&self, by: Asker, all: &[Outlet], at: usize, now: u64) -> Option<u64> {
+        self.inner().refuses(by, all, at, now)
     }
 
     /// Leave to ask a target of a question to `all`, if it is asked now.
     #[must_use]
-    pub fn pass(self: &Arc<Self>, all: &[Outlet], at: usize, now: u64) -> Option<Pass> {
+    pub fn pass(self: &Arc<Self>, by: Asker, all: &[Outlet], at: usize, now: u64) -> Option<Pass> {
         let outlet = all[at].clone();
         let mut inner = self.inner();
-        if inner.refuses(all, at, now).is_some() {
+        if inner.refuses(by, all, at, now).is_some() {
             return None;
         }
         let answer = inner
             .breakers
             .get_mut(&outlet)
-            .map_or(Answer::Yes, |breaker| breaker.ask(now));
+            .map_or(Answer::Yes, |breaker| breaker.ask(by, now));
         drop(inner);
         Some(Pass {
             breakers: Arc::clone(self),
             outlet,
+            by,
             began: now,
             probe: answer == Answer::Probe,
             begun: false,
@@ -138,6 +148,15 @@ impl Breakers {
             .unwrap_or(State::Closed)
     }
 
+    /// The state of each target.
+    #[must_use]
+    pub fn states(&self, now: u64) -> Vec<(Outlet, State)> {
+        let inner = self.inner();
+        let all = inner.breakers.iter();
+        all.map(|(outlet, breaker)| (outlet.clone(), breaker.state(now)))
+            .collect()
+    }
+
     /// Closes all of a provider.
     pub fn reset(&self, provider: &str) {
         let mut inner = self.inner();
@@ -150,23 +169,25 @@ impl Breakers {
         self.changed.notify_one();
     }
 
-    /// A check saw whether a provider is there.
-    pub fn checked(&self, provider: &str, there: bool, now: u64) {
-        let mut inner = self.inner();
-        for (outlet, breaker) in &mut inner.breakers {
-            if outlet.provider == provider {
-                breaker.checked(there, now);
-            }
+    /// A check saw whether a provider is there, or says nothing of that.
+    pub fn checked(&self, provider: &str, there: Option<bool>, now: u64) {
+        let all: Vec<Outlet> = self
+            .inner()
+            .of(provider)
+            .map(|(outlet, _)| outlet)
+            .collect();
+        for outlet in all {
+            self.change(&outlet, |breaker, may| breaker.checked(there, may, now));
         }
     }
 
-    /// Providers with a breaker that is not closed, and since when.
+    /// Providers with a breaker that is not closed, or that is doubted, and since when.
     pub(super) fn out(&self) -> BTreeMap<String, u64> {
         let mut out = BTreeMap::new();
         for (outlet, breaker) in &self.inner().breakers {
-            if let Some(outage) = breaker.outage() {
-                let since = out.entry(outlet.provider.clone()).or_insert(outage.since);
-                *since = outage.since.min(*since);
+            if let Some(began) = breaker.since() {
+                let since = out.entry(outlet.provider.clone()).or_insert(began);
+                *since = began.min(*since);
             }
         }
         out
@@ -182,6 +203,7 @@ impl Breakers {
         {
             match inner.breakers.get(&outlet).and_then(Breaker::outage) {
                 Some(outage) => batch.put_outage(&OutageRecord {
+                    place: inner.places.get(&outlet.provider).cloned(),
                     outlet: outlet.clone(),
                     outage: outage.clone(),
                 })?,
@@ -212,11 +234,18 @@ impl Breakers {
             return;
         };
         let until = breaker.outage().map_or(0, |outage| outage.until);
-        inner.unsaved.insert(outlet.clone());
+        match change {
+            Change::Doubted | Change::Trusted => {}
+            Change::Opened | Change::Longer | Change::Closed => {
+                inner.unsaved.insert(outlet.clone());
+            }
+        }
         drop(inner);
         self.changed.notify_one();
         let (provider, model) = (&outlet.provider, &outlet.model);
         match change {
+            Change::Doubted => info!(provider, model, "breaker doubted"),
+            Change::Trusted => {}
             Change::Opened => {
                 warn!(provider, model, until, "breaker open");
             }
@@ -274,6 +303,8 @@ impl Inner {
                 self.unsaved.insert(outlet);
             }
         }
+        let names = named.iter().map(|it| (&*it.provider, &*it.model));
+        crate::metrics::targets().configure(names);
         for outlet in named {
             self.breakers.entry(outlet).or_default();
         }
@@ -299,14 +330,14 @@ impl Inner {
             .all(|route| route.iter().filter(is_open).count() < route.len() / 2)
     }
 
-    fn refuses(&self, all: &[Outlet], at: usize, now: u64) -> Option<u64> {
+    fn refuses(&self, by: Asker, all: &[Outlet], at: usize, now: u64) -> Option<u64> {
         let mut refusing: Vec<_> = all
             .iter()
             .enumerate()
             .filter_map(|(place, outlet)| {
                 let breaker = self.breakers.get(outlet)?;
-                let until = breaker.refuses(now)?;
-                Some((breaker.outage()?.since, place, until))
+                let until = breaker.refuses(by, now)?;
+                Some((breaker.since()?, place, until))
             })
             .collect();
         refusing.sort_unstable();
@@ -330,24 +361,30 @@ impl Pass {
 
     /// The attempt ended like this.
     pub fn ended<T>(mut self, outcome: &Result<T, LlmError>, now: u64, random: u64) {
-        let (began, probe) = (self.began, std::mem::take(&mut self.probe));
+        let (by, began) = (self.by, self.began);
+        let probe = std::mem::take(&mut self.probe);
         let (begun, was_probe) = (self.begun, self.was_probe);
         let (breakers, outlet) = (Arc::clone(&self.breakers), self.outlet.clone());
         breakers.change(&outlet, |breaker, may| {
-            match outcome.as_ref().err().map(|error| sign(error, begun)) {
-                None | Some(Sign::There) => breaker.succeeded(began, probe),
+            let (sure, asked) = match outcome.as_ref().err().map(|error| sign(error, begun)) {
+                None | Some(Sign::There) => return breaker.succeeded(by, began, probe, now),
                 Some(Sign::Nothing) => {
                     if probe {
                         breaker.left();
                     }
-                    None
+                    return None;
                 }
-                Some(Sign::Failed(asked)) => {
-                    // What broke off after it had begun counts, but of several that did so together one.
-                    let counts = probe || was_probe && breaker.failed_before(began);
-                    breaker.failed(now, counts, asked, may, random)
-                }
-            }
+                Some(Sign::Failed(asked)) => (true, asked),
+                Some(Sign::Doubt) => (false, 0),
+            };
+            // What broke off after it had begun counts, but of several that did so together one.
+            let failure = Failure {
+                by,
+                probe: probe || was_probe && breaker.failed_before(began),
+                sure,
+                asked,
+            };
+            breaker.failed(now, failure, may, random)
         });
     }
 
@@ -401,8 +438,13 @@ mod tests {
         })
     }
 
+    const ANYBODY: Asker = Asker { uid: 1, action: 1 };
+
     fn gone() -> Result<(), LlmError> {
-        Err(LlmError::Cut { source: None })
+        Err(LlmError::TimedOut {
+            level: Level::Connect,
+            after: std::time::Duration::from_secs(1),
+        })
     }
 
     fn open(breakers: &Breakers, route: &[usize], now: u64) -> usize {
@@ -420,7 +462,7 @@ mod tests {
             let mut now = START;
             for (at, fails, more) in steps {
                 now += more;
-                if let Some(pass) = breakers.pass(&[outlet(at)], 0, now) {
+                if let Some(pass) = breakers.pass(ANYBODY, &[outlet(at)], 0, now) {
                     pass.ended(&if fails { gone() } else { Ok(()) }, now, 0);
                 }
                 for route in &routes {
@@ -436,11 +478,17 @@ mod tests {
         let targets: Vec<_> = (0..4).map(outlet).collect();
         for (at, target) in targets.iter().enumerate() {
             let now = START + at as u64;
-            let pass = breakers.pass(std::slice::from_ref(target), 0, now).unwrap();
+            let pass = breakers
+                .pass(ANYBODY, std::slice::from_ref(target), 0, now)
+                .unwrap();
             pass.ended(&gone(), now, 0);
         }
         let asked: Vec<_> = (0..4)
-            .filter(|at| breakers.refuses(&targets, *at, START + 9).is_none())
+            .filter(|at| {
+                breakers
+                    .refuses(ANYBODY, &targets, *at, START + 9)
+                    .is_none()
+            })
             .collect();
         assert_eq!(asked, [2, 3], "those that failed last");
     }
@@ -449,7 +497,7 @@ mod tests {
     fn pass_that_is_dropped_leaves_the_probe_to_the_next() {
         let breakers = all(&[]);
         let targets = [outlet(0), outlet(1)];
-        let ask = |now| breakers.pass(&targets, 0, now);
+        let ask = |now| breakers.pass(ANYBODY, &targets, 0, now);
         ask(START).unwrap().ended(&gone(), START, 0);
         let later = START + 60_000;
         let probe = ask(later);
@@ -461,7 +509,7 @@ mod tests {
     /// Two of which the first is open and may be probed from this time on.
     fn one_is_open() -> (Arc<Breakers>, [Outlet; 2], u64) {
         let (breakers, targets) = (all(&[]), [outlet(0), outlet(1)]);
-        let pass = breakers.pass(&targets, 0, START).unwrap();
+        let pass = breakers.pass(ANYBODY, &targets, 0, START).unwrap();
         pass.ended(&gone(), START, 0);
         (breakers, targets, START + 60_000)
     }
@@ -469,7 +517,7 @@ mod tests {
     #[test]
     fn probe_whose_answer_has_begun_keeps_nobody_away() {
         let (breakers, targets, later) = one_is_open();
-        let ask = |now| breakers.pass(&targets, 0, now);
+        let ask = |now| breakers.pass(ANYBODY, &targets, 0, now);
         let mut probe = ask(later).unwrap();
         assert!(ask(later).is_none(), "one at a time");
         probe.heard();
@@ -486,7 +534,7 @@ mod tests {
         let (breakers, targets, later) = one_is_open();
         let mut begun: Vec<_> = (0..5)
             .map(|_| {
-                let mut pass = breakers.pass(&targets, 0, later).unwrap();
+                let mut pass = breakers.pass(ANYBODY, &targets, 0, later).unwrap();
                 pass.heard();
                 pass
             })
@@ -501,14 +549,14 @@ mod tests {
             pass.ended(&gone(), later + 9, 0);
         }
         assert_eq!(until(later + 9), first);
-        assert!(breakers.pass(&targets, 0, later + 9).is_none());
+        assert!(breakers.pass(ANYBODY, &targets, 0, later + 9).is_none());
     }
 
     #[test]
     fn answer_that_is_heard_too_slowly_opens_nothing() {
-        for (begun, state) in [(true, State::Closed), (false, State::Open(START + 5_100))] {
+        for (begun, doubted) in [(true, false), (false, true)] {
             let breakers = all(&[]);
-            let mut pass = breakers.pass(&[outlet(0)], 0, START).unwrap();
+            let mut pass = breakers.pass(ANYBODY, &[outlet(0)], 0, START).unwrap();
             if begun {
                 pass.heard();
             }
@@ -517,7 +565,8 @@ mod tests {
                 after: std::time::Duration::from_secs(60),
             };
             pass.ended(&Err::<(), _>(late), START, 0);
-            assert_eq!(breakers.state(&outlet(0), START), state);
+            assert_eq!(breakers.state(&outlet(0), START), State::Closed);
+            assert_eq!(breakers.out().contains_key("p0"), doubted);
         }
     }
 
@@ -531,7 +580,7 @@ mod tests {
             },
             LlmError::TooLarge { what: "it" },
         ] {
-            let pass = breakers.pass(&[outlet(0)], 0, START).unwrap();
+            let pass = breakers.pass(ANYBODY, &[outlet(0)], 0, START).unwrap();
             pass.ended(&Err::<(), _>(error), START, 0);
             assert_eq!(breakers.state(&outlet(0), START), State::Closed);
         }

@@ -163,6 +163,12 @@ impl Answers {
         answered.entries.insert(key, entry);
     }
 
+    /// Bytes that are kept for each route.
+    pub fn bytes(&self) -> impl Iterator<Item = (&Name, u64)> {
+        let all = self.routes.iter();
+        all.map(|(route, answered)| (route, answered.bytes))
+    }
+
     /// Forgets what was kept for routes that keep nothing any more.
     pub fn retain(&mut self, keeps: impl Fn(&Name) -> bool) {
         self.routes.retain(|route, _| keeps(route));

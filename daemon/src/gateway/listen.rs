@@ -8,7 +8,8 @@ use std::{
 
 use futures_util::{Stream, stream};
 use paw_api::provider::{ChatEvent, ToolCalled};
-use paw_llm::{ChatRequest, ChatStream, Done, LlmError, ToolCall, ToolChoice};
+use paw_llm::{ChatRequest, ChatStream, Done, LlmError, Told, ToolCall, ToolChoice};
+use paw_policy::Target;
 use tokio::sync::mpsc;
 
 use crate::{orchestrator::work::Progress, providers::Known};
@@ -62,12 +63,12 @@ impl Listener {
     }
 
     /// What was heard so far is void; without a piece there is nothing to be told.
-    pub async fn begin_again(&mut self, provider: &str, model: &str, why: &str) {
+    pub async fn begin_again(&mut self, by: &Target, why: &str) {
         if self.seq > 0 {
             self.seq = 0;
             self.tell(ChatEvent::StreamReset {
-                provider: provider.to_owned(),
-                model: model.to_owned(),
+                provider: by.provider.to_string(),
+                model: by.model.clone(),
                 why: why.to_owned(),
             })
             .await;
@@ -102,7 +103,7 @@ pub(super) enum Heard {
 pub(super) struct Voice(Pin<Box<dyn Stream<Item = Heard> + Send>>);
 
 enum At {
-    Asks(Arc<Known>, ChatRequest),
+    Asks(Arc<Known>, ChatRequest, Told),
     Hears(Box<ChatStream>, Said),
     Over,
 }
@@ -117,9 +118,9 @@ struct Said {
 }
 
 impl Voice {
-    /// Sends the request as soon as it is listened to.
-    pub(super) fn new(known: &Arc<Known>, request: ChatRequest) -> Self {
-        let at = At::Asks(Arc::clone(known), request);
+    /// Sends the request as soon as it is listened to. What its answer says of its usage is `told` as soon as it says it.
+    pub(super) fn new(known: &Arc<Known>, request: ChatRequest, told: Told) -> Self {
+        let at = At::Asks(Arc::clone(known), request, told);
         Self(Box::pin(stream::unfold(at, |at| async {
             let (heard, at) = next(at).await?;
             Some((heard, at))
@@ -137,13 +138,13 @@ impl Voice {
 async fn next(at: At) -> Option<(Heard, At)> {
     let ended = |said| Some((Heard::Ended(said), At::Over));
     let (mut stream, mut said) = match at {
-        At::Asks(known, request) => {
+        At::Asks(known, request, told) => {
             let said = Said {
                 told: !request.tools.is_empty() && request.tool_choice != ToolChoice::None,
                 ..Said::default()
             };
             match known.client.chat(request).await {
-                Ok(stream) => (Box::new(stream), said),
+                Ok(stream) => (Box::new(stream.telling(told)), said),
                 Err(error) => return ended(Err(error)),
             }
         }

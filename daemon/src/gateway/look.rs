@@ -103,9 +103,7 @@ async fn look(
                 Ok(outcome) => is_there(&outcome),
                 Err(_) => Some(false),
             };
-            if let Some(there) = there {
-                breakers.checked(&provider, there, now_ms());
-            }
+            breakers.checked(&provider, there, now_ms());
         }
         // A provider says nothing by itself, so there is no event that could be waited for.
         let pause = pause(began.elapsed(), random().unwrap_or(0));

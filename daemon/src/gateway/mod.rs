@@ -60,9 +60,11 @@ pub use why::Why;
 use crate::{
     clock::now_ms,
     config::routes::OnBreak,
+    metrics,
     providers::Known,
     quota::{Hold, Quotas, Who},
 };
+use breaker::Asker;
 use breakers::{Breakers, Pass};
 use course::{Course, Gate, Move, Terms};
 use listen::{Heard, Voice};
@@ -118,6 +120,7 @@ pub struct Unanswered {
 /// What stands before the targets of one question.
 struct Doors<'a> {
     question: &'a Question<'a>,
+    by: Asker,
     outlets: Vec<Outlet>,
     /// Leave to ask the target that is asked next.
     pass: Option<Pass>,
@@ -126,7 +129,8 @@ struct Doors<'a> {
 impl Doors<'_> {
     fn left_alone(&self) -> Vec<(usize, u64)> {
         let now = now_ms();
-        let until = |at| self.question.breakers.refuses(&self.outlets, at, now);
+        let breakers = self.question.breakers;
+        let until = |at| breakers.refuses(self.by, &self.outlets, at, now);
         (0..self.outlets.len())
             .filter_map(|at| Some((at, until(at)?)))
             .collect()
@@ -135,19 +139,21 @@ impl Doors<'_> {
 
 impl Gate for Doors<'_> {
     fn is_open(&self, at: usize) -> bool {
-        let refused = self.question.breakers.refuses(&self.outlets, at, now_ms());
+        let breakers = self.question.breakers;
+        let refused = breakers.refuses(self.by, &self.outlets, at, now_ms());
         refused.is_none()
     }
 
     fn enter(&mut self, at: usize) -> bool {
-        self.pass = self.question.breakers.pass(&self.outlets, at, now_ms());
+        let breakers = self.question.breakers;
+        self.pass = breakers.pass(self.by, &self.outlets, at, now_ms());
         self.pass.is_some()
     }
 
     fn insist(&mut self, at: usize) {
         // As one that is asked by its own name.
         let alone = std::slice::from_ref(&self.outlets[at]);
-        self.pass = self.question.breakers.pass(alone, 0, now_ms());
+        self.pass = self.question.breakers.pass(self.by, alone, 0, now_ms());
     }
 
     fn pay(&mut self, at: usize) -> bool {
@@ -179,6 +185,10 @@ pub async fn ask(
     let outlet = |asked: &Asked| breakers::outlet(&asked.target, &asked.known.settings);
     let mut doors = Doors {
         question,
+        by: Asker {
+            uid: question.who.uid,
+            action: question.who.action.as_u128(),
+        },
         outlets: targets.iter().map(outlet).collect(),
         pass: None,
     };
@@ -191,6 +201,8 @@ pub async fn ask(
     };
     let mut hedges = question.hedge;
     let mut last: Option<(usize, Why)> = None;
+    // Why what was heard is void, where nobody can say yet whose answer takes its place: a hedge may be quicker.
+    let mut void = None;
     loop {
         let step = course.next(Instant::now(), random().unwrap_or(u64::MAX), &mut doors);
         let (Move::Ask(at) | Move::Wait(at, _)) = step else {
@@ -216,9 +228,11 @@ pub async fn ask(
             Move::Wait(..) | Move::End => None,
         };
         if let Some((_, why)) = &last {
-            listener
-                .begin_again(target.provider.as_str(), &target.model, why.kind())
-                .await;
+            if hedges.is_some() {
+                void = Some(why.kind());
+            } else {
+                listener.begin_again(target, why.kind()).await;
+            }
         }
         if let Move::Wait(at, until) = step {
             doors.pass = None;
@@ -258,6 +272,9 @@ pub async fn ask(
                     match beside.map(|other| (other, asking.hold(other))) {
                         Some((other, Ok(hold))) => {
                             hedges = None;
+                            let target = &targets[other].target;
+                            let counted = metrics::targets();
+                            counted.of(target.provider.as_str(), &target.model).hedged();
                             asking.begin(other, pass, Some(hold));
                         }
                         Some((other, Err(why))) => {
@@ -271,6 +288,10 @@ pub async fn ask(
             let said = match heard {
                 Heard::Piece(piece) => {
                     late = None;
+                    if let Some(why) = void.take() {
+                        let by = &targets[asking.race.target(place)].target;
+                        listener.begin_again(by, why).await;
+                    }
                     asking.race.piece(place, piece.len(), targets, asking.tried);
                     listener.hear(piece).await;
                     continue;
@@ -279,7 +300,12 @@ pub async fn ask(
             };
             let at = asking.race.ended(place, &said, targets, asking.tried);
             match said {
-                Ok(spoken) => return Ok((at, spoken)),
+                Ok(spoken) => {
+                    if let Some(why) = void.take() {
+                        listener.begin_again(&targets[at].target, why).await;
+                    }
+                    return Ok((at, spoken));
+                }
                 Err(error) => {
                     let broke = listener.has_heard() && question.on_break == OnBreak::Fail;
                     let why = Why::Provider(error);
@@ -311,8 +337,11 @@ struct Asking<'a> {
 
 impl Asking<'_> {
     fn pay_in(&mut self, at: usize) {
-        if !std::mem::replace(&mut self.paid_in[at], true) {
-            let known = &self.question.targets[at].known;
+        let Asked { target, known, .. } = &self.question.targets[at];
+        if std::mem::replace(&mut self.paid_in[at], true) {
+            let counted = metrics::targets().of(target.provider.as_str(), &target.model);
+            counted.retried();
+        } else {
             known.budget(budget::Budget::asked);
         }
     }
@@ -353,7 +382,7 @@ impl Asking<'_> {
             at,
             pass,
             key,
-            voice: Voice::new(known, request),
+            voice: Voice::new(known, request, self.tried.told(key)),
         });
     }
 }

@@ -60,6 +60,11 @@ impl Race {
         .await
     }
 
+    /// The place of the target that this one asks.
+    pub(super) fn target(&self, place: usize) -> usize {
+        self.0[place].at
+    }
+
     /// A piece of this one came: it goes on alone.
     pub(super) fn piece(
         &mut self,

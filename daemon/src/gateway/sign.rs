@@ -1,4 +1,7 @@
 //! What the end of an attempt or of a check says of the target: whether it is there, and does what it is there for. Pure.
+//!
+//! What fails before the question was read, or whatever it is, says so of the target. What fails later may do so because of this question
+//! alone: one that makes the server stumble, or that takes it longer than there is time.
 
 use paw_llm::{Level, LlmError, Step};
 
@@ -9,6 +12,8 @@ pub enum Sign {
     There,
     /// It does not do what it is there for, and wants to be left alone for so many milliseconds.
     Failed(u64),
+    /// It did not answer this question, and may answer others.
+    Doubt,
     /// Nothing.
     Nothing,
 }
@@ -26,6 +31,11 @@ pub fn sign(error: &LlmError, begun: bool) -> Sign {
         | LlmError::BadRequest { .. }
         | LlmError::ContextLength { .. }
         | LlmError::ContentFilter { .. } => Sign::There,
+        LlmError::Overload {
+            full: false,
+            retry_after: None,
+            ..
+        } => Sign::Doubt,
         LlmError::Rate { .. } | LlmError::Overload { .. } => {
             let asked = error.retry_after().unwrap_or_default();
             Sign::Failed(u64::try_from(asked.as_millis()).unwrap_or(u64::MAX))
@@ -33,10 +43,23 @@ pub fn sign(error: &LlmError, begun: bool) -> Sign {
         LlmError::Auth { .. }
         | LlmError::Quota { .. }
         | LlmError::NotFound { .. }
-        | LlmError::Transport { .. }
-        | LlmError::TimedOut { .. }
+        | LlmError::Transport {
+            step: Step::Resolve | Step::Connect | Step::Tls,
+            ..
+        }
+        | LlmError::TimedOut {
+            level: Level::Connect,
+            ..
+        } => Sign::Failed(0),
+        LlmError::Transport {
+            step: Step::Read, ..
+        }
+        | LlmError::TimedOut {
+            level: Level::FirstToken | Level::Stall | Level::Total,
+            ..
+        }
         | LlmError::Malformed { .. }
-        | LlmError::Cut { .. } => Sign::Failed(0),
+        | LlmError::Cut { .. } => Sign::Doubt,
         // It may be the question that is too large, or the answer.
         LlmError::TooLarge { .. } => Sign::Nothing,
     }

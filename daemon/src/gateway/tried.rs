@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use paw_llm::{LlmError, Step, Usage};
+use paw_llm::{LlmError, Step, Told, Usage};
 use paw_store::{Attempt, Sum};
 use tokio::time::Instant;
 
 use super::price::{Price, Tokens};
-use crate::quota::Hold;
+use crate::{metrics, quota::Hold};
 
 /// Attempts in the order of their beginning. Some of them may be under way.
 #[derive(Debug, Default)]
@@ -28,6 +28,8 @@ struct Open {
     terms: Terms,
     /// Bytes of the answer that were heard.
     said: usize,
+    /// What its provider has told of its usage so far.
+    told: Told,
     /// What is set aside for it.
     hold: Option<Hold>,
 }
@@ -103,6 +105,7 @@ impl Tried {
             since: now,
             terms,
             said: 0,
+            told: Told::default(),
             hold: None,
         };
         self.open.push((key, open));
@@ -114,6 +117,14 @@ impl Tried {
         if let Some(open) = self.of(key) {
             open.hold = Some(hold);
         }
+    }
+
+    /// Where the usage of an attempt that is under way is told.
+    #[must_use]
+    pub fn told(&mut self, key: Key) -> Told {
+        self.of(key)
+            .map(|open| open.told.clone())
+            .unwrap_or_default()
     }
 
     fn of(&mut self, key: Key) -> Option<&mut Open> {
@@ -142,17 +153,30 @@ impl Tried {
                 since,
                 terms: Terms { price, asked },
                 said,
+                told,
                 hold,
             },
         ) = self.open.remove(place);
-        let (usage, estimated) = match bill {
-            Bill::Told(usage) => (Some(usage), asked.and_said(said)),
-            Bill::Unknown => (Some(Usage::default()), asked.and_said(said)),
+        let (estimated, so_far) = (asked.and_said(said), told.so_far());
+        let (usage, whole) = match bill {
+            Bill::Told(usage) => (Some(usage), true),
+            Bill::Unknown => (Some(so_far), false),
             // A provider that began to answer has taken the question.
-            Bill::Nothing if said > 0 => (Some(Usage::default()), asked.and_said(said)),
-            Bill::Nothing => (None, Tokens::default()),
+            Bill::Nothing if said > 0 || so_far != Usage::default() => (Some(so_far), false),
+            Bill::Nothing => (None, true),
         };
-        let came_to = usage.map_or_else(Sum::default, |usage| Sum {
+        // What was told before the end may be less than what was heard, and more where the model thought in silence.
+        let counted = usage.map(|usage| Usage {
+            output_tokens: usage.output_tokens.map(|told| {
+                if whole {
+                    told
+                } else {
+                    told.max(estimated.output)
+                }
+            }),
+            ..usage
+        });
+        let came_to = counted.map_or_else(Sum::default, |usage| Sum {
             cost: price.cost(&usage, estimated),
             tokens: estimated.or_told(&usage).total(),
         });
@@ -161,13 +185,19 @@ impl Tried {
             hold.settle(came_to);
         }
         if let Some(usage) = usage {
-            attempt.cost_estimated = !price.is_exact(&usage);
+            let known = usage.output_tokens.filter(|_| whole);
+            attempt.cost_estimated = !price.is_exact(&Usage {
+                output_tokens: known,
+                ..usage
+            });
             attempt.input_tokens = usage.input_tokens;
             attempt.output_tokens = usage.output_tokens;
             attempt.cached_tokens = usage.cached_tokens;
         }
         attempt.outcome = outcome.to_owned();
-        attempt.ms = millis(now.saturating_duration_since(since));
+        let took = now.saturating_duration_since(since);
+        attempt.ms = millis(took);
+        metrics::targets().ended(&attempt, outcome, took);
         match self.ended.last_mut().map(|(_, last)| last) {
             Some(last)
                 if (last.outcome.as_str(), outcome) == ("loading", "loading")
@@ -271,6 +301,27 @@ mod tests {
                 (ended.cost_micros, ended.cost_estimated),
                 (Some(expected.0), expected.1),
                 "{bill:?}"
+            );
+        }
+        // What was told before it broke off counts, and at least what was heard.
+        for (thought, said, expected) in [(50, 9, 10 + 2 * 50), (1, 90, 10 + 2 * 30)] {
+            let (mut tried, terms) = (
+                Tried::default(),
+                Terms {
+                    price: price(true),
+                    asked,
+                },
+            );
+            let key = tried.begin(("local", "m"), terms, 1, now);
+            tried.heard(key, said, now);
+            tried.told(key).tell(Usage {
+                output_tokens: Some(thought),
+                ..told
+            });
+            let ended = tried.end(key, "cut", Bill::Unknown, now).unwrap();
+            assert_eq!(
+                (ended.cost_micros, ended.cost_estimated),
+                (Some(expected), true)
             );
         }
         // One that is left under way was asked.

@@ -26,6 +26,7 @@ use super::{
 use crate::{
     clock::now_ms,
     grants::MAX_GRANTS,
+    metrics,
     records::{actor, entry_of, granted},
 };
 
@@ -268,6 +269,7 @@ impl Driver {
             State::Approved => self.queue.push(id),
             State::WaitingApproval => {}
             _ => {
+                metrics::ended(&record);
                 if let Some(end) = self.open.remove(&id).and_then(|open| open.end) {
                     say_end(end, record.clone());
                 }

@@ -34,8 +34,8 @@ use super::{
     work::{Ending, Execute, Outcome, Progress, Task, failure},
 };
 use crate::{
-    audit::Audit, clock::now_ms, config::ActionBounds, events::News, grants::Grants, quota::Quotas,
-    records::entry_of, storage::Storage,
+    audit::Audit, clock::now_ms, config::ActionBounds, events::News, grants::Grants, metrics,
+    quota::Quotas, records::entry_of, storage::Storage,
 };
 
 /// How long cancelled executions may take to end when pawd stops, after its drain time.
@@ -502,6 +502,7 @@ impl Driver {
         let Some(open) = self.open.remove(&id) else {
             return;
         };
+        metrics::ended(&open.record);
         self.tell(id, open.record.state);
         let Open {
             record, reply, end, ..
@@ -551,6 +552,7 @@ impl Driver {
             | State::Expired
             | State::Cancelled
             | State::TimedOut => {
+                metrics::ended(&record);
                 if let Some(end) = self.open.remove(&id).and_then(|open| open.end) {
                     say_end(end, record.clone());
                 }

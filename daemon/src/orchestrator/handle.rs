@@ -211,6 +211,13 @@ impl Actions {
         *self.load.borrow()
     }
 
+    /// Commands that wait for the driver, and how many may.
+    #[must_use]
+    pub fn backlog(&self) -> (usize, usize) {
+        let most = self.inbox.max_capacity();
+        (most - self.inbox.capacity(), most)
+    }
+
     async fn ask(&self, command: impl FnOnce(Reply) -> Command) -> Result<ActionRecord, Error> {
         let (reply, answer) = oneshot::channel();
         self.inbox

@@ -1,7 +1,8 @@
-//! What a change makes of the providers that are registered. Pure: whether the outcome can be meant is checked by who checks the files.
+//! What a change makes of the providers and budgets that are registered. Pure: whether the outcome can be meant is checked by who checks the files.
 
-use paw_api::{Error, ErrorKind, provider::ProviderSpec};
+use paw_api::{Error, ErrorKind, budget::BudgetSpec, provider::ProviderSpec};
 
+use super::budgets;
 use crate::{
     config::{
         Config, ProviderSettings,
@@ -27,6 +28,10 @@ pub enum Change {
     Switch(String, Switched),
     /// For this agent answers again whom the configuration says.
     SwitchBack(String),
+    /// A budget, new or in the place of one; what the spec does not say stays.
+    Budget(String, BudgetSpec),
+    /// A budget that was registered is none any more.
+    BudgetRemove(String),
 }
 
 /// Who answers, after a change that is about that or before it.
@@ -51,7 +56,7 @@ impl Change {
             | Self::Default(name)
             | Self::Model(name, _)
             | Self::Switch(_, Switched { provider: name, .. }) => Some(name),
-            Self::SwitchBack(_) => None,
+            Self::SwitchBack(_) | Self::Budget(..) | Self::BudgetRemove(_) => None,
         }
     }
 
@@ -63,8 +68,34 @@ impl Change {
             | Self::Edit(..)
             | Self::Remove(_)
             | Self::Default(_)
-            | Self::Model(..) => None,
+            | Self::Model(..)
+            | Self::Budget(..)
+            | Self::BudgetRemove(_) => None,
             Self::Switch(agent, _) | Self::SwitchBack(agent) => Some(agent),
+        }
+    }
+
+    /// The budget that it is about, where it is about one.
+    #[must_use]
+    pub fn budget(&self) -> Option<&str> {
+        match self {
+            Self::Budget(name, _) | Self::BudgetRemove(name) => Some(name),
+            Self::Add(..)
+            | Self::Edit(..)
+            | Self::Remove(_)
+            | Self::Default(_)
+            | Self::Model(..)
+            | Self::Switch(..)
+            | Self::SwitchBack(_) => None,
+        }
+    }
+
+    /// What it is about, in words.
+    #[must_use]
+    pub fn about(&self) -> String {
+        match self.budget() {
+            Some(name) => format!("budget {name}"),
+            None => format!("provider {}", self.provider().unwrap_or_default()),
         }
     }
 
@@ -94,7 +125,8 @@ impl Change {
         match self {
             Self::Add(..) => "added",
             Self::Edit(..) => "changed",
-            Self::Remove(_) => "removed",
+            Self::Remove(_) | Self::BudgetRemove(_) => "removed",
+            Self::Budget(..) => "set",
             Self::Default(_) => "made the default",
             Self::Model(..) | Self::Switch(..) => "switched",
             Self::SwitchBack(_) => "switched back",
@@ -135,6 +167,12 @@ impl Change {
                 edit(entry, spec);
             }
             Self::Remove(_) => {
+                // One that a file of root's stands before answers for nobody: the name stays, and who is asked under it.
+                if known.is_some_and(|known| !known.registered)
+                    && after.provider.remove(name).is_some()
+                {
+                    return Ok(after);
+                }
                 own(name, known, &mut after)?;
                 let is_default = config
                     .default_provider
@@ -193,6 +231,8 @@ impl Change {
                 }
                 after.switched.insert(agent.clone(), to.clone());
             }
+            Self::Budget(name, spec) => budgets::set(name, spec, &mut after, config)?,
+            Self::BudgetRemove(name) => budgets::remove(name, &mut after, config)?,
             Self::SwitchBack(agent) => {
                 free(agent, config)?;
                 if after.switched.remove(agent).is_none() {

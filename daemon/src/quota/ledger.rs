@@ -103,6 +103,12 @@ impl Ledger {
         (spent, entry.reserved)
     }
 
+    /// Accounts that something happens to.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.accounts.len()
+    }
+
     /// Accounts of a budget in this time that something happens to.
     pub fn of<'a>(&'a self, budget: &'a str, since_ms: u64) -> impl Iterator<Item = &'a str> {
         self.accounts

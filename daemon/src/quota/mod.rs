@@ -123,6 +123,21 @@ pub struct Part {
     pub reserved: Sum,
 }
 
+/// How much is kept in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fill {
+    /// Buckets of limits.
+    pub buckets: usize,
+    /// With how many of them those that are full again are looked for.
+    pub most_buckets: usize,
+    /// Accounts of budgets in which something is set aside, or not stored yet: few for each action that is being done.
+    pub accounts: usize,
+    /// Questions that wait for a limit.
+    pub waiting: u32,
+    /// At most.
+    pub most_waiting: u32,
+}
+
 /// What was spent, on its way into the store.
 #[derive(Debug)]
 pub struct Unstored {
@@ -315,6 +330,20 @@ impl Quotas {
             .seats
             .fetch_update(SeqCst, SeqCst, |taken| (taken < most).then_some(taken + 1));
         sat.is_ok().then(|| Seat(Arc::clone(self)))
+    }
+
+    /// How much is kept in memory of all of them.
+    #[must_use]
+    pub fn fill(&self) -> Fill {
+        let places = (self.config.borrow().actions.concurrency / WAITING).max(1);
+        let inner = self.inner();
+        Fill {
+            buckets: inner.buckets.len(),
+            most_buckets: inner.sweep_at.max(BUCKETS),
+            accounts: inner.ledger.open(),
+            waiting: self.seats.load(SeqCst),
+            most_waiting: places,
+        }
     }
 
     /// Something that was set aside was given back since this was asked.

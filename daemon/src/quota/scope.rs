@@ -46,10 +46,20 @@ pub fn key(scope: &Scope, who: &Who, target: &Target, named: bool) -> Option<Str
             Each::User => who.uid.to_string(),
             Each::Session => who.session.clone(),
         };
-        format!("{}={value}", each.as_str())
+        named_part(*each, &value)
     };
     let parts: Vec<String> = scope.each.iter().map(part).collect();
     Some(parts.join(","))
+}
+
+/// The part of a key that says this conversation.
+#[must_use]
+pub fn of_session(session: &str) -> String {
+    named_part(Each::Session, session)
+}
+
+fn named_part(each: Each, value: &str) -> String {
+    format!("{}={value}", each.as_str())
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -28,6 +29,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{Limits, Peer, gate::Gate, seats::Seat};
+use crate::metrics::{self, OneMore};
 
 /// What all connections share.
 pub(super) struct Shared {
@@ -178,10 +180,12 @@ fn call(session: &Session, sink: Option<&MethodSink>, text: &str) -> Call {
             }),
         )),
         Some(MethodCallback::Sync(callback)) => {
+            let since = Instant::now();
             let run = || callback(id.clone(), params, limit, extensions());
-            Call::Done(
-                catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| panicked(id, method.name)),
-            )
+            let response =
+                catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| panicked(id, method.name));
+            metrics::called(method.name, since);
+            Call::Done(response)
         }
         Some(MethodCallback::Async(callback)) => {
             let response = callback(
@@ -259,8 +263,9 @@ fn bounded(
     method: &'static str,
 ) -> BoxFuture<'static, MethodResponse> {
     let drained = shared.drained.clone();
+    let (since, in_flight) = (Instant::now(), OneMore::call());
     async move {
-        tokio::select! {
+        let response = tokio::select! {
             biased;
             response = AssertUnwindSafe(response).catch_unwind() => response.unwrap_or_else(|_| panicked(id.clone(), method)),
             () = drained.cancelled_owned() => {
@@ -271,7 +276,10 @@ fn bounded(
                 );
                 MethodResponse::error(id.clone(), ErrorObjectOwned::from(error))
             }
-        }
+        };
+        drop(in_flight);
+        metrics::called(method, since);
+        response
     }
     .boxed()
 }
@@ -334,7 +342,9 @@ fn reshaped(response: MethodResponse) -> MethodResponse {
         #[serde(borrow)]
         data: Option<&'a RawValue>,
     }
-    let Some(code @ (-32602 | -32603 | -32008)) = response.as_error_code() else {
+    let code = response.as_error_code();
+    code.into_iter().for_each(metrics::failed);
+    let Some(code @ (-32602 | -32603 | -32008)) = code else {
         return response;
     };
     let Ok(Failed { id, error }) = serde_json::from_str(response.as_ref()) else {

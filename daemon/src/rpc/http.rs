@@ -1,4 +1,4 @@
-//! HTTP/1.1 on the same socket: `POST /` for calls, `GET /` with an upgrade for WebSocket, `GET /healthz`.
+//! HTTP/1.1 on the same socket: `POST /` for calls, `GET /` with an upgrade for WebSocket, `GET /metrics`, `GET /healthz`.
 //!
 //! HTTP/2 is not served: each of its connections brings its own two hundred streams past our bounds.
 
@@ -22,6 +22,7 @@ use jsonrpsee::core::server::MethodSink;
 use paw_api::{
     error::{Error, ErrorKind},
     fault::Fault,
+    system::Metrics,
 };
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -33,6 +34,7 @@ use super::{
     lines,
     websocket::Messages,
 };
+use crate::metrics::CONTENT_TYPE;
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -102,9 +104,10 @@ async fn route(
             web_socket(&mut request, upgrade)
         }
         (&Method::POST, "/") => post(request, session).await,
+        (&Method::GET, "/metrics") => metrics(session).await,
         (&Method::GET, "/healthz") => plain(StatusCode::OK, JSON, r#"{"status":"ok"}"#),
         (_, "/") => refuse_method("POST"),
-        (_, "/healthz") => refuse_method("GET"),
+        (_, "/healthz" | "/metrics") => refuse_method("GET"),
         _ => failure(
             StatusCode::NOT_FOUND,
             &Error::new(ErrorKind::NotFound, "no such path", "POST requests to /"),
@@ -240,6 +243,41 @@ async fn post(request: Request<Incoming>, session: &Arc<Session>) -> Response<Bo
             None => plain(StatusCode::NO_CONTENT, JSON, ""),
         },
         Begun::Subscribing(call) => streamed(call, items),
+    }
+}
+
+/// What `system.metrics` answers, as who collects it wants to have it. It is that very call, so whoever may not make it is denied here,
+/// too.
+async fn metrics(session: &Arc<Session>) -> Response<Body> {
+    #[derive(serde::Deserialize)]
+    struct Told {
+        result: Option<Metrics>,
+        error: Option<Failed>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Failed {
+        code: i32,
+    }
+    let call = Bytes::from_static(br#"{"jsonrpc":"2.0","id":0,"method":"system.metrics"}"#);
+    let (out, _) = mpsc::channel(1);
+    let answer = match dispatch::begin(session, &MethodSink::new(out), &call) {
+        Begun::Silent => None,
+        Begun::Answered(answer) => Some(answer),
+        Begun::InFlight(call) | Begun::Subscribing(call) => call.await,
+    };
+    let Some(answer) = answer else {
+        return plain(StatusCode::NO_CONTENT, JSON, "");
+    };
+    match serde_json::from_str(answer.get()) {
+        Ok(Told {
+            result: Some(Metrics { text, .. }),
+            ..
+        }) => plain(StatusCode::OK, HeaderValue::from_static(CONTENT_TYPE), text),
+        Ok(Told {
+            error: Some(Failed { code }),
+            ..
+        }) if code == ErrorKind::Denied.code() => answered(StatusCode::FORBIDDEN, answer),
+        Ok(_) | Err(_) => answered(StatusCode::SERVICE_UNAVAILABLE, answer),
     }
 }
 

@@ -13,6 +13,7 @@ use std::{
 };
 
 use super::Limits;
+use crate::metrics::OneMore;
 
 /// Users that are remembered without a connection; beyond it, those who have been quiet are forgotten.
 const REMEMBERED: usize = 1024;
@@ -45,6 +46,7 @@ pub(super) struct Seat {
     seats: Arc<Seats>,
     uid: u32,
     pace: Arc<Pace>,
+    _counted: OneMore,
 }
 
 impl Seats {
@@ -93,6 +95,7 @@ impl Seats {
             seats: Arc::clone(self),
             uid,
             pace,
+            _counted: OneMore::connection(),
         })
     }
 

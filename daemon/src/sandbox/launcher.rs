@@ -37,6 +37,7 @@ use super::frames::{Sandbox, SandboxError};
 use super::launchers::Which;
 use super::link::Link;
 use super::talk::{Talk, Waiting, next_page};
+use crate::metrics;
 
 /// Requests that wait for an answer at once; further ones wait in the queue.
 const MAX_IN_FLIGHT: usize = 64;
@@ -143,8 +144,8 @@ impl Launcher {
     /// # Errors
     /// When the launcher is away or refuses, or hands over something that is no sandbox.
     pub async fn create(&self, plan: SandboxPlan) -> Result<Sandbox, SandboxError> {
-        let id = plan.id.clone();
-        self.make(id, Request::Create(Box::new(plan))).await
+        let (id, runtime) = (plan.id.clone(), plan.runtime);
+        metrics::making(runtime, self.make(id, Request::Create(Box::new(plan)))).await
     }
 
     /// Makes a sandbox that waits at most `idle` for [`Launcher::claim`]. Dropping the future, or what it returns, kills it.
@@ -156,10 +157,10 @@ impl Launcher {
         plan: SandboxPlan,
         idle: Duration,
     ) -> Result<Sandbox, SandboxError> {
-        let id = plan.id.clone();
+        let (id, runtime) = (plan.id.clone(), plan.runtime);
         let idle_ms = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
         let plan = Box::new(plan);
-        self.make(id, Request::Prepare { plan, idle_ms }).await
+        metrics::making(runtime, self.make(id, Request::Prepare { plan, idle_ms })).await
     }
 
     async fn make(&self, id: SandboxId, request: Request) -> Result<Sandbox, SandboxError> {

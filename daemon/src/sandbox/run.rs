@@ -384,6 +384,7 @@ impl Attending<'_> {
                 }
             }
         };
+        let since = std::time::Instant::now();
         // Both streams end with the command, so its end is there right after them.
         let exit = match timeout_at(deadline, fed_work).await {
             Ok(passed) => {
@@ -394,6 +395,7 @@ impl Attending<'_> {
             }
             Err(_) => Err(SandboxError::Gone),
         };
+        crate::metrics::executed(since, exit.is_ok());
         match exit {
             Ok(exit) => {
                 if let Some(noting) = self.noting {

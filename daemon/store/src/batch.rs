@@ -91,6 +91,9 @@ enum Change {
         budget: String,
         before_ms: u64,
     },
+    ForgetPart {
+        part: String,
+    },
 }
 
 impl Batch {
@@ -282,6 +285,16 @@ impl Batch {
         })
     }
 
+    /// Removes what was spent of every account that is split by this part, among others: `session=ID`.
+    ///
+    /// # Errors
+    /// When the batch is full.
+    pub fn forget_part(&mut self, part: &str) -> Result<&mut Self, StoreError> {
+        self.add(Change::ForgetPart {
+            part: part.to_owned(),
+        })
+    }
+
     /// Whether there is nothing to do.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -372,6 +385,7 @@ impl Change {
             }
             Self::AddSpent { account, sum } => spent::add(txn, account, *sum),
             Self::ForgetSpent { budget, before_ms } => spent::forget(txn, budget, *before_ms),
+            Self::ForgetPart { part } => spent::forget_part(txn, part),
         }
     }
 }

@@ -43,6 +43,9 @@ pub struct Outage {
 pub struct OutageRecord {
     /// Whose.
     pub outlet: Outlet,
+    /// Where the provider was then; an earlier pawd did not say.
+    #[serde(default)]
+    pub place: Option<String>,
     /// What is known of it.
     pub outage: Outage,
 }

@@ -91,3 +91,10 @@ pub(crate) fn forget(txn: &WriteTransaction, budget: &str, before_ms: u64) -> Re
     table.retain_in((budget, 0, "")..(budget, before_ms, ""), |_, _| false)?;
     Ok(())
 }
+
+/// Removes what was spent of all accounts that are split by this part.
+pub(crate) fn forget_part(txn: &WriteTransaction, part: &str) -> Result<(), Fault> {
+    let mut table = txn.open_table(SPENT)?;
+    table.retain(|(_, _, of), _| !of.split(',').any(|it| it == part))?;
+    Ok(())
+}

@@ -64,7 +64,7 @@ pub(crate) fn rpm(root: &Path, staged: &Path) -> Result<Vec<PathBuf>> {
 fn lay_out(root: &Path, staged: &Path, tree: &Path) -> Result<()> {
     cargo::run(Command::new("cp").arg("-a").arg(staged).arg(tree))?;
     let manuals = tree.join("usr/share/man");
-    for section in ["man1", "man5", "man8"] {
+    for section in ["man1", "man5", "man7", "man8"] {
         let pages = stage::files(&manuals.join(section))?;
         cargo::run(
             Command::new("gzip")

@@ -138,6 +138,11 @@ impl<K: Ord + Clone, V: Clone, E: Clone> Slots<K, V, E> {
         }
     }
 
+    /// Keys that something is kept of, or that are being fetched.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
     /// Forgets everything, also what is being fetched.
     pub(crate) fn forget(&mut self) {
         self.slots.clear();

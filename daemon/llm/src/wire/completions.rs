@@ -149,6 +149,7 @@ pub(super) fn read(
                 return Err(LlmError::Overload {
                     retry_after: None,
                     again: true,
+                    full: false,
                     said,
                 });
             }

@@ -45,6 +45,7 @@ pub(crate) fn judge(status: Option<u16>, body: &[u8], wish: Wish, mask: &Mask) -
         (LlmError::BadRequest { said }, Some(true)) => LlmError::Overload {
             retry_after: wish.wait,
             again: true,
+            full: false,
             said,
         },
         (error, _) => error,
@@ -96,6 +97,7 @@ fn classify(status: Option<u16>, body: &[u8], wish: Wish, mask: &Mask) -> LlmErr
                 return LlmError::Overload {
                     retry_after,
                     again,
+                    full: true,
                     said,
                 };
             }
@@ -113,10 +115,8 @@ fn classify(status: Option<u16>, body: &[u8], wish: Wish, mask: &Mask) -> LlmErr
             "invalid_request_error" | "badrequesterror" | "invalid_argument"
         )
     });
-    match status
-        .or(fault.status)
-        .unwrap_or(if invalid { 400 } else { 500 })
-    {
+    let status = status.or(fault.status);
+    match status.unwrap_or(if invalid { 400 } else { 500 }) {
         401 | 403 => LlmError::Auth { said },
         402 => LlmError::Quota { said },
         404 | 410 => LlmError::NotFound { said },
@@ -133,6 +133,7 @@ fn classify(status: Option<u16>, body: &[u8], wish: Wish, mask: &Mask) -> LlmErr
         408 | 409 | 425 | 500..=599 => LlmError::Overload {
             retry_after,
             again,
+            full: matches!(status, Some(503 | 529)),
             said,
         },
         // Many have no code for it, only the sentence.

@@ -37,7 +37,7 @@ pub(crate) use ollama::{About, about};
 use answer::Answer;
 use serde_json::Value;
 
-use crate::chat::{ChatEvent, ChatRequest, Finish, Model};
+use crate::chat::{ChatEvent, ChatRequest, Finish, Model, Usage};
 use crate::config::ProviderKind;
 use crate::error::LlmError;
 use crate::said::{Mask, printable};
@@ -131,6 +131,12 @@ impl Decoder {
             answer: Answer::default(),
             mask,
         }
+    }
+
+    /// What the records have told of the usage so far.
+    #[must_use]
+    pub const fn usage(&self) -> Usage {
+        self.answer.usage
     }
 
     /// Takes the next bytes and appends what they complete to `out`. Bytes after the terminator are dropped.

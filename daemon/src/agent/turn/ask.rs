@@ -3,14 +3,14 @@
 use paw_api::provider::Usage;
 use paw_llm::{ChatRequest, LlmError, Message, ToolChoice};
 use paw_policy::Target;
-use paw_store::Attempt;
+use paw_store::{Attempt, Sum};
 use tokio::time::{Instant, timeout_at};
 
 use super::{Early, Turn, add, context, fence::RULE, limits::Stop};
 use crate::{
     agent::{again::Again, chat},
     config::routes::OnBreak,
-    gateway::{self, Question, Spoken, Tried, Unanswered, Why},
+    gateway::{self, Question, Spoken, Tried, Unanswered, Why, price::Tokens},
     orchestrator::work::{Ending, Outcome, failure},
 };
 
@@ -42,7 +42,7 @@ impl Turn<'_> {
         let again = again.filter(|_| self.turns.is_empty());
         let first = &self.ready.targets[0];
         let kept = again.as_ref().and_then(|again| again.find(&request, first));
-        if let Some(spoken) = kept {
+        if let Some(spoken) = kept.filter(|_| self.admits(first)) {
             tokio::select! {
                 () = self.listener.hear(spoken.text.clone()) => {}
                 () = self.stops.cancel.cancelled() => return Err(self.stopped()),
@@ -111,6 +111,19 @@ impl Turn<'_> {
                 })
             }
         }
+    }
+
+    /// Whether an answer from before may be given now. It is a request like any other where requests are counted; one that is too many
+    /// waits and asks as others do.
+    fn admits(&self, first: &gateway::Asked) -> bool {
+        let session = self.ready.session.to_string();
+        let who = chat::who(self.whose.id, self.whose.agent, self.whose.caller, &session);
+        let hold = self.agents.quotas.hold(
+            (&who, &first.target),
+            (Tokens::default(), Some(0)),
+            first.price,
+        );
+        hold.map(|hold| hold.settle(Sum::default())).is_ok()
     }
 
     /// Instructions, what was said before, the question, and what was done for it.

@@ -17,6 +17,7 @@ use super::{Family, fail};
 use crate::{
     config::{AgentSettings, Config},
     intake::unreadable,
+    quota::scope,
     records,
     rpc::caller,
 };
@@ -112,6 +113,7 @@ impl SessionRpcServer for Family {
         let mut batch = Batch::new();
         batch
             .delete_session(session.id)
+            .and_then(|batch| batch.forget_part(&scope::of_session(&session.id.to_string())))
             .map_err(|error| fail(unreadable(&error)))?;
         self.storage
             .commit(batch)

@@ -6,12 +6,15 @@ use jsonrpsee::{
 };
 use paw_api::{
     Error, ErrorKind,
-    budget::{Budget, BudgetRpcServer, Spent},
+    budget::{Budget, BudgetRpcServer, BudgetSpec, Spent},
 };
 use paw_policy::Name;
 
 use super::{Family, fail};
-use crate::{config::BudgetSettings, intake::unreadable, records::shorten};
+use crate::{
+    config::BudgetSettings, intake::unreadable, providers::register::Change, records::shorten,
+    rpc::caller,
+};
 
 /// Parts of a budget that one answer lists.
 const PARTS: usize = 100;
@@ -39,6 +42,26 @@ impl BudgetRpcServer for Family {
         };
         self.budget(name, settings).map_err(fail)
     }
+
+    async fn set(
+        &self,
+        extensions: &Extensions,
+        name: String,
+        spec: BudgetSpec,
+    ) -> RpcResult<Budget> {
+        let caller = caller(extensions).map_err(fail)?;
+        let change = Change::Budget(name.clone(), spec);
+        self.reload.change(caller, change).await.map_err(fail)?;
+        BudgetRpcServer::show(self, extensions, name).await
+    }
+
+    async fn remove(&self, extensions: &Extensions, name: String) -> RpcResult<Budget> {
+        let caller = caller(extensions).map_err(fail)?;
+        let was = BudgetRpcServer::show(self, extensions, name.clone()).await?;
+        let change = Change::BudgetRemove(name);
+        self.reload.change(caller, change).await.map_err(fail)?;
+        Ok(was)
+    }
 }
 
 impl Family {
@@ -59,6 +82,8 @@ impl Family {
             per: settings.per.as_str().into(),
             cost: settings.cost,
             tokens: settings.tokens,
+            file: settings.file.clone(),
+            registered: settings.registered,
             again_at,
             more: parts.len() > PARTS,
             spent: parts

@@ -65,6 +65,12 @@ struct Sent {
 }
 
 impl Uploads {
+    /// Archives that are being sent, and how many may be.
+    #[must_use]
+    pub fn fill(&self) -> (usize, usize) {
+        (self.lock().len(), MAX_UPLOADS)
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Sent>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -10,6 +10,7 @@ mod events;
 pub mod health;
 mod image;
 mod job;
+mod metrics;
 mod model;
 mod provider;
 mod route;
@@ -58,7 +59,7 @@ use crate::{
     codes::Codes,
     config::{Config, Paths},
     events::News,
-    gateway::breakers::Breakers,
+    gateway::{breakers::Breakers, kept::Answers},
     grants::Grants,
     intake::{Intake, may_see, unreadable},
     jobs::Jobs,
@@ -109,6 +110,8 @@ pub struct Context {
     pub breakers: Arc<Breakers>,
     /// What may be asked and spent.
     pub quotas: Arc<Quotas>,
+    /// Answers that are given again.
+    pub kept: Arc<Mutex<Answers>>,
     /// Rules in force.
     pub rules: watch::Receiver<Arc<Rules>>,
     /// What people granted.

@@ -55,6 +55,14 @@ const PULLS: usize = 2;
 #[derive(Debug)]
 pub struct Pulls(Arc<Semaphore>);
 
+impl Pulls {
+    /// Pulls that are under way, and how many may be.
+    #[must_use]
+    pub fn fill(&self) -> (usize, usize) {
+        (PULLS - self.0.available_permits(), PULLS)
+    }
+}
+
 impl Default for Pulls {
     fn default() -> Self {
         Self(Arc::new(Semaphore::new(PULLS)))

@@ -199,18 +199,15 @@ impl Family {
             .ok_or_else(|| unknown(name))
     }
 
-    /// The provider of this name, or the one of the default agent.
+    /// The provider of this name, or the one of the default agent; where that one has a route, the default provider.
     pub(super) fn provider(&self, name: Option<&str>) -> Result<(Name, Arc<Known>), Error> {
         let default = || {
             let config = self.config.borrow();
-            config
-                .agents
-                .iter()
-                .find(|(name, _)| name.as_str() == "default")?
-                .1
-                .provider
-                .as_ref()
-                .map(ToString::to_string)
+            let mut agents = config.agents.iter();
+            let agent = agents.find(|(name, _)| name.as_str() == "default");
+            let named = agent.and_then(|(_, settings)| settings.provider.as_ref());
+            let default = named.or(config.default_provider.as_ref());
+            default.map(ToString::to_string)
         };
         let Some(name) = name.map(str::to_owned).or_else(default) else {
             let hint = "name one, make one the default with `pawctl provider default NAME`, or add one with `pawctl provider add`";

@@ -10,10 +10,10 @@ use paw_api::{
     Error, ErrorKind,
     action::Caller,
     audit::{Entry, Event},
-    system::{BackedUp, Doctor, Status, SystemRpcServer},
+    system::{BackedUp, Doctor, Metrics, Status, SystemRpcServer},
 };
 
-use super::{Family, fail, health};
+use super::{Family, fail, health, metrics};
 use crate::{intake::unreadable, records, rpc::caller};
 
 #[async_trait]
@@ -28,6 +28,11 @@ impl SystemRpcServer for Family {
 
     async fn doctor(&self, _: &Extensions, prove: Option<bool>) -> RpcResult<Doctor> {
         Ok(health::doctor(self, prove == Some(true)).await)
+    }
+
+    async fn metrics(&self, extensions: &Extensions) -> RpcResult<Metrics> {
+        let caller = caller(extensions).map_err(fail)?;
+        metrics::metrics(self, caller.role).await.map_err(fail)
     }
 
     fn whoami(&self, extensions: &Extensions) -> RpcResult<Caller> {
