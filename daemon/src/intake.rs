@@ -11,7 +11,6 @@ mod targets;
 use std::sync::Arc;
 
 use paw_api::{Error, ErrorKind, sandbox::RunSpec};
-use paw_llm::ChatRequest;
 use paw_policy::{
     ApiArguments, ChatArguments, Facts, Kind, Name, Operation, Plan, Principal, Role, Rules, State,
     Taint, TaintSet, ToolArguments, judge,
@@ -311,11 +310,9 @@ impl Intake {
             && self.spoke_locally(&providers, place.id)?;
         let needs = if named.asks_for_needs() {
             let said = chat::said(&text, &images);
-            let request = chat::request(&self.storage, place.id, settings, said);
-            let request = ChatRequest {
-                tools: chat::tools(&self.skills, settings, schema.as_ref()),
-                ..request.map_err(|error| unreadable(&error))?
-            };
+            let tools = chat::tools(&self.skills, settings, schema.as_ref());
+            let request = chat::request(&self.storage, place.id, settings, tools, said);
+            let request = request.map_err(|error| unreadable(&error))?;
             Some(Needs::of(&request))
         } else {
             None

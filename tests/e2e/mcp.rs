@@ -1,5 +1,7 @@
 //! MCP servers as others publish them, unchanged: installed as skills, listed and called in sandboxes without a network.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -126,28 +128,28 @@ async fn filesystem_server_from_npm_runs_as_a_skill() {
     ] {
         assert!(shown.contains(line), "{line:?} is not in {shown}");
     }
-    let text = r#"{"path":"/workspace/a.txt","content":"from npm"}"#;
+    let text = r#"{"path":"a.txt","content":"from npm"}"#;
     let written = approved(
         &system,
         &["skill", "call", "filesystem", "write_file", text],
     )
     .await;
     assert_eq!(written.state, State::Completed, "{written:?}");
-    let asked = r#"{"path":"/workspace/a.txt"}"#;
+    let asked = r#"{"path":"a.txt"}"#;
     let (code, said) = pawctl(
         &system,
         &["skill", "call", "filesystem", "read_text_file", asked],
     )
     .await;
     assert!(code == 0 && said.contains("from npm"), "{code}: {said}");
-    // The server refuses what is outside of its directory, and the sandbox has nothing there.
+    // Outside of the workspace a person is asked first, whatever class the tool has.
     let outside = r#"{"path":"/etc/shadow"}"#;
-    let (code, said) = pawctl(
-        &system,
-        &["skill", "call", "filesystem", "read_text_file", outside],
-    )
-    .await;
-    assert_eq!(code, 1, "{said}");
+    let read = ["skill", "call", "filesystem", "read_text_file", outside];
+    let (code, said) = pawctl(&system, &[&read[..], &["--no-wait"]].concat()).await;
+    assert_eq!(code, 5, "{said}");
+    // And then the server refuses it, and there is nothing of the host to be read.
+    let done = approved(&system, &read).await;
+    assert_eq!(done.state, State::Failed, "{done:?}");
 }
 
 async fn everything_server_from_npm_runs_as_a_skill() {
@@ -212,7 +214,7 @@ async fn official_python_client_lists_and_calls_tools_under_policy() {
         let mut news = within("news", client.watch(None)).await.unwrap();
         for (path, said) in [("yes.txt", Answer::Approve), ("no.txt", Answer::Deny)] {
             let question = loop {
-                let all = ApprovalRpcClient::list(&client).await.unwrap();
+                let all = ApprovalRpcClient::list(&client, None, None).await.unwrap();
                 let asked = all
                     .into_iter()
                     .find(|question| question.summary.contains(path));
@@ -237,7 +239,7 @@ async fn official_python_client_lists_and_calls_tools_under_policy() {
     }
     assert_eq!(told["tools"]["files__read"]["type"], "object", "{told}");
     assert_eq!(told["list"]["error"], false, "{told}");
-    assert_eq!(told["outside"]["error"], true, "{told}");
+    assert_eq!(told["missing"]["error"], true, "{told}");
     assert_eq!(told["approved"]["error"], false, "{told}");
     assert_eq!(told["denied"]["error"], true, "{told}");
     let denied = told["denied"]["text"].as_str().unwrap();

@@ -18,7 +18,7 @@ async def main(pawctl, root):
             told = {"tools": {tool["name"]: tool["inputSchema"] for tool in tools}}
             for key, tool, arguments in [
                 ("list", "files__list", {"path": "."}),
-                ("outside", "files__read", {"path": "../../etc/passwd"}),
+                ("missing", "files__read", {"path": "missing.txt"}),
                 # A person is asked, and says what the test has them say.
                 ("approved", "files__write", {"path": "yes.txt", "text": "hello"}),
                 ("denied", "files__write", {"path": "no.txt", "text": "hello"}),

@@ -13,7 +13,7 @@ use paw_api::{
     action::{Action, ActionRpcClient, Answer, ApprovalRpcClient},
     agent::SessionRpcClient,
     job::{Job, JobRpcClient},
-    provider::{ChatEvent, ChatResult, ChatRpcClient},
+    provider::{ChatEvent, ChatResult},
     sandbox::{RunEvent, RunSpec, SandboxRpcClient},
     system::{ConfigRpcClient, SystemRpcClient},
     trail::AuditRpcClient,

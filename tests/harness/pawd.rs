@@ -76,6 +76,13 @@ impl Setup {
         }
     }
 
+    /// Without a skill, so that a question is as long as its words.
+    #[must_use]
+    pub fn without_skills(mut self) -> Self {
+        self.config = self.config.replace("skills = [\"files\"]", "skills = []");
+        self
+    }
+
     /// With the model as provider `local`, over the wire of Ollama.
     #[must_use]
     pub fn ollama(self, model: &Model) -> Self {

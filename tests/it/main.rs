@@ -13,6 +13,7 @@ mod attempts;
 mod bad_input;
 mod bench;
 mod breakers;
+mod budgets;
 mod chaos;
 mod chat;
 mod control;

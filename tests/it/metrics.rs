@@ -91,7 +91,7 @@ async fn every_metric_is_told_as_openmetrics_and_is_in_the_manual() {
     denied.expect("it is denied");
     refused(
         ActionRpcClient::show(&client, "nothing".into()).await,
-        ErrorKind::NotFound,
+        ErrorKind::Invalid,
     );
     let ran = pawd.pawctl(&["sandbox", "run", "--", "true"]).await;
     assert!(ran.status.success(), "{ran:?}");

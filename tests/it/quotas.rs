@@ -26,8 +26,12 @@ const SHORT: &str = "max_tokens = 100\n";
 
 /// One model behind one provider, an agent whose answers have at most 100 tokens, and these lines.
 async fn start(lines: &str) -> (Model, Pawd, Client) {
+    begin(Setup::new().without_skills(), lines).await
+}
+
+async fn begin(setup: Setup, lines: &str) -> (Model, Pawd, Client) {
     let model = Model::start().await;
-    let setup = Setup::new()
+    let setup = setup
         .with(SHORT)
         .provider("local", "ollama", &model.url(), "max_retries = 0\n")
         .with(PRICE)
@@ -231,7 +235,9 @@ async fn answer_that_is_cut_off_or_left_is_spent_all_the_same() {
 
 #[tokio::test]
 async fn question_that_ended_with_pawd_counts_as_what_was_set_aside_for_it() {
-    let (model, mut pawd, client) = start("\n[budget.all]\nper = \"month\"\ncost = 1\n").await;
+    // With tools, which are sent with the question and counted with it.
+    let budget = "\n[budget.all]\nper = \"month\"\ncost = 1\n";
+    let (model, mut pawd, client) = begin(Setup::new(), budget).await;
     let (_steps, answer) = Answer::steps();
     model.will(answer);
     let mut chat = say(&client, "hello").await;
@@ -300,7 +306,7 @@ async fn budget_of_each_agent_is_its_own_and_a_reload_changes_it() {
 async fn who_waits_for_a_limit_keeps_nobody_else_from_being_served() {
     let lines =
         "\n[limit.few]\neach = [\"user\"]\nrequests_per_minute = 1\n[actions]\nconcurrency = 2\n";
-    let (model, _pawd, client) = start(lines).await;
+    let (model, _pawd, client) = begin(Setup::new(), lines).await;
     answered(&client).await;
     // One of the two places is one to wait in; what finds it taken is told at once.
     let mut waiting = say(&client, "hello").await;

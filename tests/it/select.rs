@@ -29,7 +29,7 @@ fn setup(models: &[Model; 3], route: &str) -> Setup {
         setup.provider(name, "ollama", &model.url(), "max_retries = 0\n")
     };
     let named = NAMES.into_iter().zip(models);
-    named.fold(Setup::new(), with).with(route)
+    named.fold(Setup::new().without_skills(), with).with(route)
 }
 
 impl Three {
@@ -152,6 +152,37 @@ async fn cheapest_whose_price_is_known_is_asked_first_and_the_plan_says_the_orde
         .map(|it| it["provider"].clone())
         .collect();
     assert_eq!(after, ["one", "two", "away"]);
+}
+
+#[tokio::test]
+async fn target_that_cannot_call_tools_is_left_out_where_the_agent_has_some() {
+    let model = Model::start().await;
+    let provider = |setup: Setup, name: &str| setup.provider(name, "ollama", &model.url(), "");
+    let setup = provider(provider(Setup::new(), "one"), "two").with(
+        "\n[agent.mute]\nskills = []\n[route.main]\nselect = \"capability\"\ntargets = [\n\
+         { provider = \"one\", tools = false }, { provider = \"two\" }]\n",
+    );
+    let pawd = Pawd::start(setup).await;
+    let client = pawd.client().await;
+    for (agent, expected) in [(None, "two"), (Some("mute".to_owned()), "one")] {
+        let route = Some("main".to_owned());
+        let begun = client.send(
+            "hello".into(),
+            agent,
+            None,
+            None,
+            None,
+            None,
+            route,
+            None,
+            None,
+        );
+        let mut chat = within("beginning a chat", begun).await.expect("accepted");
+        match rest(&mut chat).await.pop() {
+            Some(ChatEvent::Done(result)) => assert_eq!(result.provider, expected),
+            other => panic!("the chat ended with {other:?}"),
+        }
+    }
 }
 
 #[tokio::test]

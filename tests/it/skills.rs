@@ -177,7 +177,7 @@ async fn skill_is_used_once_a_person_approved_its_files_and_rights_and_not_befor
     ] {
         assert!(said.contains(line), "{line:?} is not in {said}");
     }
-    let questions = ApprovalRpcClient::list(&client).await.unwrap();
+    let questions = ApprovalRpcClient::list(&client, None, None).await.unwrap();
     let question = &questions[0];
     assert_eq!(
         (question.plan.kind(), question.risk),

@@ -12,7 +12,7 @@ use super::{
     Agents,
     turn::{
         context,
-        fence::Fence,
+        fence::{Fence, RULE},
         told::{Told, TooMany},
     },
 };
@@ -175,12 +175,12 @@ pub(super) fn interrupted(agents: &Agents, record: &ActionRecord, chat: &ChatArg
         .parse()
         .map(|session| earlier(&agents.storage, session).unwrap_or_default());
     let said = said(&chat.text, &chat.images);
+    let tools = settings.map_or_else(Vec::new, |settings| {
+        tools(&agents.skills, settings, chat.schema.as_ref())
+    });
     let request = ChatRequest {
         schema: schema(chat),
-        tools: settings.map_or_else(Vec::new, |settings| {
-            tools(&agents.skills, settings, chat.schema.as_ref())
-        }),
-        ..ask_after(&earlier.unwrap_or_default(), settings, said)
+        ..ask_after(&earlier.unwrap_or_default(), settings, tools, said)
     };
     let asked = (Tokens::of(&request), request.max_tokens);
     let prices = Prices::new(&config.prices);
@@ -281,9 +281,15 @@ pub fn request(
     storage: &Storage,
     session: Uuid,
     settings: &AgentSettings,
+    tools: Vec<paw_llm::Tool>,
     said: Message,
 ) -> Result<ChatRequest, StoreError> {
-    Ok(ask_after(&earlier(storage, session)?, Some(settings), said))
+    Ok(ask_after(
+        &earlier(storage, session)?,
+        Some(settings),
+        tools,
+        said,
+    ))
 }
 
 /// The newest turns of a conversation. Where tools were called, one exchange is many of them, so more is read.
@@ -303,16 +309,28 @@ fn earlier(storage: &Storage, session: Uuid) -> Result<Vec<TurnRecord>, StoreErr
 fn ask_after(
     earlier: &[TurnRecord],
     settings: Option<&AgentSettings>,
+    tools: Vec<paw_llm::Tool>,
     said: Message,
 ) -> ChatRequest {
-    let instructions = settings.map(|it| Message::System(it.instructions.clone()));
-    let mut shown: Vec<Message> = instructions.into_iter().collect();
+    let told = settings.map(|settings| instructions(settings, !tools.is_empty()));
+    let mut shown: Vec<Message> = told.into_iter().collect();
     shown.extend(context::shown(earlier, &Fence::for_counting()));
     shown.push(said);
-    match settings {
+    let request = match settings {
         Some(settings) => asked(settings, shown),
         None => ChatRequest::new(String::new(), shown),
-    }
+    };
+    ChatRequest { tools, ..request }
+}
+
+/// What a model is told before everything else: the agent's instructions and, where it may call tools, what their results are.
+pub(super) fn instructions(settings: &AgentSettings, with_tools: bool) -> Message {
+    let instructions = &settings.instructions;
+    Message::System(if with_tools {
+        format!("{instructions}\n\n{RULE}")
+    } else {
+        instructions.clone()
+    })
 }
 
 /// What this agent asks with.

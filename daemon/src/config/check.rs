@@ -16,7 +16,7 @@ use super::{
     RouteSettings, RpcBounds, SandboxDefaults,
     fault::{Fault, Faults},
     file::{self, File},
-    layers::{Layers, bounded, read_value, reference},
+    layers::{Layers, MAX_TURNS, bounded, read_value, reference, turns},
     prices::prices,
     quotas,
     registered::{Registered, RegisteredError},
@@ -476,9 +476,6 @@ fn default_provider(
     }
 }
 
-/// How often a model may call tools in one turn of a conversation, if nothing else is said.
-const MAX_TURNS: u32 = 16;
-
 fn agents(
     layers: &Layers,
     (known, default): (&BTreeMap<Name, ProviderSettings>, Option<&Name>),
@@ -583,9 +580,7 @@ fn agents(
                     .unwrap_or(Settle::Commit),
                 skills: skills.unwrap_or_default(),
                 net,
-                max_turns: agent.max_turns.as_ref().map_or(MAX_TURNS, |value| {
-                    bounded(source, value, &(1..=100), faults)
-                }),
+                max_turns: turns(source, agent.max_turns.as_ref(), faults),
                 max_tokens: agent.max_tokens.as_ref().map(|value| *value.get_ref()),
                 temperature: agent
                     .temperature

@@ -91,6 +91,16 @@ pub(super) fn bounded<T: Copy + PartialOrd + Display>(
     *value.get_ref()
 }
 
+/// How often a model may call tools in one turn of a conversation, if nothing else is said.
+pub(super) const MAX_TURNS: u32 = 16;
+
+/// How often it may.
+pub(super) fn turns(source: &Source, said: Option<&Spanned<u32>>, faults: &mut Faults) -> u32 {
+    said.map_or(MAX_TURNS, |value| {
+        bounded(source, value, &(1..=100), faults)
+    })
+}
+
 /// The name of something that is configured, and a fault when it is not.
 pub(super) fn reference<T>(
     source: &Source,

@@ -2,8 +2,8 @@
 
 use jsonrpsee::RpcModule;
 use paw_api::{
-    action, agent, budget, events, image, methods, model, provider, sandbox, skill, system, trail,
-    workspace,
+    action, agent, budget, events, image, job, methods, model, provider, sandbox, skill, system,
+    trail, workspace,
 };
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::Value;
@@ -67,6 +67,10 @@ fn result_of(method: &str) -> Option<SchemaOf> {
         "image.list" => of::<Vec<image::ImageInfo>>,
         "image.remove" => of::<image::ImagesSwept>,
         "image.send" => of::<image::Upload>,
+        "job.add" | "job.remove" => of::<job::Job>,
+        "job.history" => of::<Vec<job::JobRun>>,
+        "job.list" => of::<Vec<job::Job>>,
+        "job.run" => of::<job::JobRun>,
         "model.ab" => of::<provider::Arms>,
         "model.list" => of::<Vec<model::Model>>,
         "model.pull" => of::<model::PullEvent>,

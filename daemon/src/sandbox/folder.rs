@@ -120,6 +120,13 @@ fn fields(head: &str) -> BTreeMap<String, String> {
     let mut folded: Option<String> = None;
     for line in head.lines() {
         let indented = line.starts_with([' ', '\t']);
+        // Below `metadata` there may be a version, and nothing else that counts.
+        if indented && folded.as_deref() == Some("metadata") {
+            if let Some(said) = line.trim().strip_prefix("version:") {
+                fields.insert("version".to_owned(), unquoted(said.trim()));
+            }
+            continue;
+        }
         if let (true, Some(name)) = (indented, &folded) {
             let text = fields.entry(name.clone()).or_default();
             if !text.is_empty() {
@@ -132,8 +139,7 @@ fn fields(head: &str) -> BTreeMap<String, String> {
         let Some((name, said)) = line.split_once(':') else {
             continue;
         };
-        // Below `metadata` there may be a version, and nothing else that counts.
-        if indented && name.trim() != "version" {
+        if indented {
             continue;
         }
         let (name, said) = (name.trim().to_owned(), said.trim());

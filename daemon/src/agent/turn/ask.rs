@@ -6,7 +6,7 @@ use paw_policy::Target;
 use paw_store::{Attempt, Sum};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Early, Turn, add, context, fence::RULE, limits::Stop};
+use super::{Early, Turn, add, context, limits::Stop};
 use crate::{
     agent::{again::Again, chat},
     config::routes::OnBreak,
@@ -128,11 +128,8 @@ impl Turn<'_> {
 
     /// Instructions, what was said before, the question, and what was done for it.
     fn request(&self, stop: Option<&Stop>) -> ChatRequest {
-        let mut instructions = self.ready.settings.instructions.clone();
-        if !self.tools.is_empty() {
-            instructions = format!("{instructions}\n\n{RULE}");
-        }
-        let mut messages = vec![Message::System(instructions)];
+        let with_tools = !self.tools.is_empty();
+        let mut messages = vec![chat::instructions(&self.ready.settings, with_tools)];
         messages.extend(context::shown(&self.ready.earlier, &self.fence));
         messages.push(chat::said(&self.chat.text, &self.chat.images));
         messages.extend(context::steps(&self.turns, &self.fence));
