@@ -167,7 +167,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         .map_err(Fatal::Software)?;
 
     let bounds = config.actions;
-    let limits = limits(&config);
+    let limits = Limits::of(&config.rpc);
     let codes = Codes::open(&paths.state)
         .context("read who has enrolled for one-time codes")
         .map_err(Fatal::Config)?;
@@ -409,7 +409,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
     // The drain is over: everything that was stored is stored, and the last record says that pawd ends.
     stop.cancel();
     over.cancel();
-    if tokio::time::timeout(GOODBYE + limits_drain(), &mut served)
+    if tokio::time::timeout(GOODBYE + Limits::default().drain, &mut served)
         .await
         .is_err()
     {
@@ -534,20 +534,6 @@ fn serve(
         limits,
     };
     Ok(rpc::serve(listener, service, stop))
-}
-
-fn limits(config: &Config) -> Limits {
-    Limits {
-        connections: config.rpc.connections as usize,
-        connections_per_uid: config.rpc.connections_per_user as usize,
-        requests_per_second: config.rpc.requests_per_second,
-        request_burst: config.rpc.requests_per_second.saturating_mul(2),
-        ..Limits::default()
-    }
-}
-
-fn limits_drain() -> Duration {
-    Limits::default().drain
 }
 
 /// SIGTERM and SIGINT stop, SIGHUP reads the configuration again.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::config::RpcBounds;
+
 /// What one caller may cost. Sizes in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -69,6 +71,20 @@ impl Default for Limits {
             write_stall: Duration::from_secs(60),
             write_stall_subscribed: Duration::from_secs(600),
             drain: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Limits {
+    /// With what is configured.
+    #[must_use]
+    pub fn of(bounds: &RpcBounds) -> Self {
+        Self {
+            connections: bounds.connections as usize,
+            connections_per_uid: bounds.connections_per_user as usize,
+            requests_per_second: bounds.requests_per_second,
+            request_burst: bounds.requests_per_second.saturating_mul(2),
+            ..Self::default()
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What is written: a list of typed changes that happen together or not at all.
 
-use std::{borrow::Cow, collections::HashMap};
+use std::collections::HashMap;
 
 use paw_policy::State;
 use redb::{ReadableTable as _, WriteTransaction};
@@ -13,6 +13,7 @@ use crate::{
     grant::{self, GrantRecord},
     job::{self, JobRecord, RunRecord},
     outage::{self, OutageRecord, Outlet},
+    placed::Placed,
     proof::{self, ProofRecord},
     record::{ActionRecord, SessionRecord, TurnRecord},
     schema::{
@@ -387,27 +388,6 @@ impl Change {
             Self::ForgetSpent { budget, before_ms } => spent::forget(txn, budget, *before_ms),
             Self::ForgetPart { part } => spent::forget_part(txn, part),
         }
-    }
-}
-
-/// What an action's index entries are made of.
-#[derive(Deserialize)]
-struct Placed<'a> {
-    state: State,
-    #[serde(borrow)]
-    plan: PlacedPlan<'a>,
-}
-
-#[derive(Deserialize)]
-struct PlacedPlan<'a> {
-    #[serde(borrow)]
-    session: Option<Cow<'a, str>>,
-}
-
-impl Placed<'_> {
-    fn session(&self) -> Option<u128> {
-        let text = self.plan.session.as_deref()?;
-        text.parse::<Uuid>().ok().map(|id| id.as_u128())
     }
 }
 

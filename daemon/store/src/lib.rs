@@ -22,6 +22,7 @@ mod journal;
 mod notes;
 mod outage;
 mod overlay;
+mod placed;
 mod proof;
 mod query;
 mod record;
