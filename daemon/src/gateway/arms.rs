@@ -242,6 +242,7 @@ mod tests {
             sandbox: None,
             wait_reason: None,
             attempts: Vec::new(),
+            parent: None,
         }
     }
 

@@ -154,7 +154,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::sandbox::Tool;
+    use crate::sandbox::{Provenance, Tool};
 
     fn skill(name: &str, tools: &[&str]) -> Skill {
         let tool = |tool: &&str| {
@@ -183,6 +183,11 @@ mod tests {
                 wall_ms: 1,
             },
             tools: tools.iter().map(tool).collect::<BTreeMap<_, _>>(),
+            announces: false,
+            classes: BTreeMap::new(),
+            announced: None,
+            instructions: None,
+            origin: Provenance::Shipped,
             digest: Digest::of(name.as_bytes()),
         }
     }
