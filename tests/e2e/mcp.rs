@@ -184,13 +184,13 @@ async fn everything_server_from_npm_runs_as_a_skill() {
             "{tool} {code}: {said}"
         );
     }
-    // What does not fit the schema is refused by the server, and told as the tool's own failure.
+    // What does not fit the schema that it announced is refused before anything runs.
     let (code, said) = pawctl(
         &system,
         &["skill", "call", "everything", "get-sum", r#"{"a":"two"}"#],
     )
     .await;
-    assert_eq!(code, 1, "{said}");
+    assert!(code == 2 && said.contains("no \"b\""), "{code}: {said}");
     let shown: Value = {
         let ran = system
             .pawctl(&["-o", "json", "skill", "show", "everything"])
