@@ -84,6 +84,7 @@ async fn ping(path: &Path) {
         table: PING,
         identify: identify(pawd::rpc::Roles::default(), |_| None),
         on_denied: Arc::new(|_, _| {}),
+        may_call: Arc::new(|_, _| Ok(())),
         limits: Limits {
             requests_per_second: 0,
             ..Limits::default()

@@ -32,6 +32,7 @@ use crate::{
     gateway::route::Needs,
     orchestrator::{
         handle::{Judged, Submission},
+        queue::Urgency,
         work::Progress,
     },
     providers::Providers,
@@ -208,7 +209,12 @@ impl Intake {
                 rule: ask.rule.to_string(),
             }),
         };
-        self.submission(plan, ask.caller, taint, None, Progress::None)
+        let submission = self.submission(plan, ask.caller, taint, None, Progress::None)?;
+        // A program waits for it.
+        Ok(Submission {
+            urgency: Urgency::Interactive,
+            ..submission
+        })
     }
 
     fn submission(
@@ -261,11 +267,17 @@ impl Intake {
             attempts: Vec::new(),
             parent: None,
         };
+        // Who has pieces of it told as they come stays for its end.
+        let urgency = match &progress {
+            Progress::Chat(_) | Progress::Run { .. } => Urgency::Interactive,
+            Progress::None => Urgency::Background,
+        };
         Ok(Submission {
             record,
             judged: Judged { by: rules, verdict },
             session,
             progress,
+            urgency,
             end: None,
         })
     }

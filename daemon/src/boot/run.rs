@@ -49,7 +49,10 @@ use crate::{
     prove,
     providers::{self, Providers, keys::Keys},
     questions,
-    quota::Quotas,
+    quota::{
+        Quotas,
+        rates::{Rates, What, Whose},
+    },
     reload::{Current, Reload},
     rpc::{
         self, Limits,
@@ -187,6 +190,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
     let mut keeper = tokio::spawn(keeper.run());
     let (asks, asked) = questions::channel();
     let quotas = Quotas::new(config_now.clone(), storage.clone());
+    let rates = Rates::new(config_now.clone());
     let executor = Arc::new(Agents {
         config: config_now.clone(),
         providers: providers_now.clone(),
@@ -223,6 +227,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         grants: Arc::clone(&grants),
         news: Arc::clone(&news),
         quotas: Arc::clone(&quotas),
+        rates: Arc::clone(&rates),
     };
     let (driver, actions) = Driver::new(driver_ports, bounds)
         .context("read the open actions")
@@ -348,6 +353,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         providers: providers_now,
         breakers,
         quotas,
+        rates,
         kept: Arc::clone(&agents.kept),
         rules: rules_now,
         grants,
@@ -499,6 +505,7 @@ fn serve(
         .context("prepare the control socket")?;
     let listener =
         tokio::net::UnixListener::from_std(control).context("prepare the control socket")?;
+    let rates = Arc::clone(&context.rates);
     let methods = family::methods(context)
         .context("register the methods")
         .map_err(Fatal::Software)?;
@@ -526,11 +533,19 @@ fn serve(
         // A denial grants nothing, so it stands even while the writer is away.
         runtime.spawn(async move { drop(audit.durable(entry).await) });
     });
+    let may_call: rpc::MayCall = Arc::new(move |peer, method| {
+        let whose = Whose {
+            uid: peer.uid,
+            name: peer.name.as_deref(),
+        };
+        rates.count(What::Call(method), whose)
+    });
     let service = rpc::Service {
         methods,
         table: paw_api::methods::TABLE,
         identify,
         on_denied,
+        may_call,
         limits,
     };
     Ok(rpc::serve(listener, service, stop))

@@ -12,13 +12,14 @@ use paw_policy::{Name, Rules};
 use toml::Spanned;
 
 use super::{
-    ActionBounds, AgentSettings, Config, Confinement, PoolBounds, ProviderSettings, RoleGroups,
-    RouteSettings, RpcBounds, SandboxDefaults,
+    AgentSettings, Config, Confinement, PoolBounds, ProviderSettings, RoleGroups, RouteSettings,
+    RpcBounds, SandboxDefaults,
+    actions::actions,
     fault::{Fault, Faults},
     file::{self, File},
     layers::{Layers, MAX_TURNS, bounded, read_value, reference, turns},
     prices::prices,
-    quotas,
+    quotas, rates,
     registered::{Registered, RegisteredError},
     routes::routes,
     source::{self, Source, SourceError},
@@ -127,6 +128,7 @@ pub fn check(sources: Vec<Source>, policies: Option<Vec<Source>>) -> Result<Conf
     let config = Config {
         limits: quotas::limits(&layers, &known, &mut faults),
         budgets: quotas::budgets(&layers, &known, &mut faults),
+        rates: rates::rates(&layers, &known, &mut faults),
         log_level: log_level(&layers, &mut faults),
         rpc: rpc(&layers, &mut faults),
         roles: roles(&layers, &mut faults),
@@ -227,60 +229,6 @@ fn roles(layers: &Layers, faults: &mut Faults) -> RoleGroups {
             |f| f.roles.as_ref()?.user.as_ref(),
             "paw-user".into(),
             account,
-            faults,
-        ),
-    }
-}
-
-fn actions(layers: &Layers, faults: &mut Faults) -> ActionBounds {
-    let seconds = Duration::from_secs;
-    ActionBounds {
-        concurrency: layers.number(
-            |f| f.actions.as_ref()?.concurrency.as_ref(),
-            16,
-            1..=1_024,
-            faults,
-        ),
-        queue: layers.number(
-            |f| f.actions.as_ref()?.queue.as_ref(),
-            1_024,
-            1..=100_000,
-            faults,
-        ),
-        approvals: layers.number(
-            |f| f.actions.as_ref()?.approvals.as_ref(),
-            1_000,
-            1..=100_000,
-            faults,
-        ),
-        approval_expiry: layers.text(
-            |f| f.actions.as_ref()?.approval_expiry.as_ref(),
-            seconds(24 * 3600),
-            duration,
-            faults,
-        ),
-        chat_timeout: layers.text(
-            |f| f.actions.as_ref()?.chat_timeout.as_ref(),
-            seconds(600),
-            duration,
-            faults,
-        ),
-        tool_timeout: layers.text(
-            |f| f.actions.as_ref()?.tool_timeout.as_ref(),
-            seconds(60),
-            duration,
-            faults,
-        ),
-        keep: layers.number(
-            |f| f.actions.as_ref()?.keep.as_ref(),
-            100_000,
-            100..=10_000_000,
-            faults,
-        ),
-        drain: layers.text(
-            |f| f.actions.as_ref()?.drain.as_ref(),
-            seconds(20),
-            duration,
             faults,
         ),
     }

@@ -43,6 +43,9 @@ pub struct File {
     /// `[budget.NAME]`
     #[serde(default)]
     pub budget: BTreeMap<Spanned<String>, Budget>,
+    /// `[rate.NAME]`
+    #[serde(default)]
+    pub rate: BTreeMap<Spanned<String>, Rate>,
 }
 
 /// How much is said.
@@ -77,12 +80,36 @@ pub struct Roles {
     pub user: Option<Spanned<String>>,
 }
 
+/// How often pawd may be called, or agents act, in a minute.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rate {
+    /// Calls of methods in a minute.
+    pub calls_per_minute: Option<Spanned<u64>>,
+    /// Actions in a minute.
+    pub actions_per_minute: Option<Spanned<u64>>,
+    /// Calls of this method.
+    pub method: Option<Spanned<String>>,
+    /// Actions of this agent.
+    pub agent: Option<Spanned<String>>,
+    /// What this user asks for.
+    pub user: Option<Spanned<String>>,
+    /// `method`, `agent`, `user`: each of them alone.
+    #[serde(default)]
+    pub each: Vec<Spanned<String>>,
+}
+
 /// Bounds of actions.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Actions {
     /// Actions being done at once.
     pub concurrency: Option<Spanned<u32>>,
+    /// `[actions.at_once]`: of those, how many of a kind.
+    #[serde(default)]
+    pub at_once: BTreeMap<Spanned<String>, Spanned<u32>>,
+    /// What nobody waits for may have of the places and of the line, in percent.
+    pub background: Option<Spanned<u32>>,
     /// Actions waiting for a place at once.
     pub queue: Option<Spanned<u32>>,
     /// Questions waiting for a person at once.

@@ -2,12 +2,14 @@
 //!
 //! A [`Config`] cannot be wrong: whoever holds one need not check anything again. It knows no process and no socket.
 
+mod actions;
 pub mod check;
 pub mod fault;
 pub mod file;
 mod layers;
 pub mod prices;
 pub mod quotas;
+pub mod rates;
 pub mod registered;
 pub mod routes;
 pub mod source;
@@ -25,9 +27,11 @@ use paw_llm::{ProviderKind, Timeouts};
 use paw_policy::{Name, Rules, Target};
 use serde::Serialize;
 
+pub use actions::AtOnce;
 pub use fault::{Fault, Faults};
 pub use prices::PriceSettings;
 pub use quotas::{BudgetSettings, LimitSettings};
+pub use rates::RateSettings;
 pub use routes::RouteSettings;
 
 /// What pawd runs on.
@@ -61,6 +65,8 @@ pub struct Config {
     pub limits: BTreeMap<Name, LimitSettings>,
     /// What may be spent.
     pub budgets: BTreeMap<Name, BudgetSettings>,
+    /// How often pawd may be called, and agents act, in a minute.
+    pub rates: BTreeMap<Name, RateSettings>,
     /// Policy files, as (name, text) were read.
     #[serde(skip)]
     pub rules: Rules,
@@ -113,6 +119,10 @@ pub struct RoleGroups {
 pub struct ActionBounds {
     /// Being done at once.
     pub concurrency: u32,
+    /// Of those, of each kind.
+    pub at_once: AtOnce,
+    /// What nobody waits for may have of the places, of those of its kind and of the line, in percent.
+    pub background: u32,
     /// Waiting for a place at once.
     pub queue: u32,
     /// Waiting for a person at once.

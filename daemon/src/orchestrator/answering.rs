@@ -266,7 +266,7 @@ impl Driver {
         }
         let record = open.record.clone();
         match record.state {
-            State::Approved => self.queue.push(id),
+            State::Approved => self.queue.push(open.ticket()),
             State::WaitingApproval => {}
             _ => {
                 metrics::ended(&record);

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, future::ready, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use paw_api::{Error, ErrorKind, audit::Event};
-use paw_policy::{Decision, Permit, Plan, Rules, State, permit as allowed};
+use paw_policy::{Decision, Permit, Plan, Rules, State};
 use paw_store::{ActionRecord, Caller, GrantRecord, StoreError};
 use tokio::{
     sync::{broadcast, mpsc, watch},
@@ -22,11 +22,12 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::{
+    admission::line,
     approval::Questions,
     ending::fault_of_ours,
-    handle::{Actions, CHANGES, Change, Command, End, INBOX, Judged, Load, Reply, Submission},
+    handle::{Actions, CHANGES, Change, Command, End, INBOX, Load, Reply, Submission},
     lifecycle::{Step, next},
-    queue::Queue,
+    queue::{Queue, Urgency},
     steps::{
         Lasting, batch, denial, internal, not_stored, past, permit, question, say, say_end, tick,
         until, write,
@@ -34,8 +35,15 @@ use super::{
     work::{Ending, Execute, Outcome, Progress, Task, failure},
 };
 use crate::{
-    audit::Audit, clock::now_ms, config::ActionBounds, events::News, grants::Grants, metrics,
-    quota::Quotas, records::entry_of, storage::Storage,
+    audit::Audit,
+    clock::now_ms,
+    config::ActionBounds,
+    events::News,
+    grants::Grants,
+    metrics,
+    quota::{Quotas, rates::Rates},
+    records::entry_of,
+    storage::Storage,
 };
 
 /// How long cancelled executions may take to end when pawd stops, after its drain time.
@@ -75,6 +83,8 @@ pub struct Ports {
     pub news: Arc<News>,
     /// What may be asked and spent.
     pub quotas: Arc<Quotas>,
+    /// How often agents may act.
+    pub rates: Arc<Rates>,
 }
 
 /// An action that is not final.
@@ -94,12 +104,8 @@ pub(super) struct Open {
     pub(super) opens: bool,
     /// Its permit, while it begins with its acceptance.
     pub(super) permit: Option<Permit<Plan>>,
-}
-
-/// The beginning of an execution.
-struct Begun {
-    state: State,
-    permit: Permit<Plan>,
+    /// Whether somebody waits for it.
+    pub(super) urgency: Urgency,
 }
 
 /// The driver.
@@ -130,7 +136,7 @@ impl Driver {
         let changes = broadcast::Sender::new(CHANGES);
         let (load, watched) = watch::channel(Load::default());
         let mut driver = Self {
-            queue: Queue::new(bounds.concurrency as usize, bounds.queue as usize),
+            queue: Queue::new(line(&bounds)),
             questions: Questions::default(),
             open: BTreeMap::new(),
             inbox,
@@ -218,8 +224,7 @@ impl Driver {
             Command::Rest(id) => self.queue.rest(id),
             Command::Wake(id) => self.queue.wake(id),
             Command::Bounds(bounds) => {
-                self.queue
-                    .resize(bounds.concurrency as usize, bounds.queue as usize);
+                self.queue.resize(line(&bounds));
                 self.bounds = bounds;
             }
         }
@@ -231,9 +236,11 @@ impl Driver {
             judged,
             session,
             progress,
+            urgency,
             end,
         } = submission;
-        if let Err(error) = self.admit(record.decision) {
+        let urgency = self.inherited(&record, urgency);
+        if let Err(error) = self.admit(&record, urgency) {
             return say(reply, Err(error));
         }
         let (now, rules) = (now_ms(), Arc::clone(&self.ports.rules.borrow()));
@@ -250,7 +257,7 @@ impl Driver {
         match record.decision {
             Decision::Allow => {
                 record.decided_ms = Some(now);
-                begun = self.begin_at_once(&record, &rules, &judged);
+                begun = self.begin_at_once((&record, urgency), &rules, &judged);
             }
             Decision::Ask => {
                 let wait =
@@ -292,6 +299,7 @@ impl Driver {
                 before: None,
                 opens: session.is_some(),
                 permit,
+                urgency,
             },
         );
         let (storage, audit) = (self.ports.storage.clone(), self.ports.audit.clone());
@@ -309,57 +317,6 @@ impl Driver {
             let result = write(&storage, &audit, entries, lasting, batch).await;
             Happened::Accepted { id, result }
         });
-    }
-
-    /// What is allowed, and finds a place free and nobody in line before it, begins with its acceptance: one step on disk, where
-    /// it would be two. Whatever speaks against it is found again, and told, when its turn comes.
-    fn begin_at_once(
-        &mut self,
-        record: &ActionRecord,
-        rules: &Arc<Rules>,
-        judged: &Judged,
-    ) -> Option<Begun> {
-        let state = next(next(State::Queued, Step::Allow).ok()?, Step::Start).ok()?;
-        let permit = if Arc::ptr_eq(rules, &judged.by) {
-            // The same rules say the same of the same plan.
-            allowed(record.plan.clone(), &judged.verdict)
-        } else {
-            permit(rules, record)
-        };
-        let permit = permit.ok()?;
-        self.queue
-            .take(record.id)
-            .then_some(Begun { state, permit })
-    }
-
-    /// Whether one more action of this decision may come in.
-    fn admit(&self, decision: Decision) -> Result<(), Error> {
-        let busy = |message: String| {
-            Error::new(
-                ErrorKind::Busy,
-                message,
-                "wait for some to end, or raise the bound in [actions]",
-            )
-            .retry_after_ms(1_000)
-        };
-        if self.draining {
-            let error = Error::new(
-                ErrorKind::Unavailable,
-                "pawd is stopping",
-                "try again when it is back",
-            );
-            return Err(error.retry_after_ms(2_000));
-        }
-        match decision {
-            Decision::Allow => self.queue.room().map_err(|full| busy(full.to_string())),
-            Decision::Ask if self.questions.len() >= self.bounds.approvals as usize => {
-                Err(busy(format!(
-                    "{} questions are waiting for a person",
-                    self.questions.len()
-                )))
-            }
-            Decision::Ask | Decision::Deny => Ok(()),
-        }
     }
 
     fn cancel(&mut self, id: Uuid, by: &Caller, reply: Reply) {
@@ -387,7 +344,7 @@ impl Driver {
             State::Executing => open.cancel.cancel(),
             State::Queued | State::WaitingApproval | State::Approved => {
                 self.questions.drop(id);
-                self.queue.done(id);
+                self.queue.done(id, now_ms());
                 self.end(id, Outcome::plain(Ending::Cancelled));
             }
             State::Completed
@@ -402,7 +359,9 @@ impl Driver {
     /// Starts approved actions while there are places.
     fn pump(&mut self) {
         while !self.draining {
-            let Some(id) = self.queue.pop() else { return };
+            let Some(id) = self.queue.pop(now_ms()) else {
+                return;
+            };
             self.start(id);
         }
     }
@@ -410,13 +369,13 @@ impl Driver {
     fn start(&mut self, id: Uuid) {
         let rules = Arc::clone(&self.ports.rules.borrow());
         let Some(open) = self.open.get_mut(&id) else {
-            return self.queue.done(id);
+            return self.queue.done(id, now_ms());
         };
         let permit = match permit(&rules, &open.record) {
             Ok(permit) => permit,
             Err(error) => {
                 let hint = "submit it again: it is judged anew";
-                self.queue.done(id);
+                self.queue.done(id, now_ms());
                 return self.end(
                     id,
                     Outcome::failed("denied", format!("there is no permit: {error}"), hint),
@@ -427,7 +386,7 @@ impl Driver {
             Ok(state) => open.record.state = state,
             Err(error) => {
                 warn!(paw_action = %id, error = %error, "an action stood in line that may not start");
-                return self.queue.done(id);
+                return self.queue.done(id, now_ms());
             }
         }
         open.record.started_ms = Some(now_ms());
@@ -453,7 +412,7 @@ impl Driver {
         begun: impl Future<Output = Result<(), Error>> + Send + 'static,
     ) {
         let Some(open) = self.open.get_mut(&id) else {
-            return self.queue.done(id);
+            return self.queue.done(id, now_ms());
         };
         let task = Task {
             id,
@@ -490,7 +449,7 @@ impl Driver {
                 reply,
             } => self.answered(id, result, grant, reply),
             Happened::Ended { id, outcome } => {
-                self.queue.done(id);
+                self.queue.done(id, now_ms());
                 self.end(id, outcome);
             }
             Happened::Closed { id } => self.closed(id),
@@ -525,7 +484,7 @@ impl Driver {
         open.busy = false;
         let permit = open.permit.take();
         if let Err(error) = result {
-            self.queue.done(id);
+            self.queue.done(id, now_ms());
             if let Some(open) = self.open.remove(&id) {
                 self.not_accepted(open, error);
             }
@@ -543,7 +502,7 @@ impl Driver {
                 );
                 self.questions.ask(id, question(&record));
             }
-            State::Approved => self.queue.push(id),
+            State::Approved => self.queue.push(open.ticket()),
             State::Executing => self.tell(id, State::Approved),
             State::Queued => {}
             State::Completed
@@ -576,15 +535,5 @@ impl Driver {
             Some(id.to_string()),
             format!("action {id} is {state}"),
         );
-    }
-
-    fn queue_load(&self) -> Load {
-        let executing = self.queue.running();
-        let waiting = self.questions.len();
-        Load {
-            queued: self.open.len().saturating_sub(executing + waiting),
-            executing,
-            waiting,
-        }
     }
 }

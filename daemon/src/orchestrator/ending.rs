@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::{
     driver::{Driver, Happened, Open},
     lifecycle::{Step, next},
+    queue::Urgency,
     steps::{batch_with_exchange, question, say},
     work::{Continuation, Ending, Exchange, Outcome, Progress, failure},
 };
@@ -23,8 +24,7 @@ impl Driver {
     pub(super) fn adopt(&mut self, record: ActionRecord) {
         match record.state {
             State::WaitingApproval => self.questions.ask(record.id, question(&record)),
-            State::Approved => self.queue.push(record.id),
-            State::Queued | State::Executing => {}
+            State::Queued | State::Approved | State::Executing => {}
             State::Completed
             | State::Failed
             | State::Rejected
@@ -42,7 +42,12 @@ impl Driver {
             before: None,
             opens: false,
             permit: None,
+            // Whoever waited for it was connected to that life.
+            urgency: Urgency::Background,
         };
+        if open.record.state == State::Approved {
+            self.queue.push(open.ticket());
+        }
         self.open.insert(open.record.id, open);
     }
 
@@ -84,7 +89,7 @@ impl Driver {
             leave: self.leave.clone(),
             drain: self.drain.clone(),
         };
-        self.queue.resume(id);
+        self.queue.resume(open.ticket());
         info!(paw_action = %id, "an action of an earlier pawd goes on");
         let executor = Arc::clone(&self.ports.executor);
         self.tasks.spawn(async move {

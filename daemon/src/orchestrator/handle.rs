@@ -8,7 +8,7 @@ use paw_store::{ActionRecord, Caller, SessionRecord};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use uuid::Uuid;
 
-use super::work::Progress;
+use super::{queue::Urgency, work::Progress};
 use crate::config::ActionBounds;
 
 /// Commands that may wait for the driver.
@@ -43,6 +43,8 @@ pub struct Submission {
     pub session: Option<SessionRecord>,
     /// Where its execution reports.
     pub progress: Progress,
+    /// Whether somebody waits for it. What a running action asks for is as urgent as that one, whatever stands here.
+    pub urgency: Urgency,
     /// Who is told its end by itself; whoever else wants to know it listens for changes, and hears those of all actions.
     pub end: Option<End>,
 }
@@ -113,6 +115,8 @@ pub struct Change {
 pub struct Load {
     /// For a place.
     pub queued: usize,
+    /// Of those, how many somebody waits for, and nobody does.
+    pub in_line: [usize; Urgency::ALL.len()],
     /// For their end.
     pub executing: usize,
     /// For a person.

@@ -15,10 +15,12 @@
 //! - [`ledger`]: what is spent and set aside. Pure.
 //! - [`period`]: when a budget begins anew. Pure.
 //! - [`refusal`]: why an attempt is not made. Pure.
+//! - [`rates`]: how often pawd is called and agents act, in buckets of their own.
 
 pub mod bucket;
 pub mod ledger;
 pub mod period;
+pub mod rates;
 pub mod refusal;
 pub mod scope;
 

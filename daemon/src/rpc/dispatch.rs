@@ -28,13 +28,14 @@ use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::{Limits, Peer, gate::Gate, seats::Seat};
+use super::{Limits, MayCall, Peer, gate::Gate, seats::Seat};
 use crate::metrics::{self, OneMore};
 
 /// What all connections share.
 pub(super) struct Shared {
     pub(super) methods: jsonrpsee::Methods,
     pub(super) gate: Gate,
+    pub(super) may_call: MayCall,
     pub(super) limits: Limits,
     /// Cancelled when pawd stops: nothing more is read.
     pub(super) stop: CancellationToken,
@@ -172,7 +173,14 @@ fn call(session: &Session, sink: Option<&MethodSink>, text: &str) -> Call {
     let params = Params::new(raw);
     let limit = shared.limits.answer;
     let extensions = || session.extensions.clone();
-    match shared.methods.method(method.name) {
+    let callback = shared.methods.method(method.name);
+    // Who has had enough may always say so.
+    if !matches!(callback, Some(MethodCallback::Unsubscription(_)))
+        && let Err(busy) = (shared.may_call)(&session.peer, method.name)
+    {
+        return Call::Done(MethodResponse::error(id, ErrorObjectOwned::from(busy)));
+    }
+    match callback {
         None => Call::Done(MethodResponse::error(
             id,
             ErrorObjectOwned::from(Fault::UnknownMethod {

@@ -21,6 +21,9 @@ use super::Peer;
 /// from the table, or `unknown`; never a text of the caller.
 pub type OnDenied = Arc<dyn Fn(&Peer, &'static str) + Send + Sync>;
 
+/// Asked before each call, and told of it by that: whether somebody may call a method now, or when. It must return at once.
+pub type MayCall = Arc<dyn Fn(&Peer, &'static str) -> Result<(), Error> + Send + Sync>;
+
 /// The table, and who hears of denials.
 #[derive(Clone)]
 pub(super) struct Gate {

@@ -54,7 +54,7 @@ use tokio::{
 use tokio_util::{codec::Framed, sync::CancellationToken};
 use tracing::{debug, error, warn};
 
-pub use gate::OnDenied;
+pub use gate::{MayCall, OnDenied};
 pub use limits::Limits;
 pub use peer::{Identify, Peer, Roles, caller, identify};
 
@@ -77,6 +77,8 @@ pub struct Service {
     pub identify: Identify,
     /// Told of every denial.
     pub on_denied: OnDenied,
+    /// Whether somebody may call a method now, or has done so too often.
+    pub may_call: MayCall,
     /// The bounds.
     pub limits: Limits,
 }
@@ -109,6 +111,7 @@ pub async fn serve(listener: UnixListener, service: Service, stop: CancellationT
         table,
         identify,
         on_denied,
+        may_call,
         limits,
     } = service;
     let drained = CancellationToken::new();
@@ -116,6 +119,7 @@ pub async fn serve(listener: UnixListener, service: Service, stop: CancellationT
     let shared = Arc::new(Shared {
         methods,
         gate,
+        may_call,
         limits,
         stop: stop.clone(),
         drained: drained.clone(),

@@ -257,6 +257,7 @@ impl Rig {
                 let denied = Arc::clone(&denied);
                 Arc::new(move |peer, method| denied.lock().unwrap().push((peer.uid, method)))
             },
+            may_call: Arc::new(|_, _| Ok(())),
             limits,
         };
         let served = tokio::spawn(serve(listener, service, stop.clone()));

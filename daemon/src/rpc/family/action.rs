@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::{Family, fail};
 use crate::{
     intake::{Asked, unreadable},
-    orchestrator::work::Progress,
+    orchestrator::{queue::Urgency, work::Progress},
     records,
     rpc::caller,
 };
@@ -53,10 +53,13 @@ impl ActionRpcServer for Family {
             session,
             local_only: false,
         };
-        let submission = self
+        let mut submission = self
             .intake
             .judge(asked, caller, Progress::None)
             .map_err(fail)?;
+        if wait == Some(true) {
+            submission.urgency = Urgency::Interactive;
+        }
         let record = self.actions.submit(submission).await.map_err(fail)?;
         let record = if wait == Some(true) && record.state != State::WaitingApproval {
             self.settled(record.id, limit(timeout_ms), |state| state.is_final())

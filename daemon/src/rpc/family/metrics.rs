@@ -14,6 +14,7 @@ use crate::{
     gateway::breaker::State,
     intake::unreadable,
     metrics::{self, CONTENT_TYPE, View, reading::Reading},
+    orchestrator::queue::Urgency,
     rpc::Limits,
 };
 
@@ -60,6 +61,14 @@ async fn system(context: &Context) -> Vec<Reading> {
             providers.push([("provider", &provider.name), ("state", state)], is);
         }
     }
+    let mut in_line = Reading::gauge(
+        "actions_in_line",
+        "Actions that stand in line for a place, by whether somebody waits for them",
+    );
+    let stand = context.actions.load().in_line;
+    for (urgency, count) in Urgency::ALL.into_iter().zip(stand) {
+        in_line.push([("class", urgency.as_str())], count as f64);
+    }
     let (queue, sandboxes) = (status.queue, status.sandboxes);
     let waiting = queue.waiting_approval as f64;
     vec![
@@ -79,6 +88,7 @@ async fn system(context: &Context) -> Vec<Reading> {
             .with([("state", "queued")], queue.queued as f64)
             .with([("state", "executing")], queue.executing as f64)
             .with([("state", "waiting_approval")], waiting),
+        in_line,
         Reading::gauge(
             "sandboxes",
             "Sandboxes that run a command, and that wait for one",
@@ -202,6 +212,7 @@ fn bounds(context: &Context) -> Result<[Reading; 3], Error> {
         "limit_waits",
         (quotas.waiting as usize, quotas.most_waiting as usize),
     );
+    all.count("rate_buckets", context.rates.fill());
     let providers = context.providers.borrow().clone();
     for (name, known) in providers.iter() {
         let fill = known.client.fill();

@@ -65,7 +65,7 @@ use crate::{
     jobs::Jobs,
     orchestrator::handle::Actions,
     providers::Providers,
-    quota::Quotas,
+    quota::{Quotas, rates::Rates},
     reload::Reload,
     sandbox::{Launchers, Pool, Proofs, Register, Skills},
     skills::{Incoming, Installed},
@@ -110,6 +110,8 @@ pub struct Context {
     pub breakers: Arc<Breakers>,
     /// What may be asked and spent.
     pub quotas: Arc<Quotas>,
+    /// How often pawd may be called, and agents act.
+    pub rates: Arc<Rates>,
     /// Answers that are given again.
     pub kept: Arc<Mutex<Answers>>,
     /// Rules in force.
