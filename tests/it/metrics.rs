@@ -41,10 +41,11 @@ async fn ask(client: &Client, model: Option<&str>) -> Vec<ChatEvent> {
 }
 
 /// Everything that the manual lists. A name that is added or goes belongs there, too.
-const NAMES: [&str; 31] = [
+const NAMES: [&str; 32] = [
     "paw_action_queue_wait_seconds",
     "paw_action_run_seconds",
     "paw_actions",
+    "paw_actions_in_line",
     "paw_actions_open",
     "paw_approval_wait_seconds",
     "paw_audit_append_seconds",

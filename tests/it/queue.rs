@@ -71,14 +71,13 @@ fn asked(model: &Model) -> Vec<String> {
     last.collect()
 }
 
-/// A value of `pawctl metrics`.
-async fn metric(client: &Client, line: &str) -> String {
+/// How many stand in line, of those that somebody waits for or nobody does.
+async fn in_line(client: &Client, class: &str) -> f64 {
+    let line = format!("paw_actions_in_line{{class=\"{class}\"}} ");
     let text = client.metrics().await.unwrap().text;
-    let found = text.lines().find_map(|it| it.strip_prefix(line));
-    found
-        .unwrap_or_else(|| panic!("no {line} in {text}"))
-        .trim()
-        .to_owned()
+    let found = text.lines().find_map(|it| it.strip_prefix(&line));
+    let found = found.unwrap_or_else(|| panic!("no {line} in {text}"));
+    found.parse().unwrap()
 }
 
 #[tokio::test]
@@ -93,16 +92,11 @@ async fn what_somebody_waits_for_is_first_and_the_rest_has_its_turn() {
     for number in 1..=9 {
         chats.push(stay(&client, "default", &format!("chat {number}")).await);
     }
-    let in_line = ["interactive", "background"].map(|class| {
-        let line = format!("paw_actions_in_line{{class=\"{class}\"}}");
-        let client = &client;
-        async move { metric(client, &line).await }
-    });
-    let [interactive, background] = in_line;
-    assert_eq!(
-        (interactive.await.as_str(), background.await.as_str()),
-        ("9", "1")
+    let stand = (
+        in_line(&client, "interactive").await,
+        in_line(&client, "background").await,
     );
+    assert_eq!(stand, (9.0, 1.0));
     steps.send(Step::End).await.unwrap();
     rest(&mut first).await;
     for chat in &mut chats {
@@ -224,7 +218,7 @@ async fn tools_that_run_leave_places_for_chats() {
         within("asking for a tool", asked).await.unwrap()
     };
     let (stuck, behind) = (list().await, list().await);
-    tokio::task::block_in_place(|| launcher.wait_for_running(1));
+    launcher.wait_for_running(1);
     let events = rest(&mut say(&client, "hello").await).await;
     assert!(
         matches!(events.last(), Some(ChatEvent::Done(_))),
@@ -237,17 +231,37 @@ async fn tools_that_run_leave_places_for_chats() {
     assert_eq!(finally(&client, &behind.id).await.state, State::Completed);
 }
 
-/// What a chat in the background asks for is no more urgent than itself.
+/// What a chat asks for while somebody reads it is as urgent as the chat.
 #[tokio::test]
-async fn tool_of_a_chat_that_nobody_waits_for_waits_behind_the_others() {
+async fn tool_of_a_chat_that_somebody_waits_for_is_before_what_nobody_waits_for() {
     let (model, _pawd, client) = start("\n[actions]\nconcurrency = 1\n").await;
-    model.will(Says::calls(&[("files__list", json!({"path": "."}))]));
-    model.will(Says::says(&["done"]));
-    let behind = leave(&client, "default", "list it").await;
-    let ended = finally(&client, &behind.id).await;
-    assert_eq!(ended.state, State::Completed, "{ended:?}");
-    assert_eq!(
-        metric(&client, "paw_actions_in_line{class=\"background\"}").await,
-        "0"
+    let steps = hold(&model);
+    let mut chat = say(&client, "list it").await;
+    model.was_asked(1).await;
+    let arguments = json!({"skill": "files", "tool": "list", "arguments": {"path": "."}});
+    let left = client.submit(
+        "tool_call".into(),
+        object(arguments),
+        None,
+        None,
+        None,
+        None,
     );
+    let left = within("leaving a call", left).await.unwrap();
+    let called = json!({"function": {"name": "files__list", "arguments": {"path": "."}}});
+    let message = json!({"role": "assistant", "content": "", "tool_calls": [called]});
+    let end = json!({"model": "m", "message": message, "done": true, "done_reason": "stop"});
+    steps.send(Step::Raw(format!("{end}\n"))).await.unwrap();
+    let events = rest(&mut chat).await;
+    assert!(
+        matches!(events.last(), Some(ChatEvent::Done(_))),
+        "{events:?}"
+    );
+    let left = finally(&client, &left.id).await;
+    let all = within("listing", client.list(None, None, None))
+        .await
+        .unwrap();
+    let tool = all.items.iter().find(|it| it.parent.is_some()).unwrap();
+    let began = |action: &Action| action.timestamps.started.unwrap();
+    assert!(began(tool) < began(&left), "{tool:?} after {left:?}");
 }
