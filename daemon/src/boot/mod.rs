@@ -6,6 +6,7 @@
 
 mod helpers;
 mod run;
+mod serve;
 mod sockets;
 mod users;
 
