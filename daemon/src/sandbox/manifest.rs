@@ -496,8 +496,12 @@ mod tests {
             .map(|(name, tool)| (name.as_str(), tool.class))
             .collect();
         let expected = [
+            ("delete", ToolClass::WriteDestructive),
+            ("edit", ToolClass::WriteDestructive),
             ("list", ToolClass::ReadPrivate),
             ("read", ToolClass::ReadPrivate),
+            ("search", ToolClass::ReadPrivate),
+            ("undo", ToolClass::WriteDestructive),
             ("write", ToolClass::WriteDestructive),
         ];
         assert_eq!(classes, expected);

@@ -18,6 +18,8 @@ pub(crate) enum BadPath {
     Absolute,
     #[error("`..` in a path; nothing outside the workspace can be reached")]
     Parent,
+    #[error("`.paw-undo` holds what undo needs, and is nobody else's; use undo")]
+    Ours,
     #[error("a control character in a path")]
     Control,
     #[error("a path of more than {MAX_PATH} bytes, or a name of more than {MAX_NAME}")]
@@ -41,6 +43,9 @@ impl FromStr for Inside {
                 long if long.len() > MAX_NAME => return Err(BadPath::TooLong),
                 name => names.push(name),
             }
+        }
+        if names.first().is_some_and(|name| crate::kept::is_ours(name)) {
+            return Err(BadPath::Ours);
         }
         let path = names.join("/");
         if path.len() > MAX_PATH {
@@ -66,6 +71,15 @@ impl Inside {
             Some((directory, name)) => (Self(directory.to_owned()), name),
             None => (Self(String::new()), &self.0),
         })
+    }
+
+    /// What stands before the names in it.
+    pub(crate) fn prefix(&self) -> String {
+        if self.0.is_empty() {
+            String::new()
+        } else {
+            format!("{}/", self.0)
+        }
     }
 
     /// Every directory on the way to it and itself, outermost first.
@@ -123,6 +137,9 @@ mod tests {
         check("..", Err(BadPath::Parent));
         check("a/../../etc", Err(BadPath::Parent));
         check("a/..", Err(BadPath::Parent));
+        check(".paw-undo/1", Err(BadPath::Ours));
+        check(".//.paw-undo", Err(BadPath::Ours));
+        check("a/.paw-undo", Ok("a/.paw-undo"));
         check("a\0b", Err(BadPath::Control));
         check("a\x1b[2J", Err(BadPath::Control));
         check("invoice\u{202e}txt.exe", Err(BadPath::Control));

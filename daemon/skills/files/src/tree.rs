@@ -1,6 +1,7 @@
 //! The directory tree beneath the root: every access resolved by the kernel, every amount bounded.
 
 use std::{
+    ffi::CString,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
@@ -27,12 +28,17 @@ pub(crate) const MAX_READ: usize = 128 * 1024;
 /// Most bytes of one write.
 pub(crate) const MAX_WRITE: usize = 512 * 1024;
 
+/// Most files and directories of one that is deleted.
+pub(crate) const MAX_TREE: usize = 1000;
+/// Most levels of a directory that is deleted.
+pub(crate) const MAX_LEVELS: u32 = 32;
+
 /// No link is followed, not even one that stays beneath the root: a link is a name that somebody else chose.
 const STRICT: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_SYMLINKS)
     .union(ResolveFlags::NO_MAGICLINKS);
 
-/// Why a file was not listed, read or written. The text is for the model that asked.
+/// Why something was not done with a file. The text is for the model that asked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TreeError {
     #[error(transparent)]
@@ -53,6 +59,38 @@ pub(crate) enum TreeError {
     NoDirectory { path: String },
     #[error("{bytes} bytes are more than the {MAX_WRITE} that one call may write")]
     TooMuch { bytes: usize },
+    #[error("{path} has more than {MAX_WRITE} bytes, or is no text; write it as a whole")]
+    NoText { path: String },
+    #[error("the text to be replaced is empty, or the same as the new one")]
+    NoEdit,
+    #[error("the text to be replaced is not in {path}; read it again")]
+    NotThere { path: String },
+    #[error("the text to be replaced is in {path} {times} times; give more of it, or set all")]
+    NotOnce { path: String, times: usize },
+    #[error(
+        "text or name are expected, of 1 to 1024 bytes and without line breaks: what to look for"
+    )]
+    Wanted,
+    #[error("{path} is a directory with something in it; set recursive to delete all of it")]
+    NotEmpty { path: String },
+    #[error(
+        "{path} holds more than {MAX_TREE} files and directories, more than {MAX_LEVELS} levels, or a device, pipe or socket; delete what is in it first"
+    )]
+    TreeTooLarge { path: String },
+    #[error(
+        "{path} is too large to be kept for undo; set for_good to do it all the same, for good"
+    )]
+    TooLargeToKeep { path: String },
+    #[error("there is no change that could be taken back")]
+    NothingToUndo,
+    #[error("there is no change {id}; the latest 32 are kept, as far as there is room")]
+    NoChange { id: String },
+    #[error(
+        "{path} is not as that change left it: somebody changed it since; give another change to take that one back"
+    )]
+    ChangedSince { path: String },
+    #[error("what was kept of {path} cannot be read any more")]
+    Damaged { path: String },
     #[error("{step} {path}: {source}")]
     System {
         step: &'static str,
@@ -62,7 +100,7 @@ pub(crate) enum TreeError {
 }
 
 impl TreeError {
-    fn of(step: &'static str, path: &Inside, errno: Errno) -> Self {
+    pub(crate) fn of(step: &'static str, path: &Inside, errno: Errno) -> Self {
         let path = path.to_string();
         match errno {
             Errno::NOENT => Self::Missing { path },
@@ -135,19 +173,19 @@ impl Tree {
 
     /// Lists a directory down to `depth` levels, directories before what is in them.
     pub(crate) fn list(&self, path: &Inside, depth: u32) -> Result<Listing, TreeError> {
-        let directory = self.open_beneath(path, OFlags::RDONLY | OFlags::DIRECTORY, "open")?;
+        let directory = self.open_beneath(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let mut listing = Listing {
             entries: Vec::new(),
             truncated: false,
             room: MAX_PATHS,
         };
-        let prefix = if path.as_str() == "." {
-            String::new()
-        } else {
-            format!("{path}/")
-        };
-        walk(&directory, &prefix, depth.clamp(1, MAX_DEPTH), &mut listing)
-            .map_err(|errno| TreeError::of("list", path, errno))?;
+        walk(
+            &directory,
+            &path.prefix(),
+            depth.clamp(1, MAX_DEPTH),
+            &mut listing,
+        )
+        .map_err(|errno| TreeError::of("list", path, errno))?;
         Ok(listing)
     }
 
@@ -159,11 +197,7 @@ impl Tree {
         limit: usize,
     ) -> Result<Piece, TreeError> {
         // Without NONBLOCK the opening of a FIFO would wait for a writer that never comes.
-        let file = self.open_beneath(
-            path,
-            OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY,
-            "open",
-        )?;
+        let file = self.open_beneath(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
         let stat = fs::fstat(&file).map_err(|errno| TreeError::of("look at", path, errno))?;
         want_file(&stat, path)?;
         let size = u64::try_from(stat.st_size).unwrap_or(0);
@@ -192,54 +226,38 @@ impl Tree {
     }
 
     /// Writes a whole file, so that a reader sees the old text or the new one and a crash leaves one of them.
-    pub(crate) fn write(
-        &self,
-        path: &Inside,
-        text: &[u8],
-        create_dirs: bool,
-    ) -> Result<(), TreeError> {
-        if text.len() > MAX_WRITE {
-            return Err(TreeError::TooMuch { bytes: text.len() });
-        }
-        let Some((parent, name)) = path.split() else {
-            return Err(TreeError::Kind {
-                path: path.to_string(),
-                what: "the workspace itself",
-                wanted: "a file",
-            });
-        };
-        if create_dirs {
-            self.make_directories(&parent)?;
-        }
-        let directory = match self.open_beneath(&parent, OFlags::RDONLY | OFlags::DIRECTORY, "open")
-        {
-            Err(TreeError::Missing { .. }) => {
-                return Err(TreeError::NoDirectory {
-                    path: path.to_string(),
-                });
-            }
-            opened => opened?,
-        };
-        let mode = match fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => {
-                want_file(&stat, path)?;
-                Mode::from_raw_mode(stat.st_mode & 0o777)
-            }
-            Err(Errno::NOENT) => Mode::from_raw_mode(0o644),
-            Err(errno) => return Err(TreeError::of("look at", path, errno)),
-        };
+    pub(crate) fn write(&self, path: &Inside, text: &[u8], mode: Mode) -> Result<(), TreeError> {
+        let (directory, name) = self.place(path)?;
         replace(directory.as_fd(), name, text, mode)
             .map_err(|(step, errno)| TreeError::of(step, path, errno))
     }
 
-    fn make_directories(&self, path: &Inside) -> Result<(), TreeError> {
+    /// The directory of a file that is written or removed, and the file's name.
+    pub(crate) fn place<'a>(&self, path: &'a Inside) -> Result<(OwnedFd, &'a str), TreeError> {
+        let Some((parent, name)) = path.split() else {
+            return Err(TreeError::Kind {
+                path: path.to_string(),
+                what: "the workspace itself",
+                wanted: "something in it",
+            });
+        };
+        match self.open_beneath(&parent, OFlags::RDONLY | OFlags::DIRECTORY) {
+            Err(TreeError::Missing { .. }) => Err(TreeError::NoDirectory {
+                path: path.to_string(),
+            }),
+            opened => Ok((opened?, name)),
+        }
+    }
+
+    /// Makes a directory and those above it where they are missing.
+    pub(crate) fn make_directories(&self, path: &Inside) -> Result<(), TreeError> {
         for directory in path.ancestors() {
             let directory: Inside = directory.parse()?;
             let Some((parent, name)) = directory.split() else {
                 continue;
             };
             // One level at a time, each resolved strictly, because mkdirat itself would follow a link on its way.
-            let parent = self.open_beneath(&parent, OFlags::RDONLY | OFlags::DIRECTORY, "open")?;
+            let parent = self.open_beneath(&parent, OFlags::RDONLY | OFlags::DIRECTORY)?;
             match fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
                 Ok(()) | Err(Errno::EXIST) => {}
                 Err(errno) => return Err(TreeError::of("make directory", &directory, errno)),
@@ -248,18 +266,19 @@ impl Tree {
         Ok(())
     }
 
-    fn open_beneath(
-        &self,
-        path: &Inside,
-        flags: OFlags,
-        step: &'static str,
-    ) -> Result<OwnedFd, TreeError> {
+    pub(crate) fn open_beneath(&self, path: &Inside, flags: OFlags) -> Result<OwnedFd, TreeError> {
         open_strictly(self.root.as_fd(), path.as_str(), flags)
-            .map_err(|errno| TreeError::of(step, path, errno))
+            .map_err(|errno| TreeError::of("open", path, errno))
+    }
+
+    /// The root, for what is kept in it.
+    pub(crate) fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
     }
 }
 
-fn open_strictly(
+/// Opens what is beneath a directory, following no link.
+pub(crate) fn open_strictly(
     from: BorrowedFd<'_>,
     path: impl rustix::path::Arg + Copy,
     flags: OFlags,
@@ -297,7 +316,8 @@ fn open_step_by_step(from: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result
     open(held.as_ref().map_or(from, AsFd::as_fd), last, flags)
 }
 
-fn walk(directory: &OwnedFd, prefix: &str, depth: u32, listing: &mut Listing) -> Result<(), Errno> {
+/// The names in a directory, in their order, and whether there are more.
+pub(crate) fn names_in(directory: &OwnedFd) -> Result<(Vec<CString>, bool), Errno> {
     let mut names = Vec::new();
     for entry in Dir::read_from(directory)? {
         let entry = entry?;
@@ -305,14 +325,49 @@ fn walk(directory: &OwnedFd, prefix: &str, depth: u32, listing: &mut Listing) ->
             continue;
         }
         if names.len() == MAX_NAMES {
-            listing.truncated = true;
-            break;
+            names.sort();
+            return Ok((names, true));
         }
         names.push(entry.file_name().to_owned());
     }
     names.sort();
+    Ok((names, false))
+}
+
+/// All of a regular file; nothing where it is none, or has more than `most` bytes.
+pub(crate) fn read_all(file: &OwnedFd, most: usize) -> Result<Option<Vec<u8>>, Errno> {
+    let stat = fs::fstat(file)?;
+    if !FileType::from_raw_mode(stat.st_mode).is_file() {
+        return Ok(None);
+    }
+    // One byte more, to see that it grew.
+    let size = usize::try_from(stat.st_size).unwrap_or(usize::MAX);
+    if size > most {
+        return Ok(None);
+    }
+    let mut bytes = vec![0; size + 1];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match rustix::io::pread(file, &mut bytes[filled..], filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    bytes.truncate(filled);
+    Ok((filled <= most).then_some(bytes))
+}
+
+fn walk(directory: &OwnedFd, prefix: &str, depth: u32, listing: &mut Listing) -> Result<(), Errno> {
+    let (names, more) = names_in(directory)?;
+    listing.truncated |= more;
     for name in names {
-        let path = format!("{prefix}{}", showable(&name));
+        let shown = showable(&name);
+        if prefix.is_empty() && crate::kept::is_ours(&shown) {
+            continue;
+        }
+        let path = format!("{prefix}{shown}");
         if listing.entries.len() == MAX_ENTRIES || listing.room < path.len() {
             listing.truncated = true;
             return Ok(());
@@ -363,7 +418,8 @@ fn word(kind: FileType) -> &'static str {
     }
 }
 
-fn want_file(stat: &Stat, path: &Inside) -> Result<(), TreeError> {
+/// Whether it is a regular file.
+pub(crate) fn want_file(stat: &Stat, path: &Inside) -> Result<(), TreeError> {
     let what = match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => return Ok(()),
         FileType::Directory => "a directory",
@@ -386,7 +442,7 @@ fn want_file(stat: &Stat, path: &Inside) -> Result<(), TreeError> {
 }
 
 /// Writes beside the file, makes it durable, and renames over it; a link of that name would be replaced, not followed.
-fn replace(
+pub(crate) fn replace(
     directory: BorrowedFd<'_>,
     name: &str,
     text: &[u8],

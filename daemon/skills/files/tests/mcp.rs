@@ -4,149 +4,73 @@
 use std::{
     collections::BTreeSet,
     fs,
-    io::{BufRead, BufReader, Write},
+    ops::{Deref, DerefMut},
     os::unix::{self, ffi::OsStrExt, fs::PermissionsExt},
     path::Path,
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    process::{Command, Stdio},
+    thread,
 };
 
+use paw_skill::testing::Conversation;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 struct Skill {
-    process: Child,
-    stdin: Option<ChildStdin>,
-    stdout: BufReader<ChildStdout>,
-    next: u64,
+    conversation: Conversation,
     root: TempDir,
 }
 
 impl Skill {
     fn new() -> Self {
-        let root = tempfile::tempdir().unwrap();
-        let mut process = Command::new(env!("CARGO_BIN_EXE_paw-files"))
-            .arg("--root")
-            .arg(root.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (stdin, stdout) = (
-            process.stdin.take(),
-            BufReader::new(process.stdout.take().unwrap()),
-        );
-        let mut skill = Self {
-            process,
-            stdin,
-            stdout,
-            next: 0,
+        Self::at(tempfile::tempdir().unwrap())
+    }
+
+    fn at(root: TempDir) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_paw-files"));
+        command.arg("--root").arg(root.path());
+        Self {
+            conversation: Conversation::with(&mut command, "paw-files"),
             root,
-        };
-        let hello = skill.ask(
-            "initialize",
-            &json!({"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "0"}}),
-        );
-        assert_eq!(hello["result"]["serverInfo"]["name"], "paw-files");
-        skill.say(&json!({"jsonrpc": "2.0", "method": "notifications/initialized"}));
-        skill
-    }
-
-    fn say(&mut self, message: &Value) {
-        writeln!(self.stdin.as_mut().unwrap(), "{message}").unwrap();
-    }
-
-    fn ask(&mut self, method: &str, params: &Value) -> Value {
-        self.next += 1;
-        self.say(&json!({"jsonrpc": "2.0", "id": self.next, "method": method, "params": params}));
-        let mut line = String::new();
-        self.stdout.read_line(&mut line).unwrap();
-        assert!(line.len() < 1024 * 1024, "a line of {} bytes", line.len());
-        let answer: Value = serde_json::from_str(&line).unwrap();
-        assert_eq!(answer["id"], self.next);
-        answer
-    }
-
-    /// The text of a call that went well, and what is beside it.
-    fn call(&mut self, tool: &str, arguments: Value) -> (String, Value) {
-        let answer = self.ask("tools/call", &json!({"name": tool, "arguments": arguments}));
-        assert_eq!(answer["result"]["isError"], false, "{answer}");
-        (
-            answer["result"]["content"][0]["text"]
-                .as_str()
-                .unwrap()
-                .to_owned(),
-            answer["result"]["structuredContent"].clone(),
-        )
-    }
-
-    /// The text of a call that was refused.
-    fn refused(&mut self, tool: &str, arguments: Value) -> String {
-        let answer = self.ask("tools/call", &json!({"name": tool, "arguments": arguments}));
-        assert_eq!(answer["result"]["isError"], true, "{answer}");
-        answer["result"]["content"][0]["text"]
-            .as_str()
-            .unwrap()
-            .to_owned()
+        }
     }
 
     fn path(&self, name: &str) -> std::path::PathBuf {
         self.root.path().join(name)
     }
+
+    fn text(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap()
+    }
 }
 
-impl Drop for Skill {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+impl Deref for Skill {
+    type Target = Conversation;
+
+    fn deref(&self) -> &Conversation {
+        &self.conversation
+    }
+}
+
+impl DerefMut for Skill {
+    fn deref_mut(&mut self) -> &mut Conversation {
+        &mut self.conversation
     }
 }
 
 #[test]
-fn the_manifest_names_exactly_the_tools_and_arguments_that_the_server_has() {
-    let manifest: toml::Table = include_str!("../skill.toml").parse().unwrap();
+fn server_offers_every_tool_of_its_manifest() {
     let listed = Skill::new().ask("tools/list", &json!({}));
-    let arguments = |schema: &Value| -> (BTreeSet<String>, BTreeSet<String>) {
-        let required = schema["required"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|name| name.as_str().unwrap().to_owned());
-        (
-            schema["properties"]
-                .as_object()
-                .unwrap()
-                .keys()
-                .cloned()
-                .collect(),
-            required.collect(),
-        )
-    };
-    let of_server: BTreeSet<_> = listed["result"]["tools"]
+    let names: BTreeSet<_> = listed["result"]["tools"]
         .as_array()
         .unwrap()
         .iter()
         .map(|tool| {
-            (
-                tool["name"].as_str().unwrap().to_owned(),
-                tool["description"].as_str().unwrap().to_owned(),
-                arguments(&tool["inputSchema"]),
-            )
+            assert_eq!(tool["inputSchema"]["additionalProperties"], false);
+            tool["name"].as_str().unwrap().to_owned()
         })
         .collect();
-    let of_manifest: BTreeSet<_> = manifest["tools"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|tool| {
-            let input = serde_json::from_str(tool["input"].as_str().unwrap()).unwrap();
-            (
-                tool["name"].as_str().unwrap().to_owned(),
-                tool["description"].as_str().unwrap().to_owned(),
-                arguments(&input),
-            )
-        })
-        .collect();
-    assert_eq!(of_server, of_manifest);
+    let expected = ["delete", "edit", "list", "read", "search", "undo", "write"];
+    assert_eq!(names, expected.map(str::to_owned).into());
 }
 
 #[test]
@@ -212,6 +136,11 @@ fn no_path_leads_out_of_the_root() {
                 "write",
                 json!({"path": path, "text": "changed", "create_dirs": true}),
             ),
+            ("search", json!({"path": path, "text": "secret"})),
+            (
+                "edit",
+                json!({"path": path, "old": "secret", "new": "changed"}),
+            ),
         ] {
             let why = skill.refused(tool, arguments);
             let known = [
@@ -261,6 +190,7 @@ fn what_is_no_regular_file_is_refused_at_once() {
         ("pipe", "pipe or socket"),
         ("socket", "pipe or socket"),
         (".", "the workspace itself"),
+        (".paw-undo/1/0", "use undo"),
     ] {
         assert!(
             skill
@@ -421,7 +351,7 @@ fn a_write_that_is_too_large_leaves_the_file_as_it_was() {
 fn what_a_killed_write_left_behind_does_not_stop_the_next() {
     let mut skill = Skill::new();
     fs::write(
-        skill.path(&format!(".paw-files-{}.part", skill.process.id())),
+        skill.path(&format!(".paw-files-{}.part", skill.pid())),
         "half",
     )
     .unwrap();
@@ -447,10 +377,9 @@ fn arguments_that_are_not_in_the_schema_are_refused() {
 #[test]
 fn garbage_lines_do_not_end_it_and_the_end_of_stdin_does() {
     let mut skill = Skill::new();
-    writeln!(skill.stdin.as_mut().unwrap(), "this is not json").unwrap();
+    skill.say(&"this is not json");
     skill.call("list", json!({"path": "."}));
-    drop(skill.stdin.take());
-    assert_eq!(skill.process.wait().unwrap().code(), Some(0));
+    assert_eq!(skill.end().code(), Some(0));
 }
 
 #[test]
@@ -470,10 +399,316 @@ fn without_a_root_it_does_not_start() {
     assert_eq!(code(&["--root", "/etc/passwd"]), Some(66));
 }
 
+#[test]
+fn an_edit_changes_exactly_what_was_named_and_can_be_taken_back() {
+    let mut skill = Skill::new();
+    fs::write(skill.path("a.txt"), "one two two\n").unwrap();
+    let edit = |old: &str, new: &str, all: bool| json!({"path": "a.txt", "old": old, "new": new, "all": all});
+    for (old, new, expected) in [
+        ("three", "x", "is not in"),
+        ("two", "x", "2 times"),
+        ("", "x", "is empty"),
+        ("one", "one", "the same"),
+    ] {
+        let why = skill.refused("edit", edit(old, new, false));
+        assert!(why.contains(expected), "{old:?}: {why}");
+    }
+    assert_eq!(skill.text("a.txt"), "one two two\n");
+    let (_, first) = skill.call("edit", edit("one", "ONE", false));
+    assert_eq!(first["places"], 1);
+    let (_, second) = skill.call("edit", edit("two", "2", true));
+    assert_eq!(
+        (skill.text("a.txt").as_str(), &second["places"]),
+        ("ONE 2 2\n", &json!(2))
+    );
+    // Not the older one: somebody has changed the file since, the later edit.
+    let why = skill.refused("undo", json!({"change": first["change"]}));
+    assert!(why.contains("not as that change left it"), "{why}");
+    let (_, undone) = skill.call("undo", json!({}));
+    assert_eq!(
+        undone,
+        json!({"path": "a.txt", "what": "edit", "change": second["change"]})
+    );
+    assert_eq!(skill.text("a.txt"), "ONE two two\n");
+    skill.call("undo", json!({}));
+    assert_eq!(skill.text("a.txt"), "one two two\n");
+    assert!(skill.refused("undo", json!({})).contains("no change"));
+    fs::write(skill.path("bytes"), b"one\xff").unwrap();
+    let why = skill.refused("edit", json!({"path": "bytes", "old": "one", "new": "x"}));
+    assert!(why.contains("is no text"), "{why}");
+    fs::write(skill.path("many"), "a".repeat(400_000)).unwrap();
+    let grows = json!({"path": "many", "old": "a", "new": "b".repeat(500_000), "all": true});
+    assert!(skill.refused("edit", grows).contains("are more than"));
+}
+
+#[test]
+fn a_write_is_taken_back_to_what_was_there_or_to_nothing() {
+    let mut skill = Skill::new();
+    fs::write(skill.path("old"), "before").unwrap();
+    fs::set_permissions(skill.path("old"), fs::Permissions::from_mode(0o600)).unwrap();
+    skill.call("write", json!({"path": "old", "text": "after"}));
+    skill.call("write", json!({"path": "new", "text": "after"}));
+    // Another process of the skill, as for each call, knows the same.
+    let mut skill = Skill::at(skill.root);
+    skill.call("undo", json!({}));
+    skill.call("undo", json!({}));
+    assert_eq!(
+        (names(skill.root.path()), skill.text("old").as_str()),
+        (vec!["old".to_owned()], "before")
+    );
+    let mode = fs::metadata(skill.path("old"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn a_deleted_tree_comes_back_as_it_was() {
+    let mut skill = Skill::new();
+    fs::create_dir_all(skill.path("d/e/empty")).unwrap();
+    fs::write(skill.path("d/e/file"), "text").unwrap();
+    fs::write(skill.path("d/bytes"), b"\0\xff").unwrap();
+    unix::fs::symlink("/etc/passwd", skill.path("d/link")).unwrap();
+    let why = skill.refused("delete", json!({"path": "d"}));
+    assert!(why.contains("set recursive"), "{why}");
+    let (_, deleted) = skill.call("delete", json!({"path": "d", "recursive": true}));
+    assert_eq!(deleted["entries"], 6);
+    assert!(names(skill.root.path()).is_empty());
+    assert!(
+        fs::metadata("/etc/passwd").is_ok(),
+        "the link was deleted, not what it points to"
+    );
+    skill.call("undo", json!({}));
+    assert_eq!(skill.text("d/e/file"), "text");
+    assert_eq!(fs::read(skill.path("d/bytes")).unwrap(), b"\0\xff");
+    assert!(skill.path("d/e/empty").is_dir());
+    assert_eq!(
+        fs::read_link(skill.path("d/link")).unwrap(),
+        Path::new("/etc/passwd")
+    );
+    // An empty directory, a file and a link need no more words.
+    for path in ["d/e/empty", "d/e/file", "d/link"] {
+        skill.call("delete", json!({"path": path}));
+        assert!(fs::symlink_metadata(skill.path(path)).is_err(), "{path}");
+    }
+    // What came into its place is not thrown away.
+    fs::write(skill.path("d/link"), "mine").unwrap();
+    let why = skill.refused("undo", json!({}));
+    assert!(why.contains("changed it since"), "{why}");
+    assert_eq!(skill.text("d/link"), "mine");
+    for path in [
+        "",
+        ".",
+        "..",
+        "../x",
+        "/etc/passwd",
+        "d/../..",
+        "missing",
+        "missing/x",
+        "d\u{0}",
+    ] {
+        skill.refused(
+            "delete",
+            json!({"path": path, "recursive": true, "for_good": true}),
+        );
+    }
+}
+
+#[test]
+fn what_cannot_be_taken_back_takes_a_word_more() {
+    let mut skill = Skill::new();
+    let large = fs::File::create(skill.path("large")).unwrap();
+    large.set_len(4 * 1024 * 1024 + 1).unwrap();
+    for (tool, arguments) in [
+        ("write", json!({"path": "large", "text": "small"})),
+        ("delete", json!({"path": "large"})),
+    ] {
+        let why = skill.refused(tool, arguments);
+        assert!(why.contains("set for_good"), "{why}");
+    }
+    assert_eq!(
+        fs::metadata(skill.path("large")).unwrap().len(),
+        4 * 1024 * 1024 + 1
+    );
+    let (text, deleted) = skill.call("delete", json!({"path": "large", "for_good": true}));
+    assert!(
+        text.contains("cannot be taken back") && deleted["change"].is_null(),
+        "{text}"
+    );
+    fs::create_dir(skill.path("many")).unwrap();
+    for number in 0..1000 {
+        fs::write(skill.path(&format!("many/{number}")), "").unwrap();
+    }
+    let why = skill.refused("delete", json!({"path": "many", "recursive": true}));
+    assert!(why.contains("more than 1000"), "{why}");
+    assert!(
+        Command::new("mkfifo")
+            .arg(skill.path("pipe"))
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert!(
+        skill
+            .refused("delete", json!({"path": "pipe"}))
+            .contains("pipe or socket")
+    );
+}
+
+#[test]
+fn what_is_kept_for_undo_is_bounded_and_nobody_s_to_read_or_write() {
+    let mut skill = Skill::new();
+    let mut last = json!(null);
+    for number in 0..40 {
+        let text = number.to_string().repeat(150_000);
+        (_, last) = skill.call("write", json!({"path": "a", "text": text}));
+    }
+    let kept = fs::read_dir(skill.path(".paw-undo")).unwrap().count();
+    assert!((2..=32).contains(&kept), "{kept} are kept");
+    let size: u64 = walk(&skill.path(".paw-undo"));
+    assert!(size < 9 * 1024 * 1024, "{size} bytes");
+    let (text, listing) = skill.call("list", json!({"path": ".", "depth": 8}));
+    assert!(!text.contains("paw-undo") && listing["entries"].as_array().unwrap().len() == 1);
+    let (_, found) = skill.call("search", json!({"name": "entry.json"}));
+    assert_eq!(found["hits"], json!([]));
+    let (_, undone) = skill.call("undo", json!({}));
+    assert_eq!(undone["change"], last["change"]);
+    // Whatever another program writes there leads nowhere else.
+    let dir = skill.path(".paw-undo/99999999999999999999");
+    fs::create_dir(&dir).unwrap();
+    let entry =
+        json!({"what": "write", "path": "../../x", "before": [], "after": null, "bytes": 0});
+    fs::write(dir.join("entry.json"), entry.to_string()).unwrap();
+    let (_, undone) = skill.call("undo", json!({}));
+    assert_ne!(undone["change"], "99999999999999999999");
+    // Nor does a link in its place.
+    fs::remove_dir_all(skill.path(".paw-undo")).unwrap();
+    let outside = tempfile::tempdir().unwrap();
+    unix::fs::symlink(outside.path(), skill.path(".paw-undo")).unwrap();
+    skill.refused("write", json!({"path": "a", "text": "x"}));
+    assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_search_finds_lines_and_names_within_its_bounds() {
+    let mut skill = Skill::new();
+    fs::create_dir_all(skill.path("a/b")).unwrap();
+    fs::write(skill.path("a/one.txt"), "first\nÄpfel und Birnen\n").unwrap();
+    fs::write(skill.path("a/b/two.md"), "äpfel\n").unwrap();
+    fs::write(skill.path("a/b/bytes"), b"\xc3\x84pfel\0").unwrap();
+    unix::fs::symlink("/etc", skill.path("a/etc")).unwrap();
+    let (text, found) = skill.call("search", json!({"text": "Äpfel"}));
+    assert_eq!(
+        text,
+        "a/one.txt:2: Äpfel und Birnen\n(1 files were not looked into: too large, or no text)\n"
+    );
+    assert_eq!(
+        found,
+        json!({"hits": [{"path": "a/one.txt", "line": 2, "text": "Äpfel und Birnen"}], "skipped": 1, "truncated": false})
+    );
+    let paths = |found: &Value| -> Vec<String> {
+        let hits = found["hits"].as_array().unwrap().iter();
+        hits.map(|hit| hit["path"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let (_, found) = skill.call(
+        "search",
+        json!({"text": "ÄPFEL", "ignore_case": true, "path": "a"}),
+    );
+    assert_eq!(paths(&found), ["a/b/two.md", "a/one.txt"]);
+    let (_, found) = skill.call("search", json!({"name": "*.md"}));
+    assert_eq!(paths(&found), ["a/b/two.md"]);
+    let (_, found) = skill.call("search", json!({"path": "a/b/two.md", "text": "pfel"}));
+    assert_eq!(paths(&found), ["a/b/two.md"]);
+    let (_, found) = skill.call("search", json!({"name": "passwd"}));
+    assert_eq!(paths(&found), [""; 0], "links are not followed");
+    for arguments in [
+        json!({}),
+        json!({"text": ""}),
+        json!({"text": "a\nb"}),
+        json!({"name": "x".repeat(1025)}),
+    ] {
+        assert!(skill.refused("search", arguments).contains("are expected"));
+    }
+    fs::write(skill.path("many"), "x\n".repeat(1000)).unwrap();
+    let (_, found) = skill.call("search", json!({"text": "x", "path": "many"}));
+    assert_eq!(
+        (found["hits"].as_array().unwrap().len(), &found["truncated"]),
+        (200, &json!(true))
+    );
+    // A hostile line stays one line of the answer, and within its bound.
+    fs::write(
+        skill.path("many"),
+        "\u{1}".repeat(400_000).replacen('\u{1}', "x", 1),
+    )
+    .unwrap();
+    let (_, found) = skill.call("search", json!({"text": "x", "path": "many"}));
+    assert_eq!(
+        found["hits"][0]["text"].as_str().unwrap().chars().count(),
+        200
+    );
+}
+
+/// Somebody in the same sandbox swaps a directory for a link out of the root, again and again, while files are changed beneath it.
+#[test]
+fn a_directory_that_becomes_a_link_in_between_leads_nowhere() {
+    let mut skill = Skill::new();
+    let outside = tempfile::tempdir().unwrap();
+    fs::write(outside.path().join("file"), "secret").unwrap();
+    let (inside, aside) = (skill.path("d"), skill.path("aside"));
+    fs::create_dir(&inside).unwrap();
+    fs::write(inside.join("file"), "plain").unwrap();
+    unix::fs::symlink(outside.path(), &aside).unwrap();
+    let swapping = thread::spawn(move || {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        for _ in 0..20_000 {
+            renameat_with(CWD, &inside, CWD, &aside, RenameFlags::EXCHANGE).unwrap();
+        }
+    });
+    let mut done = 0;
+    while !swapping.is_finished() {
+        for (tool, arguments) in [
+            ("read", json!({"path": "d/file"})),
+            ("write", json!({"path": "d/file", "text": "plain"})),
+            (
+                "edit",
+                json!({"path": "d/file", "old": "plain", "new": "other"}),
+            ),
+            ("undo", json!({})),
+            ("search", json!({"path": "d", "text": "secret"})),
+            ("delete", json!({"path": "d/file"})),
+        ] {
+            let answer = skill.ask("tools/call", &json!({"name": tool, "arguments": arguments}));
+            assert!(!answer.to_string().contains("secret\""), "{answer}");
+            done += 1;
+        }
+    }
+    swapping.join().unwrap();
+    assert!(done > 0);
+    let left: Vec<_> = fs::read_dir(outside.path()).unwrap().collect();
+    assert_eq!(left.len(), 1);
+    assert_eq!(
+        fs::read_to_string(outside.path().join("file")).unwrap(),
+        "secret"
+    );
+}
+
+fn walk(dir: &Path) -> u64 {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+    entries
+        .map(|entry| match entry.file_type().unwrap().is_dir() {
+            true => walk(&entry.path()),
+            false => entry.metadata().unwrap().len(),
+        })
+        .sum()
+}
+
 fn names(directory: &Path) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(directory)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name != ".paw-undo")
         .collect();
     names.sort();
     names

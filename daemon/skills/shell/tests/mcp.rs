@@ -3,57 +3,21 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Write},
+    ops::{Deref, DerefMut},
     os::unix::fs::PermissionsExt,
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    process::Command,
     time::{Duration, Instant},
 };
 
+use paw_skill::testing::Conversation;
 use serde_json::{Value, json};
 
-struct Shell {
-    process: Child,
-    stdin: ChildStdin,
-    stdout: BufReader<ChildStdout>,
-    next: u64,
-}
+struct Shell(Conversation);
 
 impl Shell {
     fn new(arguments: &[&str]) -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_paw-shell"))
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (stdin, stdout) = (
-            process.stdin.take().unwrap(),
-            BufReader::new(process.stdout.take().unwrap()),
-        );
-        let mut shell = Self {
-            process,
-            stdin,
-            stdout,
-            next: 0,
-        };
-        let us = json!({"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "0"}});
-        let hello = shell.ask("initialize", &us);
-        assert_eq!(hello["result"]["serverInfo"]["name"], "paw-shell");
-        shell.say(&json!({"jsonrpc": "2.0", "method": "notifications/initialized"}));
-        shell
-    }
-
-    fn say(&mut self, message: &Value) {
-        writeln!(self.stdin, "{message}").unwrap();
-    }
-
-    fn ask(&mut self, method: &str, params: &Value) -> Value {
-        self.next += 1;
-        self.say(&json!({"jsonrpc": "2.0", "id": self.next, "method": method, "params": params}));
-        let mut line = String::new();
-        self.stdout.read_line(&mut line).unwrap();
-        assert!(line.len() < 1024 * 1024, "a line of {} bytes", line.len());
-        serde_json::from_str(&line).unwrap()
+        let mut command = Command::new(env!("CARGO_BIN_EXE_paw-shell"));
+        Self(Conversation::with(command.args(arguments), "paw-shell"))
     }
 
     /// Whether the call was refused, its text, and what is beside it.
@@ -70,27 +34,29 @@ impl Shell {
     }
 }
 
-impl Drop for Shell {
-    fn drop(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
+impl Deref for Shell {
+    type Target = Conversation;
+
+    fn deref(&self) -> &Conversation {
+        &self.0
+    }
+}
+
+impl DerefMut for Shell {
+    fn deref_mut(&mut self) -> &mut Conversation {
+        &mut self.0
     }
 }
 
 #[test]
-fn manifest_and_program_say_the_same() {
-    let manifest: toml::Value = toml::from_str(include_str!("../skill.toml")).unwrap();
-    let declared = manifest["tools"].as_array().unwrap();
-    let mut shell = Shell::new(&[]);
-    let listed = shell.ask("tools/list", &json!({}));
-    let listed = listed["result"]["tools"].as_array().unwrap();
-    assert_eq!((declared.len(), listed.len()), (1, 1));
-    assert_eq!(listed[0]["name"], declared[0]["name"].as_str().unwrap());
-    let input: Value = serde_json::from_str(declared[0]["input"].as_str().unwrap()).unwrap();
-    assert_eq!(
-        input["required"], listed[0]["inputSchema"]["required"],
-        "what has to be given"
-    );
+fn program_offers_one_tool() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().display().to_string();
+    for (arguments, expected) in [(&[][..], "run"), (&["--scripts", &dir][..], "run_script")] {
+        let listed = Shell::new(arguments).ask("tools/list", &json!({}));
+        let tools = listed["result"]["tools"].as_array().unwrap();
+        assert_eq!((tools.len(), &tools[0]["name"]), (1, &json!(expected)));
+    }
 }
 
 #[test]
