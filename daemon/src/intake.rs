@@ -322,8 +322,8 @@ impl Intake {
             && self.spoke_locally(&providers, place.id)?;
         let needs = if named.asks_for_needs() {
             let said = chat::said(&text, &images);
-            let tools = chat::tools(&self.skills, settings, schema.as_ref());
-            let request = chat::request(&self.storage, place.id, settings, tools, said);
+            let offer = chat::offer(&self.skills, settings, schema.as_ref());
+            let request = chat::request(&self.storage, place.id, settings, offer, said);
             let request = request.map_err(|error| unreadable(&error))?;
             Some(Needs::of(&request))
         } else {

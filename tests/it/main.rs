@@ -23,6 +23,7 @@ mod factors;
 mod grants;
 mod health;
 mod hedge;
+mod instructions;
 mod jobs;
 mod kept;
 mod metrics;

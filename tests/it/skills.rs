@@ -60,7 +60,7 @@ while IFS= read -r line; do
 done
 "#;
 
-fn bundle(files: &[(&str, &str)]) -> TempDir {
+pub(crate) fn bundle(files: &[(&str, &str)]) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     for (name, text) in files {
         let path = dir.path().join(name);
@@ -93,7 +93,7 @@ async fn pawd() -> (Pawd, Client) {
     (pawd, client)
 }
 
-async fn ctl(pawd: &Pawd, arguments: &[&str]) -> (i32, String, String) {
+pub(crate) async fn ctl(pawd: &Pawd, arguments: &[&str]) -> (i32, String, String) {
     let Output {
         status,
         stdout,
@@ -104,21 +104,21 @@ async fn ctl(pawd: &Pawd, arguments: &[&str]) -> (i32, String, String) {
 }
 
 /// Sends a bundle and gives the action that waits for a person.
-async fn ask_to_install(pawd: &Pawd, dir: &Path) -> Action {
+pub(crate) async fn ask_to_install(pawd: &Pawd, dir: &Path) -> Action {
     let dir = dir.display().to_string();
     let (code, out, said) = ctl(pawd, &["-o", "json", "skill", "install", &dir, "--no-wait"]).await;
     assert_eq!(code, 5, "{out}{said}");
     serde_json::from_str(&out).unwrap()
 }
 
-async fn approved(client: &Client, action: &Action) -> Action {
+pub(crate) async fn approved(client: &Client, action: &Action) -> Action {
     answer(client, &action.id, action.digest, Answer::Approve)
         .await
         .unwrap();
     finally(client, &action.id).await
 }
 
-async fn install(pawd: &Pawd, client: &Client, dir: &Path) -> Action {
+pub(crate) async fn install(pawd: &Pawd, client: &Client, dir: &Path) -> Action {
     let asked = ask_to_install(pawd, dir).await;
     let done = approved(client, &asked).await;
     assert_eq!(done.state, State::Completed, "{done:?}");
@@ -144,12 +144,12 @@ async fn call(client: &Client, tool: &str) -> Result<Action, jsonrpsee::core::Cl
     within("calling a tool", asked).await
 }
 
-async fn skill(client: &Client) -> Option<Skill> {
+pub(crate) async fn skill(client: &Client) -> Option<Skill> {
     let all = SkillRpcClient::list(client).await.unwrap();
     all.into_iter().find(|skill| skill.name == "clock")
 }
 
-fn tree(pawd: &Pawd, digest: Digest) -> PathBuf {
+pub(crate) fn tree(pawd: &Pawd, digest: Digest) -> PathBuf {
     pawd.root
         .path()
         .join("skills/trees")
@@ -157,7 +157,7 @@ fn tree(pawd: &Pawd, digest: Digest) -> PathBuf {
 }
 
 /// What the log says of the skill, newest first.
-async fn recorded(client: &Client) -> Vec<Value> {
+pub(crate) async fn recorded(client: &Client) -> Vec<Value> {
     let found = AuditRpcClient::list(client, None, Some("skill_changed".into()), None, None);
     within("the log", found).await.unwrap()
 }

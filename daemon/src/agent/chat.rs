@@ -140,15 +140,28 @@ pub(super) fn ready(
     })
 }
 
-/// The tools that a model is told of for this agent. With a schema for its answer it is told none: it is asked for data, and some
-/// providers force it to answer at once. Skills that are not installed have none.
+/// What a model is told beside its instructions: the tools of its skills, and how their makers say that they are used.
+#[derive(Debug, Default)]
+pub struct Offer {
+    tools: Vec<paw_llm::Tool>,
+    guide: String,
+}
+
+/// What a model is told of the skills of this agent. With a schema for its answer it is told nothing: it is asked for data, and some
+/// providers force it to answer at once. Skills that are not installed, or not enabled, have nothing.
 #[must_use]
-pub fn tools(
+pub fn offer(
     skills: &Skills,
     settings: &AgentSettings,
     schema: Option<&serde_json::Value>,
-) -> Vec<paw_llm::Tool> {
-    told(skills, settings, schema).map_or_else(|_| Vec::new(), |told| told.list())
+) -> Offer {
+    told(skills, settings, schema).map_or_else(
+        |_| Offer::default(),
+        |told| Offer {
+            tools: told.list(),
+            guide: told.guide(),
+        },
+    )
 }
 
 /// The same, by the names that lead back to them.
@@ -175,12 +188,12 @@ pub(super) fn interrupted(agents: &Agents, record: &ActionRecord, chat: &ChatArg
         .parse()
         .map(|session| earlier(&agents.storage, session).unwrap_or_default());
     let said = said(&chat.text, &chat.images);
-    let tools = settings.map_or_else(Vec::new, |settings| {
-        tools(&agents.skills, settings, chat.schema.as_ref())
+    let offer = settings.map_or_else(Offer::default, |settings| {
+        offer(&agents.skills, settings, chat.schema.as_ref())
     });
     let request = ChatRequest {
         schema: schema(chat),
-        ..ask_after(&earlier.unwrap_or_default(), settings, tools, said)
+        ..ask_after(&earlier.unwrap_or_default(), settings, offer, said)
     };
     let asked = (Tokens::of(&request), request.max_tokens);
     let prices = Prices::new(&config.prices);
@@ -281,13 +294,13 @@ pub fn request(
     storage: &Storage,
     session: Uuid,
     settings: &AgentSettings,
-    tools: Vec<paw_llm::Tool>,
+    offer: Offer,
     said: Message,
 ) -> Result<ChatRequest, StoreError> {
     Ok(ask_after(
         &earlier(storage, session)?,
         Some(settings),
-        tools,
+        offer,
         said,
     ))
 }
@@ -309,10 +322,10 @@ fn earlier(storage: &Storage, session: Uuid) -> Result<Vec<TurnRecord>, StoreErr
 fn ask_after(
     earlier: &[TurnRecord],
     settings: Option<&AgentSettings>,
-    tools: Vec<paw_llm::Tool>,
+    Offer { tools, guide }: Offer,
     said: Message,
 ) -> ChatRequest {
-    let told = settings.map(|settings| instructions(settings, !tools.is_empty()));
+    let told = settings.map(|settings| instructions(settings, !tools.is_empty(), &guide));
     let mut shown: Vec<Message> = told.into_iter().collect();
     shown.extend(context::shown(earlier, &Fence::for_counting()));
     shown.push(said);
@@ -323,14 +336,13 @@ fn ask_after(
     ChatRequest { tools, ..request }
 }
 
-/// What a model is told before everything else: the agent's instructions and, where it may call tools, what their results are.
-pub(super) fn instructions(settings: &AgentSettings, with_tools: bool) -> Message {
-    let instructions = &settings.instructions;
-    Message::System(if with_tools {
-        format!("{instructions}\n\n{RULE}")
-    } else {
-        instructions.clone()
-    })
+/// What a model is told before everything else: the agent's instructions, what results of tools are where it may call any, and what
+/// the makers of its skills say about them.
+pub(super) fn instructions(settings: &AgentSettings, with_tools: bool, guide: &str) -> Message {
+    let rule = if with_tools { RULE } else { "" };
+    let parts = [settings.instructions.as_str(), rule, guide];
+    let said: Vec<&str> = parts.into_iter().filter(|it| !it.is_empty()).collect();
+    Message::System(said.join("\n\n"))
 }
 
 /// What this agent asks with.

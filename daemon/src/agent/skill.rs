@@ -6,6 +6,7 @@ use paw_api::audit::{Entry, Event};
 use paw_policy::{SkillArguments, SkillChange};
 use paw_store::Caller;
 use serde_json::{Value, json};
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -16,6 +17,7 @@ use super::{
 use crate::{
     audit::Audit,
     clock::now_ms,
+    config::AgentSettings,
     orchestrator::work::{Ending, Outcome},
     records::actor,
     sandbox::{self, Announced, Owner, Skill, announce},
@@ -148,6 +150,45 @@ async fn ask_its_program(
     announced
         .await
         .map_err(|error| Box::new(not_called(&error)))
+}
+
+/// Looks at the files of a skill; if they are not those that were approved it is disabled, and why is given.
+///
+/// # Errors
+/// When nobody can look.
+pub(super) async fn drift(
+    agents: &Agents,
+    skill: &Arc<Skill>,
+    caller: &Caller,
+) -> Result<Option<String>, JoinError> {
+    let (installed, looked_at) = (Arc::clone(&agents.installed), Arc::clone(skill));
+    let fresh = tokio::task::spawn_blocking(move || installed.fresh(&looked_at)).await?;
+    let Err(error) = fresh else {
+        return Ok(None);
+    };
+    let why = paw_log::Chain(&error).to_string();
+    let message = format!("skill {}: {why}", skill.name);
+    let drift = Drift {
+        skill: skill.name.clone(),
+        digest: skill.digest,
+        why,
+    };
+    disable(&agents.installed, &agents.audit, drift, Some(caller)).await;
+    Ok(Some(message))
+}
+
+/// Looks at the skills whose instructions a model of this agent is told. One that is not what was approved is disabled, and so nothing of
+/// it is told.
+pub(super) async fn look(agents: &Agents, settings: &AgentSettings, caller: &Caller) {
+    for name in &settings.skills {
+        let skill = agents.skills.get(name);
+        let Some(skill) = skill.filter(|skill| skill.instructions.is_some()) else {
+            continue;
+        };
+        if let Err(error) = drift(agents, &skill, caller).await {
+            tracing::error!(skill = %skill.name, error = %error, "a skill was not looked at");
+        }
+    }
 }
 
 /// A skill is not what was approved: it is disabled, and that is in the log and in the journal. What is already so is not told again.

@@ -18,12 +18,12 @@ use uuid::Uuid;
 use super::{
     Agents,
     net::{Whose, no_way, way_out},
-    skill::disable,
+    skill::{disable, drift},
 };
 use crate::{
     orchestrator::work::{Ending, Outcome, failure},
     sandbox::{
-        self, ChoiceError, LauncherError, McpError, Owner, SandboxError, Skill, ToolCall,
+        self, ChoiceError, LauncherError, McpError, Owner, SandboxError, ToolCall,
         least::{plan, reaches},
         sandbox_id,
     },
@@ -88,8 +88,10 @@ pub(super) async fn call(
             "submit it again: it is judged anew",
         );
     }
-    if let Some(outcome) = drifted(agents, &skill, caller).await {
-        return outcome;
+    match drift(agents, &skill, caller).await {
+        Ok(None) => {}
+        Ok(Some(why)) => return Outcome::failed("skill_drifted", why, DRIFTED),
+        Err(error) => return Outcome::failed("internal", error.to_string(), "report it"),
     }
     let (floor, proof_is_required, then) = {
         let config = agents.config.borrow();
@@ -206,27 +208,6 @@ pub(super) async fn call(
             }
         }
     }
-}
-
-/// Looks at the files of the skill; if they are not those that were approved, it is disabled and nothing is started.
-async fn drifted(agents: &Agents, skill: &Arc<Skill>, caller: &Caller) -> Option<Outcome> {
-    let (installed, looked_at) = (Arc::clone(&agents.installed), Arc::clone(skill));
-    let fresh = tokio::task::spawn_blocking(move || installed.fresh(&looked_at)).await;
-    let error = match fresh {
-        Ok(Ok(())) => return None,
-        Ok(Err(error)) => error,
-        Err(error) => {
-            return Some(Outcome::failed("internal", error.to_string(), "report it"));
-        }
-    };
-    let drift = Drift {
-        skill: skill.name.clone(),
-        digest: skill.digest,
-        why: paw_log::Chain(&error).to_string(),
-    };
-    disable(&agents.installed, &agents.audit, drift, Some(caller)).await;
-    let message = format!("skill {}: {}", skill.name, paw_log::Chain(&error));
-    Some(Outcome::failed("skill_drifted", message, DRIFTED))
 }
 
 /// Waits until it shall stop. What is being kept already is not stopped, or a call would be said to be cancelled whose files are

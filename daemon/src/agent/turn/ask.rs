@@ -128,8 +128,8 @@ impl Turn<'_> {
 
     /// Instructions, what was said before, the question, and what was done for it.
     fn request(&self, stop: Option<&Stop>) -> ChatRequest {
-        let with_tools = !self.tools.is_empty();
-        let mut messages = vec![chat::instructions(&self.ready.settings, with_tools)];
+        let (with_tools, guide) = (!self.tools.is_empty(), self.tools.guide());
+        let mut messages = vec![chat::instructions(&self.ready.settings, with_tools, &guide)];
         messages.extend(context::shown(&self.ready.earlier, &self.fence));
         messages.push(chat::said(&self.chat.text, &self.chat.images));
         messages.extend(context::steps(&self.turns, &self.fence));

@@ -13,7 +13,7 @@
 //! their actions before these are asked for, and results before the model hears of them. So a turn that pawd's end interrupted goes on:
 //! what is done is not done again, what waits for a person still waits, and what was being done has failed, which the model is told.
 //!
-//! - [`told`]: which tools a model is told of. Pure.
+//! - [`told`]: which tools a model is told of; [`guide`]: how their makers say that they are used. Pure.
 //! - [`text`]: calls that a model wrote as text. Pure.
 //! - [`fence`]: how data is shown. Pure.
 //! - [`context`]: what was said and done before, as a model is shown it. Pure.
@@ -27,6 +27,7 @@ mod ask;
 mod calls;
 pub(super) mod context;
 pub(super) mod fence;
+mod guide;
 mod limits;
 mod noted;
 mod repeat;
@@ -43,7 +44,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use self::{ask::Answer, fence::Fence, limits::Stop, told::Told};
-use super::{Agents, chat};
+use super::{Agents, chat, skill};
 use crate::{
     gateway::Listener,
     orchestrator::work::{Continuation, Ending, Exchange, Outcome, Progress},
@@ -150,6 +151,7 @@ pub(super) async fn run(
     };
     // What it has done itself is not earlier.
     ready.earlier.retain(|turn| turn.action != Some(whose.id));
+    skill::look(agents, &ready.settings, whose.caller).await;
     let tools = match chat::told(&agents.skills, &ready.settings, chat.schema.as_ref()) {
         Ok(tools) => tools,
         Err(error) => {

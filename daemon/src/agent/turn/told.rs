@@ -11,6 +11,7 @@ use std::{
 use paw_policy::{Digest, Name, ToolClass};
 use serde_json::Value;
 
+use super::guide::Guide;
 use crate::{records::shorten_to, sandbox::Skill};
 
 /// The longest name that every provider takes, in bytes.
@@ -42,6 +43,7 @@ pub(in crate::agent) struct Told {
     tools: BTreeMap<String, Which>,
     /// Names that more than one tool would have.
     shared: BTreeSet<String>,
+    guide: Guide,
 }
 
 /// They are more than a model can be told.
@@ -64,6 +66,7 @@ impl Told {
     ) -> Result<Self, TooMany> {
         let (mut told, mut bytes) = (Self::default(), 0);
         for skill in skills {
+            told.guide.add(&skill);
             for (tool, known) in &skill.tools {
                 let name = name_of(skill.name.as_str(), tool);
                 let which = Which {
@@ -90,6 +93,11 @@ impl Told {
 
     pub(in crate::agent) fn is_empty(&self) -> bool {
         self.tools.is_empty()
+    }
+
+    /// What a model is told of how to use skills, after its instructions; empty where nobody wrote anything about that.
+    pub(in crate::agent) fn guide(&self) -> String {
+        self.guide.text()
     }
 
     /// As a model is told them.
@@ -147,7 +155,7 @@ fn name_of(skill: &str, tool: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::BTreeMap;
 
     use paw_launch::request::{Image, Limits};
@@ -156,7 +164,7 @@ mod tests {
     use super::*;
     use crate::sandbox::{Provenance, Tool};
 
-    fn skill(name: &str, tools: &[&str]) -> Skill {
+    pub(in crate::agent::turn) fn skill(name: &str, tools: &[&str]) -> Skill {
         let tool = |tool: &&str| {
             let known = Tool {
                 class: ToolClass::ReadPrivate,
