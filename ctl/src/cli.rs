@@ -1,6 +1,7 @@
 //! The words on the command line, and nothing else. Man pages and completions are made from [`command`].
 
 mod approval;
+mod guard;
 mod image;
 mod job;
 mod model;
@@ -16,6 +17,7 @@ use clap_complete::Shell;
 
 pub(crate) use self::{
     approval::Approval,
+    guard::Guard,
     image::Image,
     job::Job,
     model::Model,
@@ -168,6 +170,9 @@ pub(crate) enum Command {
     /// Show, check and explain the rules
     #[command(subcommand)]
     Policy(Policy),
+    /// Screen texts for injected instructions
+    #[command(subcommand)]
+    Guard(Guard),
     /// Show, check and reload the configuration
     #[command(subcommand)]
     Config(Config),

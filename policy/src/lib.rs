@@ -8,12 +8,14 @@
 //! - [`rules`]: the Cedar policies of this host, parsed and validated.
 //! - [`facts`]: what a rule can ask about a plan.
 //! - [`grant`]: a yes that holds for a while, for what is alike.
+//! - [`guard`]: how suspicious a text is, and why.
 //! - [`cases`]: what a policy is expected to say, for `policy test`.
 //! - [`judge`]: plan and facts in, verdict out; the only place where risk is computed and permits are made.
 
 pub mod cases;
 pub mod facts;
 pub mod grant;
+pub mod guard;
 pub mod judge;
 pub mod plan;
 pub mod rules;

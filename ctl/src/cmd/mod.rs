@@ -9,6 +9,7 @@ mod chat;
 mod config;
 mod doctor;
 mod events;
+mod guard;
 mod image;
 mod inspect;
 mod job;
@@ -69,6 +70,7 @@ pub(crate) async fn run(cli: Cli, out: &mut Out) -> Result<u8, Failure> {
         Command::Job(command) => job::run(&global, out, command).await,
         Command::Model(command) => model::run(&global, out, command).await,
         Command::Policy(command) => policy::run(&global, out, command).await,
+        Command::Guard(command) => guard::run(out, command),
         Command::Config(command) => config::run(&global, out, command).await,
         Command::Audit(command) => audit::run(&global, out, command).await,
         Command::Backup { file } => backup(&global, out, &file).await,

@@ -7,6 +7,7 @@
 mod chat;
 mod fake;
 mod fixtures;
+mod guard;
 mod model;
 mod sandbox;
 

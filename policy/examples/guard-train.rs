@@ -1,0 +1,478 @@
+//! Trains the weights of the prompt screening, and says what they are worth on sources they have not seen.
+//!
+//! ```text
+//! cargo run -p paw-policy --release --example guard-train -- CORPUS.jsonl [--write FILE] [--by-rows] [--all-licences]
+//! ```
+//!
+//! The corpus is its user's: one object a line with `id`, `text`, `kind` (`attack` or `benign`), `channel`, and `source` and
+//! `licence` if there are any. Two things are done with it. First, sources are put into groups; the weights for each group are
+//! trained on the other groups, and the table shows the whole screening with them: that is what to expect of texts nobody has
+//! seen; with `--by-rows` rows are put into groups in place of sources, which says what to expect of more texts of the same
+//! sources. Then one set of weights is trained on all rows whose licence is permissive, and written if asked for.
+//!
+//! Nothing is drawn at random: the same corpus gives the same weights.
+
+#![allow(clippy::print_stdout, reason = "a program that prints")]
+
+use std::{collections::BTreeMap, env, error::Error, fs};
+
+use paw_policy::guard::{
+    ASK, BLOCK, Guard, MARK, Model, folded,
+    model::{BITS, norm, sigmoid, walk},
+};
+use serde::Deserialize;
+
+const SIZE: usize = 1 << BITS;
+const EPOCHS: usize = 5;
+const RATE: f32 = 0.05;
+const DECAY: f32 = 3e-4;
+
+#[derive(Debug, Clone, Deserialize)]
+struct Row {
+    text: String,
+    kind: String,
+    #[serde(default)]
+    channel: String,
+    #[serde(default)]
+    source: String,
+    #[serde(default)]
+    licence: String,
+}
+
+impl Row {
+    fn attack(&self) -> bool {
+        self.kind == "attack"
+    }
+}
+
+/// Licences that let anybody use the text with at most a mention of where it is from.
+fn permissive(licence: &str) -> bool {
+    const WORDS: [&str; 9] = [
+        "MIT",
+        "Apache",
+        "BSD",
+        "ISC",
+        "CC0",
+        "Unlicense",
+        "CC-BY-3.0",
+        "CC-BY-4.0",
+        "ODC-BY",
+    ];
+    const NOT: [&str; 5] = ["SA", "NC", "MPL", "GPL", "as repo"];
+    let has = |word: &&str| licence.contains(*word);
+    WORDS.iter().any(|word| has(word)) && !NOT.iter().any(|word| has(word))
+}
+
+/// Sources that share seeds or authors are one group: none may teach about another.
+fn group(source: &str) -> &str {
+    let families = [
+        "jbb",
+        "garak",
+        "bfcl",
+        "gpteacher",
+        "tldr",
+        "code",
+        "docs",
+        "encoded",
+        "about-injection",
+    ];
+    families
+        .iter()
+        .find(|family| source.starts_with(**family))
+        .unwrap_or(&source)
+}
+
+/// A text as blocks of features, for learning.
+struct Sample {
+    blocks: Vec<Vec<u32>>,
+    attack: bool,
+    weight: f32,
+}
+
+fn sample(text: &str, attack: bool, weight: f32) -> Sample {
+    let mut blocks: Vec<Vec<u32>> = Vec::new();
+    walk(&folded(text), |block, index| {
+        if blocks.len() <= block {
+            blocks.resize(block + 1, Vec::new());
+        }
+        blocks[block].push(index);
+    });
+    Sample {
+        blocks,
+        attack,
+        weight,
+    }
+}
+
+struct Learner {
+    weights: Vec<f32>,
+    squares: Vec<f32>,
+    bias: f32,
+}
+
+impl Learner {
+    fn new() -> Self {
+        Self {
+            weights: vec![0.0; SIZE],
+            squares: vec![1e-3; SIZE],
+            bias: -2.0,
+        }
+    }
+
+    fn value(&self, blocks: &[Vec<u32>]) -> f32 {
+        let count: usize = blocks.iter().map(Vec::len).sum();
+        let sum: f32 = blocks
+            .iter()
+            .flatten()
+            .map(|index| self.weights[*index as usize])
+            .sum();
+        self.bias + sum * norm(count as u32)
+    }
+
+    /// The window of a sample that is most suspicious by now.
+    fn worst(&self, sample: &Sample) -> (f32, usize, usize) {
+        let mut best = (f32::MIN, 0, 0);
+        for end in 1..=sample.blocks.len() {
+            let start = end.saturating_sub(2);
+            let value = self.value(&sample.blocks[start..end]);
+            if value > best.0 {
+                best = (value, start, end);
+            }
+        }
+        best
+    }
+
+    fn step(&mut self, blocks: &[Vec<u32>], attack: bool, weight: f32) {
+        let error = (sigmoid(self.value(blocks)) - f32::from(u8::from(attack))) * weight;
+        let count: usize = blocks.iter().map(Vec::len).sum();
+        let each = error * norm(count as u32);
+        for index in blocks.iter().flatten() {
+            let index = *index as usize;
+            let gradient = each + DECAY * self.weights[index];
+            self.squares[index] += gradient * gradient;
+            self.weights[index] -= RATE * gradient / self.squares[index].sqrt();
+        }
+        self.bias -= 0.002 * error;
+    }
+
+    fn learn(samples: &[&Sample]) -> Self {
+        let mut learner = Self::new();
+        let mut order: Vec<usize> = (0..samples.len()).collect();
+        let mut state = 0x2545_f491_4f6c_dd1d_u64;
+        for epoch in 0..EPOCHS {
+            for at in (1..order.len()).rev() {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                order.swap(at, (state % (at as u64 + 1)) as usize);
+            }
+            for index in &order {
+                let sample = samples[*index];
+                if sample.blocks.is_empty() {
+                    continue;
+                }
+                // In an attack one window is the attack, and the rest may be anything; a benign text is benign everywhere.
+                let (_, start, end) = learner.worst(sample);
+                if sample.attack && epoch == 0 {
+                    for end in 1..=sample.blocks.len() {
+                        let weight = sample.weight / sample.blocks.len() as f32;
+                        learner.step(&sample.blocks[end.saturating_sub(2)..end], true, weight);
+                    }
+                } else {
+                    learner.step(&sample.blocks[start..end], sample.attack, sample.weight);
+                }
+            }
+        }
+        learner
+    }
+}
+
+/// Slope and offset that turn values into log odds: a half is reached by three in a thousand benign texts of sources that were
+/// not learnt from, a fifth by two in a hundred.
+///
+/// Odds by the share of attacks in the corpus would say nothing: nobody knows that share on a real host.
+fn calibrate(values: &[(f32, bool)]) -> (f32, f32) {
+    let mut benign: Vec<f32> = values
+        .iter()
+        .filter(|(_, attack)| !attack)
+        .map(|(value, _)| *value)
+        .collect();
+    benign.sort_by(|a, b| b.total_cmp(a));
+    let at = |share: f32| benign[((benign.len() as f32 * share) as usize).min(benign.len() - 1)];
+    let (half, fifth) = (at(0.003), at(0.02));
+    let slope = 4.0_f32.ln() / (half - fifth).max(1e-3);
+    (slope, -slope * half)
+}
+
+/// `policy/guard/own.toml`.
+#[derive(Deserialize)]
+struct Own {
+    page: Vec<String>,
+    #[serde(rename = "do")]
+    wanted: Vec<String>,
+    attack: Vec<String>,
+    benign: Vec<String>,
+}
+
+/// How often each line of our own is written out.
+const TIMES: usize = 14;
+
+impl Own {
+    fn samples(&self) -> Vec<Sample> {
+        let mut turn = 0;
+        let mut samples = Vec::new();
+        for (lines, attack) in [(&self.attack, true), (&self.benign, false)] {
+            for line in lines {
+                let mut texts: Vec<String> =
+                    (0..TIMES).map(|_| self.written(line, &mut turn)).collect();
+                texts.sort_unstable();
+                texts.dedup();
+                samples.extend(texts.iter().map(|text| sample(text, attack, 0.5)));
+            }
+        }
+        samples
+    }
+
+    /// A line with one choice for each of its alternatives; the next choice is another one.
+    fn written(&self, line: &str, turn: &mut usize) -> String {
+        let mut out = String::new();
+        let mut rest = line;
+        while let Some(open) = rest.find('{') {
+            out.push_str(&rest[..open]);
+            let Some(close) = rest[open..].find('}') else {
+                break;
+            };
+            let inner = &rest[open + 1..open + close];
+            *turn = turn.wrapping_mul(31).wrapping_add(17) % 1_000_003;
+            let choices: Vec<&str> = match inner {
+                "page" => self.page.iter().map(String::as_str).collect(),
+                "do" => self.wanted.iter().map(String::as_str).collect(),
+                inner => inner.split('|').collect(),
+            };
+            out.push_str(choices[(*turn / 7) % choices.len()]);
+            rest = &rest[open + close + 1..];
+        }
+        out.push_str(rest);
+        out
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments = env::args().skip(1);
+    let (mut corpus, mut write, mut all, mut by_rows) = (None, None, false, false);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--write" => write = arguments.next(),
+            "--all-licences" => all = true,
+            "--by-rows" => by_rows = true,
+            _ => corpus = Some(argument),
+        }
+    }
+    let corpus = fs::read_to_string(
+        corpus.ok_or("usage: guard-train CORPUS.jsonl [--write FILE] [--all-licences]")?,
+    )?;
+    let mut rows = corpus
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<Result<Vec<Row>, _>>()?;
+    if !all {
+        split_bipia(&mut rows);
+    }
+    let samples: Vec<Option<Sample>> = rows
+        .iter()
+        .map(|row| {
+            // What is encoded says nothing in letters; its seeds are in other sources.
+            let of_use = row.channel != "encoded" && (all || permissive(&row.licence));
+            of_use.then(|| sample(&row.text, row.attack(), 1.0))
+        })
+        .collect();
+    let own: Own = toml::from_str(include_str!("../guard/own.toml"))?;
+    let own = own.samples();
+    println!(
+        "{} rows, {} of them taught, {} sentences of our own",
+        rows.len(),
+        samples.iter().flatten().count(),
+        own.len()
+    );
+
+    // Groups of sources in folds of about the same size.
+    let mut sizes: BTreeMap<&str, usize> = BTreeMap::new();
+    for row in &rows {
+        *sizes.entry(group(&row.source)).or_default() += 1;
+    }
+    let mut groups: Vec<(&str, usize)> = sizes.into_iter().collect();
+    groups.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
+    let mut folds: Vec<(usize, Vec<&str>)> = vec![(0, Vec::new()); 10];
+    for (name, size) in groups {
+        let smallest = folds
+            .iter_mut()
+            .min_by_key(|(size, _)| *size)
+            .ok_or("no folds")?;
+        smallest.0 += size;
+        smallest.1.push(name);
+    }
+    let mut values: Vec<(f32, bool)> = Vec::new();
+    let mut learnt: Vec<(Learner, Vec<usize>)> = Vec::new();
+    for (fold, (_, held)) in folds.iter().enumerate() {
+        let is_held = |index: usize| {
+            if by_rows {
+                index % folds.len() == fold
+            } else {
+                held.contains(&group(&rows[index].source))
+            }
+        };
+        let taught: Vec<&Sample> = samples
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| !is_held(*index))
+            .filter_map(|(_, sample)| sample.as_ref())
+            .chain(&own)
+            .collect();
+        let learner = Learner::learn(&taught);
+        let tested: Vec<usize> = (0..rows.len()).filter(|index| is_held(*index)).collect();
+        for index in &tested {
+            if rows[*index].channel != "encoded" {
+                let sample = sample(&rows[*index].text, rows[*index].attack(), 1.0);
+                let (value, ..) = learner.worst(&sample);
+                if value > f32::MIN {
+                    values.push((value, rows[*index].attack()));
+                }
+            }
+        }
+        learnt.push((learner, tested));
+    }
+    let calibration = calibrate(&values);
+    println!(
+        "calibration: slope {:.3}, offset {:.3}",
+        calibration.0, calibration.1
+    );
+    let mut results: Vec<(usize, f32, f32, f32)> = Vec::new();
+    for (learner, tested) in learnt {
+        let guard = Guard::with_model(Model::read(&Model::write(
+            &learner.weights,
+            learner.bias,
+            calibration,
+        ))?)?;
+        for index in tested {
+            let text = &rows[index].text;
+            results.push((
+                index,
+                guard.screen(text).score,
+                guard.statistical(text),
+                guard.pattern_strength(text),
+            ));
+        }
+    }
+    report(&rows, &results);
+    let taught: Vec<&Sample> = samples.iter().flatten().chain(&own).collect();
+    let learner = Learner::learn(&taught);
+    if let Some(path) = write {
+        let bytes = Model::write(&learner.weights, learner.bias, calibration);
+        fs::write(&path, &bytes)?;
+        println!("{path}: {} bytes", bytes.len());
+    }
+    Ok(())
+}
+
+/// Of this benchmark the attacks are MIT and the pages they stand in are not: only sentences that recur on several pages, which
+/// are the attacks, are kept for learning.
+fn split_bipia(rows: &mut Vec<Row>) {
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    for row in rows
+        .iter()
+        .filter(|row| row.source == "bipia" && row.attack())
+    {
+        for line in row
+            .text
+            .lines()
+            .map(str::trim)
+            .filter(|line| line.len() > 12)
+        {
+            *seen.entry(line.to_owned()).or_default() += 1;
+        }
+    }
+    for row in rows
+        .iter()
+        .filter(|row| row.source == "bipia" && !row.attack())
+    {
+        for line in row.text.lines().map(str::trim) {
+            seen.remove(line);
+        }
+    }
+    let lines = seen.into_iter().filter(|(line, count)| {
+        *count >= 3 && line.contains(' ') && !line.contains(['(', '=', '{'])
+    });
+    rows.extend(lines.map(|(text, _)| Row {
+        text,
+        kind: "attack".to_owned(),
+        channel: "attack-line".to_owned(),
+        source: "bipia".to_owned(),
+        licence: "MIT".to_owned(),
+    }));
+}
+
+fn report(rows: &[Row], results: &[(usize, f32, f32, f32)]) {
+    let mut benign: Vec<f32> = Vec::new();
+    for (index, score, ..) in results {
+        if !rows[*index].attack() {
+            benign.push(*score);
+        }
+    }
+    benign.sort_by(|a, b| b.total_cmp(a));
+    for rate in [0.0025, 0.005, 0.0075, 0.01, 0.02] {
+        let at = benign[((benign.len() as f32 * rate) as usize).min(benign.len() - 1)];
+        let mut channels: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+        for (index, score, ..) in results {
+            let row = &rows[*index];
+            if row.attack() {
+                for name in [row.channel.as_str(), "all"] {
+                    if name == "all" && row.channel == "attack-line" {
+                        continue;
+                    }
+                    let entry = channels.entry(name).or_default();
+                    entry.0 += usize::from(*score > at);
+                    entry.1 += 1;
+                }
+            }
+        }
+        print!("false alarms {:.2} % at {at:.3}: ", rate * 100.0);
+        for (name, (hit, of)) in &channels {
+            print!(" {name} {:.1}", 100.0 * *hit as f32 / *of as f32);
+        }
+        println!();
+    }
+    println!(
+        "\n{:<34}{:>7}{:>8}{:>8}{:>8}{:>9}{:>9}",
+        "source", "rows", "mark %", "ask %", "block %", "model %", "pattern %"
+    );
+    let mut sources: BTreeMap<(String, String), Vec<(f32, f32, f32)>> = BTreeMap::new();
+    for (index, score, model, pattern) in results {
+        let row = &rows[*index];
+        for name in [row.source.as_str(), "ALL"] {
+            let kind = if row.attack() {
+                row.channel.clone()
+            } else {
+                "benign".to_owned()
+            };
+            sources
+                .entry((kind, name.to_owned()))
+                .or_default()
+                .push((*score, *model, *pattern));
+        }
+    }
+    for ((kind, source), scores) in sources {
+        let share = |of: &dyn Fn(&(f32, f32, f32)) -> bool| {
+            100.0 * scores.iter().filter(|s| of(s)).count() as f32 / scores.len() as f32
+        };
+        println!(
+            "{:<34}{:>7}{:>8.1}{:>8.1}{:>8.1}{:>9.1}{:>9.1}",
+            format!("{kind} {source}"),
+            scores.len(),
+            share(&|s| s.0 >= MARK),
+            share(&|s| s.0 >= ASK),
+            share(&|s| s.0 >= BLOCK),
+            share(&|s| s.1 >= MARK),
+            share(&|s| s.2 >= MARK),
+        );
+    }
+}
