@@ -59,8 +59,8 @@ fn permissive(licence: &str) -> bool {
         "ODC-BY",
     ];
     const NOT: [&str; 5] = ["SA", "NC", "MPL", "GPL", "as repo"];
-    let has = |word: &&str| licence.contains(*word);
-    WORDS.iter().any(|word| has(word)) && !NOT.iter().any(|word| has(word))
+    let has = |words: &[&str]| words.iter().any(|word| licence.contains(word));
+    has(&WORDS) && !has(&NOT)
 }
 
 /// Sources that share seeds or authors are one group: none may teach about another.
@@ -445,7 +445,9 @@ fn report(rows: &[Row], results: &[(usize, f32, f32, f32)]) {
         "\n{:<34}{:>7}{:>8}{:>8}{:>8}{:>9}{:>9}",
         "source", "rows", "mark %", "ask %", "block %", "model %", "pattern %"
     );
-    let mut sources: BTreeMap<(String, String), Vec<(f32, f32, f32)>> = BTreeMap::new();
+    // Of each kind and source the scores of everything, of the classifier and of the patterns.
+    type Scores = Vec<(f32, f32, f32)>;
+    let mut sources: BTreeMap<(String, String), Scores> = BTreeMap::new();
     for (index, score, model, pattern) in results {
         let row = &rows[*index];
         for name in [row.source.as_str(), "ALL"] {
