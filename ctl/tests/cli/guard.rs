@@ -156,10 +156,9 @@ fn what_is_no_file_of_texts_is_refused_with_its_line() {
         assert!(ran.stderr.contains(expected), "{name}: {}", ran.stderr);
     }
     let absent = dir.path().join("absent");
-    assert_eq!(
-        finish(pawctl(&["guard", "eval", absent.to_str().unwrap()]), b"").code,
-        6
-    );
+    let ran = finish(pawctl(&["guard", "eval", absent.to_str().unwrap()]), b"");
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("absent"), "{}", ran.stderr);
 }
 
 #[test]
