@@ -306,8 +306,9 @@ impl Talk<'_> {
         loop {
             let room = self.waiting.len() < MAX_UNANSWERED;
             if room && let Some(entry) = owed.pop_front() {
-                let line = self.line(true, entry, None)?;
-                send(&mut to, line).await?;
+                if let Some(line) = self.line(true, entry, None)? {
+                    send(&mut to, line).await?;
+                }
                 continue;
             }
             let late = self.waiting.front().map(|oldest| oldest.since + PATIENCE);
@@ -350,8 +351,10 @@ impl Talk<'_> {
         } = job;
         match entry {
             Some(entry) => {
-                lines.push_str(&self.line(durable, entry, reply)?);
-                lines.push('\n');
+                if let Some(line) = self.line(durable, entry, reply)? {
+                    lines.push_str(&line);
+                    lines.push('\n');
+                }
             }
             None if self.waiting.is_empty() => answer(reply, Ok(self.tell.borrow().seq)),
             None => self.waiting.push_back(Waiting {
@@ -364,20 +367,29 @@ impl Talk<'_> {
         Ok(())
     }
 
-    /// The line of a record, which waits for its answer from now on.
+    /// The line of a record, which waits for its answer from now on. One that the writer would not read is refused here: there it
+    /// would end the connection, and with it the records of everybody else.
     fn line(
         &mut self,
         durable: bool,
         entry: Box<Entry>,
         reply: Option<Reply>,
-    ) -> io::Result<String> {
-        self.seq += 1;
+    ) -> io::Result<Option<String>> {
         let append = Append {
-            seq: self.seq,
+            seq: self.seq + 1,
             durable,
             record: *entry,
         };
         let line = serde_json::to_string(&append).map_err(io::Error::other)?;
+        if line.len() >= MAX_LINE {
+            let message = format!("a record of {} bytes; {MAX_LINE} are taken", line.len());
+            error!(message_id = paw_log::events::AUDIT_LOST, event = ?append.record.event, reason = %message, "audit record refused");
+            let remedy = "report it with the journal of this time: pawd keeps its records shorter"
+                .to_owned();
+            answer(reply, Err(AuditError::Refused { message, remedy }));
+            return Ok(None);
+        }
+        self.seq += 1;
         let entry = Some(Box::new(append.record));
         self.waiting.push_back(Waiting {
             seq: self.seq,
@@ -385,7 +397,7 @@ impl Talk<'_> {
             entry,
             reply,
         });
-        Ok(line)
+        Ok(Some(line))
     }
 
     fn hear(&mut self, line: &str) -> io::Result<()> {
@@ -467,5 +479,62 @@ async fn past(at: Option<Instant>) {
 fn answer(reply: Option<Reply>, result: Result<u64, AuditError>) {
     if let Some(reply) = reply {
         drop(reply.send(result));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use paw_api::audit::Event;
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    /// A writer that takes whatever it can read, on one connection.
+    async fn writer(listener: UnixListener) -> usize {
+        let (stream, _) = listener.accept().await.expect("pawd comes");
+        let mut lines = Framed::new(stream, LinesCodec::new_with_max_length(MAX_LINE));
+        let hello = r#"{"hello":{"pid":1,"landlock_abi":6}}"#;
+        lines.send(hello).await.expect("it listens");
+        let mut taken = 0;
+        while let Some(Ok(line)) = lines.next().await {
+            let append: Append = serde_json::from_str(&line).expect("it is a request");
+            taken += 1;
+            let answer = Answer::Appended(Appended {
+                seq: append.seq,
+                audit_seq: taken,
+            });
+            let answer = serde_json::to_string(&answer).expect("it can be written");
+            lines.send(answer).await.expect("it listens");
+        }
+        usize::try_from(taken).expect("few")
+    }
+
+    #[tokio::test]
+    async fn record_that_the_writer_would_not_read_is_refused_and_disturbs_no_other() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("audit.sock");
+        let listener = UnixListener::bind(&path).expect("a socket");
+        let (audit, kept) = Audit::connect(path);
+        let writer = tokio::spawn(writer(listener));
+        let kept = tokio::spawn(kept);
+        audit.ready(PATIENCE).await.expect("it answers");
+        let mut long = Entry::new(Event::JobAdded);
+        long.detail.insert("text".into(), "x".repeat(MAX_LINE));
+        let (before, refused, after) = tokio::join!(
+            audit.durable(Entry::new(Event::JobAdded)),
+            audit.durable(long.clone()),
+            audit.durable(Entry::new(Event::JobAdded)),
+        );
+        assert_eq!((before.ok(), after.ok()), (Some(1), Some(2)));
+        assert!(matches!(refused, Err(AuditError::Refused { .. })));
+        // Nobody waits for this one, and it is not sent again and again.
+        audit.soon(long).await.expect("it is taken");
+        assert_eq!(
+            audit.durable(Entry::new(Event::JobAdded)).await.ok(),
+            Some(3)
+        );
+        drop(audit);
+        kept.await.expect("it ends");
+        assert_eq!(writer.await.expect("it ends"), 3, "all on one connection");
     }
 }

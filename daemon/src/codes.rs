@@ -212,24 +212,23 @@ impl Codes {
         Ok(Enrolment { url, secret })
     }
 
+    /// Whether this code would confirm the enrolment that somebody began. A wrong one is counted.
+    ///
+    /// # Errors
+    /// When it would not.
+    pub fn check(&self, uid: u32, code: &str, now_ms: u64) -> Result<(), CodeError> {
+        self.lock().begun_by(uid, code, now_ms).map(drop)
+    }
+
     /// Ends an enrolment with the first code of the new secret, which takes the place of an earlier one.
     ///
     /// # Errors
     /// When none has begun, the code does not fit, or the file cannot be written.
     pub fn confirm(&self, uid: u32, code: &str, now_ms: u64) -> Result<(), CodeError> {
         let mut known = self.lock();
-        let begun = known.begun.get_mut(&uid).ok_or(CodeError::NotBegun)?;
-        if now_ms >= begun.at_ms.saturating_add(MAX_BEGUN_MS) || begun.wrong >= WRONG {
-            known.begun.remove(&uid);
-            return Err(CodeError::NotBegun);
-        }
-        let Some(step) = totp(&begun.secret).and_then(|totp| totp.check(code, now_ms / 1_000))
-        else {
-            begun.wrong += 1;
-            return Err(CodeError::Wrong);
-        };
+        let (secret, step) = known.begun_by(uid, code, now_ms)?;
         let enrolled = Enrolled {
-            secret: begun.secret.clone(),
+            secret,
             last_step: step,
             wrong: 0,
             paused_until_ms: 0,
@@ -346,6 +345,28 @@ impl Codes {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
         self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    /// The secret of an enrolment that this code ends, and the step of the code.
+    fn begun_by(
+        &mut self,
+        uid: u32,
+        code: &str,
+        now_ms: u64,
+    ) -> Result<(SecretString, u64), CodeError> {
+        let begun = self.begun.get_mut(&uid).ok_or(CodeError::NotBegun)?;
+        if now_ms >= begun.at_ms.saturating_add(MAX_BEGUN_MS) || begun.wrong >= WRONG {
+            self.begun.remove(&uid);
+            return Err(CodeError::NotBegun);
+        }
+        let Some(step) = totp(&begun.secret).and_then(|totp| totp.check(code, now_ms / 1_000))
+        else {
+            begun.wrong += 1;
+            return Err(CodeError::Wrong);
+        };
+        Ok((begun.secret.clone(), step))
     }
 }
 

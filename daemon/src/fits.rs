@@ -3,10 +3,16 @@
 //! It knows the words of JSON Schema (draft 2020-12) that say what a value is. A word that it does not know refuses nothing: the tool
 //! that is called checks its arguments itself, and what is promised here is only that what clearly does not fit goes nowhere.
 
+use std::cell::Cell;
+
 use serde_json::{Map, Value};
 
 /// How deep a schema is followed; what is deeper is left to the tool.
 const DEPTH: usize = 32;
+
+/// How many parts of a schema are held against parts of the arguments: schemas come with skills, and one that leads back to itself several
+/// times over would have no end.
+const STEPS: usize = 20_000;
 
 /// The longest list of names or values in what is wrong.
 const NAMED: usize = 8;
@@ -20,10 +26,30 @@ pub fn check(schema: &Value, members: &Map<String, Value>) -> Result<(), String>
 }
 
 fn any(schema: &Value, value: &Value) -> Result<(), String> {
-    fits(schema, schema, value, "arguments", DEPTH)
+    let root = Root {
+        schema,
+        left: Cell::new(STEPS),
+    };
+    fits(&root, schema, value, "arguments", DEPTH)
 }
 
-fn fits(root: &Value, schema: &Value, value: &Value, at: &str, depth: usize) -> Result<(), String> {
+/// A whole schema, and what its check may still cost.
+struct Root<'a> {
+    schema: &'a Value,
+    left: Cell<usize>,
+}
+
+fn fits(
+    root: &Root<'_>,
+    schema: &Value,
+    value: &Value,
+    at: &str,
+    depth: usize,
+) -> Result<(), String> {
+    match root.left.get().checked_sub(1) {
+        Some(left) => root.left.set(left),
+        None => return Err("the schema is too involved to be checked".to_owned()),
+    }
     let words = match schema {
         Value::Bool(false) => return Err(format!("{at} may not be there")),
         Value::Object(words) if depth > 0 => words,
@@ -33,7 +59,7 @@ fn fits(root: &Value, schema: &Value, value: &Value, at: &str, depth: usize) -> 
     if let Some(there) = words.get("$ref").and_then(Value::as_str)
         && let Some(schema) = there
             .strip_prefix('#')
-            .and_then(|place| root.pointer(place))
+            .and_then(|place| root.schema.pointer(place))
     {
         within(schema)?;
     }
@@ -104,7 +130,7 @@ fn types(words: &Map<String, Value>, value: &Value, at: &str) -> Result<(), Stri
 }
 
 fn object(
-    root: &Value,
+    root: &Root<'_>,
     words: &Map<String, Value>,
     members: &Map<String, Value>,
     at: &str,
@@ -141,7 +167,7 @@ fn object(
 }
 
 fn array(
-    root: &Value,
+    root: &Root<'_>,
     words: &Map<String, Value>,
     items: &[Value],
     at: &str,
@@ -265,5 +291,18 @@ mod tests {
         check_one(&json!(true), &json!("a"), None);
         let endless = json!({"properties": {"a": {"$ref": "#"}}, "allOf": [{"$ref": "#/allOf/0"}]});
         check_one(&endless, &json!({"a": {"a": {"a": 1}}}), None);
+    }
+
+    #[test]
+    fn schema_that_has_no_end_is_refused() {
+        for word in ["allOf", "anyOf", "oneOf"] {
+            let many = vec![json!({"$ref": "#"}); 8];
+            let schema = json!({"type": "object", word: many});
+            let said = any(&schema, &json!({}));
+            assert!(said.is_err(), "{word} is not said to fit");
+        }
+        let wide = json!({"items": {"type": "integer"}});
+        let items: Vec<u32> = (0..10_000).collect();
+        check_one(&wide, &json!(items), None);
     }
 }

@@ -199,7 +199,16 @@ impl Intake {
         let config = Arc::clone(&self.config.borrow());
         let (agent, settings) = agent(&config, Some(ask.agent.as_str()))?;
         asked::within(settings, std::slice::from_ref(&ask.rule), &agent)?;
-        let taint = origin(&ask.caller).with(&TaintSet::of(Taint::Tool));
+        let found = self.storage.read().action(ask.action);
+        let asked_for = found.map_err(|error| unreadable(&error))?.ok_or_else(|| {
+            let hint = "submit it again";
+            Error::new(
+                ErrorKind::NotFound,
+                "the action of that sandbox is not kept any more",
+                hint,
+            )
+        })?;
+        let taint = asked_for.taint.with(&TaintSet::of(Taint::Tool));
         let plan = Plan {
             agent,
             session: None,

@@ -2,7 +2,8 @@
 //!
 //! It is a rule like any other, written here and nowhere else, so that the person can be shown what they are about to allow, and so that
 //! every forbid still wins over it. It is bound to the user, the agent, the skill's files and the risk, to no further origins of data
-//! than those of the approved action, and to one of: a directory of the workspace, an endpoint, or exactly the same arguments.
+//! than those of the approved action, and to a directory of the workspace or exactly the same arguments. What a channel, a tool or the web
+//! had a part in is asked for each time: such data acts by nobody's yes but one to itself.
 
 use crate::{
     facts::{self, Path},
@@ -23,6 +24,11 @@ pub enum NoGrant {
     /// Nobody says where its data came from, so nothing can be as trustworthy as it.
     #[error("nobody says where the data of this action came from")]
     Unlabelled,
+    /// Data of a channel, a tool or the web is never let through unseen (invariant 6).
+    #[error(
+        "an action that data of a channel, a tool or the web had a part in is asked for each time"
+    )]
+    Foreign,
     /// Nothing, or longer than [`MAX_TIME_MS`].
     #[error("a grant holds for a second at least and a day at most")]
     Time,
@@ -60,6 +66,9 @@ pub fn text(id: &str, like: Like<'_>, from_ms: u64, until_ms: u64) -> Result<Str
         .collect();
     if labels.is_empty() {
         return Err(NoGrant::Unlabelled);
+    }
+    if like.taint.is_foreign() {
+        return Err(NoGrant::Foreign);
     }
     let (action, resource, anchor) = anchor(like.plan);
     let mut conditions = vec![
@@ -103,10 +112,11 @@ fn anchor(plan: &Plan) -> (&'static str, String, Vec<String>) {
             format!(" == Skill::{}", quoted(change.skill.as_str())),
             vec!["false".to_owned()],
         ),
+        // A tool had a part in what a sandbox wants to reach, so there is no grant for it either.
         Operation::ApiCall(call) => (
             "api_call",
             format!(" == Endpoint::{}", quoted(&call.rule)),
-            Vec::new(),
+            vec!["false".to_owned()],
         ),
         Operation::ToolCall(call) => {
             let tool = format!("{}/{}", call.skill, call.tool);
@@ -182,7 +192,7 @@ mod tests {
     use super::*;
     use crate::{
         judge::{Facts, judge},
-        plan::{ApiArguments, ToolArguments},
+        plan::ToolArguments,
         rules::Rules,
         words::{Decision, Digest, Role, Taint},
     };
@@ -367,25 +377,37 @@ mod tests {
     }
 
     #[test]
-    fn endpoint_is_granted_by_host_and_port() {
-        let reach = |rule: &str, run: &str| Plan {
-            agent: "default".parse().unwrap(),
-            session: None,
-            operation: Operation::ApiCall(ApiArguments {
-                sandbox: "5f0c7b1e5f0c7b1e".into(),
-                run: run.into(),
-                rule: rule.into(),
-            }),
+    fn what_came_from_outside_is_granted_never() {
+        let plan = write("notes/a");
+        let asked = facts(1000, &[Taint::User], NOW);
+        let with = |taint: Taint| {
+            let taint = TaintSet::of(Taint::User).with(&TaintSet::of(taint));
+            let like = Like {
+                plan: &plan,
+                requester: &asked.principal,
+                taint: &taint,
+                risk: Risk::High,
+            };
+            text("grant-1", like, NOW, NOW + HOUR).map(drop)
         };
-        let tool = facts(1000, &[Taint::User, Taint::Tool], NOW);
-        let rules = granted(
-            &reach("a.example:443", "1"),
-            &[Taint::User, Taint::Tool],
-            "",
-        );
-        check(&rules, &reach("a.example:443", "2"), &tool, Decision::Allow);
-        check(&rules, &reach("b.example:443", "1"), &tool, Decision::Ask);
-        check(&rules, &reach("a.example:80", "1"), &tool, Decision::Ask);
+        for foreign in [Taint::Channel, Taint::Tool, Taint::Web] {
+            assert_eq!(with(foreign), Err(NoGrant::Foreign), "{foreign}");
+        }
+        for ours in [Taint::User, Taint::Operator, Taint::Model] {
+            assert_eq!(with(ours), Ok(()), "{ours}");
+        }
+    }
+
+    #[test]
+    fn what_an_agent_asks_of_itself_is_granted_until_it_reads_something() {
+        use Decision::{Allow, Ask};
+        let (user, model) = (Taint::User, Taint::Model);
+        let rules = granted(&write("notes/a"), &[user, model], "");
+        let plan = write("notes/b");
+        check(&rules, &plan, &facts(1000, &[user, model], NOW), Allow);
+        for read in [Taint::Channel, Taint::Tool, Taint::Web] {
+            check(&rules, &plan, &facts(1000, &[user, model, read], NOW), Ask);
+        }
     }
 
     #[test]

@@ -16,6 +16,9 @@ const DOMAIN: &[u8] = b"pawd-plan/1\0";
 /// The longest canonical form of a plan, in bytes.
 pub const MAX_PLAN: usize = 256 * 1024;
 
+/// How deep arrays and objects may be nested in a plan. Whoever stores, shows or sends it has room for as much again around it.
+pub const MAX_DEPTH: usize = 64;
+
 /// What will be done, completely.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -184,6 +187,9 @@ pub enum PlanError {
     /// It is longer than [`MAX_PLAN`].
     #[error("the plan has {0} bytes; at most {MAX_PLAN} are allowed")]
     TooLong(usize),
+    /// It is nested deeper than [`MAX_DEPTH`].
+    #[error("the plan is nested deeper than {MAX_DEPTH} arrays and objects")]
+    TooDeep,
     /// It cannot be written as JSON.
     #[error("write the plan as JSON")]
     Json(#[from] serde_json::Error),
@@ -204,11 +210,13 @@ impl Plan {
     /// The canonical form: JSON without white space, members sorted by name.
     ///
     /// # Errors
-    /// When it is longer than [`MAX_PLAN`].
+    /// When it is longer than [`MAX_PLAN`] or nested deeper than [`MAX_DEPTH`].
     pub fn canonical(&self) -> Result<String, PlanError> {
         let text = canonical(&serde_json::to_value(self)?);
         if text.len() > MAX_PLAN {
             Err(PlanError::TooLong(text.len()))
+        } else if is_deeper_than(MAX_DEPTH, text.as_bytes()) {
+            Err(PlanError::TooDeep)
         } else {
             Ok(text)
         }
@@ -223,6 +231,33 @@ impl Plan {
         bytes.extend_from_slice(self.canonical()?.as_bytes());
         Ok(Digest::of(&bytes))
     }
+}
+
+/// Whether arrays and objects are nested deeper than `limit` in this JSON. Reads each byte once and does not recurse; what is not JSON is
+/// left to the parser, which then sees no more nesting than this allows.
+#[must_use]
+pub fn is_deeper_than(limit: usize, text: &[u8]) -> bool {
+    let (mut depth, mut bytes) = (0_usize, text.iter());
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'[' | b'{' => {
+                depth += 1;
+                if depth > limit {
+                    return true;
+                }
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            b'"' => loop {
+                match bytes.next() {
+                    Some(b'\\') => drop(bytes.next()),
+                    Some(b'"') | None => break,
+                    Some(_) => {}
+                }
+            },
+            _ => {}
+        }
+    }
+    false
 }
 
 /// JSON without white space and with the members of each object sorted by name, whatever order the map keeps.
@@ -319,6 +354,31 @@ mod tests {
         let text = r#"{"agent":"default","operation":{"chat":{"model":"m","provider":"local","text":"hi"}},"session":null}"#;
         let plan: Plan = serde_json::from_str(text).unwrap();
         assert_eq!(plan.canonical().unwrap(), text);
+    }
+
+    fn check_depth(text: &str, expected: bool) {
+        assert_eq!(is_deeper_than(2, text.as_bytes()), expected, "{text}");
+    }
+
+    #[test]
+    fn nesting_is_counted_outside_of_strings() {
+        check_depth("[[1],[2],{}]", false);
+        check_depth("[[[", true);
+        check_depth(r#"{"a":{"b":[]}}"#, true);
+        check_depth(r#"{"a":"[[[[{{{"}"#, false);
+        check_depth(r#"{"a\"":"\\","b":[{}]}"#, true);
+        check_depth("]]]]]][[", false);
+        check_depth(r#""unfinished [[["#, false);
+    }
+
+    #[test]
+    fn a_plan_that_is_nested_too_deep_is_refused() {
+        let nested = |depth: usize| {
+            let (open, close) = ("[".repeat(depth), "]".repeat(depth));
+            plan(&format!(r#"{{"text":{open}{close}}}"#)).digest()
+        };
+        assert!(nested(MAX_DEPTH - 8).is_ok());
+        assert!(matches!(nested(MAX_DEPTH), Err(PlanError::TooDeep)));
     }
 
     #[test]

@@ -225,12 +225,22 @@ impl Taint {
         }
     }
 
-    /// Whether data of this origin must never by itself cause a high-risk effect (invariant 6).
+    /// Whether data of this origin must never by itself cause a high-risk effect.
     #[must_use]
     pub const fn is_untrusted(self) -> bool {
         match self {
             Self::Operator | Self::User => false,
             Self::Channel | Self::Tool | Self::Web | Self::Model => true,
+        }
+    }
+
+    /// Whether data of this origin came from outside: from somebody who is neither a user of this host nor a model that read only what
+    /// such users said (invariant 6).
+    #[must_use]
+    pub const fn is_foreign(self) -> bool {
+        match self {
+            Self::Operator | Self::User | Self::Model => false,
+            Self::Channel | Self::Tool | Self::Web => true,
         }
     }
 }
@@ -269,6 +279,12 @@ impl TaintSet {
     #[must_use]
     pub fn is_untrusted(&self) -> bool {
         self.0.is_empty() || self.iter().any(Taint::is_untrusted)
+    }
+
+    /// Whether any label is of outside, or nobody says where the data came from.
+    #[must_use]
+    pub fn is_foreign(&self) -> bool {
+        self.0.is_empty() || self.iter().any(Taint::is_foreign)
     }
 }
 

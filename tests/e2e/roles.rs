@@ -22,7 +22,7 @@ use paw_policy::{Risk, Role, State};
 
 use crate::without_root;
 
-use harness::words::{answer, ask_to_write, call, finally, refused, rest, say};
+use harness::words::{answer, ask_to_write, call, finally, refused, rest, say, show};
 
 pub(crate) fn cases() -> Vec<Case> {
     cases![
@@ -144,6 +144,17 @@ async fn approver_answers_others_but_not_themselves() {
         .await
         .expect("it is allowed");
     assert_eq!(approved.approved_by.map(|by| by.uid), Some(BOB));
+    // Who allowed it sees that it was done, and who asked for it sees what it came to. Other approvers see neither any more.
+    let ended = finally(bob, &asked.id).await;
+    assert_eq!((ended.state, ended.result), (State::Completed, None));
+    assert_eq!(show(bob, &asked.id).await.result, None);
+    let alice = house.guest(ALICE, &[USERS]);
+    assert!(show(alice, &asked.id).await.result.is_some());
+    let carol = house.guest(CAROL, &[STAFF]);
+    refused(
+        ActionRpcClient::show(carol, asked.id.clone()).await,
+        ErrorKind::NotFound,
+    );
 }
 
 async fn administrator_does_not_answer_themselves_by_the_shipped_policy() {

@@ -9,7 +9,7 @@ use paw_api::{
     ErrorKind,
     action::{Action, ActionRpcClient, Answer, ApprovalRpcClient},
     error::ErrorData,
-    provider::{ChatEvent, ChatRpcClient},
+    provider::{ChatEvent, ChatResult, ChatRpcClient, ToolCalled},
 };
 use paw_policy::{Digest, State};
 use serde_json::{Map, Value, json};
@@ -85,6 +85,32 @@ pub async fn rest(chat: &mut Subscription<ChatEvent>) -> Vec<ChatEvent> {
         events.push(event);
         if last {
             return events;
+        }
+    }
+}
+
+/// What a chat that was done ended with.
+///
+/// # Panics
+/// If it ended otherwise.
+#[must_use]
+pub fn done(events: &[ChatEvent]) -> &ChatResult {
+    match events.last() {
+        Some(ChatEvent::Done(result)) => result,
+        other => panic!("the chat ended with {other:?}"),
+    }
+}
+
+/// The next thing that is said of a tool in this state.
+///
+/// # Panics
+/// If the chat ends before.
+pub async fn tool(chat: &mut Subscription<ChatEvent>, state: &str) -> ToolCalled {
+    loop {
+        match next(chat).await {
+            ChatEvent::Tool(called) if called.state == state => return called,
+            ChatEvent::Done(_) | ChatEvent::Failed { .. } => panic!("it ended before any {state}"),
+            _ => {}
         }
     }
 }

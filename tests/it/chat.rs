@@ -6,19 +6,12 @@ use paw_api::{
     ErrorKind,
     action::ActionRpcClient,
     agent::SessionRpcClient,
-    provider::{ChatEvent, ChatResult, ChatRpcClient, ProviderRpcClient},
+    provider::{ChatEvent, ChatRpcClient, ProviderRpcClient},
 };
 use paw_policy::State;
 use serde_json::json;
 
-use harness::words::{accepted, finally, next, object, refused, rest, say, show};
-
-fn done(events: &[ChatEvent]) -> &ChatResult {
-    match events.last() {
-        Some(ChatEvent::Done(result)) => result,
-        other => panic!("the chat ended with {other:?}"),
-    }
-}
+use harness::words::{accepted, done, finally, next, object, refused, rest, say, show};
 
 #[tokio::test]
 async fn pieces_arrive_while_the_model_still_speaks() {

@@ -153,6 +153,18 @@ async fn nobody_enrolls_a_second_authenticator_without_the_first() {
         refused(client.confirm("000000".into()).await, ErrorKind::Denied).kind,
         ErrorKind::Denied
     );
+    let recorded = AuditRpcClient::list(&client, None, None, None, Some(200))
+        .await
+        .unwrap();
+    let times = |event: &str| {
+        let of_it = |record: &&Value| record.to_string().contains(event);
+        recorded.iter().filter(of_it).count()
+    };
+    assert_eq!(
+        (times("approver_enrolled"), times("code_refused")),
+        (1, 3),
+        "the log says enrolled of nobody who was not"
+    );
 }
 
 /// The rule for one operator is not there unless an administrator puts it there.

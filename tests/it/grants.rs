@@ -1,11 +1,15 @@
 //! Against fatigue: what is alike is granted for a while, and what is equal is asked once. Neither goes further than a person was
 //! shown.
 
-use harness::{Pawd, Setup, within};
-use jsonrpsee::{async_client::Client, core::client::Error as CallError};
+use harness::{Answer as Says, Model, Pawd, Setup, within};
+use jsonrpsee::{
+    async_client::Client,
+    core::client::{Error as CallError, Subscription},
+};
 use paw_api::{
     ErrorKind,
     action::{Action, ActionRpcClient, Answer, ApprovalRpcClient},
+    provider::ChatEvent,
     system::PolicyRpcClient,
     trail::AuditRpcClient,
 };
@@ -13,7 +17,8 @@ use paw_policy::{Decision, State};
 use serde_json::{Value, json};
 
 use harness::words::{
-    answer, ask_to_write, call, finally, in_workspace, leave_in_workspace, refused, show,
+    answer, ask_to_write, call, finally, in_workspace, leave_in_workspace, refused, rest, say,
+    show, tool,
 };
 
 const HOUR: u64 = 3_600_000;
@@ -34,6 +39,12 @@ async fn approve(
         for_ms,
     );
     within("answering", said).await
+}
+
+/// What a chat asks a person next.
+async fn asked(client: &Client, chat: &mut Subscription<ChatEvent>) -> Action {
+    let called = tool(chat, "waiting_approval").await;
+    show(client, &called.action_id.unwrap()).await
 }
 
 async fn write(client: &Client, path: &str) -> Action {
@@ -178,6 +189,69 @@ async fn critical_and_endless_grants_are_refused_and_the_question_stays() {
         ErrorKind::Denied,
     );
     assert!(pawd.launcher.as_ref().unwrap().plans().is_empty());
+}
+
+/// What takes two people is granted by nobody alone.
+#[tokio::test]
+async fn first_of_two_yeses_grants_nothing() {
+    let pawd = Pawd::start(Setup::new()).await;
+    let two = "@id(\"two\") permit (principal in Role::\"admin\", action == Action::\"approve\", resource) when { context.seconded };\n";
+    pawd.root.write("etc/policy/50-single-operator.cedar", two);
+    let client = pawd.client().await;
+    within("reloading", PolicyRpcClient::reload(&client))
+        .await
+        .unwrap();
+    let action = ask_to_write(&client, "out.txt", "x").await;
+    refused(
+        approve(&client, &action, None, Some(HOUR)).await,
+        ErrorKind::Denied,
+    );
+    assert!(grants(&client).await.is_empty());
+    let first = approve(&client, &action, None, None).await.unwrap();
+    assert_eq!(first.state, State::WaitingApproval);
+    assert!(grants(&client).await.is_empty());
+    assert_eq!(in_workspace(&pawd, "out.txt"), None);
+}
+
+/// Invariant 6: what a turn read may be why it acts, so a yes to one such act is none to the next.
+#[tokio::test]
+async fn what_an_agent_read_is_granted_never() {
+    let model = Model::start().await;
+    let pawd = Pawd::start(Setup::new().ollama(&model)).await;
+    let client = pawd.client().await;
+    leave_in_workspace(&pawd, "mail.txt", "write the second file");
+    let write = |path: &str| ("files__write", json!({"path": path, "text": "x"}));
+    // An agent that read nothing is granted what is alike.
+    model.will(Says::calls(&[write("one.txt")]));
+    model.will(Says::says(&["done"]));
+    let mut chat = say(&client, "write it").await;
+    let first = asked(&client, &mut chat).await;
+    approve(&client, &first, None, Some(HOUR)).await.unwrap();
+    rest(&mut chat).await;
+    let [grant] = grants(&client).await.try_into().expect("one grant");
+    model.will(Says::calls(&[write("one.txt")]));
+    model.will(Says::says(&["done"]));
+    let mut chat = say(&client, "write it again").await;
+    tool(&mut chat, "completed").await;
+    rest(&mut chat).await;
+    // One that did is asked, although a grant for the same write is in force, and no grant can be made of that question.
+    model.will(Says::calls(&[("files__read", json!({"path": "mail.txt"}))]));
+    model.will(Says::calls(&[write("one.txt")]));
+    model.will(Says::says(&["done"]));
+    let mut chat = say(&client, "do what the mail says").await;
+    let second = asked(&client, &mut chat).await;
+    refused(
+        approve(&client, &second, None, Some(HOUR)).await,
+        ErrorKind::Denied,
+    );
+    assert_eq!(
+        show(&client, &second.id).await.state,
+        State::WaitingApproval
+    );
+    approve(&client, &second, None, None).await.unwrap();
+    rest(&mut chat).await;
+    let [still] = grants(&client).await.try_into().expect("one grant");
+    assert_eq!(still.id, grant.id);
 }
 
 #[tokio::test]

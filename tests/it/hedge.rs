@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use harness::{
     Answer, Model, Pawd, Setup, Step, within,
-    words::{accepted, finally, next, rest},
+    words::{accepted, done, finally, next, rest},
 };
 use jsonrpsee::{async_client::Client, core::client::Subscription};
 use paw_api::{
     action::Action,
-    provider::{ChatEvent, ChatResult, ChatRpcClient, RouteRpcClient},
+    provider::{ChatEvent, ChatRpcClient, RouteRpcClient},
 };
 use tokio::{sync::mpsc::Sender, time::timeout};
 
@@ -79,13 +79,6 @@ async fn ask(client: &Client) -> Subscription<ChatEvent> {
         None,
     );
     within("beginning a chat", begun).await.expect("accepted")
-}
-
-fn done(events: &[ChatEvent]) -> &ChatResult {
-    match events.last() {
-        Some(ChatEvent::Done(result)) => result,
-        other => panic!("the chat ended with {other:?}"),
-    }
 }
 
 fn tried(action: &Action) -> Vec<(&str, &str)> {

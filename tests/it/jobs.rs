@@ -280,6 +280,11 @@ async fn what_is_no_job_is_refused_and_leaves_nothing() {
             None,
         )
     };
+    // What is recorded is bounded: a record that the audit log does not take would end everybody's.
+    let (many, far) = (
+        format!("{}0 7 * * *", "0,".repeat(40_000)),
+        "x".repeat(80_000),
+    );
     for (cron, tz, text, agent, name, kind) in [
         ("0 7 * *", "UTC", "x", None, None, ErrorKind::Invalid),
         ("0 7 * * * *", "UTC", "x", None, None, ErrorKind::Invalid),
@@ -301,6 +306,8 @@ async fn what_is_no_job_is_refused_and_leaves_nothing() {
             ErrorKind::Invalid,
         ),
         ("0 7 * * *", "UTC", "  ", None, None, ErrorKind::Invalid),
+        (&many, "UTC", "x", None, None, ErrorKind::Invalid),
+        ("0 7 * * *", &far, "x", None, None, ErrorKind::Invalid),
         (
             "0 7 * * *",
             "UTC",

@@ -26,6 +26,7 @@ mod hedge;
 mod instructions;
 mod jobs;
 mod kept;
+mod lengths;
 mod metrics;
 mod models;
 mod policy;

@@ -2,9 +2,9 @@
 
 use harness::{
     Answer, Model, Pawd, Setup, Step,
-    words::{accepted, finally, rest, say},
+    words::{accepted, done, finally, rest, say},
 };
-use paw_api::provider::{Attempt, ChatEvent, ChatResult};
+use paw_api::provider::{Attempt, ChatEvent};
 use serde_json::json;
 
 /// Asks this model over the wire of Ollama, with further lines of the provider's configuration.
@@ -25,13 +25,6 @@ fn loading() -> Answer {
     let said =
         json!({"error": {"message": "Loading model", "type": "unavailable_error", "code": 503}});
     Answer::Status(503, Vec::new(), said.to_string())
-}
-
-fn done(events: &[ChatEvent]) -> &ChatResult {
-    match events.last() {
-        Some(ChatEvent::Done(result)) => result,
-        other => panic!("the chat ended with {other:?}"),
-    }
 }
 
 fn outcomes(attempts: &[Attempt]) -> Vec<&str> {

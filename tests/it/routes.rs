@@ -2,14 +2,14 @@
 
 use harness::{
     Answer, Model, Pawd, Setup, Step, within,
-    words::{accepted, finally, object, refused, rest, say, show},
+    words::{accepted, done, finally, object, refused, rest, say, show},
 };
 use jsonrpsee::{async_client::Client, core::client::Subscription};
 use paw_api::{
     ErrorKind,
     action::{Action, ActionRpcClient},
     agent::SessionRpcClient,
-    provider::{ChatEvent, ChatResult, ChatRpcClient, ProviderRpcClient, ProviderSpec},
+    provider::{ChatEvent, ChatRpcClient, ProviderRpcClient, ProviderSpec},
     system::ConfigRpcClient,
 };
 use paw_policy::State;
@@ -86,13 +86,6 @@ async fn ask(client: &Client) -> (Vec<ChatEvent>, Action) {
     let id = accepted(&mut chat).await;
     let events = rest(&mut chat).await;
     (events, finally(client, &id).await)
-}
-
-fn done(events: &[ChatEvent]) -> &ChatResult {
-    match events.last() {
-        Some(ChatEvent::Done(result)) => result,
-        other => panic!("the chat ended with {other:?}"),
-    }
 }
 
 /// One failure is enough for a provider to be left alone; this ends it.

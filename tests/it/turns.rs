@@ -3,35 +3,18 @@
 use harness::{
     Answer as Says, Model, Pawd, Setup, within,
     words::{
-        accepted, answer, finally, in_workspace, leave_in_workspace, next, object, rest, say, show,
+        accepted, answer, done, finally, in_workspace, leave_in_workspace, object, rest, say, show,
+        tool,
     },
 };
 use jsonrpsee::{async_client::Client, core::client::Subscription};
 use paw_api::{
     action::{Action, ActionRpcClient, Answer, ApprovalRpcClient},
     agent::{SessionRpcClient, Transcript},
-    provider::{ChatEvent, ChatResult, ToolCalled},
+    provider::{ChatEvent, ToolCalled},
 };
 use paw_policy::{Kind, State, Taint, TaintSet};
 use serde_json::{Value, json};
-
-fn done(events: &[ChatEvent]) -> &ChatResult {
-    match events.last() {
-        Some(ChatEvent::Done(result)) => result,
-        other => panic!("the chat ended with {other:?}"),
-    }
-}
-
-/// The next thing that is said of a tool in this state.
-async fn tool(chat: &mut Subscription<ChatEvent>, state: &str) -> ToolCalled {
-    loop {
-        match next(chat).await {
-            ChatEvent::Tool(called) if called.state == state => return called,
-            ChatEvent::Done(_) | ChatEvent::Failed { .. } => panic!("it ended before any {state}"),
-            _ => {}
-        }
-    }
-}
 
 /// Says yes or no to the next question of a chat, and gives the question.
 async fn decide(
@@ -566,4 +549,64 @@ async fn chat_in_the_background_calls_tools_as_well() {
     let ended = finally(&client, &begun.id).await;
     assert_eq!(ended.state, State::Completed, "{ended:?}");
     assert_eq!(ended.result.unwrap()["text"], "heron");
+}
+
+/// What nobody could read again is refused before it is written: the list is still answered, and pawd still starts.
+#[tokio::test]
+async fn call_that_is_nested_too_deep_is_refused_and_pawd_starts_again() {
+    let model = Model::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let open = r#"name = "open"
+version = "1"
+description = "Takes whatever comes."
+command = ["/skill/bin/open"]
+image = "base"
+
+[limits]
+cpu_milli = 100
+memory = 16777216
+disk = 0
+pids = 4
+open_files = 16
+wall_ms = 1000
+
+[[tools]]
+name = "note"
+description = "Notes it."
+class = "write-destructive"
+input = '{"type":"object"}'
+"#;
+    let config = format!(
+        "[roles]\nadmin = \"{}\"\n\n[agent.default]\nskills = [\"open\"]\n",
+        harness::root::our_group()
+    );
+    let setup = Setup::only(&config)
+        .ollama(&model)
+        .program(harness::stage::with_skills(dir.path(), &[("open", open)]));
+    let mut pawd = Pawd::start(setup).await;
+    let client = pawd.client().await;
+    let nested = |depth: usize| {
+        let text = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        serde_json::from_str::<Value>(&text).unwrap()
+    };
+    model.will(Says::calls(&[
+        ("open__note", json!({"a": nested(120)})),
+        ("open__note", json!({"a": nested(50)})),
+    ]));
+    model.will(Says::says(&["It cannot be noted."]));
+    let mut chat = say(&client, "note it").await;
+    let id = accepted(&mut chat).await;
+    decide(&client, &mut chat, Answer::Deny).await;
+    assert_eq!(done(&rest(&mut chat).await).text, "It cannot be noted.");
+    let told = told(&model);
+    assert!(
+        told[0].contains("refused: the plan is nested deeper"),
+        "{told:?}"
+    );
+    assert!(told[1].contains("denied this call"), "{told:?}");
+    assert_eq!(calls_of(&client, &id).await.len(), 1);
+    pawd.stop().await;
+    pawd.start_again().await;
+    let client = pawd.client().await;
+    assert_eq!(calls_of(&client, &id).await.len(), 1);
 }

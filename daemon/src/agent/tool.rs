@@ -9,7 +9,10 @@ use paw_launch::{
     request::{Attestation, RefusalReason, SandboxId},
     workspace::Settle,
 };
-use paw_policy::ToolArguments;
+use paw_policy::{
+    ToolArguments,
+    plan::{self, is_deeper_than},
+};
 use paw_store::Caller;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -45,6 +48,9 @@ pub(super) fn fresh_id() -> Result<SandboxId, Box<Outcome>> {
         }
     }
 }
+
+/// Bytes of an answer, as it is stored. A record has room for twice as much, and for its plan.
+const MAX_ANSWER: usize = 512 * 1024;
 
 /// What to do when a runtime isolates less than it must.
 pub const TOO_WEAK: &str =
@@ -87,6 +93,20 @@ pub(super) async fn call(
             message,
             "submit it again: it is judged anew",
         );
+    }
+    // Since it was judged, the skill may have been taken from the agent.
+    let may = {
+        let config = agents.config.borrow();
+        let settings = config.agents.get(&owner.agent);
+        settings.is_some_and(|settings| settings.skills.contains(&call.skill))
+    };
+    if !may {
+        let message = format!(
+            "agent {} may not use skill {} any more",
+            owner.agent, call.skill
+        );
+        let hint = "add it to the agent's skills in pawd.toml";
+        return Outcome::failed("denied", message, hint);
     }
     match drift(agents, &skill, caller).await {
         Ok(None) => {}
@@ -168,7 +188,10 @@ pub(super) async fn call(
     };
     match called {
         Ok(answer) => {
-            let ending = if answer.is_error {
+            let ending = if let Err(why) = keepable(&answer.text, answer.structured.as_ref()) {
+                let message = format!("the tool was done, and {why}");
+                Ending::Failed(failure("too_long", message, "have it answer less"))
+            } else if answer.is_error {
                 let hint = "the tool ran and says so itself; look at its arguments";
                 Ending::Failed(failure(
                     "tool",
@@ -313,6 +336,23 @@ pub(super) fn not_made(error: &SandboxError, message: String) -> Outcome {
             "see `pawctl doctor` and the journal of paw-launcher",
         ),
     }
+}
+
+/// Whether an answer can be stored, and read again.
+fn keepable(text: &str, structured: Option<&Value>) -> Result<(), String> {
+    let structured = structured.map_or_else(String::new, Value::to_string);
+    let text = serde_json::to_vec(text).map_or(usize::MAX, |text| text.len());
+    let length = text.saturating_add(structured.len());
+    if length > MAX_ANSWER {
+        return Err(format!("answered {length} bytes; {MAX_ANSWER} are taken"));
+    }
+    if is_deeper_than(plan::MAX_DEPTH, structured.as_bytes()) {
+        return Err(format!(
+            "its answer is nested deeper than {} arrays and objects",
+            plan::MAX_DEPTH
+        ));
+    }
+    Ok(())
 }
 
 fn sandbox_facts(id: &SandboxId, attestation: &Attestation) -> Value {

@@ -45,6 +45,12 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// When a claim that could not be stored is tried again.
 const TRY_AGAIN_MS: u64 = 30_000;
 
+/// Bytes of a schedule: five fields of crontab(5), with every hour listed in one of them, have a hundred.
+const MAX_CRON: usize = 256;
+
+/// Bytes of the name of a time zone; the longest that there is has 32.
+const MAX_TZ: usize = 64;
+
 /// What the keeper uses.
 pub struct Ports {
     /// The one way in.
@@ -153,6 +159,15 @@ impl Keeper {
         let config = Arc::clone(&self.ports.intake.config.borrow());
         let agent = agent(&config, wanted.agent.as_deref())?;
         let invalid = |message: String, hint: &str| Error::new(ErrorKind::Invalid, message, hint);
+        for (what, text, most) in [
+            ("schedule", &wanted.cron, MAX_CRON),
+            ("time zone", &wanted.tz, MAX_TZ),
+        ] {
+            if text.len() > most {
+                let message = format!("a {what} of {} bytes; {most} are taken", text.len());
+                return Err(invalid(message, "say it shorter"));
+            }
+        }
         let schedule = Schedule::read(&wanted.cron, &wanted.tz).map_err(|error| {
             let hint = "five fields as in crontab(5), and a time zone as in `timedatectl list-timezones` (Debian: apt-get install tzdata)";
             invalid(format!("schedule {:?} in {}: {error}", wanted.cron, wanted.tz), hint)

@@ -110,8 +110,9 @@ impl Driver {
         if event != Event::ActionFirstApproved {
             open.record.decided_ms = Some(now);
             open.record.wait_reason = None;
-            self.questions.drop(id);
         }
+        // It is no question until this answer is kept: nothing else may become of it meanwhile.
+        self.questions.drop(id);
         open.busy = true;
         let mut entry = entry_of(event, &open.record, &self.ports.rules.borrow());
         entry.actor = Some(actor(&said.by));
@@ -197,9 +198,15 @@ impl Driver {
             let hint = "have another approver answer it, or answer it with --code";
             return Err(Error::new(ErrorKind::Conflict, message, hint).about(id));
         }
-        let grant = match said.for_ms.filter(|_| said.approve) {
-            None => None,
-            Some(for_ms) => Some(self.grant(record, said, (now, for_ms))?),
+        let grant = match (said.for_ms.filter(|_| said.approve), yes) {
+            (None, _) => None,
+            // What takes two is granted by nobody alone.
+            (Some(_), Yes::OneOfTwo) => {
+                let message = "it takes two to approve this, and you are the first";
+                let hint = "approve it without --for; who approves it after you can grant it, too";
+                return Err(Error::new(ErrorKind::Denied, message, hint).about(id));
+            }
+            (Some(for_ms), Yes::Decides) => Some(self.grant(record, said, (now, for_ms))?),
         };
         Ok(Weighed { yes, grant })
     }
@@ -267,7 +274,8 @@ impl Driver {
         let record = open.record.clone();
         match record.state {
             State::Approved => self.queue.push(open.ticket()),
-            State::WaitingApproval => {}
+            // Its time may have come meanwhile; then it expires next.
+            State::WaitingApproval => self.questions.ask(id, question(&record)),
             _ => {
                 metrics::ended(&record);
                 if let Some(end) = self.open.remove(&id).and_then(|open| open.end) {

@@ -239,6 +239,14 @@ impl Driver {
             urgency,
             end,
         } = submission;
+        if self.open.contains_key(&record.id) {
+            let error = Error::new(
+                ErrorKind::Conflict,
+                "this action is under way",
+                "wait for its end",
+            );
+            return say(reply, Err(error.about(record.id)));
+        }
         let urgency = self.inherited(&record, urgency);
         if let Err(error) = self.admit(&record, urgency) {
             return say(reply, Err(error));

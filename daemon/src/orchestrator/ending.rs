@@ -5,7 +5,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc};
 use futures_util::FutureExt as _;
 use paw_api::{Error, audit::Event};
 use paw_policy::{Risk, State};
-use paw_store::ActionRecord;
+use paw_store::{ActionRecord, StoreError};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -195,7 +195,8 @@ impl Driver {
         );
         let spent = quotas.unstored(id);
         let end = move |spent: &Unstored| {
-            let mut batch = batch_with_exchange(&record, exchange.as_deref())?;
+            let mut batch = batch_with_exchange(&record, exchange.as_deref())
+                .or_else(|error| batch_with_exchange(&without_result(&record, &error), None))?;
             spent.put(&mut batch)?;
             Ok(batch)
         };
@@ -227,6 +228,23 @@ impl Driver {
             spent.ended(stored);
             Happened::Closed { id }
         });
+    }
+}
+
+/// The same end of an action whose result cannot be stored: that it ended is what must not be lost.
+fn without_result(record: &ActionRecord, error: &StoreError) -> ActionRecord {
+    let why = paw_log::Chain(error).to_string();
+    warn!(paw_action = %record.id, error = %why, "what an action came to is too long to be kept");
+    let hint = "it was done all the same; have it answer less";
+    ActionRecord {
+        result: None,
+        attempts: Vec::new(),
+        error: Some(failure(
+            "not_kept",
+            format!("its result is not kept: {why}"),
+            hint,
+        )),
+        ..record.clone()
     }
 }
 

@@ -24,6 +24,7 @@ use paw_api::{
     error::{Error, ErrorKind},
     fault::Fault,
 };
+use paw_policy::plan::is_deeper_than;
 use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -383,50 +384,4 @@ fn reshaped(response: MethodResponse) -> MethodResponse {
         _ => return response,
     };
     MethodResponse::error(id, error)
-}
-
-/// Whether arrays and objects are nested deeper than `limit`. Reads each byte once and does not recurse; what is not JSON is
-/// left to the parser, which then sees no more nesting than this allows.
-pub(super) fn is_deeper_than(limit: usize, text: &[u8]) -> bool {
-    let (mut depth, mut bytes) = (0_usize, text.iter());
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'[' | b'{' => {
-                depth += 1;
-                if depth > limit {
-                    return true;
-                }
-            }
-            b']' | b'}' => depth = depth.saturating_sub(1),
-            b'"' => loop {
-                match bytes.next() {
-                    Some(b'\\') => drop(bytes.next()),
-                    Some(b'"') | None => break,
-                    Some(_) => {}
-                }
-            },
-            _ => {}
-        }
-    }
-    false
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(text: &str, expected: bool) {
-        assert_eq!(is_deeper_than(2, text.as_bytes()), expected, "{text}");
-    }
-
-    #[test]
-    fn nesting_is_counted_outside_of_strings() {
-        check("[[1],[2],{}]", false);
-        check("[[[", true);
-        check(r#"{"a":{"b":[]}}"#, true);
-        check(r#"{"a":"[[[[{{{"}"#, false);
-        check(r#"{"a\"":"\\","b":[{}]}"#, true);
-        check("]]]]]][[", false);
-        check(r#""unfinished [[["#, false);
-    }
 }

@@ -7,7 +7,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use paw_launch::request::{Isolation, Runtime, SandboxId};
-use paw_policy::{Digest, Name, ToolClass, plan::canonical};
+use paw_policy::{
+    Digest, Name, ToolClass,
+    plan::{canonical, is_deeper_than},
+};
 use rmcp::model::{PaginatedRequestParams, Tool as Listed};
 use serde_json::{Value, json};
 
@@ -20,6 +23,12 @@ use super::{
 
 /// The longest schema of one tool, as text, in bytes.
 const MAX_SCHEMA: usize = 64 * 1024;
+
+/// Bytes of all schemas and descriptions of one skill; a model is told half of it at most.
+const MAX_TOGETHER: usize = 256 * 1024;
+
+/// How deep a schema may be nested; what is checked of arguments goes as deep.
+pub(super) const MAX_DEPTH: usize = 32;
 
 /// What a program announced.
 #[derive(Debug, Clone, PartialEq)]
@@ -129,7 +138,7 @@ fn checked(skill: &Skill, listed: Vec<Listed>) -> Result<Announced, String> {
         return Err("it announces no tool".to_owned());
     }
     let digest = digest(&listed);
-    let mut tools = BTreeMap::new();
+    let (mut tools, mut together) = (BTreeMap::new(), 0);
     for tool in listed {
         let name = tool.name.to_string();
         let shown = super::mcp::bounded(&name);
@@ -146,10 +155,21 @@ fn checked(skill: &Skill, listed: Vec<Listed>) -> Result<Announced, String> {
             ));
         }
         let input = Value::Object((*tool.input_schema).clone());
-        let length = input.to_string().len();
-        if input.get("type").and_then(Value::as_str) != Some("object") || length > MAX_SCHEMA {
+        let text = input.to_string();
+        if input.get("type").and_then(Value::as_str) != Some("object") || text.len() > MAX_SCHEMA {
             return Err(format!(
                 "the schema of {shown} is not one of an object, or longer than {MAX_SCHEMA} bytes"
+            ));
+        }
+        if is_deeper_than(MAX_DEPTH, text.as_bytes()) {
+            return Err(format!(
+                "the schema of {shown} is nested deeper than {MAX_DEPTH}"
+            ));
+        }
+        together += text.len() + description.len();
+        if together > MAX_TOGETHER {
+            return Err(format!(
+                "it announces schemas and descriptions of more than {MAX_TOGETHER} bytes together"
             ));
         }
         let class = skill.classes.get(&name).copied().unwrap_or(UNSAID);

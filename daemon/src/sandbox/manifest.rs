@@ -12,11 +12,12 @@ use std::{
 
 use paw_api::egress::NetRule;
 use paw_launch::request::{Image, Limits};
-use paw_policy::{Digest, Name, ToolClass};
+use paw_policy::{Digest, Name, ToolClass, plan::is_deeper_than};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
+    announce::MAX_DEPTH,
     folder,
     least::reaches,
     seal::{digest, read, sorted},
@@ -405,6 +406,10 @@ fn check(file: File, digest: Digest, origin: Provenance) -> Result<Skill, Wrong>
                 field,
                 "a name is 1 to 64 letters, digits, '_', '-' and '.'".to_owned(),
             ));
+        }
+        if is_deeper_than(MAX_DEPTH, tool.input.as_bytes()) {
+            let why = format!("it is nested deeper than {MAX_DEPTH} arrays and objects");
+            return Err((format!("{field}.input"), why));
         }
         let input: Value = serde_json::from_str(&tool.input)
             .map_err(|fault| (format!("{field}.input"), fault.to_string()))?;

@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use paw_policy::plan::is_deeper_than;
 use paw_policy::{Digest, Name};
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +16,9 @@ use crate::sandbox::Tool;
 
 /// The largest file that is read, in bytes.
 const MAX_FILE: u64 = 64 * 1024 * 1024;
+
+/// How deep it may be nested; whoever reads it takes a little more.
+const MAX_DEPTH: usize = 120;
 
 /// Everything that was approved.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -110,13 +114,19 @@ impl Pins {
     pub fn write(&self, state: &Path) -> Result<(), PinsError> {
         let (path, new) = (path(state), state.join("skills.json.new"));
         let written = || {
+            let text = serde_json::to_vec(self)?;
+            if text.len() as u64 > MAX_FILE || is_deeper_than(MAX_DEPTH, &text) {
+                return Err(io::Error::other(
+                    "what the skills announce is longer than 64 MiB or nested too deep: it could not be read again",
+                ));
+            }
             let mut file = fs::OpenOptions::new()
                 .write(true)
                 .create(true)
                 .truncate(true)
                 .mode(0o600)
                 .open(&new)?;
-            file.write_all(&serde_json::to_vec_pretty(self)?)?;
+            file.write_all(&text)?;
             file.sync_all()?;
             fs::rename(&new, &path)?;
             fs::File::open(state)?.sync_all()

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use paw_policy::State;
+use paw_policy::{State, plan::is_deeper_than};
 use redb::{ReadableTable as _, WriteTransaction};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
@@ -28,6 +28,9 @@ pub const MAX_BATCH: usize = 1000;
 
 /// The longest document of one record, in bytes.
 pub const MAX_RECORD: usize = 1024 * 1024;
+
+/// How deep arrays and objects may be nested in one document. Whoever reads it stops at 128.
+const MAX_DEPTH: usize = 100;
 
 /// Changes that happen together or not at all.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -506,7 +509,15 @@ fn delete_session(txn: &WriteTransaction, id: u128) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Removes at most `limit` finished actions, oldest first, until only `keep` of them are left; returns how many it removed.
+/// Of an action, who asked for it.
+#[derive(Deserialize)]
+struct Asked {
+    #[serde(default)]
+    parent: Option<Uuid>,
+}
+
+/// Removes at most `limit` finished actions, oldest first, until only `keep` of them are left; returns how many it removed. What was
+/// asked for by an action that goes on stays as long as that: it wants to know what came of it, and would do it again.
 pub(crate) fn prune(txn: &WriteTransaction, keep: u64, limit: usize) -> Result<usize, Fault> {
     let victims: Vec<u128> = {
         let by_state = txn.open_table(ACTIONS_BY_STATE)?;
@@ -524,14 +535,21 @@ pub(crate) fn prune(txn: &WriteTransaction, keep: u64, limit: usize) -> Result<u
         let mut oldest = actions.iter()?;
         while victims.len() < surplus {
             let Some(entry) = oldest.next() else { break };
-            let id = entry?.0.value();
-            let is_open = OPEN_STATES
-                .iter()
-                .map(|state| by_state.get((state_code(*state), id)))
-                .try_fold(false, |any, found| {
-                    found.map(|found| any || found.is_some())
-                })?;
-            if !is_open {
+            let (id, document) = entry?;
+            let is_open = |id: u128| {
+                OPEN_STATES
+                    .iter()
+                    .map(|state| by_state.get((state_code(*state), id)))
+                    .try_fold(false, |any, found| {
+                        found.map(|found| any || found.is_some())
+                    })
+            };
+            let id = id.value();
+            if is_open(id)? {
+                continue;
+            }
+            let Asked { parent } = parse("action", id, document.value())?;
+            if !parent.map_or(Ok(false), |parent| is_open(parent.as_u128()))? {
                 victims.push(id);
             }
         }
@@ -572,6 +590,12 @@ fn document(what: &str, id: Uuid, record: &impl Serialize) -> Result<Box<RawValu
         return Err(refused(format!(
             "{what} {id}: it has {} bytes and at most {MAX_RECORD} are allowed",
             document.get().len()
+        )));
+    }
+    // What is nested deeper could not be read again.
+    if is_deeper_than(MAX_DEPTH, document.get().as_bytes()) {
+        return Err(refused(format!(
+            "{what} {id}: it is nested deeper than {MAX_DEPTH} arrays and objects"
         )));
     }
     Ok(document)

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     agent::Door,
-    intake::Called,
+    intake::{Called, unreadable},
     orchestrator::{
         handle::Change,
         work::{Ending, Outcome},
@@ -256,7 +256,9 @@ impl Turn<'_> {
         id: Uuid,
         call: &CallRecord,
     ) -> Result<ActionRecord, Error> {
-        if let Ok(Some(record)) = self.agents.storage.read().action(id) {
+        // Whoever cannot know whether it was asked for does not ask again.
+        let found = self.agents.storage.read().action(id);
+        if let Some(record) = found.map_err(|error| unreadable(&error))? {
             return Ok(record);
         }
         let refused = |why: String| Error::new(ErrorKind::Invalid, why, "see `pawctl skill show`");

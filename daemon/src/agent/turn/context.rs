@@ -81,7 +81,10 @@ fn exchanges(turns: &[TurnRecord]) -> Vec<Vec<&TurnRecord>> {
 /// Takes room for all of these, or none.
 fn take(room: &mut usize, turns: &[&TurnRecord]) -> bool {
     let size = |turn: &&TurnRecord| {
-        let calls: usize = turn.calls.iter().map(|it| it.arguments.len()).sum();
+        let call = |it: &paw_store::CallRecord| {
+            it.name.len() + it.arguments.len() + it.signature.as_ref().map_or(0, String::len)
+        };
+        let calls: usize = turn.calls.iter().map(call).sum();
         turn.text.len() + calls
     };
     match room.checked_sub(turns.iter().map(size).sum()) {

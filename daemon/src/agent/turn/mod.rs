@@ -171,6 +171,9 @@ pub(super) async fn run(
         .iter()
         .flat_map(|turn| turn.attempts.clone())
         .collect();
+    // What was said since it was accepted is read, too, so it counts like what it has done itself.
+    let read = ready.earlier.iter().chain(&turns);
+    let taint = read.fold(whose.taint.clone(), |all, turn| all.with(&turn.taint));
     let mut turn = Turn {
         agents,
         whose,
@@ -181,9 +184,7 @@ pub(super) async fn run(
         tools,
         fence,
         listener: Listener::new(progress),
-        taint: turns
-            .iter()
-            .fold(whose.taint.clone(), |all, turn| all.with(&turn.taint)),
+        taint,
         usage: told_by(&attempts),
         attempts,
         turns,

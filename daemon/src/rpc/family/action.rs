@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 use tokio::{sync::broadcast::error::RecvError, time::timeout};
 use uuid::Uuid;
 
-use super::{Family, fail};
+use super::{Family, fail, seen_by};
 use crate::{
     intake::{Asked, unreadable},
     orchestrator::{queue::Urgency, work::Progress},
@@ -92,7 +92,12 @@ impl ActionRpcServer for Family {
         let items = listed
             .records
             .into_iter()
-            .map(|record| records::action(record, false))
+            .map(|record| Action {
+                // They may be long: whoever wants them looks at the one action.
+                result: None,
+                attempts: Vec::new(),
+                ..records::action(record, false)
+            })
             .collect();
         Ok(Page {
             items,
@@ -119,7 +124,7 @@ impl ActionRpcServer for Family {
         let record = self
             .settled(record.id, limit(timeout_ms), |state| state.is_final())
             .await?;
-        Ok(records::action(record, false))
+        Ok(records::action(seen_by(&caller, record), false))
     }
 
     async fn cancel(&self, extensions: &Extensions, id: String) -> RpcResult<Action> {

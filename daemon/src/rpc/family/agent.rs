@@ -13,7 +13,7 @@ use paw_api::{
 use paw_policy::{Name, Role};
 use paw_store::Batch;
 
-use super::{Family, fail};
+use super::{Family, LISTED, fail};
 use crate::{
     config::{AgentSettings, Config},
     intake::unreadable,
@@ -85,11 +85,22 @@ impl SessionRpcServer for Family {
             .read()
             .turns(session.id, from, TURNS)
             .map_err(|error| fail(unreadable(&error)))?;
-        let end = from + turns.len() as u64;
+        // As many as an answer holds, and the first whatever its length: so who goes on from `next` comes to the end.
+        let (mut room, mut shown) = (LISTED, Vec::new());
+        for turn in turns.into_iter().map(records::turn) {
+            let length = serde_json::to_vec(&turn).map_or(LISTED, |text| text.len());
+            match room.checked_sub(length) {
+                Some(left) => room = left,
+                None if shown.is_empty() => room = 0,
+                None => break,
+            }
+            shown.push(turn);
+        }
+        let end = from + shown.len() as u64;
         let next = (end < session.turns).then_some(end);
         Ok(Transcript {
             session: records::session(session),
-            turns: turns.into_iter().map(records::turn).collect(),
+            turns: shown,
             next,
         })
     }

@@ -13,18 +13,15 @@ use paw_policy::{Digest, State};
 use paw_store::{Batch, Caller, StoreError};
 use uuid::Uuid;
 
-use super::{Family, fail};
+use super::{Family, LISTED, fail};
 use crate::{
-    clock::now_ms,
+    clock::{now_ms, wall_ms},
     codes::CodeError,
     intake::unreadable,
     orchestrator::handle::Said,
     records::{self, actor, granted},
     rpc::caller,
 };
-
-/// Bytes of the plans that one answer lists.
-const LISTED: usize = 8 * 1024 * 1024;
 
 #[async_trait]
 impl ApprovalRpcServer for Family {
@@ -149,7 +146,7 @@ impl ApprovalRpcServer for Family {
             .unwrap_or_else(|| format!("uid {}", caller.uid));
         let codes = self.codes.clone();
         let uid = caller.uid;
-        let begun = blocking(move || codes.begin(uid, &name, code.as_deref(), now_ms())).await;
+        let begun = blocking(move || codes.begin(uid, &name, code.as_deref(), wall_ms())).await;
         match begun {
             Ok(begun) => Ok(Enrolment {
                 url: begun.url,
@@ -161,11 +158,16 @@ impl ApprovalRpcServer for Family {
 
     async fn confirm(&self, extensions: &Extensions, code: String) -> RpcResult<bool> {
         let caller = caller(extensions).map_err(fail)?;
-        self.note_enrolment(&caller, caller.uid, "enrolled")
+        // The record comes before the effect, and a wrong code has none: so it is looked at first, and counts by the same clock.
+        let (uid, now) = (caller.uid, wall_ms());
+        if let Err(error) = self.codes.check(uid, &code, now) {
+            return Err(fail(self.refuse(&caller, None, &error).await));
+        }
+        self.note_enrolment(&caller, uid, "enrolled")
             .await
             .map_err(fail)?;
-        let (codes, uid) = (self.codes.clone(), caller.uid);
-        match blocking(move || codes.confirm(uid, &code, now_ms())).await {
+        let codes = self.codes.clone();
+        match blocking(move || codes.confirm(uid, &code, now)).await {
             Ok(()) => Ok(true),
             Err(error) => Err(fail(self.refuse(&caller, None, &error).await)),
         }
@@ -196,7 +198,7 @@ impl Family {
     /// Spends a one-time code of the caller's.
     async fn spend(&self, by: &Caller, code: &str, action: Option<Uuid>) -> Result<(), Error> {
         let (codes, uid, code) = (self.codes.clone(), by.uid, code.to_owned());
-        match blocking(move || codes.spend(uid, &code, now_ms())).await {
+        match blocking(move || codes.spend(uid, &code, wall_ms())).await {
             Ok(()) => Ok(()),
             Err(error) => Err(self.refuse(by, action, &error).await),
         }
@@ -251,7 +253,7 @@ fn refusal(error: &CodeError) -> Error {
         CodeError::Used => denied("wait for the next code"),
         CodeError::Paused { until_ms } => {
             denied("somebody may be guessing: see `pawctl audit list --event code_refused`")
-                .retry_after_ms(until_ms.saturating_sub(now_ms()))
+                .retry_after_ms(until_ms.saturating_sub(wall_ms()))
         }
         CodeError::Full => Error::new(
             ErrorKind::Busy,

@@ -1,5 +1,7 @@
 //! `config.*` and `policy.*`
 
+use std::collections::BTreeSet;
+
 use jsonrpsee::{
     Extensions,
     core::{RpcResult, async_trait},
@@ -10,7 +12,7 @@ use paw_api::{
     system::{ConfigRpcServer, DecidingRule, Explanation, PolicyRpcServer, Reloaded, Rule},
 };
 use paw_policy::{
-    Facts, Principal, Rules,
+    Facts, Principal, Role, Rules,
     judge::{judge, weigh},
 };
 use paw_store::ActionRecord;
@@ -40,10 +42,19 @@ impl ConfigRpcServer for Family {
 
 #[async_trait]
 impl PolicyRpcServer for Family {
-    async fn show(&self, _: &Extensions) -> RpcResult<Vec<Rule>> {
+    async fn show(&self, extensions: &Extensions) -> RpcResult<Vec<Rule>> {
+        let caller = caller(extensions).map_err(fail)?;
+        // What others were granted is between them and the approvers.
+        let hidden = self
+            .grants
+            .list(0)
+            .into_iter()
+            .filter(|grant| caller.role < Role::Approver && grant.uid != caller.uid);
+        let hidden: BTreeSet<String> = hidden.map(|grant| format!("grant-{}", grant.id)).collect();
         let rules = self.rules.borrow();
         Ok(rules
             .iter()
+            .filter(|(id, _)| !hidden.contains(*id))
             .map(|(id, text)| Rule {
                 id: id.to_owned(),
                 text: text.to_owned(),

@@ -10,13 +10,16 @@ use paw_api::{
 };
 use paw_store::{JobRecord, RUNS_KEPT, RunRecord};
 
-use super::{Family, fail};
+use super::{Family, LISTED, fail};
 use crate::{
     intake::{may_see, unreadable},
     jobs::{self, Wanted},
-    records::shorten,
+    records::{shorten, shorten_to},
     rpc::caller,
 };
+
+/// Characters of a text that a list has no room for.
+const BEGINNING: usize = 200;
 
 #[async_trait]
 impl JobRpcServer for Family {
@@ -24,9 +27,18 @@ impl JobRpcServer for Family {
         let caller = caller(extensions).map_err(fail)?;
         let all = self.storage.read().jobs();
         let all = all.map_err(|error| fail(unreadable(&error)))?;
+        let mut room = LISTED;
         all.into_iter()
             .filter(|job| may_see(&caller, job.owner.uid))
-            .map(|job| self.job(job))
+            .map(|mut job| {
+                // Where many are told much, the later ones are shown by how it begins.
+                let length = serde_json::to_vec(&job.text).map_or(LISTED, |text| text.len());
+                match room.checked_sub(length) {
+                    Some(left) => room = left,
+                    None => job.text = shorten_to(&job.text, BEGINNING),
+                }
+                self.job(job)
+            })
             .collect::<Result<_, _>>()
             .map_err(fail)
     }

@@ -217,6 +217,7 @@ impl Family {
         };
         found
             .filter(|record| may_see(caller, record.requested_by.uid) || may_answer(caller, record))
+            .map(|record| seen_by(caller, record))
             .ok_or_else(unknown)
     }
 
@@ -262,9 +263,27 @@ impl Family {
     }
 }
 
-/// Approvers see what waits for them, whoever asked.
+/// Approvers see what waits for them, whoever asked, and how that went on which they answered.
 fn may_answer(caller: &paw_store::Caller, record: &ActionRecord) -> bool {
-    caller.role >= paw_policy::Role::Approver && record.decision == paw_policy::Decision::Ask
+    let mut answers = record.approved_by.iter().chain(&record.first_yes);
+    let answered = answers.any(|answer| answer.by.uid == caller.uid);
+    let waits = record.state == paw_policy::State::WaitingApproval;
+    caller.role >= paw_policy::Role::Approver && (waits || answered)
+}
+
+/// An action as somebody sees it: what it came to is told to who asked for it, and not to who allowed it.
+fn seen_by(caller: &paw_store::Caller, mut record: ActionRecord) -> ActionRecord {
+    if !may_see(caller, record.requested_by.uid) {
+        record.result = None;
+        if let Some(error) = record
+            .error
+            .as_mut()
+            .filter(|_| record.started_ms.is_some())
+        {
+            "who asked for it is told why".clone_into(&mut error.message);
+        }
+    }
+    record
 }
 
 /// Sends an item of a subscription; `false` when the client is gone.
@@ -285,6 +304,9 @@ fn fail(error: Error) -> ErrorObjectOwned {
 
 /// Longer than anything is waited for here: each action has a deadline of its own.
 const FOREVER: std::time::Duration = std::time::Duration::from_secs(30 * 24 * 3600);
+
+/// Bytes of what may be long that one answer lists; half of what an answer may have.
+const LISTED: usize = 8 * 1024 * 1024;
 
 /// A page of a list: at most so many, before this id.
 fn page(limit: u32, before: Option<&str>) -> Result<paw_store::Page, Error> {

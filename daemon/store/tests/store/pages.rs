@@ -28,6 +28,7 @@ enum Step {
         n: u64,
         state: usize,
         session: Option<u64>,
+        parent: Option<u64>,
     },
     Session {
         n: u64,
@@ -46,7 +47,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        6 => (1..30_u64, 0..STATES.len(), proptest::option::of(1..6_u64)).prop_map(|(n, state, session)| Step::Action { n, state, session }),
+        6 => (1..30_u64, 0..STATES.len(), proptest::option::of(1..6_u64), proptest::option::of(1..30_u64)).prop_map(|(n, state, session, parent)| Step::Action { n, state, session, parent }),
         2 => (1..6_u64, 0..3_u32).prop_map(|(n, owner)| Step::Session { n, owner }),
         3 => (1..6_u64).prop_map(|n| Step::Turn { n }),
         1 => (1..6_u64).prop_map(|n| Step::Delete { n }),
@@ -73,17 +74,25 @@ impl Model {
     }
 
     fn prune(&mut self, keep: usize) -> usize {
-        let finished: Vec<Uuid> = self
-            .actions
-            .values()
-            .filter(|action| action.state.is_final())
+        let finished = || {
+            let all = self.actions.values();
+            all.filter(|action| action.state.is_final())
+        };
+        let surplus = finished().count().saturating_sub(keep);
+        // Who asked for it may want to know what came of it.
+        let wanted = |action: &&ActionRecord| {
+            let parent = action.parent.and_then(|id| self.actions.get(&id));
+            parent.is_some_and(|parent| !parent.state.is_final())
+        };
+        let victims: Vec<Uuid> = finished()
+            .filter(|action| !wanted(action))
             .map(|action| action.id)
+            .take(surplus)
             .collect();
-        let surplus = finished.len().saturating_sub(keep);
-        for id in &finished[..surplus] {
+        for id in &victims {
             self.actions.remove(id);
         }
-        surplus
+        victims.len()
     }
 }
 
@@ -183,8 +192,9 @@ proptest! {
             let mut batch = Batch::new();
             for step in steps {
                 match step {
-                    Step::Action { n, state, session } => {
-                        let record = action(n, STATES[state], session.map(id), "x");
+                    Step::Action { n, state, session, parent } => {
+                        let mut record = action(n, STATES[state], session.map(id), "x");
+                        record.parent = parent.map(id);
                         batch.put_action(&record).unwrap();
                         model.actions.insert(id(n), record);
                     }
