@@ -2,7 +2,7 @@
 
 use harness::{
     Answer as Says, Model, Pawd, Setup, within,
-    words::{accepted, call, done, finally, leave_in_workspace, rest, say, show},
+    words::{accepted, call, done, finally, leave_in_workspace, rest, show},
 };
 use paw_api::{action::ActionRpcClient, agent::SessionRpcClient, provider::ChatRpcClient};
 use paw_policy::State;
@@ -19,11 +19,11 @@ async fn end_of_an_action_is_kept_where_its_result_is_too_long_for_the_store() {
     let pawd = Pawd::start(Setup::new().ollama(&model)).await;
     let client = pawd.client().await;
     // The question and the answer have room each, and not both.
-    model.will(Says::says(&[&control_characters(127 * 1024)]));
+    model.will(Says::says(&[&control_characters(128 * 1024)]));
     // What begins like a GIF is one here, and the model is none.
-    let picture = format!("R0lGODlh{}", "AAAA".repeat(38 * 1024));
+    let picture = format!("R0lGODlh{}", "AAAA".repeat(40_957));
     let said = client.send(
-        format!("x{}", control_characters(14 * 1024)),
+        format!("x{}", control_characters(16_310)),
         None,
         None,
         None,
@@ -35,7 +35,7 @@ async fn end_of_an_action_is_kept_where_its_result_is_too_long_for_the_store() {
     );
     let mut chat = within("beginning a chat", said).await.unwrap();
     let id = accepted(&mut chat).await;
-    assert_eq!(done(&rest(&mut chat).await).text.len(), 127 * 1024);
+    assert_eq!(done(&rest(&mut chat).await).text.len(), 128 * 1024);
     let ended = finally(&client, &id).await;
     assert_eq!(
         (
@@ -43,7 +43,7 @@ async fn end_of_an_action_is_kept_where_its_result_is_too_long_for_the_store() {
             ended.result.is_some(),
             ended.error.map(|error| error.kind)
         ),
-        (State::Completed, false, Some("not_kept".into()))
+        (State::Completed, false, Some("not_kept".into())),
     );
 }
 
