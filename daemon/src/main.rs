@@ -21,6 +21,10 @@ fn main() -> ExitCode {
             };
         }
     };
+    #[cfg(debug_assertions)]
+    if let Ok(place) = std::env::var(paw_store::point::VARIABLE) {
+        paw_store::point::die_at(&place);
+    }
     match boot(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(fatal) => {

@@ -193,7 +193,7 @@ impl Pawd {
     pub async fn start_in(root: Root, setup: Setup) -> Self {
         let audit = setup.audit.then(|| start_audit(&root));
         let launcher = setup.launcher.then(|| FakeLauncher::start(&root));
-        let (daemon, notify) = start_daemon(&root, &setup);
+        let (daemon, notify) = start_daemon(&root, &setup, None);
         let mut pawd = Self {
             notify,
             daemon,
@@ -212,9 +212,23 @@ impl Pawd {
     /// As [`Pawd::start`].
     pub async fn start_again(&mut self) {
         self.daemon.end().await;
-        let (daemon, notify) = start_daemon(&self.root, &self.setup);
+        let (daemon, notify) = start_daemon(&self.root, &self.setup, None);
         (self.daemon, self.notify) = (daemon, notify);
         self.ready().await;
+    }
+
+    /// Starts it again to die at a place, as [`paw_store::point::VARIABLE`] says it. Whether it became ready before.
+    ///
+    /// # Panics
+    /// When it neither becomes ready nor dies in time.
+    pub async fn start_to_die(&mut self, place: &str) -> bool {
+        self.daemon.end().await;
+        let (daemon, notify) = start_daemon(&self.root, &self.setup, Some(place));
+        (self.daemon, self.notify) = (daemon, notify);
+        tokio::select! {
+            _ = self.notify.hears("READY=1") => true,
+            _ = self.daemon.end() => false,
+        }
     }
 
     /// Starts the audit writer again, after it has ended.
@@ -278,7 +292,7 @@ impl Pawd {
 /// # Panics
 /// When it runs on.
 pub async fn refused(root: &Root) -> (i32, String) {
-    let (mut daemon, _notify) = start_daemon(root, &Setup::new());
+    let (mut daemon, _notify) = start_daemon(root, &Setup::new(), None);
     daemon.refused().await
 }
 
@@ -305,7 +319,7 @@ fn command_of(pawd: &Path, root: &Root) -> Command {
     command
 }
 
-fn start_daemon(root: &Root, setup: &Setup) -> (Running, Notify) {
+fn start_daemon(root: &Root, setup: &Setup, dies_at: Option<&str>) -> (Running, Notify) {
     let path: PathBuf = root.path().join("notify.sock");
     // A new socket for each start, so that nothing of the last one is heard.
     let _ = std::fs::remove_file(&path);
@@ -313,6 +327,9 @@ fn start_daemon(root: &Root, setup: &Setup) -> (Running, Notify) {
     let pawd = setup.program.clone();
     let mut command = command_of(&pawd.unwrap_or_else(|| stage::program("pawd")), root);
     command.env("NOTIFY_SOCKET", &path);
+    if let Some(place) = dies_at {
+        command.env(paw_store::point::VARIABLE, place);
+    }
     if let Some(us) = setup.watchdog_us {
         command.env("WATCHDOG_USEC", us.to_string());
     }

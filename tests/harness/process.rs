@@ -115,6 +115,14 @@ impl Running {
         kill(self.pid, signal).expect("it is not reaped");
     }
 
+    /// Kills it as the kernel would in need, unless it has died already.
+    pub fn strike(&self) {
+        if self.ended.is_none() {
+            // It is not reaped before its end was asked for, so the number is still its own.
+            let _ = kill(self.pid, Signal::SIGKILL);
+        }
+    }
+
     /// Waits for its end.
     ///
     /// # Panics

@@ -12,6 +12,7 @@ mod attacks;
 mod attempts;
 mod bad_input;
 mod bench;
+mod boundaries;
 mod breakers;
 mod budgets;
 mod chaos;

@@ -11,7 +11,10 @@ use paw_policy::{
     grant::{self, Like},
     judge::may_approve,
 };
-use paw_store::{ActionRecord, Answer, GrantRecord};
+use paw_store::{
+    ActionRecord, Answer, GrantRecord,
+    point::{self, Point},
+};
 use tracing::warn;
 use uuid::Uuid;
 
@@ -67,6 +70,7 @@ impl Driver {
                 return false;
             }
         };
+        point::reached(Point::Answers);
         let Some(open) = self.open.get_mut(&id) else {
             return false;
         };
@@ -255,6 +259,7 @@ impl Driver {
         grant: Option<Box<GrantRecord>>,
         reply: Option<Reply>,
     ) {
+        point::reached(Point::Answered);
         let Some(open) = self.open.get_mut(&id) else {
             return;
         };
@@ -295,6 +300,7 @@ impl Driver {
     pub(super) fn expire(&mut self) {
         let now = now_ms();
         for id in self.questions.expire(now) {
+            point::reached(Point::Expires);
             let Some(open) = self.open.get_mut(&id) else {
                 continue;
             };

@@ -11,7 +11,10 @@ use std::{collections::BTreeMap, future::ready, sync::Arc, time::Duration};
 use futures_util::FutureExt;
 use paw_api::{Error, ErrorKind, audit::Event};
 use paw_policy::{Decision, Permit, Plan, Rules, State};
-use paw_store::{ActionRecord, Caller, GrantRecord, StoreError};
+use paw_store::{
+    ActionRecord, Caller, GrantRecord, StoreError,
+    point::{self, Point},
+};
 use tokio::{
     sync::{broadcast, mpsc, watch},
     task::JoinSet,
@@ -231,6 +234,7 @@ impl Driver {
     }
 
     fn submit(&mut self, submission: Submission, reply: Reply) {
+        point::reached(Point::Taken);
         let Submission {
             mut record,
             judged,
@@ -315,6 +319,7 @@ impl Driver {
             match audit.now(entries) {
                 // It waits for nothing, so nobody has to be waited for.
                 Ok(()) => {
+                    point::reached(Point::StepRecorded);
                     let stored = batch.and_then(|batch| storage.note(batch));
                     return self.accepted(id, stored.map_err(|error| not_stored(&error)));
                 }
@@ -328,6 +333,7 @@ impl Driver {
     }
 
     fn cancel(&mut self, id: Uuid, by: &Caller, reply: Reply) {
+        point::reached(Point::Cancels);
         let Some(open) = self.open.get_mut(&id) else {
             let hint = format!("see what became of it: pawctl action show {id}");
             return say(
@@ -375,6 +381,7 @@ impl Driver {
     }
 
     fn start(&mut self, id: Uuid) {
+        point::reached(Point::Starts);
         let rules = Arc::clone(&self.ports.rules.borrow());
         let Some(open) = self.open.get_mut(&id) else {
             return self.queue.done(id, now_ms());
@@ -441,8 +448,10 @@ impl Driver {
                     outcome: Outcome::failed("unavailable", error.message, error.data.hint),
                 };
             }
+            point::reached(Point::Begun);
             let work = std::panic::AssertUnwindSafe(executor.execute(task)).catch_unwind();
             let outcome = work.await.unwrap_or_else(|_| fault_of_ours());
+            point::reached(Point::Executed);
             Happened::Ended { id, outcome }
         });
     }
@@ -466,6 +475,7 @@ impl Driver {
 
     /// The end is stored.
     pub(super) fn closed(&mut self, id: Uuid) {
+        point::reached(Point::EndStored);
         let Some(open) = self.open.remove(&id) else {
             return;
         };
@@ -486,6 +496,7 @@ impl Driver {
     }
 
     fn accepted(&mut self, id: Uuid, result: Result<(), Error>) {
+        point::reached(Point::Accepted);
         let Some(open) = self.open.get_mut(&id) else {
             return;
         };
@@ -529,6 +540,7 @@ impl Driver {
         if let Some(reply) = reply {
             say(reply, Ok(record));
         }
+        point::reached(Point::AcceptedTold);
         if let Some(permit) = permit {
             self.execute(id, permit, ready(Ok(())));
         }

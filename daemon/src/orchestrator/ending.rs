@@ -5,7 +5,10 @@ use std::{panic::AssertUnwindSafe, sync::Arc};
 use futures_util::FutureExt as _;
 use paw_api::{Error, audit::Event};
 use paw_policy::{Risk, State};
-use paw_store::{ActionRecord, StoreError};
+use paw_store::{
+    ActionRecord, StoreError,
+    point::{self, Point},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -64,10 +67,12 @@ impl Driver {
                 continue;
             };
             if self.ports.executor.goes_on(&open.record) {
+                point::reached(Point::GoesOn);
                 self.go_on(id);
                 continue;
             }
             warn!(paw_action = %id, "an action was interrupted by the end of an earlier pawd");
+            point::reached(Point::Recovers);
             self.ports.executor.interrupted(&open.record);
             let outcome = Outcome::failed(
                 "interrupted",
@@ -178,6 +183,7 @@ impl Driver {
 
     /// Makes an end durable. It has happened, so it is tried until it is.
     pub(super) fn close(&mut self, id: Uuid, event: Event, exchange: Option<Box<Exchange>>) {
+        point::reached(Point::Ends);
         let Some(open) = self.open.get_mut(&id) else {
             return;
         };
@@ -204,6 +210,7 @@ impl Driver {
         if risk < Risk::High {
             match audit.now(entry) {
                 Ok(()) => {
+                    point::reached(Point::EndRecorded);
                     match end(&spent).and_then(|batch| storage.note(batch)) {
                         Ok(()) => {
                             spent.ended(true);
@@ -224,6 +231,7 @@ impl Driver {
                     warn!(paw_action = %id, error = %error, "the end of an action is not in the audit log");
                 }
             }
+            point::reached(Point::EndRecorded);
             let stored = storage.commit_at_last(|| end(&spent)).await;
             spent.ended(stored);
             Happened::Closed { id }

@@ -10,6 +10,7 @@ use paw_policy::{
 };
 use paw_store::{
     ActionRecord, Answer, Batch, Caller, SessionRecord, Speaker, StoreError, TurnRecord,
+    point::{self, Point},
 };
 use tokio::time::{Instant, Interval};
 use uuid::Uuid;
@@ -127,10 +128,12 @@ pub(super) async fn write(
             error.remedy(),
         )
     })?;
+    point::reached(Point::StepRecorded);
     let stored = match lasting {
         Lasting::Both | Lasting::Stored => storage.commit(batch).await,
         Lasting::Soon => storage.note(batch),
     };
+    point::reached(Point::StepStored);
     stored.map_err(|error| not_stored(&error))
 }
 

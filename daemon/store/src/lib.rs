@@ -23,6 +23,7 @@ mod notes;
 mod outage;
 mod overlay;
 mod placed;
+pub mod point;
 mod proof;
 mod query;
 mod record;

@@ -21,6 +21,7 @@ use crate::{
     error::{Fault, StoreError},
     file::Opened,
     journal::{self, Journal},
+    point::{self, Point},
     schema,
     store::{Store, read_in, write_in},
 };
@@ -53,6 +54,7 @@ impl Store {
             what: format!("what cannot be written as JSON: {error}"),
         })?;
         self.begin_journal()?;
+        point::reached(Point::NoteBegins);
         let mut notes = self.notes();
         let Some(journal) = &mut notes.journal else {
             drop(notes);
@@ -66,6 +68,7 @@ impl Store {
             drop(notes);
             return self.commit(&batch);
         }
+        point::reached(Point::NoteWritten);
         notes.waiting.push_back((number, Arc::new(batch)));
         self.noted.store(number, SeqCst);
         let many = notes.waiting.len() >= MOST_WAITING;
@@ -89,7 +92,10 @@ impl Store {
             .map(Journal::unsynced)
             .unwrap_or_default();
         match files.iter().try_for_each(|file| file.sync_data()) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                point::reached(Point::NotesSynced);
+                Ok(())
+            }
             Err(error) => {
                 // The kernel may have dropped those pages and call them clean. Nothing needs them once the tables are durable.
                 tracing::warn!(path = %self.path.display(), error = %error, "notes cannot be synced; storing them");
@@ -200,6 +206,7 @@ fn put_notes(
     let batches: Vec<&Batch> = missing.iter().map(|(_, batch)| &**batch).collect();
     batch::apply_all(&txn, &batches)?;
     schema::set_noted(&txn, *last)?;
+    point::reached(Point::NotesApplied);
     txn.commit()?;
     Ok(*last)
 }
@@ -229,7 +236,10 @@ pub(crate) fn replay(opened: &Opened, path: &Path) -> Result<u64, StoreError> {
         let batches: Vec<&Batch> = batches.iter().collect();
         batch::apply_all(&txn, &batches)?;
         schema::set_noted(&txn, *last)?;
-        Ok(txn.commit()?)
+        point::reached(Point::ReplayBegins);
+        txn.commit()?;
+        point::reached(Point::ReplayDone);
+        Ok(())
     };
     put().map_err(|fault: Fault| fault.at("put what was noted into", path))?;
     tracing::info!(path = %path.display(), notes = missing.len(), "notes put into the store");

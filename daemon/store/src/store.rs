@@ -19,6 +19,7 @@ use crate::{
     job::{self, JobRecord, RunRecord},
     notes::{Notes, replay},
     outage::{self, OutageRecord},
+    point::{self, Point},
     proof::{self, ProofRecord},
     query::{self, ActionFilter, Counts, Listed, Page},
     record::{ActionRecord, SessionRecord, TurnRecord},
@@ -480,8 +481,12 @@ pub(crate) fn write_in<T>(
         Ok((txn, generation, value))
     })();
     let (txn, generation, value) = prepared.map_err(|fault: Fault| (fault, None))?;
+    point::reached(Point::CommitBegins);
     match txn.commit() {
-        Ok(()) => Ok(value),
+        Ok(()) => {
+            point::reached(Point::CommitDone);
+            Ok(value)
+        }
         Err(error) => Err((Fault::from(error), Some((generation, value)))),
     }
 }

@@ -79,10 +79,25 @@ pub(crate) fn build(root: &Path, profile: Profile) -> Result<Built> {
         .arg(format!(
             "target.{triple}.rustflags=[\"-Ctarget-feature=+crt-static\"]"
         )))?;
+    if profile == Profile::Release {
+        ships_nothing_of_tests(&target.join("release/pawd"))?;
+    }
     Ok(Built {
         host: target.join(profile.directory()),
         linked: target.join(triple).join(profile.directory()),
     })
+}
+
+/// Refuses a pawd that could be told where to die, as those are that tests run (`daemon/store/src/point.rs`).
+fn ships_nothing_of_tests(pawd: &Path) -> Result<()> {
+    let told = b"PAWD_TEST_DIES_AT";
+    let program = std::fs::read(pawd).with_context(|| format!("read {}", pawd.display()))?;
+    ensure!(
+        !program.windows(told.len()).any(|part| part == told),
+        "{} has places to die at, which only tests want; build it without debug assertions",
+        pawd.display()
+    );
+    Ok(())
 }
 
 /// Cargo's target directory.
