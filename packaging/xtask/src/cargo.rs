@@ -153,3 +153,19 @@ fn line(command: &Command) -> String {
         .collect::<Vec<_>>()
         .join(" ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn program_with_places_to_die_at_is_not_packaged() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("pawd");
+        std::fs::write(&program, b"\x7fELF and so on").unwrap();
+        ships_nothing_of_tests(&program).unwrap();
+        std::fs::write(&program, b"\x7fELF PAWD_TEST_DIES_AT\0").unwrap();
+        let refused = ships_nothing_of_tests(&program).unwrap_err().to_string();
+        assert!(refused.contains("debug assertions"), "{refused}");
+    }
+}
