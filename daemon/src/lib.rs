@@ -16,6 +16,7 @@ pub mod gateway;
 pub mod grants;
 pub mod intake;
 pub mod jobs;
+pub mod labels;
 pub mod metrics;
 pub mod models;
 pub mod orchestrator;

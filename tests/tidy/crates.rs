@@ -19,6 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("paw-llm", &[]),
     ("paw-skill", &[]),
     ("paw-files", &["paw-skill"]),
+    ("paw-memory", &["paw-skill"]),
     ("paw-shell", &["paw-skill"]),
     ("paw-api", &["paw-policy"]),
     ("paw-launch", &["paw-policy"]),

@@ -36,6 +36,7 @@ use crate::{
     config::Config,
     gateway::{breakers::Breakers, kept::Answers},
     intake::Intake,
+    labels::Labels,
     orchestrator::{
         handle::Actions,
         work::{Continuation, Execute, Outcome, Task},
@@ -69,6 +70,8 @@ pub struct Agents {
     pub skills: Arc<Skills>,
     /// Those of them that were installed.
     pub installed: Arc<Installed>,
+    /// Where what skills keep came from.
+    pub labels: Arc<Labels>,
     /// Sandboxes of people's commands.
     pub register: Register,
     /// What an earlier pawd had begun and this one goes on with.

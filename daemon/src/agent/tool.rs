@@ -26,8 +26,8 @@ use super::{
 use crate::{
     orchestrator::work::{Ending, Outcome, failure},
     sandbox::{
-        self, ChoiceError, LauncherError, McpError, Owner, SandboxError, ToolCall,
-        least::{plan, reaches},
+        self, ChoiceError, LauncherError, McpError, Owner, SandboxError, Skill, ToolCall,
+        least::{plan, reaches, writes},
         sandbox_id,
     },
     skills::Drift,
@@ -112,6 +112,9 @@ pub(super) async fn call(
         Ok(None) => {}
         Ok(Some(why)) => return Outcome::failed("skill_drifted", why, DRIFTED),
         Err(error) => return Outcome::failed("internal", error.to_string(), "report it"),
+    }
+    if let Err(outcome) = leave_label(agents, &skill, &owner, &call).await {
+        return *outcome;
     }
     let (floor, proof_is_required, then) = {
         let config = agents.config.borrow();
@@ -230,6 +233,36 @@ pub(super) async fn call(
                 ..not_called(&error)
             }
         }
+    }
+}
+
+/// Before a call that may write: what it writes came from where the call did.
+async fn leave_label(
+    agents: &Agents,
+    skill: &Arc<Skill>,
+    owner: &Owner,
+    call: &ToolArguments,
+) -> Result<(), Box<Outcome>> {
+    if !skill.workspace.any()
+        || !skill
+            .tools
+            .get(&call.tool)
+            .is_some_and(|it| writes(it.class))
+    {
+        return Ok(());
+    }
+    let (labels, skill, call) = (Arc::clone(&agents.labels), Arc::clone(skill), call.clone());
+    let (agent, taint) = (owner.agent.clone(), owner.taint.clone());
+    let left =
+        tokio::task::spawn_blocking(move || labels.leave(&skill, &agent, &call, &taint)).await;
+    let failed = |message, hint| Err(Box::new(Outcome::failed("unavailable", message, hint)));
+    match left {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => failed(
+            paw_log::Chain(&error).to_string(),
+            "see whether the disk of pawd's state is full or read-only",
+        ),
+        Err(error) => failed(error.to_string(), "report it"),
     }
 }
 

@@ -44,6 +44,7 @@ use crate::{
     grants::Grants,
     intake::Intake,
     jobs::keeper,
+    labels::Labels,
     models,
     orchestrator::driver::{Driver, Ports},
     prove,
@@ -156,6 +157,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
     let (installed, drifts) =
         Installed::open(&paths, Arc::clone(&skills)).context("read what was approved of skills")?;
     let installed = Arc::new(installed);
+    let labels = Labels::open(&paths.state).context("read where what skills keep came from")?;
     let incoming = Incoming::new(&paths.skills);
     let providers = Providers::new(&config, &keys, &ports, &Providers::default())
         .context("set up the providers")
@@ -198,6 +200,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         pool: pool.clone(),
         skills: Arc::clone(&skills),
         installed: Arc::clone(&installed),
+        labels: Arc::new(labels),
         register: register.clone(),
         adoptions: Adoptions::default(),
         outlived: helpers.is_none(),

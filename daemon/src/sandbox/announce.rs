@@ -177,6 +177,7 @@ fn checked(skill: &Skill, listed: Vec<Listed>) -> Result<Announced, String> {
             class,
             description,
             input,
+            item: None,
         };
         if tools.insert(name, known).is_some() {
             return Err(format!("it announces {shown} twice"));

@@ -13,6 +13,7 @@ use super::{
     ManifestError, Provenance, Skill, Tool,
     manifest::{MAX_TEXT, text_of},
     seal::sorted,
+    sees::Sees,
 };
 
 /// The file that makes a folder a skill.
@@ -79,6 +80,7 @@ pub(super) fn read(dir: &Path, digest: Digest, origin: Provenance) -> Result<Ski
             class: ToolClass::Exec,
             description: format!("Run a script of this skill: {}.", named.join(", ")),
             input,
+            item: None,
         };
         tools.insert("run_script".to_owned(), tool);
     }
@@ -90,7 +92,7 @@ pub(super) fn read(dir: &Path, digest: Digest, origin: Provenance) -> Result<Ski
             .map(str::to_owned)
             .to_vec(),
         image: Image::Host,
-        workspace: true,
+        workspace: Sees::Workspace,
         net: Vec::new(),
         limits: LIMITS,
         tools,

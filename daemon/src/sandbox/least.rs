@@ -38,8 +38,7 @@ pub fn plan(
             writable: false,
         });
     }
-    if skill.workspace {
-        let workspace = agent.clone();
+    if let Some(workspace) = skill.directory(agent) {
         let source = if writes(class) {
             MountSource::Layer {
                 workspace,
@@ -67,7 +66,7 @@ pub fn plan(
 }
 
 /// Whether a tool of this class may write to the workspace, in a layer of its own.
-pub(super) const fn writes(class: ToolClass) -> bool {
+pub(crate) const fn writes(class: ToolClass) -> bool {
     match class {
         ToolClass::ReadPublic | ToolClass::ReadPrivate | ToolClass::Egress | ToolClass::Money => {
             false

@@ -21,6 +21,7 @@ use super::{
     folder,
     least::reaches,
     seal::{digest, read, sorted},
+    sees::Sees,
 };
 
 /// The manifest of a skill.
@@ -47,8 +48,8 @@ pub struct Skill {
     pub command: Vec<String>,
     /// The root file system that it needs.
     pub image: Image,
-    /// Whether it sees the agent's workspace, at `/workspace`.
-    pub workspace: bool,
+    /// Which directory its calls see, at `/workspace`.
+    pub workspace: Sees,
     /// What its tools that send may reach, where the agent's sandboxes may.
     pub net: Vec<NetRule>,
     /// What one call may use.
@@ -91,6 +92,9 @@ pub struct Tool {
     pub description: String,
     /// JSON schema of its arguments; always of an object.
     pub input: Value,
+    /// The argument that names what of the skill's directory it reads or writes, if it is one thing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub item: Option<String>,
 }
 
 /// Why a directory is not a skill.
@@ -302,7 +306,7 @@ struct File {
     command: Vec<String>,
     image: String,
     #[serde(default)]
-    workspace: bool,
+    workspace: Sees,
     #[serde(default)]
     net: Vec<String>,
     limits: Limits,
@@ -320,6 +324,8 @@ struct FileTool {
     class: ToolClass,
     description: String,
     input: String,
+    #[serde(default)]
+    item: Option<String>,
 }
 
 type Wrong = (String, String);
@@ -419,10 +425,20 @@ fn check(file: File, digest: Digest, origin: Provenance) -> Result<Skill, Wrong>
                 "a schema with \"type\": \"object\" is expected".to_owned(),
             ));
         }
+        let names = |item: &String| {
+            let required = input.get("required").and_then(Value::as_array);
+            let is_required = required.is_some_and(|all| all.iter().any(|it| it == item.as_str()));
+            is_required && input["properties"][item]["type"] == "string"
+        };
+        if !tool.item.iter().all(names) {
+            let why = "the name of a required argument of type string is expected";
+            return Err((format!("{field}.item"), why.to_owned()));
+        }
         let tool_is = Tool {
             class: tool.class,
             description: tool.description,
             input,
+            item: tool.item,
         };
         if tools.insert(tool.name, tool_is).is_some() {
             return Err((field, "it is there twice".to_owned()));
@@ -554,6 +570,11 @@ mod tests {
             "tools.list.input",
         );
         check("image = \"base\"", "image = \"/etc\"", "image");
+        check(
+            "class = \"read-private\"",
+            "class = \"read-private\"\nitem = \"depth\"",
+            "tools.list.item",
+        );
         check(
             "workspace = true",
             "workspace = true\nnet = [\"example.com\"]",

@@ -254,7 +254,7 @@ pub async fn call(
         Box::new(sandbox.attestation().clone()),
     );
     let is_error = answer.is_error == Some(true);
-    let layered = skill.workspace && writes(declared.class);
+    let layered = skill.workspace.any() && writes(declared.class);
     let settling = async {
         if !layered {
             return Ok(None);
@@ -338,7 +338,11 @@ pub(super) async fn answer<T, F: Future<Output = Result<T, Trouble>>>(
         sandbox.open_way(way).await.map_err(failed)?;
         environment.extend(PROXY_ENVIRONMENT.map(str::to_owned));
     }
-    let directory = if skill.workspace { "/workspace" } else { "/" };
+    let directory = if skill.workspace.any() {
+        "/workspace"
+    } else {
+        "/"
+    };
     let started = sandbox
         .starter()
         .start(

@@ -46,6 +46,7 @@ pub mod register;
 mod relay;
 mod run;
 pub(crate) mod seal;
+mod sees;
 mod stream;
 mod strict;
 mod talk;
@@ -76,6 +77,7 @@ pub use run::{
     Attending, ExecSpec, Noting, RunEnd, RunError, RunEvent, RunSpec, attend_exec, attend_run,
     exec, run, run_noted,
 };
+pub use sees::{Sees, own};
 pub use workspace::{WorkspaceError, settle};
 
 use paw_launch::request::SandboxId;

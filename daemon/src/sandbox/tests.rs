@@ -667,7 +667,7 @@ fn files(root: &std::path::Path) -> Skill {
         root.display().to_string(),
     ];
     // The directory that a call starts in is inside; this host has none of that name.
-    skill.workspace = false;
+    skill.workspace = Sees::Nothing;
     skill
 }
 
@@ -780,7 +780,7 @@ async fn a_tool_that_fails_is_an_answer() {
 #[test]
 fn a_call_mounts_the_workspace_for_writing_only_for_a_tool_that_writes() {
     let mut skill = files(std::path::Path::new("/"));
-    skill.workspace = true;
+    skill.workspace = Sees::Workspace;
     let agent = "assistant".parse().unwrap();
     let writable = |tool: &str| {
         let plan = least::plan(

@@ -317,6 +317,11 @@ impl Installed {
         let Some(skill) = entry.skill.clone() else {
             return Err(SkillError::NotStaged(pin.digest));
         };
+        // What is recorded as approved is there after a power failure, too.
+        let tree = tree_of(&self.dir, &skill.digest);
+        let synced =
+            sync_tree(&tree).and_then(|()| fs::File::open(self.dir.join("trees"))?.sync_all());
+        synced.map_err(|source| files("sync", &tree, source))?;
         let mut pins = kept.pins.clone();
         let old = pins.skills.insert(name.clone(), pin);
         pins.write(&self.state)?;
@@ -523,6 +528,19 @@ fn make_dir(path: &Path) -> Result<(), SkillError> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(source) => Err(files("make", path, source)),
     }
+}
+
+/// Puts a directory with all that is in it on the disk.
+fn sync_tree(tree: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(tree)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_tree(&entry.path())?;
+        } else {
+            fs::File::open(entry.path())?.sync_all()?;
+        }
+    }
+    fs::File::open(tree)?.sync_all()
 }
 
 fn remove_tree(path: &Path) -> Result<(), SkillError> {

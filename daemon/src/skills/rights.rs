@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use paw_launch::request::Image;
 use serde_json::{Map, Value, json};
 
-use crate::sandbox::{Skill, manifest::UNSAID};
+use crate::sandbox::{Sees, Skill, manifest::UNSAID};
 
 /// What a skill may do, for the plan of its approval.
 #[must_use]
@@ -54,8 +54,10 @@ fn lines(skill: &Skill) -> BTreeSet<String> {
         format!("image {}", image(&skill.image)),
         format!("command {:?}", skill.command),
     ]);
-    if skill.workspace {
-        lines.insert("workspace of the agent".to_owned());
+    match skill.workspace {
+        Sees::Nothing => {}
+        Sees::Workspace => drop(lines.insert("workspace of the agent".to_owned())),
+        Sees::Own => drop(lines.insert("directory of its own for each agent".to_owned())),
     }
     lines.extend(skill.net.iter().map(|rule| format!("net {rule}")));
     if let Ok(Value::Object(limits)) = serde_json::to_value(skill.limits) {

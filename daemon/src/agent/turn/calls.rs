@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use futures_util::future::join_all;
 use paw_api::{Error, ErrorKind, provider::ToolCalled};
 use paw_llm::ToolCall;
-use paw_policy::{State, Taint, TaintSet, ToolClass};
+use paw_policy::{Operation, State, Taint, TaintSet, ToolClass};
 use paw_store::{ActionRecord, CallRecord, ResultOf, Speaker, TurnRecord};
 use serde_json::{Map, Value};
 use tokio::{
@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::{
     Early, Turn,
     ask::Answer,
+    context,
     fence::{MAX_RESULT, bounded},
     limits::{MAX_RESULTS, key},
     noted::More,
@@ -363,7 +364,7 @@ impl Turn<'_> {
         }
         child.state = Some(record.state);
         if record.state.is_final() {
-            child.told = Some(result::of(record));
+            child.told = Some(self.came_to(record));
         }
         let waits = record.state == State::WaitingApproval;
         let why = child.told.as_ref().filter(|told| told.failed);
@@ -377,6 +378,24 @@ impl Turn<'_> {
             ..blank(&child.tool, record.state.as_str())
         };
         self.listener.tool(called).await;
+    }
+
+    /// What an action came to. What a skill gave back also comes from where that came from which it keeps.
+    fn came_to(&self, record: &ActionRecord) -> result::Told {
+        let told = result::of(record);
+        let Operation::ToolCall(call) = &record.plan.operation else {
+            return told;
+        };
+        if context::is_ours(&told.taint) {
+            return told;
+        }
+        let skill = self.agents.skills.get(&call.skill);
+        let labels = &self.agents.labels;
+        let kept = labels.of(skill.as_deref(), &record.plan.agent, call);
+        result::Told {
+            taint: told.taint.with(&kept),
+            ..told
+        }
     }
 
     /// The turn ends without them: what has not ended is taken back.

@@ -162,7 +162,7 @@ pub(super) mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::sandbox::{Provenance, Tool};
+    use crate::sandbox::{Provenance, Sees, Tool};
 
     pub(in crate::agent::turn) fn skill(name: &str, tools: &[&str]) -> Skill {
         let tool = |tool: &&str| {
@@ -170,6 +170,7 @@ pub(super) mod tests {
                 class: ToolClass::ReadPrivate,
                 description: "Does\u{1b}[2J it.".into(),
                 input: json!({"type": "object"}),
+                item: None,
             };
             ((*tool).to_owned(), known)
         };
@@ -179,7 +180,7 @@ pub(super) mod tests {
             description: String::new(),
             command: vec!["/skill/x".into()],
             image: Image::Host,
-            workspace: false,
+            workspace: Sees::Nothing,
             net: Vec::new(),
             limits: Limits {
                 cpu_milli: 1,
