@@ -38,6 +38,7 @@ use crate::{
     providers::Providers,
     records::shorten,
     sandbox::{self, Register, Skills, least::reaches},
+    screen,
     skills::Installed,
     storage::Storage,
 };
@@ -114,10 +115,23 @@ impl Intake {
             | Kind::ApiCall
             | Kind::SecretUse => return Err(not_executable(kind)),
         };
+        // Every text that a model is to read is screened first; what is found is one more label.
+        let signs = match &operation {
+            Operation::Chat(chat) => screen::said(&chat.text).map_err(|why| {
+                let hint =
+                    "see what is hidden with `pawctl guard scan`, and send the text without it";
+                Error::new(ErrorKind::Denied, why, hint)
+            })?,
+            Operation::ToolCall(_)
+            | Operation::SandboxRun(_)
+            | Operation::ApiCall(_)
+            | Operation::SkillChange(_) => TaintSet::default(),
+        };
         let taint = place
             .as_ref()
             .map_or_else(TaintSet::default, |place| place.taint.clone())
-            .with(&origin(&caller));
+            .with(&origin(&caller))
+            .with(&signs);
         let plan = Plan {
             agent,
             session: place.as_ref().map(|place| place.id.to_string()),

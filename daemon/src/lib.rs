@@ -30,5 +30,6 @@ pub mod reload;
 pub mod rpc;
 pub mod sandbox;
 pub mod schema;
+pub mod screen;
 pub mod skills;
 pub mod storage;

@@ -11,7 +11,7 @@ use crate::{
     facts,
     plan::{Operation, Plan},
     rules::Rules,
-    words::{Decision, Digest, Risk, Role, TaintSet, ToolClass},
+    words::{Decision, Digest, Risk, Role, Taint, TaintSet, ToolClass},
 };
 
 /// Who asks: the uid that the kernel reports and the roles that uid and groups give.
@@ -258,6 +258,11 @@ pub fn weigh(plan: &Plan, taint: &TaintSet) -> (Risk, &'static str) {
                 Risk::Critical,
                 "the argument path is no path beneath the workspace",
             ),
+            // Rule R7: after signs of an attack everything is asked for. A score never makes anything less risky.
+            ToolClass::ReadPublic | ToolClass::ReadPrivate if taint.has(Taint::Suspicious) => (
+                Risk::High,
+                "the tool reads, and what led to it bears signs of an attack",
+            ),
             ToolClass::ReadPublic | ToolClass::ReadPrivate => (Risk::Medium, "the tool reads"),
             ToolClass::WriteLocalReversible | ToolClass::WriteDestructive => {
                 (Risk::High, "the tool writes or deletes")
@@ -429,7 +434,7 @@ mod tests {
     use super::*;
     use crate::{
         plan::{ChatArguments, ToolArguments},
-        words::{Name, Taint},
+        words::Name,
     };
 
     fn name(text: &str) -> Name {

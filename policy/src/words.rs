@@ -209,6 +209,8 @@ pub enum Taint {
     Web,
     /// A model's output.
     Model,
+    /// Whatever it came from, the screening found signs of an attack in it (rule R7).
+    Suspicious,
 }
 
 impl Taint {
@@ -222,6 +224,7 @@ impl Taint {
             Self::Tool => "tool",
             Self::Web => "web",
             Self::Model => "model",
+            Self::Suspicious => "suspicious",
         }
     }
 
@@ -230,7 +233,7 @@ impl Taint {
     pub const fn is_untrusted(self) -> bool {
         match self {
             Self::Operator | Self::User => false,
-            Self::Channel | Self::Tool | Self::Web | Self::Model => true,
+            Self::Channel | Self::Tool | Self::Web | Self::Model | Self::Suspicious => true,
         }
     }
 
@@ -273,6 +276,12 @@ impl TaintSet {
     /// The labels, in a fixed order.
     pub fn iter(&self) -> impl Iterator<Item = Taint> + '_ {
         self.0.iter().copied()
+    }
+
+    /// Whether this label is among them.
+    #[must_use]
+    pub fn has(&self, taint: Taint) -> bool {
+        self.0.contains(&taint)
     }
 
     /// Whether any label is untrusted. No label at all is untrusted too: nobody vouches for the data.

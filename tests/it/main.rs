@@ -22,6 +22,7 @@ mod costs;
 mod crash;
 mod factors;
 mod grants;
+mod guard;
 mod health;
 mod hedge;
 mod instructions;

@@ -14,7 +14,7 @@ pub(super) struct Plain {
 /// The longest piece that is looked at as one, in bytes.
 const LONGEST: usize = 420;
 /// Fewer letters than this are not a line of cipher.
-const MIN_LETTERS: usize = 14;
+const MIN_LETTERS: i32 = 14;
 /// Single letters with one mark between them, this many in a row, are a spaced word.
 const MIN_SPACED: usize = 7;
 
@@ -63,13 +63,37 @@ fn hash<'a>(letters: impl Iterator<Item = &'a u8>) -> u32 {
     })
 }
 
+const LETTER: u8 = 1;
+/// A digit, or a mark that stands for a letter.
+const DIGIT: u8 = 2;
+const PART: u8 = 3;
+
+/// What each byte is in a word; 0 ends it.
+const KINDS: [u8; 256] = {
+    let mut kinds = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let b = byte as u8;
+        kinds[byte] = if b.is_ascii_lowercase() {
+            LETTER
+        } else if b.is_ascii_digit() || matches!(b, b'@' | b'$' | b'!' | b'|') {
+            DIGIT
+        } else if b == b'\'' || b >= 0x80 {
+            PART
+        } else {
+            0
+        };
+        byte += 1;
+    }
+    kinds
+};
+
 /// What one pass over a piece counts.
 #[derive(Default)]
 struct Count {
     words: usize,
     common: usize,
     leet: usize,
-    letters: [u16; 26],
     spaced: Option<(usize, usize)>,
 }
 
@@ -102,7 +126,7 @@ pub(super) fn lines(view: &[u8], mut budget: usize) -> Vec<Plain> {
             if backward >= enough && backward > 2 * count.common {
                 keep(piece.iter().rev().copied().collect(), 0, piece.len());
                 keep(words_reversed(piece), 0, piece.len());
-            } else if let Some(bytes) = turned(piece, &count, enough) {
+            } else if let Some(bytes) = turned(piece, enough) {
                 keep(bytes, 0, piece.len());
             }
         }
@@ -132,7 +156,7 @@ fn count(piece: &[u8]) -> Count {
     let mut run = (0, 0, 0);
     while at < piece.len() {
         let byte = piece[at];
-        if !(byte.is_ascii_alphanumeric() || byte >= 0x80 || matches!(byte, b'@' | b'$')) {
+        if KINDS[usize::from(byte)] == 0 || matches!(byte, b'\'' | b'!' | b'|') {
             at += 1;
             continue;
         }
@@ -141,14 +165,12 @@ fn count(piece: &[u8]) -> Count {
         let (mut letters, mut digits) = (0, 0);
         while at < piece.len() {
             let byte = piece[at];
-            if byte.is_ascii_lowercase() {
-                letters += 1;
-                count.letters[usize::from(byte - b'a')] += 1;
-            } else if byte.is_ascii_digit() || matches!(byte, b'@' | b'$' | b'!' | b'|') {
-                digits += 1;
-            } else if byte != b'\'' && byte < 0x80 {
+            let kind = KINDS[usize::from(byte)];
+            if kind == 0 {
                 break;
             }
+            letters += usize::from(kind == LETTER);
+            digits += usize::from(kind == DIGIT);
             hash = hash.wrapping_mul(BASE).wrapping_add(u32::from(byte));
             at += 1;
         }
@@ -194,24 +216,31 @@ fn backward(piece: &[u8]) -> usize {
 }
 
 /// The turn of the alphabet that makes a line English, applied.
-fn turned(piece: &[u8], count: &Count, enough: usize) -> Option<Vec<u8>> {
+fn turned(piece: &[u8], enough: usize) -> Option<Vec<u8>> {
     /// How often letters are in English, in thousandths.
     const ENGLISH: [i32; 26] = [
         82, 15, 28, 43, 127, 22, 20, 61, 70, 2, 8, 40, 24, 67, 75, 19, 1, 60, 63, 91, 28, 10, 24,
         2, 20, 1,
     ];
-    let letters: usize = count.letters.iter().map(|n| usize::from(*n)).sum();
-    if letters < MIN_LETTERS || letters * 2 < piece.len() {
+    /// Below this, in thousandths a letter, a line has not the letters of a language: those have about 65, chance gives 38.
+    const STRANGE: i32 = 54;
+    let mut histogram = [0_i32; 26];
+    for byte in piece.iter().filter(|byte| byte.is_ascii_lowercase()) {
+        histogram[usize::from(byte - b'a')] += 1;
+    }
+    let letters: i32 = histogram.iter().sum();
+    if letters < MIN_LETTERS || letters * 2 < piece.len() as i32 {
         return None;
     }
-    let fit = |turn: &dyn Fn(usize) -> usize| -> i32 {
-        let each = count.letters.iter().enumerate();
-        each.map(|(letter, n)| i32::from(*n) * ENGLISH[turn(letter)])
+    let fit = |shift: usize| -> i32 {
+        let each = histogram.iter().enumerate();
+        each.map(|(letter, n)| n * ENGLISH[(letter + shift) % 26])
             .sum()
     };
-    let mut shifts: Vec<(i32, usize)> = (1..26)
-        .map(|shift| (fit(&|letter| (letter + shift) % 26), shift))
-        .collect();
+    if fit(0) > STRANGE * letters {
+        return None;
+    }
+    let mut shifts: Vec<(i32, usize)> = (1..26).map(|shift| (fit(shift), shift)).collect();
     shifts.sort_unstable_by(|a, b| b.cmp(a));
     let tried = shifts[..2].iter().map(|(_, shift)| *shift).chain([13]);
     for shift in tried {

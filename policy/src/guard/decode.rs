@@ -82,27 +82,19 @@ pub(super) fn runs(text: &str, mut budget: usize) -> Vec<Decoded> {
     };
     let mut starts = [0_usize; 3];
     let mut last = 0_u8;
-    let mut escapes = [0_usize; 4];
     let mut whole_lines = 0;
     for at in 0..=bytes.len() {
         let byte = bytes.get(at).copied().unwrap_or(0);
         let class = CLASS[byte as usize];
-        match byte {
-            b'%' => escapes[0] += 1,
-            b'&' => escapes[1] += 1,
-            b'\\' => escapes[2] += 1,
-            b'=' => escapes[3] += 1,
-            _ => {}
-        }
         let changed = class ^ last;
         if changed == 0 {
             continue;
         }
-        for (which, start) in starts.iter_mut().enumerate() {
-            let bit = 1 << which;
-            if changed & bit == 0 {
-                continue;
-            }
+        let mut bits = changed;
+        while bits != 0 {
+            let bit = bits & bits.wrapping_neg();
+            bits ^= bit;
+            let start = &mut starts[bit.trailing_zeros() as usize];
             if class & bit != 0 {
                 *start = at;
             } else if at - *start >= MIN_RUN {
@@ -122,22 +114,23 @@ pub(super) fn runs(text: &str, mut budget: usize) -> Vec<Decoded> {
         }
         last = class;
     }
-    if escapes[0] >= MIN_ESCAPES {
+    let escapes = |mark: u8| bytes.iter().filter(|byte| **byte == mark).count() >= MIN_ESCAPES;
+    if escapes(b'%') {
         escaped(text, b'%')
             .into_iter()
             .for_each(|decoded| keep(decoded, (0, text.len())));
     }
-    if escapes[1] >= MIN_ESCAPES {
+    if escapes(b'&') {
         entities(text)
             .into_iter()
             .for_each(|decoded| keep(decoded, (0, text.len())));
     }
-    if escapes[2] >= MIN_ESCAPES {
+    if escapes(b'\\') {
         backslashes(text)
             .into_iter()
             .for_each(|decoded| keep(decoded, (0, text.len())));
     }
-    if escapes[3] >= MIN_ESCAPES {
+    if escapes(b'=') {
         escaped(text, b'=')
             .into_iter()
             .for_each(|decoded| keep(decoded, (0, text.len())));

@@ -384,6 +384,41 @@ fn texts_of_any_kind_and_length_are_taken() {
     }
 }
 
+/// C3: what is made to take long takes as long for each byte as in a short text, with room for a machine that is busy.
+#[test]
+fn c3_time_is_linear_in_hostile_texts() {
+    let hostile = [
+        "$(",
+        "<<<>>>",
+        "${:+",
+        "execute ",
+        "ignore all the of my ",
+        "e\u{301}\u{302}\u{303}",
+        "аb ",
+        "69 67 6e 6f ",
+        "aWdub3JlIGFsbCBw\n",
+    ];
+    let best = |text: &str| {
+        let once = || {
+            let since = std::time::Instant::now();
+            screen(text);
+            since.elapsed()
+        };
+        (0..5).map(|_| once()).min().unwrap().as_secs_f64() / text.len() as f64
+    };
+    for piece in hostile {
+        let (short, long) = (
+            piece.repeat((8 << 10) / piece.len()),
+            piece.repeat((128 << 10) / piece.len()),
+        );
+        let (short, long) = (best(&short), best(&long));
+        assert!(
+            long < short * 4.0,
+            "{piece:?}: {short} s a byte, and {long} of a long text"
+        );
+    }
+}
+
 proptest::proptest! {
     /// Whatever comes: no panic, spans inside the text and on the edges of characters, in order.
     #[test]

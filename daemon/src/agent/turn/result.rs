@@ -4,7 +4,12 @@ use paw_policy::{Decision, Operation, State, Taint, TaintSet};
 use paw_store::ActionRecord;
 use serde_json::Value;
 
-use crate::{records::shorten_to, sandbox::least::reaches};
+use super::fence::{MAX_RESULT, bounded};
+use crate::{
+    records::shorten_to,
+    sandbox::least::reaches,
+    screen::{self, Shown},
+};
 
 /// How much of what a person said with a no is told, in characters.
 const MAX_NOTE: usize = 500;
@@ -30,10 +35,18 @@ pub(super) fn ours(text: impl Into<String>) -> Told {
 
 /// What a final action came to.
 pub(super) fn of(record: &ActionRecord) -> Told {
-    let said = |text: String, failed| Told {
-        text,
-        failed,
-        taint: origin(record),
+    let said = |text: String, failed| {
+        // No more of it than a model may be shown.
+        let text = bounded(&text, MAX_RESULT);
+        let (text, failed, signs) = match screen::result(&text) {
+            Shown::Text(signs) => (text, failed, signs),
+            Shown::Withheld(why) => (why, true, TaintSet::of(Taint::Suspicious)),
+        };
+        Told {
+            text,
+            failed,
+            taint: origin(record).with(&signs),
+        }
     };
     let why = || match &record.error {
         Some(error) => format!("{}: {}", error.kind, error.message),
