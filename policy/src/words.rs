@@ -243,7 +243,7 @@ impl Taint {
     pub const fn is_foreign(self) -> bool {
         match self {
             Self::Operator | Self::User | Self::Model => false,
-            Self::Channel | Self::Tool | Self::Web => true,
+            Self::Channel | Self::Tool | Self::Web | Self::Suspicious => true,
         }
     }
 }

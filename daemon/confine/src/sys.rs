@@ -3,9 +3,11 @@
 
 use std::{
     collections::BTreeSet,
-    io,
+    fmt, io,
     mem::ManuallyDrop,
+    ops::{Deref, DerefMut},
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    ptr::NonNull,
     sync::Mutex,
 };
 
@@ -15,6 +17,98 @@ use nix::{
     sys::wait::waitpid,
     unistd::{ForkResult, Gid, Pid},
 };
+
+/// Memory for a few secret bytes: never swapped, never in a core dump, all zeros in a child, wiped before it is given back.
+///
+/// Each has pages of its own, so it is for keys and for values that are about to be used, not for many at once; the kernel bounds how
+/// much a process may lock (`RLIMIT_MEMLOCK`).
+pub struct Locked {
+    start: NonNull<u8>,
+    mapped: usize,
+    len: usize,
+}
+
+// SAFETY: the pages belong to this value alone; it hands out references only by the rules of borrowing.
+unsafe impl Send for Locked {}
+// SAFETY: the same; through a shared reference nothing is written.
+unsafe impl Sync for Locked {}
+
+impl Locked {
+    /// That many zeros.
+    ///
+    /// # Errors
+    /// What the kernel says: `ENOMEM` or `EPERM` when this process may not lock as much.
+    pub fn zeroed(len: usize) -> io::Result<Self> {
+        // SAFETY: the call takes no pointer.
+        let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) })
+            .map_err(|_| io::Error::last_os_error())?;
+        let mapped = len.max(1).next_multiple_of(page);
+        // SAFETY: no address is asked for and no descriptor given, so this only makes new pages.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                mapped,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = NonNull::new(start.cast::<u8>()).ok_or(Errno::ENOMEM)?;
+        // From here on dropping it gives the pages back.
+        let locked = Self { start, mapped, len };
+        let at = locked.start.as_ptr().cast();
+        // SAFETY: the range is exactly the mapping that was just made; none of the three calls changes what is in it here.
+        let done = unsafe {
+            [
+                libc::mlock(at, mapped),
+                libc::madvise(at, mapped, libc::MADV_DONTDUMP),
+                libc::madvise(at, mapped, libc::MADV_WIPEONFORK),
+            ]
+        };
+        for result in done {
+            Errno::result(result)?;
+        }
+        Ok(locked)
+    }
+}
+
+impl Deref for Locked {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `len` bytes of the mapping are there and were set, and only a mutable borrow of this value writes to them.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl DerefMut for Locked {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`, and this borrow is the only one.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl fmt::Debug for Locked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Locked(..)")
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        for byte in self.deref_mut() {
+            // SAFETY: a mutable reference may be written through. Volatile, because nobody reads it again and a plain write could be
+            // left out.
+            unsafe { std::ptr::write_volatile(byte, 0) };
+        }
+        // SAFETY: the mapping is ours and nobody has a reference into it any more. It is unlocked with its end.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.mapped) };
+    }
+}
 
 /// The landlock ABI of the running kernel; 0 where landlock is not built in or not switched on.
 #[must_use]

@@ -1,0 +1,31 @@
+//! What a vault gives out: a value in memory of its own, for as long as it is used.
+
+use std::fmt;
+
+use paw_confine::sys::Locked;
+use secrecy::SecretString;
+
+/// The value of a secret. It is wiped when it is dropped, never swapped and in no core dump; its `Debug` shows nothing.
+pub struct Value(pub(crate) Locked);
+
+impl Value {
+    /// The bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// As a text that libraries take; `None` where it is none. It is wiped as well, but lies in usual memory: make it last, and keep it
+    /// for one use.
+    #[must_use]
+    pub fn text(&self) -> Option<SecretString> {
+        let text = std::str::from_utf8(&self.0).ok()?;
+        Some(SecretString::from(text.to_owned()))
+    }
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Value(..)")
+    }
+}
