@@ -8,6 +8,7 @@ mod model;
 mod policy;
 mod provider;
 mod sandbox;
+mod secret;
 mod workspace;
 
 use std::{path::PathBuf, time::Duration};
@@ -24,6 +25,7 @@ pub(crate) use self::{
     policy::Policy,
     provider::{More, Provider},
     sandbox::{Exec, Run, Sandbox},
+    secret::{NewKey, Secret},
     workspace::Workspaces,
 };
 use crate::values::duration;
@@ -164,6 +166,9 @@ pub(crate) enum Command {
     /// Have agents told something at set times
     #[command(subcommand)]
     Job(Job),
+    /// Keep secrets in the vault, and say who may use them; no command shows one
+    #[command(subcommand)]
+    Secret(Secret),
     /// Show models, have another one answer, fetch and load them
     #[command(subcommand)]
     Model(Model),

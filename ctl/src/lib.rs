@@ -6,6 +6,7 @@
 //! - `fail`: what can go wrong, said in three lines, and the exit code that follows.
 //! - `cmd`: one file for each family of commands.
 //! - `render`: tables, JSON, and text that cannot drive a terminal.
+//! - `hidden`: texts that must not be seen, from the terminal or stdin.
 //! - `bench`: the load loop.
 //!
 //! pawctl holds no rights of its own. What it may do is decided by pawd, from the uid and groups that the kernel reports.
@@ -15,6 +16,7 @@ pub mod cli;
 mod cmd;
 mod connect;
 mod fail;
+mod hidden;
 mod render;
 mod values;
 

@@ -31,5 +31,6 @@ pub mod rpc;
 pub mod sandbox;
 pub mod schema;
 pub mod screen;
+pub mod secrets;
 pub mod skills;
 pub mod storage;

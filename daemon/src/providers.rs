@@ -32,6 +32,7 @@ use crate::{
     clock::now_ms,
     config::{Config, ProviderSettings},
     gateway::budget::Budget,
+    secrets::Secrets,
 };
 use keys::Keys;
 use seen::{News, Seen};
@@ -71,7 +72,7 @@ pub struct ProviderError {
 }
 
 impl Providers {
-    /// Makes a client for each; keys come from the credentials that were read before the drop. One that was there `before` and has the
+    /// Makes a client for each; keys come from the credentials that were read before the drop, or from the vault with each request. One that was there `before` and has the
     /// same settings stays, with its connections and all that was seen of it. One that lacks its key or its port is not asked, and
     /// neither is one that was registered and cannot work: whoever may do that must not keep pawd from starting.
     ///
@@ -80,6 +81,7 @@ impl Providers {
     pub fn new(
         config: &Config,
         keys: &Keys,
+        secrets: &Secrets,
         ports: &[u16],
         before: &Self,
     ) -> Result<Self, ProviderError> {
@@ -105,7 +107,14 @@ impl Providers {
                 timeouts: settings.timeouts,
                 allow_plaintext: settings.allow_plaintext,
             };
-            let client = match Provider::new(told) {
+            let made = match &settings.api_key_secret {
+                None => Provider::new(told),
+                Some(secret) => {
+                    let keys = secrets.key_of(name, secret.clone());
+                    Provider::asking(told, Arc::new(keys))
+                }
+            };
+            let client = match made {
                 Ok(client) => client,
                 Err(source) if settings.registered => {
                     let unfit = Waits::Unfit(source.to_string());
@@ -315,6 +324,7 @@ fn shown(name: &Name, settings: &ProviderSettings, seen: Seen, state: &str) -> S
         file: settings.file.clone(),
         registered: settings.registered,
         api_key_credential: settings.api_key_credential.clone(),
+        api_key_secret: settings.api_key_secret.as_ref().map(ToString::to_string),
         allow_plaintext: settings.allow_plaintext,
         max_retries: settings.max_retries,
         check_interval_ms: millis(settings.check_interval),

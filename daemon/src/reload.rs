@@ -30,6 +30,7 @@ use crate::{
         waits::Waits,
     },
     records::actor,
+    secrets::Secrets,
 };
 
 /// Sections that are taken once, at the start.
@@ -71,6 +72,8 @@ pub struct Current {
     pub registered: Registered,
     /// Keys that were read at the start.
     pub keys: Keys,
+    /// Where those come from that providers ask for with each request.
+    pub secrets: Secrets,
     /// Ports that may be connected to; landlock lets nobody add one.
     pub ports: Vec<u16>,
     /// The configuration.
@@ -210,11 +213,17 @@ fn weigh(current: &mut Current, change: &Change) -> Result<After, Error> {
         drop(current.keys.fetch(settings));
     }
     let before = Arc::clone(&current.providers.borrow());
-    let providers =
-        Providers::new(&config, &current.keys, &current.ports, &before).map_err(|error| {
-            let hint = "see pawd.toml(5) for what may stand there";
-            Error::new(ErrorKind::Invalid, paw_log::Chain(&error).to_string(), hint)
-        })?;
+    let providers = Providers::new(
+        &config,
+        &current.keys,
+        &current.secrets,
+        &current.ports,
+        &before,
+    )
+    .map_err(|error| {
+        let hint = "see pawd.toml(5) for what may stand there";
+        Error::new(ErrorKind::Invalid, paw_log::Chain(&error).to_string(), hint)
+    })?;
     match providers.waits(name) {
         // What is no credential might be a key, given by mistake, and must not be kept.
         Some(waits @ (Waits::Key(_) | Waits::Brokers(_) | Waits::Stray { .. })) => {
@@ -262,6 +271,9 @@ fn told(by: &Caller, change: &Change, after: &After, was: Option<&Target>) -> En
     if let Some(name) = change.provider() {
         detail("provider", name);
         if let Some(told) = after.registered.provider.get(name) {
+            if let Some(secret) = &told.api_key_secret {
+                detail("secret", secret);
+            }
             detail("kind", &told.kind);
             detail("base_url", &told.base_url);
             detail("model", &told.model);
@@ -471,8 +483,14 @@ fn try_reload(current: &Current) -> Result<(Read, Config, Providers, Reloaded), 
     };
     let (read, config) = read().map_err(|error| paw_log::Chain(&error).to_string())?;
     let before = Arc::clone(&current.providers.borrow());
-    let providers = Providers::new(&config, &current.keys, &current.ports, &before)
-        .map_err(|error| paw_log::Chain(&error).to_string())?;
+    let providers = Providers::new(
+        &config,
+        &current.keys,
+        &current.secrets,
+        &current.ports,
+        &before,
+    )
+    .map_err(|error| paw_log::Chain(&error).to_string())?;
     let sections = |config: &Config| match serde_json::to_value(config) {
         Ok(Value::Object(sections)) => sections,
         Ok(_) | Err(_) => serde_json::Map::new(),

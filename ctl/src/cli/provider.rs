@@ -45,7 +45,7 @@ pub(crate) enum Provider {
         #[arg(long)]
         model: Option<String>,
         /// It needs no key any more
-        #[arg(long, conflicts_with = "api_key_credential")]
+        #[arg(long, conflicts_with_all = ["api_key_credential", "api_key_secret"])]
         no_api_key: bool,
         /// Http may be spoken to this host alone again
         #[arg(long, conflicts_with = "allow_plaintext")]
@@ -81,8 +81,11 @@ pub(crate) enum Provider {
 /// What a provider can do without.
 #[derive(Debug, Args)]
 pub(crate) struct More {
+    /// Secret of the vault that is its key, or one version of it (NAME@2), never the key
+    #[arg(long, value_name = "NAME", conflicts_with = "api_key_credential")]
+    pub(crate) api_key_secret: Option<String>,
     /// Credential that holds its key: the name of a file, never the key
-    #[arg(long, value_name = "NAME", visible_alias = "api-key-secret")]
+    #[arg(long, value_name = "NAME")]
     pub(crate) api_key_credential: Option<String>,
     /// Http may be spoken to another host; whoever is in between reads everything
     #[arg(long)]

@@ -30,14 +30,8 @@ pub(super) async fn run(
             let answer = pawd
                 .call("list audit records", "audit.list", params)
                 .await?;
-            out.answer(&answer, |records: &Vec<Value>, look| {
-                let rows = records.iter().map(|record| row(record, look)).collect();
-                table::table(
-                    &["SEQ", "TIME", "EVENT", "ACTION", "WHO", "WHAT"],
-                    rows,
-                    look,
-                    "no audit records",
-                )
+            out.answer(&answer, |list: &Vec<Value>, look| {
+                records(list, look, "no audit records")
             })?;
             Ok(exit::DONE)
         }
@@ -86,6 +80,13 @@ pub(super) async fn run(
         }
         cli::Audit::Export { file, from } => export(global, file.as_deref(), from).await,
     }
+}
+
+/// A line for each record.
+pub(super) fn records(list: &[Value], look: &Look, none: &str) -> String {
+    let rows = list.iter().map(|record| row(record, look)).collect();
+    let head = ["SEQ", "TIME", "EVENT", "ACTION", "WHO", "WHAT"];
+    table::table(&head, rows, look, none)
 }
 
 /// Exit code of `verify`: the log is not what was written.

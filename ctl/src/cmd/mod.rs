@@ -20,6 +20,7 @@ mod policy;
 mod provider;
 mod route;
 mod sandbox;
+mod secret;
 mod skill;
 mod status;
 mod workspace;
@@ -68,6 +69,7 @@ pub(crate) async fn run(cli: Cli, out: &mut Out) -> Result<u8, Failure> {
         Command::Route(command) => route::run(&global, out, command).await,
         Command::Budget(command) => budget::run(&global, out, command).await,
         Command::Job(command) => job::run(&global, out, command).await,
+        Command::Secret(command) => secret::run(&global, out, command).await,
         Command::Model(command) => model::run(&global, out, command).await,
         Command::Policy(command) => policy::run(&global, out, command).await,
         Command::Guard(command) => guard::run(out, command),

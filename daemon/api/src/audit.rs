@@ -142,6 +142,12 @@ pub enum Event {
     SandboxEnded,
     /// A secret was used.
     SecretUsed,
+    /// Somebody wanted to use a secret and was not given it.
+    SecretRefused,
+    /// A secret is about to be set, rotated, removed, or allowed to somebody; then, what came of that.
+    SecretChanged,
+    /// The vault is about to be made, opened, sealed, or given another key; then, what came of that.
+    VaultChanged,
     /// A sandbox may reach something, by a rule of its run.
     EgressAllowed,
     /// A sandbox was kept from reaching something.

@@ -20,6 +20,7 @@ pub mod methods;
 pub mod model;
 pub mod provider;
 pub mod sandbox;
+pub mod secret;
 pub mod skill;
 pub mod system;
 pub mod trail;

@@ -40,6 +40,9 @@ pub struct Provider {
     pub registered: bool,
     /// Credential that holds its key.
     pub api_key_credential: Option<String>,
+    /// Secret of the vault that is its key.
+    #[serde(default)]
+    pub api_key_secret: Option<String>,
     /// Whether http may be spoken to another host.
     pub allow_plaintext: bool,
     /// How often a question that failed for the moment is asked again.
@@ -87,6 +90,9 @@ pub struct ProviderSpec {
     /// Credential that holds its key, never the key; empty for none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_key_credential: Option<String>,
+    /// Secret of the vault that is its key, never the key; empty for none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_key_secret: Option<String>,
     /// Whether http may be spoken to another host.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allow_plaintext: Option<bool>,

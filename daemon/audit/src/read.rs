@@ -31,8 +31,10 @@ const CHUNK: u64 = 256 * 1024;
 pub struct Filter {
     /// Of this action.
     pub action: Option<Uuid>,
-    /// Of this event.
-    pub event: Option<Event>,
+    /// Of one of these events; of any where none is named.
+    pub events: Vec<Event>,
+    /// That says this about this: a name of the detail, and its value.
+    pub detail: Option<(String, String)>,
 }
 
 /// One page of a log.
@@ -135,7 +137,7 @@ fn wanted_seq(line: &[u8], filter: &Filter) -> Option<Looked> {
         return None;
     }
     let record = parse_record(line).ok()?;
-    let everything = filter.action.is_none() && filter.event.is_none();
+    let everything = *filter == Filter::default();
     Some(Looked {
         number: record.seq,
         wanted: everything || wants(record.entry, filter),
@@ -148,7 +150,10 @@ fn wants(entry: &RawValue, filter: &Filter) -> bool {
         filter
             .action
             .is_none_or(|action| entry.action == Some(action))
-            && filter.event.is_none_or(|event| entry.event == event)
+            && (filter.events.is_empty() || filter.events.contains(&entry.event))
+            && filter.detail.as_ref().is_none_or(|(name, value)| {
+                entry.detail.get(name).is_some_and(|said| said == value)
+            })
     })
 }
 

@@ -1,7 +1,9 @@
 //! What a provider is told, and the check that makes an [`Endpoint`] of it, which cannot be wrong.
 
 use std::fmt;
+use std::future::Future;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
@@ -9,6 +11,12 @@ use secrecy::{ExposeSecret, SecretString};
 use url::{Host, Url};
 
 use crate::said::Mask;
+
+/// Whoever keeps a key and gives it out at the moment of each use; it is forgotten after it.
+pub trait KeySource: Send + Sync {
+    /// The key for one request, or why it cannot be had.
+    fn key(&self) -> Pin<Box<dyn Future<Output = Result<SecretString, String>> + Send + '_>>;
+}
 
 /// What the daemon's configuration says about one provider.
 pub struct ProviderConfig {
@@ -297,6 +305,22 @@ fn below(base: &Url, path: &str) -> Url {
     url
 }
 
+/// The header that carries a key in this dialect.
+pub(crate) fn key_header(
+    kind: ProviderKind,
+    key: &SecretString,
+) -> Result<(HeaderName, HeaderValue), ConfigError> {
+    let (name, scheme) = match kind {
+        ProviderKind::Ollama
+        | ProviderKind::OpenAi
+        | ProviderKind::Compatible
+        | ProviderKind::Mistral => (AUTHORIZATION, "Bearer "),
+        ProviderKind::Anthropic => (HeaderName::from_static("x-api-key"), ""),
+        ProviderKind::Gemini => (HeaderName::from_static("x-goog-api-key"), ""),
+    };
+    Ok((name, credential(scheme, key)?))
+}
+
 /// The headers that a dialect wants with every request.
 fn headers(kind: ProviderKind, key: Option<&SecretString>) -> Result<HeaderMap, ConfigError> {
     let mut headers = HeaderMap::new();
@@ -304,15 +328,8 @@ fn headers(kind: ProviderKind, key: Option<&SecretString>) -> Result<HeaderMap, 
         headers.insert("anthropic-version", HeaderValue::from_static("2023-06-01"));
     }
     if let Some(key) = key {
-        let (name, scheme) = match kind {
-            ProviderKind::Ollama
-            | ProviderKind::OpenAi
-            | ProviderKind::Compatible
-            | ProviderKind::Mistral => (AUTHORIZATION, "Bearer "),
-            ProviderKind::Anthropic => (HeaderName::from_static("x-api-key"), ""),
-            ProviderKind::Gemini => (HeaderName::from_static("x-goog-api-key"), ""),
-        };
-        headers.insert(name, credential(scheme, key)?);
+        let (name, value) = key_header(kind, key)?;
+        headers.insert(name, value);
     }
     Ok(headers)
 }
@@ -322,8 +339,8 @@ fn credential(scheme: &str, key: &SecretString) -> Result<HeaderValue, ConfigErr
     if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(ConfigError::Key);
     }
-    let mut value =
-        HeaderValue::from_str(&format!("{scheme}{key}")).map_err(|_| ConfigError::Key)?;
+    let text = SecretString::from(format!("{scheme}{key}"));
+    let mut value = HeaderValue::from_str(text.expose_secret()).map_err(|_| ConfigError::Key)?;
     value.set_sensitive(true);
     Ok(value)
 }

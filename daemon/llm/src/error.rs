@@ -15,6 +15,12 @@ pub type Cause = Box<dyn Error + Send + Sync>;
 /// Why there is no answer, or no complete one.
 #[derive(Debug, thiserror::Error)]
 pub enum LlmError {
+    /// The key that it needs cannot be had now; nothing was sent.
+    #[error("the provider's key cannot be had: {why}")]
+    Key {
+        /// Why, and what to do.
+        why: String,
+    },
     /// The provider does not accept the key, or the key may not do this (401, 403).
     #[error("the provider refused the credentials: {said}")]
     Auth {
@@ -169,6 +175,7 @@ impl LlmError {
     /// The stable word for programs: metrics, RPC errors, journal fields.
     pub fn kind(&self) -> &'static str {
         match self {
+            Self::Key { .. } => "key",
             Self::Auth { .. } => "auth",
             Self::Quota { .. } => "quota",
             Self::Rate { .. } => "rate",
@@ -189,6 +196,9 @@ impl LlmError {
     /// What the operator can do about it, one sentence for people.
     pub fn hint(&self) -> &'static str {
         match self {
+            Self::Key { .. } => {
+                "see `pawctl secret list`, and `pawctl secret log` for what was refused"
+            }
             Self::Auth { .. } => "check the provider's API key and what it is allowed to do",
             Self::Quota { .. } => {
                 "check the account's plan and billing at the provider, or choose another provider"
@@ -245,6 +255,7 @@ impl LlmError {
     /// The error without what the provider said: providers quote questions, and a question is its author's alone.
     pub fn without_words(&self) -> &'static str {
         match self {
+            Self::Key { .. } => "the provider's key cannot be had",
             Self::Auth { .. } => "the provider refused the credentials",
             Self::Quota { .. } => "the provider's quota is used up",
             Self::Rate { .. } => "the provider limits the rate",
@@ -285,6 +296,7 @@ impl LlmError {
             text.into()
         };
         match self {
+            Self::Key { why } => Self::Key { why: why.clone() },
             Self::Auth { said } => Self::Auth { said: said.clone() },
             Self::Quota { said } => Self::Quota { said: said.clone() },
             Self::Rate {
@@ -337,7 +349,8 @@ impl LlmError {
             Self::Rate { retry_after, .. }
             | Self::Overload { retry_after, .. }
             | Self::Loading { retry_after, .. } => *retry_after,
-            Self::Auth { .. }
+            Self::Key { .. }
+            | Self::Auth { .. }
             | Self::Quota { .. }
             | Self::BadRequest { .. }
             | Self::ContextLength { .. }

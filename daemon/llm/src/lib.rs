@@ -27,7 +27,7 @@ pub use chat::{
     ChatEvent, ChatRequest, Done, Finish, Health, Image, ImageFormat, Message, Model, Part, Schema,
     Tool, ToolCall, ToolChoice, ToolResult, Usage,
 };
-pub use config::{ConfigError, ProviderConfig, ProviderKind, Timeouts};
+pub use config::{ConfigError, KeySource, ProviderConfig, ProviderKind, Timeouts};
 pub use error::{Cause, Level, LlmError, Step};
 pub use models::{Fill, PullStream, Pulled, looks};
 pub use provider::Provider;

@@ -138,7 +138,7 @@ impl PullStream<'_> {
             if self.lines.is_done() {
                 return Ok(None);
             }
-            let mask = self.provider.mask();
+            let mask = self.provider.line.mask(&self.response);
             let now = Instant::now();
             let limit = Deadline::new(self.began, PULL_LIMIT, Level::Total).or(Deadline::new(
                 now,
@@ -153,10 +153,10 @@ impl PullStream<'_> {
                     source: Some(Box::new(error.without_url())),
                 })?;
             let Some(bytes) = bytes else {
-                self.lines.finish(mask)?;
+                self.lines.finish(&mask)?;
                 continue;
             };
-            let news = self.lines.push(&bytes, mask)?;
+            let news = self.lines.push(&bytes, &mask)?;
             if self.lines.is_done() {
                 // From now on it has another model, or the same one anew.
                 self.provider.forget_models();
@@ -299,8 +299,10 @@ impl Provider {
             .await;
         // Whatever came of it, memory may be another one.
         self.known.loaded.forget();
-        let answer = body(sent?, LIST_LIMIT, deadline).await?;
-        library::held(&answer, self.mask())
+        let response = sent?;
+        let mask = self.line.mask(&response);
+        let answer = body(response, LIST_LIMIT, deadline).await?;
+        library::held(&answer, &mask)
     }
 
     /// Has an Ollama fetch a model; `None` where the provider fetches none.

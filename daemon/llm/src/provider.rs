@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 use crate::chat::{ChatRequest, Health};
-use crate::config::{ConfigError, Endpoint, ProviderConfig, ProviderKind};
+use crate::config::{ConfigError, Endpoint, KeySource, ProviderConfig, ProviderKind, key_header};
 use crate::error::{Level, LlmError, Step};
 use crate::models::Known;
 use crate::said::Mask;
@@ -43,6 +43,8 @@ pub struct Provider {
 /// The way to a provider.
 pub(crate) struct Line {
     pub(crate) endpoint: Endpoint,
+    /// Asked for the key of each request, where the configuration has none.
+    keys: Option<Arc<dyn KeySource>>,
     client: OnceCell<Client>,
 }
 
@@ -61,9 +63,22 @@ impl Provider {
     /// # Errors
     /// See [`ConfigError`]; each says what to change.
     pub fn new(config: ProviderConfig) -> Result<Self, ConfigError> {
+        Self::made(config, None)
+    }
+
+    /// As [`Provider::new`], with a key that is asked for at each request and kept no longer.
+    ///
+    /// # Errors
+    /// See [`ConfigError`]; each says what to change.
+    pub fn asking(config: ProviderConfig, keys: Arc<dyn KeySource>) -> Result<Self, ConfigError> {
+        Self::made(config, Some(keys))
+    }
+
+    fn made(config: ProviderConfig, keys: Option<Arc<dyn KeySource>>) -> Result<Self, ConfigError> {
         Ok(Self {
             line: Arc::new(Line {
                 endpoint: Endpoint::try_from(config)?,
+                keys,
                 client: OnceCell::new(),
             }),
             known: Known::default(),
@@ -129,10 +144,6 @@ impl Provider {
         self.line.endpoint.kind
     }
 
-    pub(crate) fn mask(&self) -> &Mask {
-        &self.line.endpoint.mask
-    }
-
     /// Where an Ollama does this with the models that it holds.
     pub(crate) fn held_at(&self, what: &str) -> Option<Url> {
         // It stands beside what is shown of a model, whatever is before both.
@@ -189,13 +200,33 @@ impl Line {
             );
             *request.body_mut() = Some(body.into());
         }
-        let response = timeout_at(deadline.at, client.execute(request))
+        let mut mask = None;
+        if let Some(keys) = &self.keys {
+            let key = timeout_at(deadline.at, keys.key())
+                .await
+                .map_err(|_| deadline.passed())?
+                .map_err(|why| LlmError::Key { why })?;
+            let (name, value) =
+                key_header(self.endpoint.kind, &key).map_err(|error| LlmError::Key {
+                    why: error.to_string(),
+                })?;
+            request.headers_mut().insert(name, value);
+            mask = Some(Mask::new(Some(key)));
+        }
+        let mut response = timeout_at(deadline.at, client.execute(request))
             .await
             .map_err(|_| deadline.passed())?
             .map_err(|error| transport(error, self.endpoint.timeouts.connect))?;
+        // The key lives as long as an answer that could quote it.
+        if let Some(mask) = mask {
+            response.extensions_mut().insert(mask);
+        }
         match response.status() {
             status if status.is_success() => Ok(response),
-            status if status.is_redirection() => Err(self.redirected(status, response.headers())),
+            status if status.is_redirection() => {
+                let mask = self.mask(&response);
+                Err(self.redirected(status, response.headers(), &mask))
+            }
             status => Err(self.refused(status, response, deadline).await),
         }
     }
@@ -212,6 +243,7 @@ impl Line {
                 .get(name)
                 .and_then(|value| value.to_str().ok())
         };
+        let mask = self.mask(&response);
         let hints = Hints {
             retry_after_ms: text("retry-after-ms"),
             retry_after: text(RETRY_AFTER.as_str()),
@@ -222,11 +254,17 @@ impl Line {
         let wish = hints.wish(Timestamp::now());
         // The status is the fact; a body that breaks off only explains less of it.
         let body = read(response, ERROR_LIMIT, deadline).await.0;
-        wire::judge(Some(status.as_u16()), &body, wish, &self.endpoint.mask)
+        wire::judge(Some(status.as_u16()), &body, wish, &mask)
+    }
+
+    /// What takes the key out of this answer.
+    pub(crate) fn mask(&self, response: &Response) -> Mask {
+        let of_it = response.extensions().get::<Mask>();
+        of_it.unwrap_or(&self.endpoint.mask).clone()
     }
 
     /// A redirect would send the prompt and the key to a place that nobody configured.
-    fn redirected(&self, status: StatusCode, headers: &HeaderMap) -> LlmError {
+    fn redirected(&self, status: StatusCode, headers: &HeaderMap, mask: &Mask) -> LlmError {
         let target = headers
             .get(LOCATION)
             .and_then(|value| value.to_str().ok())
@@ -235,7 +273,7 @@ impl Line {
             || "nowhere".to_owned(),
             |url| url.origin().ascii_serialization(),
         );
-        let origin = self.endpoint.mask.clean(&origin);
+        let origin = mask.clean(&origin);
         LlmError::Malformed {
             what: format!(
                 "it redirects to {origin} ({}), and redirects are not followed",
@@ -247,7 +285,7 @@ impl Line {
     /// Servers exist that say success and send an error or a whole answer where a stream was asked for, and the type of the
     /// content tells; others send a web page.
     fn decoder(&self, response: &Response) -> Result<Decoder, LlmError> {
-        let (kind, mask) = (self.endpoint.kind, self.endpoint.mask.clone());
+        let (kind, mask) = (self.endpoint.kind, self.mask(response));
         let content = response
             .headers()
             .get(CONTENT_TYPE)

@@ -43,7 +43,9 @@ use crate::{
     },
     providers::Providers,
     quota::Quotas,
+    records::actor,
     sandbox::{Launchers, Owner, Pool, Proofs, Register, Skills},
+    secrets::on_behalf,
     skills::Installed,
     storage::Storage,
 };
@@ -102,7 +104,8 @@ pub struct Door {
 
 impl Execute for Agents {
     fn execute(self: Arc<Self>, task: Task) -> Pin<Box<dyn Future<Output = Outcome> + Send>> {
-        Box::pin(async move {
+        // A secret that is used for it is used on behalf of who asked for it.
+        Box::pin(on_behalf(task.id, actor(&task.caller), async move {
             let Task {
                 id,
                 permit,
@@ -158,7 +161,7 @@ impl Execute for Agents {
                     skill::change(&self, (id, &caller, owner), asked, &cancel).await
                 }
             }
-        })
+        }))
     }
 
     fn interrupted(&self, record: &ActionRecord) {
@@ -172,7 +175,8 @@ impl Execute for Agents {
     }
 
     fn go_on(self: Arc<Self>, task: Continuation) -> Pin<Box<dyn Future<Output = Outcome> + Send>> {
-        Box::pin(async move {
+        let (id, by) = (task.record.id, actor(&task.record.requested_by));
+        Box::pin(on_behalf(id, by, async move {
             match &task.record.plan.operation {
                 Operation::Chat(_) => turn::go_on(&self, task).await,
                 Operation::ToolCall(_)
@@ -180,6 +184,6 @@ impl Execute for Agents {
                 | Operation::ApiCall(_)
                 | Operation::SkillChange(_) => adopted::go_on(&self, task).await,
             }
-        })
+        }))
     }
 }

@@ -32,6 +32,7 @@ use crate::{
     providers::keys::{Keys, brokers},
     rpc::family::health::Born,
     sandbox::proofs::Host,
+    secrets::start::StartKeys,
 };
 
 /// Hosts AI agents as a system service.
@@ -71,6 +72,7 @@ pub fn boot(options: &Options) -> Result<(), Fatal> {
     let people = users::resolve(&config, &paths, options.standalone)?;
     let mut sockets = sockets::open(&paths, &people, options.standalone)?;
     let keys = keys(&paths, &config)?;
+    let start_keys = start_keys(&paths)?;
     let helpers = if options.standalone {
         Some(helpers::start(&paths, &people, &sockets)?)
     } else {
@@ -93,6 +95,7 @@ pub fn boot(options: &Options) -> Result<(), Fatal> {
         people,
         control: sockets.control,
         keys,
+        start_keys,
         helpers,
         ports,
         host,
@@ -172,6 +175,12 @@ fn keys(paths: &Paths, config: &Config) -> Result<Keys, Fatal> {
         })?;
     }
     Ok(keys)
+}
+
+/// Reads the key of the vault, where there is one. Without it pawd runs, and what needs a secret says what is missing.
+fn start_keys(paths: &Paths) -> Result<StartKeys, Fatal> {
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    StartKeys::read(&paths.etc, credentials.as_deref()).map_err(|error| Fatal::Config(error.into()))
 }
 
 /// TCP ports that pawd may connect to: those of its providers, https, and DNS over TCP.

@@ -60,6 +60,7 @@ use crate::{
         self, Found, Launcher, LauncherState, Launchers, Proofs, Register, Skills, Which,
         pool::pool, proofs::Host,
     },
+    secrets::{Secrets, start::StartKeys},
     skills::{Incoming, Installed},
     storage::Storage,
 };
@@ -86,6 +87,7 @@ pub(super) struct Start {
     pub(super) people: People,
     pub(super) control: UnixListener,
     pub(super) keys: Keys,
+    pub(super) start_keys: StartKeys,
     pub(super) helpers: Option<Helpers>,
     pub(super) ports: Vec<u16>,
     pub(super) host: Host,
@@ -126,6 +128,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         people,
         control,
         keys,
+        start_keys,
         helpers,
         ports,
         host,
@@ -159,7 +162,8 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
     let installed = Arc::new(installed);
     let labels = Labels::open(&paths.state).context("read where what skills keep came from")?;
     let incoming = Incoming::new(&paths.skills);
-    let providers = Providers::new(&config, &keys, &ports, &Providers::default())
+    let secrets = Secrets::at(&paths.state, start_keys, audit.clone());
+    let providers = Providers::new(&config, &keys, &secrets, &ports, &Providers::default())
         .context("set up the providers")
         .map_err(Fatal::Config)?;
 
@@ -279,6 +283,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         .await
         .context("write the first record")
         .map_err(Fatal::Software)?;
+    secrets.open_at_start().await;
     for drift in &drifts {
         tell_drift(&audit, drift, None).await;
     }
@@ -289,6 +294,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         written,
         registered,
         keys,
+        secrets: secrets.clone(),
         ports,
         config,
         providers,
@@ -357,6 +363,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         rules: rules_now,
         grants,
         codes,
+        secrets,
         reload,
         paths,
         born,

@@ -381,11 +381,24 @@ fn provider(
         .api_key_credential
         .as_ref()
         .and_then(|value| read_value(source, value, &name, faults));
+    let secret = provider
+        .api_key_secret
+        .as_ref()
+        .and_then(|value| read_value(source, value, &super::value::secret, faults));
+    if let (Some(_), Some(value)) = (&provider.api_key_credential, &provider.api_key_secret) {
+        faults.at(
+            source,
+            value.span(),
+            "a provider has one key, and two places are named for it",
+            "keep api_key_secret, or api_key_credential",
+        );
+    }
     let settings = ProviderSettings {
         kind: kind?,
         base_url: base_url?,
         model: model?,
         api_key_credential: credential.map(|name| name.to_string()),
+        api_key_secret: secret,
         allow_plaintext: provider.allow_plaintext.unwrap_or(false),
         max_retries: provider
             .max_retries

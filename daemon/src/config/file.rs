@@ -196,6 +196,8 @@ pub struct Provider {
     pub model: Spanned<String>,
     /// Name of a file in the credentials directory that holds its key.
     pub api_key_credential: Option<Spanned<String>>,
+    /// Name of a secret of the vault that is its key.
+    pub api_key_secret: Option<Spanned<String>>,
     /// Whether http may be spoken to another host.
     pub allow_plaintext: Option<bool>,
     /// How often a question that failed for the moment is asked again.

@@ -12,6 +12,7 @@ pub mod quotas;
 pub mod rates;
 pub mod registered;
 pub mod routes;
+mod secret;
 pub mod source;
 pub mod value;
 mod warm;
@@ -33,6 +34,7 @@ pub use prices::PriceSettings;
 pub use quotas::{BudgetSettings, LimitSettings};
 pub use rates::RateSettings;
 pub use routes::RouteSettings;
+pub use secret::SecretName;
 
 /// What pawd runs on.
 #[derive(Debug, Clone, Serialize)]
@@ -196,6 +198,8 @@ pub struct ProviderSettings {
     pub model: String,
     /// Credential that holds its key.
     pub api_key_credential: Option<String>,
+    /// Secret of the vault that is its key, had at each request; it has no credential then.
+    pub api_key_secret: Option<SecretName>,
     /// Whether http may be spoken to another host.
     pub allow_plaintext: bool,
     /// How often a question that failed for the moment is asked again.

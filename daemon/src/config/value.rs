@@ -14,6 +14,11 @@ pub(super) fn name(text: &str) -> Result<Name, String> {
     Name::from_str(text).map_err(|error| error.to_string())
 }
 
+/// A secret of the vault, or one version of it.
+pub(super) fn secret(text: &str) -> Result<super::SecretName, String> {
+    super::SecretName::from_str(text)
+}
+
 /// The longest name of a model, in bytes. It is in the record of every attempt.
 pub const MAX_MODEL: usize = 256;
 

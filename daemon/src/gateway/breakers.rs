@@ -64,7 +64,11 @@ pub fn outlet(target: &Target, settings: &ProviderSettings) -> Outlet {
     Outlet {
         provider: target.provider.to_string(),
         model: target.model.clone(),
-        credential: settings.api_key_credential.clone().unwrap_or_default(),
+        credential: match &settings.api_key_secret {
+            // No credential has such a name.
+            Some(secret) => format!("secret:{secret}"),
+            None => settings.api_key_credential.clone().unwrap_or_default(),
+        },
     }
 }
 

@@ -51,6 +51,7 @@ pub fn next(error: &LlmError) -> Verdict {
             level: Level::Total,
             ..
         }
+        | LlmError::Key { .. }
         | LlmError::Auth { .. }
         | LlmError::Quota { .. }
         | LlmError::NotFound { .. } => Verdict::Elsewhere,

@@ -95,6 +95,7 @@ pub fn key(request: &ChatRequest, whose: Whose<'_>) -> Option<Digest> {
         kind,
         base_url,
         api_key_credential,
+        api_key_secret,
         ..
     } = provider;
     // `Debug` of these writes out every member with its name, and texts quoted, so no two questions are written alike.
@@ -102,7 +103,8 @@ pub fn key(request: &ChatRequest, whose: Whose<'_>) -> Option<Digest> {
         "{:?}",
         (
             (agent.as_str(), uid),
-            (kind.as_str(), base_url.as_str(), api_key_credential),
+            (kind.as_str(), base_url.as_str()),
+            (api_key_credential, api_key_secret),
             (model, messages, tools, tool_choice, schema, max_tokens),
         )
     );

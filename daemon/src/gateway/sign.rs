@@ -60,8 +60,8 @@ pub fn sign(error: &LlmError, begun: bool) -> Sign {
         }
         | LlmError::Malformed { .. }
         | LlmError::Cut { .. } => Sign::Doubt,
-        // It may be the question that is too large, or the answer.
-        LlmError::TooLarge { .. } => Sign::Nothing,
+        // It may be the question that is too large, or the answer; and nobody was asked whose key could not be had.
+        LlmError::TooLarge { .. } | LlmError::Key { .. } => Sign::Nothing,
     }
 }
 
@@ -82,7 +82,8 @@ pub fn is_there<T>(outcome: &Result<T, LlmError>) -> Option<bool> {
         ) => Some(false),
         // Somebody answered, and not what was asked.
         Err(
-            LlmError::Auth { .. }
+            LlmError::Key { .. }
+            | LlmError::Auth { .. }
             | LlmError::Quota { .. }
             | LlmError::Rate { .. }
             | LlmError::BadRequest { .. }

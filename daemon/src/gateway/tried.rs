@@ -59,7 +59,8 @@ impl Bill {
     #[must_use]
     pub const fn of(error: &LlmError) -> Self {
         match error {
-            LlmError::Auth { .. }
+            LlmError::Key { .. }
+            | LlmError::Auth { .. }
             | LlmError::Quota { .. }
             | LlmError::Rate { .. }
             | LlmError::Overload { .. }

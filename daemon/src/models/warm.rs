@@ -164,7 +164,9 @@ fn is_worth_another_try(error: &NotReady) -> bool {
             | LlmError::TimedOut { .. }
             | LlmError::Malformed { .. }
             | LlmError::Cut { .. } => true,
-            LlmError::Auth { .. }
+            // It is warmed when the vault is open again, at the next start at the latest.
+            LlmError::Key { .. }
+            | LlmError::Auth { .. }
             | LlmError::Quota { .. }
             | LlmError::BadRequest { .. }
             | LlmError::ContextLength { .. }

@@ -329,6 +329,7 @@ fn edit(entry: &mut Entry, spec: &ProviderSpec) {
         base_url,
         model,
         api_key_credential,
+        api_key_secret,
         allow_plaintext,
         max_retries,
         check_interval_ms,
@@ -348,8 +349,11 @@ fn edit(entry: &mut Entry, spec: &ProviderSpec) {
             old.clone_from(new);
         }
     }
-    if let Some(key) = api_key_credential {
-        entry.api_key_credential = Some(key.clone()).filter(|key| !key.is_empty());
+    // A key has one place: who names another one, or none, means that it is no longer where it was.
+    if api_key_credential.is_some() || api_key_secret.is_some() {
+        let named = |key: &Option<String>| key.clone().filter(|key| !key.is_empty());
+        entry.api_key_credential = named(api_key_credential);
+        entry.api_key_secret = named(api_key_secret);
     }
     entry.allow_plaintext = allow_plaintext.or(entry.allow_plaintext);
     entry.max_retries = max_retries.or(entry.max_retries);

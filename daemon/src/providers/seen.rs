@@ -248,7 +248,8 @@ fn judge(error: &LlmError) -> (Sight, Option<&LlmError>) {
         // It answers, to others as well as it can.
         LlmError::Rate { .. } => (Sight::Ready, Some(error)),
         LlmError::Loading { .. } => (Sight::Loading, None),
-        LlmError::Auth { .. }
+        LlmError::Key { .. }
+        | LlmError::Auth { .. }
         | LlmError::Quota { .. }
         | LlmError::Overload { .. }
         | LlmError::Transport { .. }

@@ -212,8 +212,14 @@ mod tests {
         let directory = credentials("two\nlines\n");
         let keys = Keys::read(directory.path(), BTreeSet::new());
         let mut config = configured("https://api.example.com");
+        let (audit, _) = crate::audit::Audit::connect("/nowhere".into());
+        let secrets = crate::secrets::Secrets::at(
+            directory.path(),
+            crate::secrets::start::StartKeys::default(),
+            audit,
+        );
         let made = |config: &Config, ports: &[u16]| {
-            Providers::new(config, &keys, ports, &Providers::default())
+            Providers::new(config, &keys, &secrets, ports, &Providers::default())
         };
         // Root's own is an error.
         assert!(made(&config, &[443]).is_err());

@@ -1,8 +1,6 @@
 //! The few operations everything is made of: seal and open, derive, hash. No format and no file.
 
-use chacha20poly1305::{
-    AeadInOut as _, KeyInit as _, Tag, XChaCha20Poly1305, XNonce,
-};
+use chacha20poly1305::{AeadInOut as _, KeyInit as _, Tag, XChaCha20Poly1305, XNonce};
 use hmac::{Hmac, Mac as _};
 use paw_confine::sys::Locked;
 use sha2::{Digest as _, Sha256};

@@ -36,6 +36,12 @@ pub enum VaultError {
         /// What was found.
         what: &'static str,
     },
+    /// It could not be opened when it was first looked at.
+    #[error("the vault cannot be used: {why}")]
+    Unusable {
+        /// What was found then.
+        why: String,
+    },
     /// Another process has it.
     #[error("{path} is in use by another process")]
     InUse {
@@ -112,6 +118,7 @@ impl VaultError {
                 "raise the limit of locked memory: LimitMEMLOCK=8M in the unit, or ulimit -l 8192"
             }
             Self::Random(_) => "see the kernel log",
+            Self::Unusable { .. } => "mend what it says, then restart pawd",
             Self::Io { .. } | Self::Engine { .. } => {
                 "see that the disk of pawd's state directory has room and no errors"
             }

@@ -8,8 +8,8 @@ use std::{
 };
 
 use redb::{
-    Builder, Database, ReadTransaction, ReadableDatabase as _, ReadableTable as _,
-    TableDefinition, WriteTransaction, backends::FileBackend,
+    Builder, Database, ReadTransaction, ReadableDatabase as _, ReadableTable as _, TableDefinition,
+    WriteTransaction, backends::FileBackend,
 };
 
 use crate::{VaultError, header::Header, rows::RowKey};

@@ -153,9 +153,9 @@ impl Header {
             return Ok(None);
         };
         let mut root = Key::zeroed()?;
-        let opened =
-            key.derive(slot.purpose())?
-                .open(&self.aad(slot), &sealed, root.bytes_mut());
+        let opened = key
+            .derive(slot.purpose())?
+            .open(&self.aad(slot), &sealed, root.bytes_mut());
         opened.then(|| Keys::of(root)).transpose()
     }
 

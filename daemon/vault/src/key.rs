@@ -31,10 +31,14 @@ pub enum KeyError {
     )]
     Recovery,
     /// Too short, or too long.
-    #[error("a passphrase has at least {MIN_PASSPHRASE} characters and at most {MAX_PASSPHRASE} bytes")]
+    #[error(
+        "a passphrase has at least {MIN_PASSPHRASE} characters and at most {MAX_PASSPHRASE} bytes"
+    )]
     Passphrase,
     /// The file says that a passphrase is to be tried with less work than is safe, or with more than this host does.
-    #[error("the parameters of the passphrase are not within what is safe; somebody changed the vault")]
+    #[error(
+        "the parameters of the passphrase are not within what is safe; somebody changed the vault"
+    )]
     Parameters,
 }
 
@@ -154,9 +158,7 @@ impl RecoveryKey {
         let kept = |sign: &char| !sign.is_whitespace() && *sign != '-';
         let digits: Zeroizing<String> =
             Zeroizing::new(text.expose_secret().chars().filter(kept).collect());
-        let (key, end) = digits
-            .split_at_checked(2 * KEY)
-            .ok_or(KeyError::Recovery)?;
+        let (key, end) = digits.split_at_checked(2 * KEY).ok_or(KeyError::Recovery)?;
         let mut recovery = Self(Key::zeroed()?);
         hex::decode_to_slice(key, recovery.0.bytes_mut()).map_err(|_| KeyError::Recovery)?;
         if check(recovery.0.bytes()).eq_ignore_ascii_case(end) {
@@ -246,11 +248,24 @@ mod tests {
         good.check().unwrap();
         let passphrase = SecretString::from("correct horse battery");
         for bad in [
-            Work { memory: 64 * 1024 - 1, ..good },
-            Work { memory: 8, passes: 1, ..good },
+            Work {
+                memory: 64 * 1024 - 1,
+                ..good
+            },
+            Work {
+                memory: 8,
+                passes: 1,
+                ..good
+            },
             Work { passes: 2, ..good },
-            Work { memory: u32::MAX, ..good },
-            Work { passes: u32::MAX, ..good },
+            Work {
+                memory: u32::MAX,
+                ..good
+            },
+            Work {
+                passes: u32::MAX,
+                ..good
+            },
         ] {
             assert_eq!(refused(bad.key(&passphrase)), Some(KeyError::Parameters));
         }

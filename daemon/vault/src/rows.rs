@@ -39,7 +39,9 @@ pub enum Unfit {
     #[error("a secret is for at most {MAX_USERS} users")]
     Users,
     /// Too many versions can be used.
-    #[error("{MAX_VERSIONS} versions of it can be used; revoke old ones, or wait until their time is over")]
+    #[error(
+        "{MAX_VERSIONS} versions of it can be used; revoke old ones, or wait until their time is over"
+    )]
     Versions,
     /// Too many secrets.
     #[error("a vault holds at most {} secrets", crate::MAX_SECRETS)]
@@ -54,7 +56,10 @@ pub fn check_name(name: &str) -> Result<(), Unfit> {
     let inner = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     let fits = name.len() <= MAX_NAME
         && name.bytes().all(inner)
-        && name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+        && name
+            .bytes()
+            .next()
+            .is_some_and(|byte| byte.is_ascii_alphanumeric());
     if fits { Ok(()) } else { Err(Unfit::Name) }
 }
 
@@ -191,7 +196,10 @@ impl Secret {
     /// The version that is meant: this one, or the newest.
     pub(crate) fn version(&self, number: Option<u64>, now_ms: u64) -> Result<Version, VaultError> {
         let found = match number {
-            Some(number) => self.versions.iter().find(|version| version.number == number),
+            Some(number) => self
+                .versions
+                .iter()
+                .find(|version| version.number == number),
             None => self.versions.last(),
         };
         found
@@ -308,8 +316,7 @@ impl Keys {
         ) else {
             return Ok(None);
         };
-        let mut plain =
-            paw_confine::sys::Locked::zeroed(length).map_err(VaultError::Memory)?;
+        let mut plain = paw_confine::sys::Locked::zeroed(length).map_err(VaultError::Memory)?;
         let aad = value_aad("value", vault, name, version);
         Ok(data.open(&aad, sealed, &mut plain).then_some(Value(plain)))
     }
@@ -446,13 +453,35 @@ mod tests {
         for good in ["a", "openai", "Open.AI_key-2", "9lives", &"x".repeat(64)] {
             check_name(good).unwrap();
         }
-        for bad in ["", ".a", "-a", "a b", "a/b", "a@1", "ä", "a\0", &"x".repeat(65)] {
+        for bad in [
+            "",
+            ".a",
+            "-a",
+            "a b",
+            "a/b",
+            "a@1",
+            "ä",
+            "a\0",
+            &"x".repeat(65),
+        ] {
             assert_eq!(check_name(bad), Err(Unfit::Name), "{bad:?}");
         }
-        for good in ["provider:openai", "agent:a", "skill:files", "bridge:telegram"] {
+        for good in [
+            "provider:openai",
+            "agent:a",
+            "skill:files",
+            "bridge:telegram",
+        ] {
             assert_eq!(good.parse::<User>().unwrap().to_string(), good);
         }
-        for bad in ["openai", "provider:", "owner:me", "agent:a b", ":a", "agent:a:b"] {
+        for bad in [
+            "openai",
+            "provider:",
+            "owner:me",
+            "agent:a b",
+            ":a",
+            "agent:a:b",
+        ] {
             assert_eq!(bad.parse::<User>(), Err(Unfit::User), "{bad:?}");
         }
     }

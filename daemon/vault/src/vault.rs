@@ -257,8 +257,7 @@ impl Inner {
 /// The header of a file, which nobody has checked yet, and its code.
 fn header(file: &Vaulted, path: &Path) -> Result<(Header, Vec<u8>, Vec<u8>), VaultError> {
     let (bytes, code) = file.header()?;
-    let header =
-        Header::read(&bytes).ok_or_else(|| tampered(path, "its header cannot be read"))?;
+    let header = Header::read(&bytes).ok_or_else(|| tampered(path, "its header cannot be read"))?;
     Ok((header, bytes, code))
 }
 

@@ -27,7 +27,9 @@ const NOW: u64 = 1_800_000_000_000;
 const ROUNDS: usize = 500;
 
 /// What is killed.
-const CHANGES: &[&str] = &["init", "set", "rotate", "destroy", "remove", "allow", "rekey", "guess"];
+const CHANGES: &[&str] = &[
+    "init", "set", "rotate", "destroy", "remove", "allow", "rekey", "guess",
+];
 
 fn key(byte: u8) -> HostKey {
     HostKey::parse(&[byte; 32]).unwrap()
@@ -41,7 +43,10 @@ fn main() {
         make(&change, Path::new(&path));
         return;
     }
-    let filter: Vec<String> = env::args().skip(1).filter(|it| !it.starts_with('-')).collect();
+    let filter: Vec<String> = env::args()
+        .skip(1)
+        .filter(|it| !it.starts_with('-'))
+        .collect();
     let name = "change_killed_anywhere_is_done_or_not_begun";
     if env::args().any(|it| it == "--list") {
         println!("{name}: test");
@@ -68,7 +73,11 @@ fn make(change: &str, path: &Path) {
         "rotate" => drop(vault.rotate("a", b"two", 60_000, NOW).unwrap()),
         "destroy" => drop(vault.rotate("a", b"two", 0, NOW).unwrap()),
         "remove" => drop(vault.remove("a").unwrap()),
-        "allow" => drop(vault.let_use("a", &"agent:x".parse().unwrap(), true).unwrap()),
+        "allow" => drop(
+            vault
+                .let_use("a", &"agent:x".parse().unwrap(), true)
+                .unwrap(),
+        ),
         "rekey" => drop(vault.rekey(&NewKey::Host(&key(2), Source::File)).unwrap()),
         "guess" => drop(vault.unseal(&Unlock::Recovery(&other()), NOW).unwrap_err()),
         other => panic!("{other}"),
@@ -122,8 +131,11 @@ fn killed_at(change: &str, path: &Path, at: usize) -> (usize, bool) {
         .unwrap();
     let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
     waitpid(pid, None).unwrap();
-    ptrace::setoptions(pid, ptrace::Options::PTRACE_O_TRACESYSGOOD | ptrace::Options::PTRACE_O_EXITKILL)
-        .unwrap();
+    ptrace::setoptions(
+        pid,
+        ptrace::Options::PTRACE_O_TRACESYSGOOD | ptrace::Options::PTRACE_O_EXITKILL,
+    )
+    .unwrap();
     let (mut writes, mut entering, mut dead) = (0, true, false);
     loop {
         if !dead {
@@ -197,7 +209,11 @@ fn kill_everywhere() -> usize {
             let (writes, done) = killed_at(change, &path, 0);
             assert!(done, "{change} by itself");
             let after = found(&path);
-            assert_ne!(*change != "guess", before == after, "{change}: {before}, then {after}");
+            assert_ne!(
+                *change != "guess",
+                before == after,
+                "{change}: {before}, then {after}"
+            );
             for at in 1..=writes {
                 begin(change);
                 let (_, done) = killed_at(change, &path, at);

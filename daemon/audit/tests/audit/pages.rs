@@ -50,21 +50,22 @@ fn filter_keeps_what_it_names() {
     assert_eq!(
         of(&Filter {
             action,
-            event: None
+            ..Filter::default()
         }),
         (50..60).rev().collect::<Vec<_>>()
     );
     assert_eq!(
         of(&Filter {
             action,
-            event: Some(Event::ActionEnded)
+            events: vec![Event::ActionEnded],
+            ..Filter::default()
         }),
         [57, 54, 51]
     );
     assert_eq!(
         of(&Filter {
-            action: None,
-            event: Some(Event::RpcDenied)
+            events: vec![Event::RpcDenied],
+            ..Filter::default()
         }),
         [0_u64; 0]
     );

@@ -15,6 +15,7 @@ mod model;
 mod provider;
 mod route;
 mod sandbox;
+mod secret;
 mod shown;
 mod skill;
 mod system;
@@ -39,6 +40,7 @@ use paw_api::{
     model::ModelRpcServer,
     provider::{ChatRpcServer, ProviderRpcServer, RouteRpcServer},
     sandbox::SandboxRpcServer,
+    secret::SecretRpcServer,
     skill::SkillStoreRpcServer,
     system::{ConfigRpcServer, PolicyRpcServer, SystemRpcServer},
     trail::AuditRpcServer,
@@ -68,6 +70,7 @@ use crate::{
     quota::{Quotas, rates::Rates},
     reload::Reload,
     sandbox::{Launchers, Pool, Proofs, Register, Skills},
+    secrets::Secrets,
     skills::{Incoming, Installed},
     storage::Storage,
 };
@@ -120,6 +123,8 @@ pub struct Context {
     pub grants: Arc<Grants>,
     /// One-time codes of approvers.
     pub codes: Codes,
+    /// The vault.
+    pub secrets: Secrets,
     /// The way to read the configuration again.
     pub reload: Reload,
     /// Where everything is.
@@ -187,6 +192,7 @@ pub fn methods(context: Context) -> Result<Methods, RegisterMethodError> {
     all.merge(RouteRpcServer::into_rpc(family.clone()))?;
     all.merge(BudgetRpcServer::into_rpc(family.clone()))?;
     all.merge(SandboxRpcServer::into_rpc(family.clone()))?;
+    all.merge(SecretRpcServer::into_rpc(family.clone()))?;
     all.merge(ImageRpcServer::into_rpc(family.clone()))?;
     all.merge(JobRpcServer::into_rpc(family.clone()))?;
     all.merge(EventsRpcServer::into_rpc(family.clone()))?;

@@ -154,7 +154,8 @@ pub(super) fn failed(name: &Name, model: &str, error: &LlmError) -> Error {
         LlmError::Loading { .. } | LlmError::Overload { .. } | LlmError::Transport { .. } => {
             ErrorKind::Unavailable
         }
-        LlmError::Auth { .. }
+        LlmError::Key { .. }
+        | LlmError::Auth { .. }
         | LlmError::Quota { .. }
         | LlmError::BadRequest { .. }
         | LlmError::ContextLength { .. }

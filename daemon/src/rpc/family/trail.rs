@@ -48,26 +48,12 @@ impl AuditRpcServer for Family {
                 })?,
             ),
         };
-        let limit = limit.unwrap_or(50);
-        if limit == 0 || limit > MAX_RECORDS {
-            return Err(invalid(
-                "the page is too long or empty",
-                "ask for 1 to 1000",
-            ));
-        }
-        // What the caller has heard of is there.
-        self.audit.heard().await;
-        let directory = self.paths.log.clone();
-        // Reading files blocks, and the log may be long.
-        let listed = tokio::task::spawn_blocking(move || {
-            read::list(
-                &directory,
-                &Filter { action, event },
-                before,
-                limit as usize,
-            )
-        });
-        Ok(finished(listed.await)?.records)
+        let filter = Filter {
+            action,
+            events: event.into_iter().collect(),
+            detail: None,
+        };
+        self.records(filter, before, limit).await
     }
 
     async fn verify(&self, _: &Extensions) -> RpcResult<Verification> {
@@ -87,6 +73,33 @@ impl AuditRpcServer for Family {
                 .and_then(|fault| word(&fault))
                 .or(report.reason),
         })
+    }
+}
+
+impl Family {
+    /// A page of the log.
+    pub(super) async fn records(
+        &self,
+        filter: Filter,
+        before: Option<u64>,
+        limit: Option<u32>,
+    ) -> RpcResult<Vec<Value>> {
+        let limit = limit.unwrap_or(50);
+        if limit == 0 || limit > MAX_RECORDS {
+            return Err(fail(Error::new(
+                ErrorKind::Invalid,
+                "the page is too long or empty",
+                "ask for 1 to 1000",
+            )));
+        }
+        // What the caller has heard of is there.
+        self.audit.heard().await;
+        let directory = self.paths.log.clone();
+        // Reading files blocks, and the log may be long.
+        let listed = tokio::task::spawn_blocking(move || {
+            read::list(&directory, &filter, before, limit as usize)
+        });
+        Ok(finished(listed.await)?.records)
     }
 }
 

@@ -165,7 +165,9 @@ impl Vault {
         let swept = self.change(|open, changes| {
             for name in &over {
                 // It may have been removed since.
-                let Ok(mut secret) = open.found(name) else { continue };
+                let Ok(mut secret) = open.found(name) else {
+                    continue;
+                };
                 open.retire(&mut secret, now_ms, changes);
                 open.put(secret, changes)?;
             }
@@ -350,10 +352,7 @@ impl Open {
 }
 
 /// Keys for a vault in this state, without rows.
-fn new_keys(
-    mark: Mark,
-    key: &NewKey<'_>,
-) -> Result<(Keys, Header, RecoveryKey), VaultError> {
+fn new_keys(mark: Mark, key: &NewKey<'_>) -> Result<(Keys, Header, RecoveryKey), VaultError> {
     let keys = Keys::of(Key::random()?)?;
     let recovery = RecoveryKey::random()?;
     let header = match key {
@@ -363,7 +362,14 @@ fn new_keys(
         NewKey::Passphrase(passphrase) => {
             let work = Work::new()?;
             let usual = work.key(passphrase)?;
-            Header::new(mark, Source::Passphrase, Some(work), &keys, &usual, &recovery.0)?
+            Header::new(
+                mark,
+                Source::Passphrase,
+                Some(work),
+                &keys,
+                &usual,
+                &recovery.0,
+            )?
         }
     };
     Ok((keys, header, recovery))

@@ -53,12 +53,7 @@ pub(super) fn unlock(
 }
 
 /// Reads all rows and checks that they are those that the header covers, and that each is in its place.
-fn load(
-    file: &Vaulted,
-    path: &Path,
-    keys: Arc<Keys>,
-    header: Header,
-) -> Result<Open, VaultError> {
+fn load(file: &Vaulted, path: &Path, keys: Arc<Keys>, header: Header) -> Result<Open, VaultError> {
     let rows = file.rows()?;
     let tree = Tree::of(rows.iter().map(|(key, row)| (&key[..], &row[..])));
     if !header.covers(&tree) {

@@ -27,7 +27,9 @@ fn states_are_as_they_are_drawn() {
     assert_eq!(value(&vault, "a"), Err("there is no vault yet".into()));
     let unseal = |key_byte| vault.unseal(&Unlock::Host(&key(key_byte)), NOW);
     assert_eq!(message(unseal(1)), "there is no vault yet");
-    vault.init(&NewKey::Host(&key(1), Source::Credential)).unwrap();
+    vault
+        .init(&NewKey::Host(&key(1), Source::Credential))
+        .unwrap();
     assert_eq!(state(&vault), State::Unsealed);
     assert_eq!(
         message(vault.init(&NewKey::Host(&key(1), Source::File))),
@@ -44,12 +46,18 @@ fn states_are_as_they_are_drawn() {
     assert_eq!(message(vault.set("b", b"x", NOW)), sealed);
     assert_eq!(message(vault.rotate("a", b"x", 0, NOW)), sealed);
     assert_eq!(message(vault.remove("a")), sealed);
-    assert_eq!(message(vault.rekey(&NewKey::Host(&key(2), Source::File))), sealed);
+    assert_eq!(
+        message(vault.rekey(&NewKey::Host(&key(2), Source::File))),
+        sealed
+    );
     assert_eq!(message(unseal(2)), "this is not the key of the vault");
     assert_eq!(unseal(1).unwrap().generation, 2);
     assert_eq!(value(&vault, "a"), Ok(b"one".to_vec()));
     let status = vault.status().unwrap();
-    assert_eq!((status.source, status.secrets), (Some(Source::Credential), Some(1)));
+    assert_eq!(
+        (status.source, status.secrets),
+        (Some(Source::Credential), Some(1))
+    );
 }
 
 #[test]
@@ -66,7 +74,10 @@ fn what_is_kept_is_there_after_a_new_start() {
     assert_eq!(value(&vault, "short"), Ok(b"x".to_vec()));
     assert_eq!(value(&vault, "long"), Ok(long));
     assert!(vault.secret("short").unwrap().users.contains(&user));
-    assert!(vault.secret("long").unwrap().users.is_empty(), "nobody at first");
+    assert!(
+        vault.secret("long").unwrap().users.is_empty(),
+        "nobody at first"
+    );
     vault.let_use("short", &user, false).unwrap();
     assert!(vault.secret("short").unwrap().users.is_empty());
     for (name, value, why) in [
@@ -87,7 +98,10 @@ fn older_version_can_be_used_for_its_time_and_by_its_number() {
     vault.rotate("token", b"two", 1_000, NOW).unwrap();
     let none = Err("there is no such version of that secret".to_owned());
     assert_eq!(value(&vault, "token"), Ok(b"two".to_vec()));
-    assert_eq!(value_of(&vault, "token", Some(1), NOW + 999), Ok(b"one".to_vec()));
+    assert_eq!(
+        value_of(&vault, "token", Some(1), NOW + 999),
+        Ok(b"one".to_vec())
+    );
     assert_eq!(value_of(&vault, "token", Some(1), NOW + 1_000), none);
     assert_eq!(value_of(&vault, "token", Some(3), NOW), none);
     assert_eq!(vault.sweep(NOW + 999).unwrap(), None);
@@ -96,7 +110,10 @@ fn older_version_can_be_used_for_its_time_and_by_its_number() {
     assert_eq!(value_of(&vault, "token", Some(1), NOW), none);
     vault.rotate("token", b"three", 0, NOW).unwrap();
     assert_eq!(value_of(&vault, "token", Some(2), NOW), none);
-    assert_eq!(value_of(&vault, "token", Some(3), NOW), Ok(b"three".to_vec()));
+    assert_eq!(
+        value_of(&vault, "token", Some(3), NOW),
+        Ok(b"three".to_vec())
+    );
     vault.rotate("token", b"four", 5_000, NOW).unwrap();
     assert_eq!(message(vault.revoke("token", 4)), none.clone().unwrap_err());
     vault.revoke("token", 3).unwrap();
@@ -162,7 +179,8 @@ fn guesses_are_slowed_down_and_that_outlives_a_start() {
     drop(vault);
     let other = RecoveryKey::parse(&Place::new().make().1.text()).unwrap();
     let mut now = NOW;
-    let tried = |now, key: &RecoveryKey| message(place.sealed().unseal(&Unlock::Recovery(key), now));
+    let tried =
+        |now, key: &RecoveryKey| message(place.sealed().unseal(&Unlock::Recovery(key), now));
     for _ in 0..5 {
         assert_eq!(tried(now, &other), "this is not the key of the vault");
     }
@@ -187,7 +205,10 @@ fn a_second_process_is_refused() {
     let place = Place::new();
     let (_vault, _) = place.make();
     let message = message(Vault::at(&place.file()));
-    assert!(message.ends_with("is in use by another process"), "{message}");
+    assert!(
+        message.ends_with("is in use by another process"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -195,11 +216,18 @@ fn names_and_values_are_not_in_the_file() {
     let place = Place::new();
     let (vault, _) = place.make();
     let planted: Vec<(String, String)> = (0..200)
-        .map(|n| (format!("planted-name-{n:03}"), format!("planted-value-{n:03}")))
+        .map(|n| {
+            (
+                format!("planted-name-{n:03}"),
+                format!("planted-value-{n:03}"),
+            )
+        })
         .collect();
     for (name, value) in &planted {
         vault.set(name, value.as_bytes(), NOW).unwrap();
-        let user: User = format!("skill:planted-user-{}", value.len()).parse().unwrap();
+        let user: User = format!("skill:planted-user-{}", value.len())
+            .parse()
+            .unwrap();
         vault.let_use(name, &user, true).unwrap();
     }
     for (name, _) in &planted[..20] {
@@ -208,7 +236,9 @@ fn names_and_values_are_not_in_the_file() {
     drop(vault);
     let bytes = fs::read(place.file()).unwrap();
     for word in ["planted-", "provider", "skill:"] {
-        let found = bytes.windows(word.len()).any(|part| part == word.as_bytes());
+        let found = bytes
+            .windows(word.len())
+            .any(|part| part == word.as_bytes());
         assert!(!found, "{word} is in the file");
     }
     let others: Vec<_> = fs::read_dir(place.dir.path()).unwrap().collect();

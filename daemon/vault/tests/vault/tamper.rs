@@ -29,7 +29,11 @@ fn all(vault: &Vault) -> Result<BTreeMap<String, Vec<u8>>, VaultError> {
 /// What a file gives to who has the key.
 fn reads(place: &Place) -> Result<BTreeMap<String, Vec<u8>>, VaultError> {
     let vault = Vault::at(&place.file())?;
-    assert_ne!(vault.status()?.state, State::Uninitialised, "empty is not to be believed");
+    assert_ne!(
+        vault.status()?.state,
+        State::Uninitialised,
+        "empty is not to be believed"
+    );
     vault.unseal(&Unlock::Host(&key(1)), NOW)?;
     all(&vault)
 }
@@ -38,7 +42,9 @@ fn hundred(place: &Place) -> BTreeMap<String, Vec<u8>> {
     let (vault, _) = place.make();
     for n in 0..100 {
         let value = format!("value {n} {}", "x".repeat(n));
-        vault.set(&format!("name-{n}"), value.as_bytes(), NOW + n as u64).unwrap();
+        vault
+            .set(&format!("name-{n}"), value.as_bytes(), NOW + n as u64)
+            .unwrap();
     }
     all(&vault).unwrap()
 }
@@ -48,7 +54,10 @@ struct Places(u64);
 
 impl Places {
     fn next(&mut self, below: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
         usize::try_from(self.0 >> 33).unwrap() % below
     }
 }
@@ -59,7 +68,9 @@ fn no_changed_byte_gives_a_wrong_value_or_an_empty_vault() {
     let place = Place::new();
     let truth = hundred(&place);
     let good = fs::read(place.file()).unwrap();
-    let flips = std::env::var("PAW_FLIPS").ok().and_then(|it| it.parse().ok());
+    let flips = std::env::var("PAW_FLIPS")
+        .ok()
+        .and_then(|it| it.parse().ok());
     let mut places = Places(7);
     let (mut noticed, mut harmless) = (0, 0);
     for _ in 0..flips.unwrap_or(400) {
@@ -123,7 +134,9 @@ fn exchanged_removed_renamed_and_older_rows_are_noticed() {
     drop(vault);
     let before = rows(&place);
     let vault = place.open();
-    vault.rotate("one", b"newer of one", 60_000, NOW + 1).unwrap();
+    vault
+        .rotate("one", b"newer of one", 60_000, NOW + 1)
+        .unwrap();
     drop(vault);
     let good = fs::read(place.file()).unwrap();
     let now = rows(&place);
@@ -134,7 +147,10 @@ fn exchanged_removed_renamed_and_older_rows_are_noticed() {
         fs::write(place.file(), &good).unwrap();
         edit(&place, change);
         let error = reads(&place).expect_err(what);
-        assert!(matches!(error, VaultError::Tampered { .. }), "{what}: {error}");
+        assert!(
+            matches!(error, VaultError::Tampered { .. }),
+            "{what}: {error}"
+        );
     };
     for kind in [1, 2] {
         let (first, second) = (of(kind)[0], of(kind)[1]);
@@ -163,8 +179,13 @@ fn exchanged_removed_renamed_and_older_rows_are_noticed() {
         }
     });
     check("an older value under a newer number", &|table| {
-        let newer = now.iter().find(|(key, _)| key[0] == 2 && key[40] == 2).unwrap();
-        let older = now.iter().find(|(key, _)| key[..33] == newer.0[..33] && key[40] == 1);
+        let newer = now
+            .iter()
+            .find(|(key, _)| key[0] == 2 && key[40] == 2)
+            .unwrap();
+        let older = now
+            .iter()
+            .find(|(key, _)| key[..33] == newer.0[..33] && key[40] == 1);
         table.insert(&newer.0[..], &older.unwrap().1[..]).unwrap();
     });
     check("everything removed", &|table| {
@@ -190,7 +211,10 @@ fn changed_header_is_noticed() {
         ("\"rows\":200", "\"rows\":0"),
         ("\"source\":\"file\"", "\"source\":\"credential\""),
         ("\"format\":1", "\"format\":2"),
-        ("\"work\":null", "\"work\":{\"memory\":8,\"passes\":1,\"salt\":[0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0]}"),
+        (
+            "\"work\":null",
+            "\"work\":{\"memory\":8,\"passes\":1,\"salt\":[0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0]}",
+        ),
     ] {
         assert!(header.contains(from), "{header}");
         fs::write(place.file(), &good).unwrap();
@@ -220,7 +244,10 @@ fn older_copy_of_the_file_shows_by_its_generation() {
     fs::write(place.file(), older).unwrap();
     let vault = place.open();
     let mark = vault.mark().unwrap();
-    assert_eq!((mark.vault, mark.generation + 1), (newest.vault, newest.generation));
+    assert_eq!(
+        (mark.vault, mark.generation + 1),
+        (newest.vault, newest.generation)
+    );
 }
 
 #[test]
@@ -273,10 +300,16 @@ fn keys_from_before_a_rekey_open_nothing_of_the_file() {
     let bytes = fs::read(place.file()).unwrap();
     let holds = |part: &[u8]| bytes.windows(part.len()).any(|it| it == part);
     for slot in slots {
-        assert!(!holds(slot.as_bytes()), "the old root key is still in the file");
+        assert!(
+            !holds(slot.as_bytes()),
+            "the old root key is still in the file"
+        );
     }
     for (key, row) in before {
-        assert!(!holds(&key) && !holds(&row[..72]), "an old row is still in the file");
+        assert!(
+            !holds(&key) && !holds(&row[..72]),
+            "an old row is still in the file"
+        );
     }
     let vault = place.sealed();
     vault.unseal(&Unlock::Host(&key(1)), NOW).unwrap_err();

@@ -1,0 +1,90 @@
+//! The command line of `pawctl secret`.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use crate::values::duration;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Secret {
+    /// Make the vault, and show its recovery key this once
+    Init(NewKey),
+    /// Show how the vault is, and what is missing
+    Status,
+    /// Open the vault: with its passphrase, or with the key that pawd was started with
+    Unlock {
+        /// With the recovery key
+        #[arg(long)]
+        recovery: bool,
+    },
+    /// Seal the vault: nobody has a secret until it is unlocked
+    Lock,
+    /// Give the vault another key, while it is used, and show its new recovery key this once
+    Rekey(NewKey),
+    /// Keep a value under a new name; it is asked for on the terminal, or read from stdin
+    Set {
+        /// Its name
+        name: String,
+    },
+    /// List secrets, and who may use them
+    List,
+    /// Show one secret and its versions, without any value
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// Give a secret another value, asked for on the terminal or read from stdin
+    Rotate {
+        /// Its name
+        name: String,
+        /// How long the value before can be used, by who names its version (NAME@1); without it, it is destroyed at once
+        #[arg(long, value_name = "TIME", value_parser = duration)]
+        keep: Option<Duration>,
+    },
+    /// Destroy a secret, or one older version of it
+    Remove {
+        /// Its name
+        name: String,
+        /// This version alone
+        #[arg(long, value_name = "N")]
+        version: Option<u64>,
+    },
+    /// Let a provider, an agent, a skill or a bridge use a secret
+    Allow {
+        /// Its name
+        name: String,
+        /// provider:NAME, agent:NAME, skill:NAME or bridge:NAME
+        user: String,
+    },
+    /// Let them use it no longer
+    Deny {
+        /// Its name
+        name: String,
+        /// provider:NAME, agent:NAME, skill:NAME or bridge:NAME
+        user: String,
+    },
+    /// List uses, refusals and changes of secrets, newest first
+    Log {
+        /// Of this secret alone
+        name: Option<String>,
+        /// Older than this record
+        #[arg(long, value_name = "SEQ")]
+        before: Option<u64>,
+        /// At most so many, up to 1000
+        #[arg(long, value_name = "N", default_value_t = 50)]
+        limit: u32,
+    },
+}
+
+/// Which key a vault is to have; without any of these, the one that pawd was started with.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+pub(crate) struct NewKey {
+    /// A passphrase, which is asked for; the vault is sealed at each start until somebody gives it
+    #[arg(long)]
+    pub(crate) passphrase: bool,
+    /// A new key in the file vault.key of the configuration, which only root reads
+    #[arg(long)]
+    pub(crate) key_file: bool,
+}

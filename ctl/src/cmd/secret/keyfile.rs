@@ -1,0 +1,147 @@
+//! The key of the vault in a file of root's. A new one stands beside the old one until the vault has it: pawd looks at both, and
+//! whatever is interrupted, one of them opens the vault.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use paw_api::secret::Hidden;
+use secrecy::{ExposeSecret as _, SecretString, zeroize::Zeroizing};
+
+use crate::{cli::Global, fail::Failure};
+
+const NAME: &str = "vault.key";
+
+/// What it ends in while it is about to take the place of another one.
+const NEXT: &str = "key.next";
+
+/// Bytes of a key.
+const KEY: usize = 32;
+
+/// A key, and where it stands.
+pub(super) struct KeyFile {
+    digits: SecretString,
+    path: PathBuf,
+    /// The place that it takes once the vault has it.
+    place: PathBuf,
+}
+
+impl KeyFile {
+    /// A new key where there is none.
+    pub(super) fn create(global: &Global) -> Result<Self, Failure> {
+        let place = place(global);
+        Self::make(place.clone(), place)
+    }
+
+    /// A new key beside the one that is there; or the one that an interrupted change left there.
+    pub(super) fn next(global: &Global) -> Result<Self, Failure> {
+        let place = place(global);
+        let path = place.with_extension(NEXT);
+        match read(&path) {
+            Ok(digits) => Ok(Self {
+                digits,
+                path,
+                place,
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::make(path, place),
+            Err(error) => Err(failed("read", &path, &error)),
+        }
+    }
+
+    fn make(path: PathBuf, place: PathBuf) -> Result<Self, Failure> {
+        let mut bytes = Zeroizing::new([0; KEY]);
+        let digits = File::open("/dev/urandom")
+            .and_then(|mut random| random.read_exact(&mut bytes[..]))
+            .map(|()| digits(&bytes[..]))
+            .map_err(|error| Failure::io("get random numbers", &error))?;
+        let written = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o400)
+            .open(&path)
+            .and_then(|mut file| {
+                file.write_all(digits.expose_secret().as_bytes())?;
+                file.write_all(b"\n")?;
+                file.sync_all()
+            })
+            .and_then(|()| sync_directory(&path));
+        match written {
+            Ok(()) => Ok(Self {
+                digits,
+                path,
+                place,
+            }),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(Failure::Usage {
+                doing: "write the key of the vault".to_owned(),
+                why: format!("{} is there already", path.display()),
+                remedy: "restart pawd, so that it is read, and run the command without --key-file"
+                    .to_owned(),
+            }),
+            Err(error) => Err(failed("write", &path, &error)),
+        }
+    }
+
+    /// The key, as pawd takes it.
+    pub(super) fn digits(&self) -> Hidden {
+        Hidden(self.digits.clone())
+    }
+
+    /// The vault has it: it takes the place of the one before.
+    pub(super) fn is_in_use(&self) -> Result<(), Failure> {
+        fs::rename(&self.path, &self.place)
+            .and_then(|()| sync_directory(&self.place))
+            .map_err(|error| failed("put the new key into the place of", &self.place, &error))
+    }
+
+    /// The vault does not have it.
+    pub(super) fn is_of_no_use(&self) {
+        // One that stays is tried and opens nothing.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// The keys that stand there and that we may read.
+pub(super) fn found(global: &Global) -> Vec<Hidden> {
+    let place = place(global);
+    [place.clone(), place.with_extension(NEXT)]
+        .iter()
+        .filter_map(|path| read(path).ok())
+        .map(Hidden)
+        .collect()
+}
+
+fn place(global: &Global) -> PathBuf {
+    match &global.root {
+        Some(root) => root.join("etc").join(NAME),
+        None => Path::new("/etc/pawd").join(NAME),
+    }
+}
+
+fn read(path: &Path) -> io::Result<SecretString> {
+    let mut text = Zeroizing::new(String::with_capacity(4 * KEY));
+    File::open(path)?
+        .take(4 * KEY as u64)
+        .read_to_string(&mut text)?;
+    Ok(SecretString::from(text.trim().to_owned()))
+}
+
+fn digits(bytes: &[u8]) -> SecretString {
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        for half in [byte >> 4, byte & 15] {
+            text.push(char::from_digit(u32::from(half), 16).unwrap_or('0'));
+        }
+    }
+    SecretString::from(text)
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+}
+
+fn failed(step: &str, path: &Path, error: &io::Error) -> Failure {
+    Failure::io(&format!("{step} {}", path.display()), error)
+}

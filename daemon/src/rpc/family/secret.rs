@@ -1,0 +1,165 @@
+//! `secret.*`
+
+use jsonrpsee::{
+    Extensions,
+    core::{RpcResult, async_trait},
+};
+use paw_api::{
+    audit::Event,
+    secret::{Hidden, Secret, SecretRpcServer, VaultKeyed, VaultStatus},
+};
+use paw_audit::read::Filter;
+use serde_json::Value;
+
+use super::{Family, fail};
+use crate::{
+    rpc::caller,
+    secrets::{With, admin::Wanted},
+};
+
+#[async_trait]
+impl SecretRpcServer for Family {
+    async fn status(&self, _: &Extensions) -> RpcResult<VaultStatus> {
+        Ok(self.secrets.status())
+    }
+
+    async fn init(
+        &self,
+        extensions: &Extensions,
+        passphrase: Option<Hidden>,
+        key: Option<Hidden>,
+    ) -> RpcResult<VaultKeyed> {
+        let caller = caller(extensions).map_err(fail)?;
+        let made = self.secrets.init(&caller, wanted(passphrase, key)).await;
+        Ok(VaultKeyed {
+            recovery_key: made.map_err(fail)?.into(),
+            status: self.secrets.status(),
+        })
+    }
+
+    async fn unlock(
+        &self,
+        extensions: &Extensions,
+        passphrase: Option<Hidden>,
+        recovery: Option<Hidden>,
+        key: Option<Hidden>,
+    ) -> RpcResult<VaultStatus> {
+        let caller = caller(extensions).map_err(fail)?;
+        let text = |hidden: Option<Hidden>| hidden.map(|it| it.0);
+        let with = With {
+            passphrase: text(passphrase),
+            recovery: text(recovery),
+            key: text(key),
+        };
+        self.secrets
+            .unlock(Some(&caller), with)
+            .await
+            .map_err(fail)?;
+        Ok(self.secrets.status())
+    }
+
+    async fn lock(&self, extensions: &Extensions) -> RpcResult<VaultStatus> {
+        let caller = caller(extensions).map_err(fail)?;
+        self.secrets.lock(&caller).await.map_err(fail)?;
+        Ok(self.secrets.status())
+    }
+
+    async fn rekey(
+        &self,
+        extensions: &Extensions,
+        passphrase: Option<Hidden>,
+        key: Option<Hidden>,
+    ) -> RpcResult<VaultKeyed> {
+        let caller = caller(extensions).map_err(fail)?;
+        let made = self.secrets.rekey(&caller, wanted(passphrase, key)).await;
+        Ok(VaultKeyed {
+            recovery_key: made.map_err(fail)?.into(),
+            status: self.secrets.status(),
+        })
+    }
+
+    async fn list(&self, _: &Extensions) -> RpcResult<Vec<Secret>> {
+        self.secrets.list().map_err(fail)
+    }
+
+    async fn show(&self, _: &Extensions, name: String) -> RpcResult<Secret> {
+        self.secrets.show(&name).map_err(fail)
+    }
+
+    async fn set(&self, extensions: &Extensions, name: String, value: Hidden) -> RpcResult<Secret> {
+        let caller = caller(extensions).map_err(fail)?;
+        let set = self.secrets.set(&caller, &name, value.0).await;
+        set.map_err(fail)
+    }
+
+    async fn rotate(
+        &self,
+        extensions: &Extensions,
+        name: String,
+        value: Hidden,
+        keep_ms: Option<u64>,
+    ) -> RpcResult<Secret> {
+        let caller = caller(extensions).map_err(fail)?;
+        let keep = keep_ms.unwrap_or(0);
+        let rotated = self.secrets.rotate(&caller, &name, value.0, keep).await;
+        rotated.map_err(fail)
+    }
+
+    async fn remove(
+        &self,
+        extensions: &Extensions,
+        name: String,
+        version: Option<u64>,
+    ) -> RpcResult<Secret> {
+        let caller = caller(extensions).map_err(fail)?;
+        let removed = self.secrets.remove(&caller, &name, version).await;
+        removed.map_err(fail)
+    }
+
+    async fn allow(
+        &self,
+        extensions: &Extensions,
+        name: String,
+        user: String,
+    ) -> RpcResult<Secret> {
+        let caller = caller(extensions).map_err(fail)?;
+        let allowed = self.secrets.let_use(&caller, &name, &user, true).await;
+        allowed.map_err(fail)
+    }
+
+    async fn deny(&self, extensions: &Extensions, name: String, user: String) -> RpcResult<Secret> {
+        let caller = caller(extensions).map_err(fail)?;
+        let denied = self.secrets.let_use(&caller, &name, &user, false).await;
+        denied.map_err(fail)
+    }
+
+    async fn log(
+        &self,
+        _: &Extensions,
+        name: Option<String>,
+        before: Option<u64>,
+        limit: Option<u32>,
+    ) -> RpcResult<Vec<Value>> {
+        let of_vault = name.is_none().then_some(Event::VaultChanged);
+        let filter = Filter {
+            action: None,
+            events: [
+                Event::SecretUsed,
+                Event::SecretRefused,
+                Event::SecretChanged,
+            ]
+            .into_iter()
+            .chain(of_vault)
+            .collect(),
+            detail: name.map(|name| ("secret".to_owned(), name)),
+        };
+        self.records(filter, before, limit).await
+    }
+}
+
+fn wanted(passphrase: Option<Hidden>, key: Option<Hidden>) -> Wanted {
+    Wanted {
+        passphrase: passphrase.map(|it| it.0),
+        key: key.map(|it| it.0),
+    }
+}

@@ -1,0 +1,321 @@
+//! The vault in pawd: who may have a value, on whose behalf, and that this is in the audit log before it is given out.
+//!
+//! - [`start`]: keys that pawd is started with, read before the drop.
+//! - [`admin`]: what an administrator does with it.
+//!
+//! A value is had at the moment of its use, and nobody here keeps one. What a sealed vault is asked for is refused and recorded like
+//! anything else.
+
+pub mod admin;
+pub mod start;
+
+use std::{future::Future, pin::Pin, sync::Arc};
+
+use paw_api::{
+    Error, ErrorKind,
+    audit::{Actor, Entry, Event},
+};
+use paw_llm::KeySource;
+use paw_policy::Name;
+use paw_vault::{
+    State, Unlock, User, Vault, VaultError,
+    key::{HostKey, RecoveryKey},
+};
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::sync::Mutex;
+use tracing::{error, info};
+use uuid::Uuid;
+
+use self::start::StartKeys;
+use crate::{audit::Audit, clock::now_ms, config::SecretName};
+
+tokio::task_local! {
+    /// For which action something is done, and for whom.
+    static ON_BEHALF: (Uuid, Actor);
+}
+
+/// Does this for an action: a secret that is used meanwhile is used for it, and its record says so.
+pub async fn on_behalf<T>(action: Uuid, by: Actor, work: impl Future<Output = T>) -> T {
+    ON_BEHALF.scope((action, by), work).await
+}
+
+/// The vault, and who is told of its uses; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Secrets(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// Why its file cannot be used, where it cannot.
+    vault: Result<Vault, VaultError>,
+    keys: std::sync::Mutex<StartKeys>,
+    audit: Audit,
+    /// Changes are made and recorded one after the other, so that the log has their order.
+    turn: Mutex<()>,
+}
+
+/// What somebody opens the vault with: at most one of them; without any, the key that pawd was started with.
+#[derive(Debug, Default)]
+pub struct With {
+    /// What a person knows.
+    pub passphrase: Option<SecretString>,
+    /// What a person wrote down when the vault was made.
+    pub recovery: Option<SecretString>,
+    /// The host's key, as digits.
+    pub key: Option<SecretString>,
+}
+
+/// What a secret is used for.
+#[derive(Debug, Clone)]
+pub struct Use<'a> {
+    /// Who uses it: one of these must be allowed to.
+    pub users: &'a [User],
+    /// The action that it is for, and who asked for that; nothing where it is for pawd itself.
+    pub on_behalf: Option<(Uuid, Actor)>,
+    /// What else the record says.
+    pub detail: Vec<(&'static str, String)>,
+}
+
+/// Why a secret cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum UseError {
+    /// The vault says no.
+    #[error("secret {secret}: {source}; {}", source.remedy())]
+    Vault {
+        /// Which secret.
+        secret: String,
+        /// Why.
+        source: VaultError,
+    },
+    /// Nobody let them.
+    #[error(
+        "secret {secret} is not for {user}; let them use it: pawctl secret allow {secret} {user}"
+    )]
+    NotAllowed {
+        /// Which secret.
+        secret: String,
+        /// Who wanted it.
+        user: String,
+    },
+    /// It can stand in no header.
+    #[error(
+        "secret {0} has characters that can stand in no header; give it another value: pawctl secret rotate {0}"
+    )]
+    NoText(String),
+    /// Its record could not be written.
+    #[error("secret {secret} is not given out without a record of it: {why}")]
+    Unrecorded {
+        /// Which secret.
+        secret: String,
+        /// Why there is none.
+        why: String,
+    },
+}
+
+impl Secrets {
+    /// The vault of this state directory, sealed if it is there.
+    #[must_use]
+    pub fn at(state: &std::path::Path, keys: StartKeys, audit: Audit) -> Self {
+        let vault = Vault::at(&state.join("vault.redb"));
+        if let Err(error) = &vault {
+            error!(error = %paw_log::Chain(error), remedy = error.remedy(), "the vault cannot be used; what needs a secret does not work");
+        }
+        Self(Arc::new(Inner {
+            vault,
+            keys: std::sync::Mutex::new(keys),
+            audit,
+            turn: Mutex::default(),
+        }))
+    }
+
+    /// Opens the vault with the key that pawd was started with, if there are both. Whether it is open then is no condition for pawd to
+    /// run: what needs a secret says what is missing.
+    pub async fn open_at_start(&self) {
+        let state = match self.vault().and_then(|vault| vault.status()) {
+            Ok(status) => status.state,
+            // It was told of when it was read.
+            Err(_) => return,
+        };
+        if state != State::Sealed {
+            return;
+        }
+        match self.unlock(None, With::default()).await {
+            Ok(()) => info!("the vault is open"),
+            Err(error) => {
+                error!(reason = %error.message, remedy = %error.data.hint, "the vault stays sealed; what needs a secret does not work");
+            }
+        }
+    }
+
+    /// Gives out a value for one use, once that is in the audit log. Every attempt is.
+    ///
+    /// # Errors
+    /// Why it cannot be had.
+    pub async fn value(&self, secret: &SecretName, of: Use<'_>) -> Result<SecretString, UseError> {
+        let now = now_ms();
+        let judged = self.judge(secret, of.users, now);
+        let mut entry = Entry::new(match &judged {
+            Ok(_) => Event::SecretUsed,
+            Err(_) => Event::SecretRefused,
+        });
+        if let Some((action, by)) = of.on_behalf {
+            (entry.action, entry.actor) = (Some(action), Some(by));
+        }
+        let detail = &mut entry.detail;
+        detail.insert("secret".into(), secret.name.clone());
+        let users: Vec<String> = of.users.iter().map(ToString::to_string).collect();
+        detail.insert("for".into(), users.join(" "));
+        for (key, value) in of.detail {
+            detail.insert(key.into(), value);
+        }
+        match &judged {
+            Ok(version) => drop(detail.insert("version".into(), version.to_string())),
+            Err(error) => entry.outcome = Some(crate::records::shorten_to(&error.to_string(), 300)),
+        }
+        let recorded = self.0.audit.durable(entry).await;
+        let version = judged?;
+        recorded.map_err(|error| UseError::Unrecorded {
+            secret: secret.to_string(),
+            why: error.to_string(),
+        })?;
+        let failed = |source| UseError::Vault {
+            secret: secret.to_string(),
+            source,
+        };
+        let value = self
+            .vault()
+            .and_then(|vault| vault.get(&secret.name, Some(version), now))
+            .map_err(failed)?;
+        value
+            .text()
+            .ok_or_else(|| UseError::NoText(secret.name.clone()))
+    }
+
+    /// Whether a secret may be used by one of these, and which version that is.
+    fn judge(&self, secret: &SecretName, users: &[User], now: u64) -> Result<u64, UseError> {
+        let failed = |source| UseError::Vault {
+            secret: secret.to_string(),
+            source,
+        };
+        let known = self
+            .vault()
+            .and_then(|vault| vault.secret(&secret.name))
+            .map_err(failed)?;
+        if !users.iter().any(|user| known.users.contains(user)) {
+            let user = users.first().map(ToString::to_string);
+            return Err(UseError::NotAllowed {
+                secret: secret.name.clone(),
+                user: user.unwrap_or_else(|| "anybody".into()),
+            });
+        }
+        let version = match secret.version {
+            Some(number) => known.versions.iter().find(|it| it.number == number),
+            None => known.versions.last(),
+        };
+        let version = version
+            .filter(|version| version.is_valid(now))
+            .ok_or_else(|| failed(VaultError::NoVersion))?;
+        match version.class {
+            paw_vault::Class::Text => Ok(version.number),
+            paw_vault::Class::Bytes => Err(UseError::NoText(secret.name.clone())),
+        }
+    }
+
+    /// Where a provider's key comes from.
+    #[must_use]
+    pub fn key_of(&self, provider: &Name, secret: SecretName) -> ProviderKey {
+        ProviderKey {
+            secrets: self.clone(),
+            user: [User::Provider(provider.to_string())],
+            secret,
+        }
+    }
+
+    fn vault(&self) -> Result<&Vault, VaultError> {
+        self.0.vault.as_ref().map_err(|error| match error {
+            VaultError::Tampered { path, what } => VaultError::Tampered {
+                path: path.clone(),
+                what,
+            },
+            VaultError::InUse { path } => VaultError::InUse { path: path.clone() },
+            other => VaultError::Unusable {
+                why: paw_log::Chain(other).to_string(),
+            },
+        })
+    }
+}
+
+/// A provider's key, which is had anew for each request.
+#[derive(Debug)]
+pub struct ProviderKey {
+    secrets: Secrets,
+    user: [User; 1],
+    secret: SecretName,
+}
+
+impl KeySource for ProviderKey {
+    fn key(&self) -> Pin<Box<dyn Future<Output = Result<SecretString, String>> + Send + '_>> {
+        let on_behalf = ON_BEHALF.try_with(Clone::clone).ok();
+        Box::pin(async move {
+            let of = Use {
+                users: &self.user,
+                on_behalf,
+                detail: vec![("purpose", "request to a provider".into())],
+            };
+            let value = self.secrets.value(&self.secret, of).await;
+            value.map_err(|error| error.to_string())
+        })
+    }
+}
+
+/// An error of the vault's, as callers see it.
+#[must_use]
+pub fn told(error: &VaultError) -> Error {
+    let kind = match error {
+        VaultError::NotFound | VaultError::NoVersion => ErrorKind::NotFound,
+        VaultError::Unfit(_) | VaultError::Key(_) => ErrorKind::Invalid,
+        VaultError::Uninitialised
+        | VaultError::Initialised
+        | VaultError::Sealed
+        | VaultError::Unsealed
+        | VaultError::Exists => ErrorKind::Conflict,
+        VaultError::WrongKey | VaultError::Paused { .. } => ErrorKind::Denied,
+        VaultError::Tampered { .. }
+        | VaultError::InUse { .. }
+        | VaultError::Unusable { .. }
+        | VaultError::Memory(_)
+        | VaultError::Random(_)
+        | VaultError::Io { .. }
+        | VaultError::Engine { .. } => ErrorKind::Unavailable,
+    };
+    let told = Error::new(kind, paw_log::Chain(error).to_string(), error.remedy());
+    match error {
+        VaultError::Paused { wait_ms } => told.retry_after_ms(*wait_ms),
+        _ => told,
+    }
+}
+
+/// Opens the vault with what is given, or with a key that pawd was started with.
+fn unlock(vault: &Vault, keys: &StartKeys, with: &With) -> Result<(), VaultError> {
+    let now = now_ms();
+    if let Some(recovery) = &with.recovery {
+        let key = RecoveryKey::parse(recovery)?;
+        return vault.unseal(&Unlock::Recovery(&key), now).map(drop);
+    }
+    if let Some(passphrase) = &with.passphrase {
+        return vault.unseal(&Unlock::Passphrase(passphrase), now).map(drop);
+    }
+    if let Some(key) = &with.key {
+        let key = HostKey::parse(key.expose_secret().as_bytes())?;
+        return vault.unseal(&Unlock::Host(&key), now).map(drop);
+    }
+    let mut last = VaultError::Sealed;
+    for (key, _) in &keys.0 {
+        match vault.unseal(&Unlock::Host(key), now) {
+            Ok(_) => return Ok(()),
+            // An interrupted change of the key leaves two, one of which is right.
+            Err(error @ VaultError::WrongKey) => last = error,
+            Err(error) => return Err(error),
+        }
+    }
+    Err(last)
+}
