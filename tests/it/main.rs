@@ -43,6 +43,7 @@ mod resume;
 mod retry;
 mod routes;
 mod sandbox;
+mod secrets;
 mod select;
 mod service;
 mod skills;

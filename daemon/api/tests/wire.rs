@@ -11,7 +11,7 @@ use jsonrpsee::types::ErrorObjectOwned;
 use paw_api::{
     ErrorKind, action, agent, budget,
     error::{Error, ErrorData},
-    events, image, job, model, provider, sandbox, skill, system, trail, workspace,
+    events, image, job, model, provider, sandbox, secret, skill, system, trail, workspace,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -78,6 +78,9 @@ fn messages_are_what_their_golden_files_say() {
     check::<sandbox::SandboxDetail>("sandbox-detail");
     check::<sandbox::SandboxUsage>("sandbox-usage");
     check::<sandbox::SandboxesForgotten>("sandboxes-forgotten");
+    check::<secret::Secret>("secret");
+    check::<secret::VaultStatus>("vault-status");
+    check::<secret::VaultKeyed>("vault-keyed");
     check::<workspace::Workspace>("workspace");
     check::<workspace::WorkspaceDiff>("workspace-diff");
     check::<workspace::Committed>("workspace-committed");
