@@ -24,6 +24,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("paw-api", &["paw-policy"]),
     ("paw-launch", &["paw-policy"]),
     ("paw-store", &["paw-policy"]),
+    ("paw-vault", &["paw-confine"]),
     (
         "paw-audit",
         &["paw-api", "paw-confine", "paw-log", "paw-policy"],
@@ -60,6 +61,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "paw-log",
             "paw-policy",
             "paw-store",
+            "paw-vault",
         ],
     ),
     ("pawctl", &["paw-api", "paw-audit", "paw-log", "paw-policy"]),
@@ -79,7 +81,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 
 /// Crates that live behind one of ours, and the few that may name them.
 const WALLS: &[(&str, &[&str])] = &[
-    ("redb", &["paw-store"]),
+    ("redb", &["paw-store", "paw-vault"]),
     ("reqwest", &["paw-llm"]),
     ("libcontainer", &["paw-create"]),
     ("landlock", &["paw-confine"]),
@@ -88,6 +90,8 @@ const WALLS: &[(&str, &[&str])] = &[
     ("tracing-subscriber", &["paw-log"]),
     ("tracing-journald", &["paw-log"]),
     ("ed25519-dalek", &["paw-audit"]),
+    ("chacha20poly1305", &["paw-vault"]),
+    ("argon2", &["paw-vault"]),
     ("cgroups-rs", &["paw-launcher"]),
     ("containerd-shim-protos", &["paw-kata"]),
 ];

@@ -117,6 +117,19 @@ fn every_result_has_its_table_and_its_json_unchanged() {
         &["budget", "show", "agents"],
         fixtures::budget(),
     );
+    let nobodys = json!({"name": "new", "created_at": fixtures::AT, "users": [], "versions": []});
+    check(
+        "secret_list",
+        &["secret", "list"],
+        json!([fixtures::secret(), nobodys]),
+    );
+    check(
+        "secret_show",
+        &["secret", "show", "openai"],
+        fixtures::secret(),
+    );
+    check("secret_status", &["secret", "status"], fixtures::vault());
+    check("secret_init", &["secret", "init"], fixtures::vault_made());
     check("job_list", &["job", "list"], fixtures::jobs());
     check(
         "job_history",
@@ -894,7 +907,7 @@ fn every_method_that_is_called_exists_with_these_parameters() {
         provider list|provider show x|provider test x|provider reset x|route list|route show x|budget show|budget show x|budget set x --cost 1.5 --tokens 2 --per day --each user,agent --provider p --model m --agent a --user u|budget set x --remove|metrics|provider add x --kind a --base-url b --model c --api-key-credential d --check-interval 1m|\
         provider edit x --no-api-key --no-allow-plaintext|provider remove x|provider default x|model ab x|model list --provider x|model show x --provider y|model switch x --provider y --agent z --unlisted --timeout 1m|model switch --agent z --back|model pull x --provider y|\
         model warm x --provider y --timeout 1m|job list|job add --cron c --tz z --agent a --name n --overlap --catch-up x|job remove x|job run x|job history x -n 1|policy show|config show|config reload|audit list --action x --event y --before 3 -n 1|audit verify|\
-        audit tail|audit tail -f|backup x|chat x --agent a --session s --provider p --model m --local-only --image Cargo.toml|bench rpc";
+        audit tail|audit tail -f|secret init|secret rekey|secret status|secret unlock|secret lock|secret list|secret show x|secret remove x --version 1|secret allow x agent:y|secret deny x agent:y|secret log x --before 3 --limit 1|backup x|chat x --agent a --session s --provider p --model m --local-only --image Cargo.toml|bench rpc";
     let fake = Fake::new(|_, _| Reply::Error(ErrorKind::Denied, "no", "no"));
     for command in commands.split('|') {
         let args: Vec<&str> = command.split_whitespace().collect();

@@ -4,6 +4,8 @@
 //! is denied, and a member that is not in it is an error. So nobody can claim an identity by adding a field, and a new
 //! method cannot be forgotten: the tests compare the table with the registered methods.
 
+mod secret;
+
 use paw_policy::Role;
 use serde_json::{Value, json};
 
@@ -54,7 +56,25 @@ const fn subscription(
 }
 
 /// All of them, sorted by name.
-pub const TABLE: &[Method] = &[
+pub const TABLE: &[Method] = &joined::<
+    { TO_SANDBOX.len() + secret::ROWS.len() + FROM_SESSION.len() },
+>([TO_SANDBOX, secret::ROWS, FROM_SESSION]);
+
+const fn joined<const N: usize>(parts: [&[Method]; 3]) -> [Method; N] {
+    let mut all = [parts[0][0]; N];
+    let (mut part, mut row, mut at) = (0, 0, 0);
+    while at < N {
+        while row == parts[part].len() {
+            (part, row) = (part + 1, 0);
+        }
+        all[at] = parts[part][row];
+        (row, at) = (row + 1, at + 1);
+    }
+    all
+}
+
+/// Those before the vault's.
+const TO_SANDBOX: &[Method] = &[
     call(
         "action.cancel",
         Role::User,
@@ -407,79 +427,10 @@ pub const TABLE: &[Method] = &[
         &["id"],
         "Tells what running sandboxes have used.",
     ),
-    call(
-        "secret.allow",
-        Role::Admin,
-        &["name", "user"],
-        "Lets somebody use a secret.",
-    ),
-    call(
-        "secret.deny",
-        Role::Admin,
-        &["name", "user"],
-        "Lets somebody use a secret no longer.",
-    ),
-    call(
-        "secret.init",
-        Role::Admin,
-        &["passphrase", "key"],
-        "Makes the vault, and gives its recovery key.",
-    ),
-    call(
-        "secret.list",
-        Role::Admin,
-        &[],
-        "Lists secrets, without their values.",
-    ),
-    call(
-        "secret.lock",
-        Role::Admin,
-        &[],
-        "Seals the vault until it is unlocked.",
-    ),
-    call(
-        "secret.log",
-        Role::Admin,
-        &["name", "before", "limit"],
-        "Lists audit records of secrets.",
-    ),
-    call(
-        "secret.rekey",
-        Role::Admin,
-        &["passphrase", "key"],
-        "Gives the vault another key, and its new recovery key.",
-    ),
-    call(
-        "secret.remove",
-        Role::Admin,
-        &["name", "version"],
-        "Destroys a secret, or an older version of it.",
-    ),
-    call(
-        "secret.rotate",
-        Role::Admin,
-        &["name", "value", "keep_ms"],
-        "Gives a secret another value.",
-    ),
-    call(
-        "secret.set",
-        Role::Admin,
-        &["name", "value"],
-        "Keeps a value under a new name.",
-    ),
-    call(
-        "secret.show",
-        Role::Admin,
-        &["name"],
-        "Shows one secret, without its value.",
-    ),
-    call("secret.status", Role::Admin, &[], "Says how the vault is."),
-    call(
-        "secret.unlock",
-        Role::Admin,
-        &["passphrase", "recovery", "key"],
-        "Opens the vault.",
-    ),
+];
+
+/// Those behind the vault's.
+const FROM_SESSION: &[Method] = &[
     call(
         "session.delete",
         Role::User,

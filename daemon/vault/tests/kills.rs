@@ -41,6 +41,8 @@ fn main() {
         ptrace::traceme().unwrap();
         raise(Signal::SIGSTOP).unwrap();
         make(&change, Path::new(&path));
+        println!("done");
+        std::io::stdout().flush().unwrap();
         return;
     }
     let filter: Vec<String> = env::args()
@@ -82,8 +84,6 @@ fn make(change: &str, path: &Path) {
         "guess" => drop(vault.unseal(&Unlock::Recovery(&other()), NOW).unwrap_err()),
         other => panic!("{other}"),
     }
-    println!("done");
-    std::io::stdout().flush().unwrap();
 }
 
 /// The recovery key of another vault.

@@ -73,7 +73,7 @@ fn no_changed_byte_gives_a_wrong_value_or_an_empty_vault() {
         .and_then(|it| it.parse().ok());
     let mut places = Places(7);
     let (mut noticed, mut harmless) = (0, 0);
-    for _ in 0..flips.unwrap_or(400) {
+    for _ in 0..flips.unwrap_or(150) {
         let at = places.next(good.len());
         let bit = 1 << places.next(8);
         let mut bad = good.clone();
