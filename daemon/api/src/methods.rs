@@ -64,16 +64,16 @@ const fn joined<const N: usize>(parts: [&[Method]; 3]) -> [Method; N] {
     let mut all = [parts[0][0]; N];
     let (mut part, mut row, mut at) = (0, 0, 0);
     while at < N {
-        while row == parts[part].len() {
+        if row < parts[part].len() {
+            all[at] = parts[part][row];
+            (row, at) = (row + 1, at + 1);
+        } else {
             (part, row) = (part + 1, 0);
         }
-        all[at] = parts[part][row];
-        (row, at) = (row + 1, at + 1);
     }
     all
 }
 
-/// Those before the vault's.
 const TO_SANDBOX: &[Method] = &[
     call(
         "action.cancel",
@@ -429,7 +429,6 @@ const TO_SANDBOX: &[Method] = &[
     ),
 ];
 
-/// Those behind the vault's.
 const FROM_SESSION: &[Method] = &[
     call(
         "session.delete",

@@ -260,7 +260,7 @@ fn wipe(path: &Path) -> Result<(), VaultError> {
 /// Writes zeros over a file. On most disks and file systems what was there is gone then; where blocks are never written in place it is
 /// only no part of any file.
 fn zero(mut file: File) -> io::Result<()> {
-    const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+    static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
     let mut left = file.metadata()?.len();
     file.rewind()?;
     while left > 0 {

@@ -1,6 +1,12 @@
 //! A change is killed before each of its writes and syncs, one after the other: the vault opens with what was before or with what was
 //! to be, and with exactly one key.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that cannot go on has failed, and what it found is printed"
+)]
+
 use std::{
     env, fs,
     io::{Read as _, Write as _},
@@ -58,7 +64,7 @@ fn main() {
         println!("test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 1 filtered out");
         return;
     }
-    let rounds = kill_everywhere();
+    let rounds = change_killed_anywhere_is_done_or_not_begun();
     println!("test {name} ... ok ({rounds} kills)");
     println!("test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out");
 }
@@ -180,7 +186,8 @@ const WRITES: &[u32] = &[1, 18, 74, 75, 77, 285, 82, 264, 316, 87, 263, 2, 257];
 #[cfg(target_arch = "aarch64")]
 const WRITES: &[u32] = &[64, 68, 82, 83, 46, 47, 38, 276, 35, 56];
 
-fn kill_everywhere() -> usize {
+/// The test; how many kills it took.
+fn change_killed_anywhere_is_done_or_not_begun() -> usize {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("vault.redb");
     let clear = || {

@@ -143,5 +143,5 @@ fn sync_directory(path: &Path) -> io::Result<()> {
 }
 
 fn failed(step: &str, path: &Path, error: &io::Error) -> Failure {
-    Failure::io(&format!("{step} {}", path.display()), error)
+    Failure::io(format!("{step} {}", path.display()), error)
 }

@@ -1,5 +1,7 @@
 //! The vault from outside: its states, what is in its file, and what becomes of a file that somebody changed.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod life;
 mod tamper;
 
