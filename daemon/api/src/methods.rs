@@ -4,6 +4,7 @@
 //! is denied, and a member that is not in it is an error. So nobody can claim an identity by adding a field, and a new
 //! method cannot be forgotten: the tests compare the table with the registered methods.
 
+mod sandbox;
 mod secret;
 
 use paw_policy::Role;
@@ -60,7 +61,7 @@ pub const TABLE: &[Method] = &joined::<
     { TO_SANDBOX.len() + secret::ROWS.len() + FROM_SESSION.len() },
 >([TO_SANDBOX, secret::ROWS, FROM_SESSION]);
 
-const fn joined<const N: usize>(parts: [&[Method]; 3]) -> [Method; N] {
+const fn joined<const N: usize>(parts: [&[Method]; 4]) -> [Method; N] {
     let mut all = [parts[0][0]; N];
     let (mut part, mut row, mut at) = (0, 0, 0);
     while at < N {
@@ -74,7 +75,7 @@ const fn joined<const N: usize>(parts: [&[Method]; 3]) -> [Method; N] {
     all
 }
 
-const TO_SANDBOX: &[Method] = &[
+const TO_RPC: &[Method] = &[
     call(
         "action.cancel",
         Role::User,
@@ -373,59 +374,6 @@ const TO_SANDBOX: &[Method] = &[
         Role::User,
         &[],
         "Describes every method (OpenRPC).",
-    ),
-    call(
-        "sandbox.abort",
-        Role::User,
-        &["subscription"],
-        "Ends a sandbox subscription and kills its sandbox.",
-    ),
-    call(
-        "sandbox.gc",
-        Role::Admin,
-        &[],
-        "Forgets sandboxes that have ended.",
-    ),
-    call(
-        "sandbox.input",
-        Role::User,
-        &["id", "data", "end"],
-        "Sends bytes to a command's stdin.",
-    ),
-    call("sandbox.kill", Role::Admin, &["id"], "Kills a sandbox."),
-    call(
-        "sandbox.leave",
-        Role::User,
-        &["subscription"],
-        "Ends the reading of a sandbox's log.",
-    ),
-    call("sandbox.list", Role::Admin, &[], "Lists running sandboxes."),
-    subscription(
-        "sandbox.logs",
-        "sandbox.said",
-        Role::User,
-        &["id", "follow"],
-        "Shows what a sandbox's command said lately.",
-    ),
-    subscription(
-        "sandbox.run",
-        "sandbox.output",
-        Role::User,
-        &["spec"],
-        "Runs a command in a sandbox of its own.",
-    ),
-    call(
-        "sandbox.runtimes",
-        Role::User,
-        &[],
-        "Lists runtimes and what was proven of them.",
-    ),
-    call("sandbox.show", Role::User, &["id"], "Shows a sandbox."),
-    call(
-        "sandbox.stats",
-        Role::User,
-        &["id"],
-        "Tells what running sandboxes have used.",
     ),
 ];
 
