@@ -58,8 +58,8 @@ const fn subscription(
 
 /// All of them, sorted by name.
 pub const TABLE: &[Method] = &joined::<
-    { TO_SANDBOX.len() + secret::ROWS.len() + FROM_SESSION.len() },
->([TO_SANDBOX, secret::ROWS, FROM_SESSION]);
+    { TO_RPC.len() + sandbox::ROWS.len() + secret::ROWS.len() + FROM_SESSION.len() },
+>([TO_RPC, sandbox::ROWS, secret::ROWS, FROM_SESSION]);
 
 const fn joined<const N: usize>(parts: [&[Method]; 4]) -> [Method; N] {
     let mut all = [parts[0][0]; N];
