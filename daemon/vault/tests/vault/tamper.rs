@@ -106,8 +106,10 @@ fn cut_or_emptied_file_is_no_empty_vault() {
     assert_eq!(reads(&place).unwrap(), truth);
 }
 
+type Rows<'a> = redb::Table<'a, &'static [u8], &'static [u8]>;
+
 /// Changes rows as somebody does who knows the format and has no key.
-fn edit(place: &Place, change: impl FnOnce(&mut redb::Table<'_, &[u8], &[u8]>)) {
+fn edit(place: &Place, change: impl FnOnce(&mut Rows<'_>)) {
     let database = Database::open(place.file()).unwrap();
     let txn = database.begin_write().unwrap();
     change(&mut txn.open_table(ROWS).unwrap());
@@ -143,7 +145,7 @@ fn exchanged_removed_renamed_and_older_rows_are_noticed() {
     let of = |kind: u8| -> Vec<&(Vec<u8>, Vec<u8>)> {
         now.iter().filter(|(key, _)| key[0] == kind).collect()
     };
-    let check = |what: &str, change: &dyn Fn(&mut redb::Table<'_, &[u8], &[u8]>)| {
+    let check = |what: &str, change: &dyn Fn(&mut Rows<'_>)| {
         fs::write(place.file(), &good).unwrap();
         edit(&place, change);
         let error = reads(&place).expect_err(what);
