@@ -117,19 +117,6 @@ fn every_result_has_its_table_and_its_json_unchanged() {
         &["budget", "show", "agents"],
         fixtures::budget(),
     );
-    let nobodys = json!({"name": "new", "created_at": fixtures::AT, "users": [], "versions": []});
-    check(
-        "secret_list",
-        &["secret", "list"],
-        json!([fixtures::secret(), nobodys]),
-    );
-    check(
-        "secret_show",
-        &["secret", "show", "openai"],
-        fixtures::secret(),
-    );
-    check("secret_status", &["secret", "status"], fixtures::vault());
-    check("secret_init", &["secret", "init"], fixtures::vault_made());
     check("job_list", &["job", "list"], fixtures::jobs());
     check(
         "job_history",
