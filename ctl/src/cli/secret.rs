@@ -50,18 +50,18 @@ pub(crate) enum Secret {
         #[arg(long, value_name = "N")]
         version: Option<u64>,
     },
-    /// Let a provider, an agent, a skill or a bridge use a secret
+    /// Let a provider use a secret
     Allow {
         /// Its name
         name: String,
-        /// provider:NAME, agent:NAME, skill:NAME or bridge:NAME
+        /// provider:NAME
         user: String,
     },
     /// Let them use it no longer
     Deny {
         /// Its name
         name: String,
-        /// provider:NAME, agent:NAME, skill:NAME or bridge:NAME
+        /// provider:NAME
         user: String,
     },
     /// List uses, refusals and changes of secrets, newest first

@@ -286,6 +286,17 @@ impl Secrets {
         let user: User = user
             .parse()
             .map_err(|error| told(&VaultError::Unfit(error)))?;
+        match &user {
+            User::Provider(_) => {}
+            // Nobody would look at it.
+            User::Agent(_) | User::Skill(_) | User::Bridge(_) => {
+                return Err(Error::new(
+                    ErrorKind::Invalid,
+                    "in this version, providers alone use secrets of the vault",
+                    "name a provider, as provider:NAME",
+                ));
+            }
+        }
         let what = if allowed { "allowed" } else { "denied" };
         let note = Told::of_secret(by, what, name).with("for", user.to_string());
         self.of_secret(note, name, move |vault, name| {
