@@ -238,7 +238,7 @@ impl Taint {
     }
 
     /// Whether data of this origin came from outside: from somebody who is neither a user of this host nor a model that read only what
-    /// such users said (invariant 6).
+    /// such users said (invariant 6). Signs of an attack count as that, whoever sent them.
     #[must_use]
     pub const fn is_foreign(self) -> bool {
         match self {

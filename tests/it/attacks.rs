@@ -372,7 +372,12 @@ async fn whatever_is_read_orders_nothing_that_has_an_effect() {
             "{name}: {sink:?}"
         );
         assert!(sink.risk >= Risk::High, "{name}");
-        let taint: Vec<Taint> = sink.taint.iter().collect();
+        // Whether the screening sees signs of an attack or not, nothing else depends on it.
+        let taint: Vec<Taint> = sink
+            .taint
+            .iter()
+            .filter(|taint| *taint != Taint::Suspicious)
+            .collect();
         assert_eq!(
             taint,
             [Taint::Operator, Taint::Tool, Taint::Model],
