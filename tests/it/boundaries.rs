@@ -104,7 +104,7 @@ impl World {
                     Point::Expires => 2_000,
                     _ => 50,
                 });
-                drop(timeout(a_little, self.pawd.daemon.end()).await);
+                let _ = timeout(a_little, self.pawd.daemon.end()).await;
                 self.pawd.daemon.strike();
             }
         }
