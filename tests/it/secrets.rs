@@ -128,9 +128,8 @@ fn files_with(directory: &Path, needles: &[Vec<u8>], found: &mut Vec<String>) {
             files_with(&entry.path(), needles, found);
         } else if kind.is_file() {
             let bytes = fs::read(entry.path()).unwrap();
-            found.extend(needles.iter().filter_map(|needle| {
-                holds(&bytes, needle).then(|| entry.path().display().to_string())
-            }));
+            let here = needles.iter().filter(|needle| holds(&bytes, needle));
+            found.extend(here.map(|_| entry.path().display().to_string()));
         }
     }
 }

@@ -17,8 +17,8 @@ use crate::{
     proof::{self, ProofRecord},
     record::{ActionRecord, SessionRecord, TurnRecord},
     schema::{
-        ACTIONS, ACTIONS_BY_SESSION, ACTIONS_BY_STATE, OPEN_STATES, SESSIONS, SESSIONS_BY_OWNER,
-        TURNS, state_code,
+        ACTIONS, ACTIONS_BY_SESSION, ACTIONS_BY_STATE, SESSIONS, SESSIONS_BY_OWNER, TURNS,
+        state_code,
     },
     spent::{self, Account, Sum},
 };
@@ -415,7 +415,7 @@ fn put_action(
 }
 
 /// Removes an action and its index entries, which are found through the record that is stored.
-fn remove_action(txn: &WriteTransaction, id: u128) -> Result<(), Fault> {
+pub(crate) fn remove_action(txn: &WriteTransaction, id: u128) -> Result<(), Fault> {
     let mut actions = txn.open_table(ACTIONS)?;
     let Some(old) = actions.remove(id)? else {
         return Ok(());
@@ -507,58 +507,6 @@ fn delete_session(txn: &WriteTransaction, id: u128) -> Result<(), Fault> {
     txn.open_table(TURNS)?
         .retain_in((id, 0)..=(id, u64::MAX), |_, _| false)?;
     Ok(())
-}
-
-/// Of an action, who asked for it.
-#[derive(Deserialize)]
-struct Asked {
-    #[serde(default)]
-    parent: Option<Uuid>,
-}
-
-/// Removes at most `limit` finished actions, oldest first, until only `keep` of them are left; returns how many it removed. What was
-/// asked for by an action that goes on stays as long as that: it wants to know what came of it, and would do it again.
-pub(crate) fn prune(txn: &WriteTransaction, keep: u64, limit: usize) -> Result<usize, Fault> {
-    let victims: Vec<u128> = {
-        let by_state = txn.open_table(ACTIONS_BY_STATE)?;
-        let mut open = 0;
-        for state in OPEN_STATES {
-            let code = state_code(state);
-            open += by_state.range((code, 0)..=(code, u128::MAX))?.count() as u64;
-        }
-        let actions = txn.open_table(ACTIONS)?;
-        let finished = redb::ReadableTableMetadata::len(&actions)?.saturating_sub(open);
-        let surplus = usize::try_from(finished.saturating_sub(keep))
-            .unwrap_or(usize::MAX)
-            .min(limit);
-        let mut victims = Vec::with_capacity(surplus);
-        let mut oldest = actions.iter()?;
-        while victims.len() < surplus {
-            let Some(entry) = oldest.next() else { break };
-            let (id, document) = entry?;
-            let is_open = |id: u128| {
-                OPEN_STATES
-                    .iter()
-                    .map(|state| by_state.get((state_code(*state), id)))
-                    .try_fold(false, |any, found| {
-                        found.map(|found| any || found.is_some())
-                    })
-            };
-            let id = id.value();
-            if is_open(id)? {
-                continue;
-            }
-            let Asked { parent } = parse("action", id, document.value())?;
-            if !parent.map_or(Ok(false), |parent| is_open(parent.as_u128()))? {
-                victims.push(id);
-            }
-        }
-        victims
-    };
-    for id in &victims {
-        remove_action(txn, *id)?;
-    }
-    Ok(victims.len())
 }
 
 /// Reads a stored document.

@@ -25,6 +25,7 @@ mod overlay;
 mod placed;
 pub mod point;
 mod proof;
+mod prune;
 mod query;
 mod record;
 mod schema;

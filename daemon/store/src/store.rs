@@ -12,7 +12,7 @@ use redb::{ReadTransaction, WriteTransaction};
 use uuid::Uuid;
 
 use crate::{
-    batch::{self, Batch},
+    batch::Batch,
     error::{Fault, StoreError},
     file::{self, OpenOptions, Opened},
     grant::{self, GrantRecord},
@@ -21,6 +21,7 @@ use crate::{
     outage::{self, OutageRecord},
     point::{self, Point},
     proof::{self, ProofRecord},
+    prune::prune,
     query::{self, ActionFilter, Counts, Listed, Page},
     record::{ActionRecord, SessionRecord, TurnRecord},
     schema::{self, MIGRATIONS, Migration, version_after},
@@ -141,7 +142,7 @@ impl Store {
         }
         let mut removed = 0;
         loop {
-            let step = self.write(|txn| batch::prune(txn, keep, PRUNE_STEP))?;
+            let step = self.write(|txn| prune(txn, keep, PRUNE_STEP))?;
             removed += step;
             if step < PRUNE_STEP {
                 return Ok(removed);
