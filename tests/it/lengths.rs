@@ -2,7 +2,7 @@
 
 use harness::{
     Answer as Says, Model, Pawd, Setup, within,
-    words::{accepted, call, done, finally, leave_in_workspace, rest, show},
+    words::{accepted, call, done, finally, leave_in_workspace, rest},
 };
 use paw_api::{action::ActionRpcClient, agent::SessionRpcClient, provider::ChatRpcClient};
 use paw_policy::State;
@@ -59,12 +59,20 @@ async fn list_of_actions_is_answered_however_long_their_results_are() {
         assert_eq!(action.state, State::Completed, "{:?}", action.error);
         last = Some(action.id);
     }
-    let listed = ActionRpcClient::list(&client, None, Some(1_000), None);
-    let listed = within("listing actions", listed).await.unwrap();
-    assert_eq!(listed.items.len(), 50);
-    assert!(listed.items.iter().all(|action| action.result.is_none()));
-    let shown = show(&client, &last.unwrap()).await;
-    assert!(shown.result.is_some(), "the one action has it");
+    let (mut found, mut before, mut answers) = (Vec::new(), None, 0);
+    loop {
+        let listed = ActionRpcClient::list(&client, None, Some(1_000), before);
+        let listed = within("listing actions", listed).await.unwrap();
+        found.extend(listed.items);
+        (before, answers) = (listed.next, answers + 1);
+        if before.is_none() {
+            break;
+        }
+    }
+    assert!(answers > 1, "they are longer than one answer");
+    assert_eq!(found.len(), 50);
+    assert_eq!(Some(&found[0].id), last.as_ref(), "newest first");
+    assert!(found.iter().all(|action| action.result.is_some()));
 }
 
 #[tokio::test]

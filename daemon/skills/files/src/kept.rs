@@ -9,7 +9,7 @@
 
 use std::{
     os::fd::{AsFd as _, OwnedFd},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use rustix::{
@@ -28,6 +28,9 @@ use crate::{
 const DIR: &str = ".paw-undo";
 /// What an entry is.
 const ENTRY: &str = "entry.json";
+
+/// After so long, what has no entry is what a server left that ended in the middle.
+const UNFINISHED: Duration = Duration::from_secs(600);
 /// Most changes that are kept.
 const MAX_CHANGES: usize = 32;
 /// Most bytes of the files of one change, and of all changes.
@@ -95,10 +98,8 @@ impl Tree {
             .pop()
             .and_then(|(id, _)| id.parse().ok())
             .unwrap_or_default();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let now = now.map_or(0, |now| now.as_nanos());
         // In order whatever the clock does.
-        let id = format!("{:020}", now.max(latest + 1));
+        let id = format!("{:020}", nanos().max(latest + 1));
         let written = self.write_entry(&dir, &id, entry, files);
         if written.is_err() {
             self.forget(&id);
@@ -159,8 +160,18 @@ impl Tree {
     /// Removes what is no entry, and the oldest until there is room for one of so many bytes; gives the others.
     fn make_room(&self, dir: &OwnedFd, bytes: u64) -> Result<Vec<Known>, TreeError> {
         let (mut kept, rest) = entries(dir)?;
+        let gone = |removed| match removed {
+            // Another server of the same files was quicker.
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(errno),
+        };
+        let now = nanos();
         for name in rest {
-            remove(dir, &name).map_err(|errno| system("remove", &name, errno))?;
+            let began = name.parse().unwrap_or(0_u128);
+            // What another server is just writing is no entry yet.
+            if now.saturating_sub(began) >= UNFINISHED.as_nanos() {
+                gone(remove(dir, &name)).map_err(|errno| system("remove", &name, errno))?;
+            }
         }
         let total = |kept: &[Known]| kept.iter().map(|(_, it)| it.bytes).sum::<u64>();
         while kept.len() >= MAX_CHANGES || total(&kept).saturating_add(bytes) > MAX_BYTES {
@@ -168,7 +179,7 @@ impl Tree {
                 break;
             }
             let (id, _) = kept.remove(0);
-            remove(dir, &id).map_err(|errno| system("remove", &id, errno))?;
+            gone(remove(dir, &id)).map_err(|errno| system("remove", &id, errno))?;
         }
         Ok(kept)
     }
@@ -234,6 +245,12 @@ pub(crate) fn remove(
         }
     }
     fs::unlinkat(directory, name, AtFlags::REMOVEDIR)
+}
+
+/// Nanoseconds since 1970.
+fn nanos() -> u128 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| now.as_nanos())
 }
 
 fn damaged(path: &str) -> TreeError {

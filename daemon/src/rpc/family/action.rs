@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 use tokio::{sync::broadcast::error::RecvError, time::timeout};
 use uuid::Uuid;
 
-use super::{Family, fail, seen_by};
+use super::{Family, LISTED, fail, seen_by};
 use crate::{
     intake::{Asked, unreadable},
     orchestrator::{queue::Urgency, work::Progress},
@@ -89,20 +89,26 @@ impl ActionRpcServer for Family {
             .read()
             .actions(&filter, &page)
             .map_err(|error| fail(unreadable(&error)))?;
-        let items = listed
+        // As many as an answer holds, and the first whatever its length: so who goes on from `next` comes to the end.
+        let (mut room, mut items) = (LISTED, Vec::new());
+        let mut next = listed.next.map(|id| id.to_string());
+        for action in listed
             .records
             .into_iter()
-            .map(|record| Action {
-                // They may be long: whoever wants them looks at the one action.
-                result: None,
-                attempts: Vec::new(),
-                ..records::action(record, false)
-            })
-            .collect();
-        Ok(Page {
-            items,
-            next: listed.next.map(|id| id.to_string()),
-        })
+            .map(|it| records::action(it, false))
+        {
+            let length = serde_json::to_vec(&action).map_or(LISTED, |text| text.len());
+            match (room.checked_sub(length), items.last()) {
+                (Some(left), _) => room = left,
+                (None, None) => room = 0,
+                (None, Some(Action { id, .. })) => {
+                    next = Some(id.clone());
+                    break;
+                }
+            }
+            items.push(action);
+        }
+        Ok(Page { items, next })
     }
 
     async fn show(&self, extensions: &Extensions, id: String) -> RpcResult<Action> {
