@@ -86,7 +86,8 @@ async fn fifty_sandboxes_of_gvisor_live_at_once_and_leave_nothing() {
 }
 
 async fn so_many_live_at_once(runtime: &str, many: usize) {
-    let config = "[actions]\nconcurrency = 256\n";
+    let config =
+        "[actions]\nconcurrency = 256\nbackground = 100\n[actions.at_once]\ntool_call = 256\n";
     let system = Standalone::start_for(config, 210).await;
     let client = system.client().await;
     drop(begin(&client, runtime).await);
