@@ -2,8 +2,8 @@
 
 use jsonrpsee::RpcModule;
 use paw_api::{
-    action, agent, budget, events, image, job, methods, model, provider, sandbox, skill, system,
-    trail, workspace,
+    action, agent, budget, events, image, job, methods, model, provider, sandbox, secret, skill,
+    system, trail, workspace,
 };
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::Value;
@@ -96,6 +96,12 @@ fn result_of(method: &str) -> Option<SchemaOf> {
         "sandbox.stats" => of::<Vec<sandbox::SandboxUsage>>,
         "sandbox.run" => of::<sandbox::RunEvent>,
         "sandbox.runtimes" => of::<Vec<sandbox::RuntimeInfo>>,
+        "secret.allow" | "secret.deny" | "secret.remove" | "secret.rotate" | "secret.set"
+        | "secret.show" => of::<secret::Secret>,
+        "secret.init" | "secret.rekey" => of::<secret::VaultKeyed>,
+        "secret.list" => of::<Vec<secret::Secret>>,
+        "secret.lock" | "secret.status" | "secret.unlock" => of::<secret::VaultStatus>,
+        "secret.log" => of::<Vec<Value>>,
         "session.list" => of::<action::Page<agent::Session>>,
         "session.show" => of::<agent::Transcript>,
         "skill.list" => of::<Vec<agent::Skill>>,
