@@ -91,7 +91,9 @@ fn scanned(found: &Screening, given: &str, look: &Look) -> String {
         Outcome::Pass => "nothing was found, which does not make it harmless",
         Outcome::Mark => "a model gets it marked as data, and what follows is suspicious",
         Outcome::Ask => "a person is asked before anything is done because of it",
-        Outcome::Block => "no model gets to see it",
+        Outcome::Block => {
+            "as a tool's result it is withheld, and so is what a person sends if it hides something"
+        }
     };
     let families: Vec<&str> = found
         .families
