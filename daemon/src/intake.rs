@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use arguments::{ChatAsked, ToolAsked, not_executable, read, unknown_kind};
-pub use called::Called;
+pub use called::{By, Called, Consulted};
 use targets::{Named, Names, Stays};
 
 use crate::{

@@ -7,8 +7,9 @@ use jsonrpsee::{
 };
 use paw_api::{
     ErrorKind,
-    action::{Action, ActionRpcClient, Answer, ApprovalRpcClient},
+    action::{Action, ActionRpcClient, Answer, Approval, ApprovalRpcClient},
     error::ErrorData,
+    events::{EventItem, EventsRpcClient},
     provider::{ChatEvent, ChatResult, ChatRpcClient, ToolCalled},
 };
 use paw_policy::{Digest, State};
@@ -210,4 +211,35 @@ pub fn in_workspace(pawd: &Pawd, name: &str) -> Option<String> {
         .expect("there is a launcher")
         .workspace("default");
     std::fs::read_to_string(workspace.join(name)).ok()
+}
+
+/// The news of a pawd from its start on.
+///
+/// # Panics
+/// When it is otherwise; that is the failure of the test.
+pub async fn news(client: &Client) -> Subscription<EventItem> {
+    within("subscribing", EventsRpcClient::watch(client, Some(0)))
+        .await
+        .expect("they are told")
+}
+
+/// The next question for a person.
+///
+/// # Panics
+/// When it is otherwise; that is the failure of the test.
+pub async fn question(client: &Client, news: &mut Subscription<EventItem>) -> Approval {
+    loop {
+        let item = within("news", news.next())
+            .await
+            .expect("they go on")
+            .expect("they can be read");
+        let EventItem::Event(event) = item else {
+            panic!("the news were cut");
+        };
+        if event.event == "action.waiting_approval" {
+            return ApprovalRpcClient::show(client, event.action.expect("it names its action"))
+                .await
+                .expect("it waits");
+        }
+    }
 }

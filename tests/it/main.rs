@@ -25,6 +25,7 @@ mod grants;
 mod guard;
 mod health;
 mod hedge;
+mod helpers;
 mod instructions;
 mod jobs;
 mod kept;

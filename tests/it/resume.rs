@@ -3,15 +3,15 @@
 use harness::{
     Answer as Says, Model, Pawd, Setup, Step, within,
     words::{
-        accepted, answer, done, finally, in_workspace, leave_in_workspace, next, rest, say, show,
+        accepted, answer, done, finally, in_workspace, leave_in_workspace, news, next, question,
+        rest, say, show,
     },
 };
-use jsonrpsee::{async_client::Client, core::client::Subscription};
+use jsonrpsee::async_client::Client;
 use nix::sys::signal::Signal;
 use paw_api::{
     action::{Action, ActionRpcClient, Answer, Approval, ApprovalRpcClient},
     agent::SessionRpcClient,
-    events::{EventItem, EventsRpcClient},
     provider::{ChatEvent, ChatRpcClient},
 };
 use paw_policy::{State, Taint};
@@ -27,28 +27,6 @@ fn write(path: &str, text: &str) -> (&'static str, Value) {
 
 fn list() -> (&'static str, Value) {
     ("files__list", json!({"path": "."}))
-}
-
-/// The news of a pawd from its start on.
-async fn news(client: &Client) -> Subscription<EventItem> {
-    within("subscribing", EventsRpcClient::watch(client, Some(0)))
-        .await
-        .unwrap()
-}
-
-/// The next question for a person.
-async fn question(client: &Client, news: &mut Subscription<EventItem>) -> Approval {
-    loop {
-        let item = within("news", news.next()).await.unwrap().unwrap();
-        let EventItem::Event(event) = item else {
-            panic!("the news were cut");
-        };
-        if event.event == "action.waiting_approval" {
-            return ApprovalRpcClient::show(client, event.action.unwrap())
-                .await
-                .unwrap();
-        }
-    }
 }
 
 async fn decide(client: &Client, question: &Approval, decision: Answer) {

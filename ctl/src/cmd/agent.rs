@@ -72,6 +72,7 @@ pub(super) async fn agents(global: &Global, out: &mut Out, command: Named) -> Re
                         "Skills",
                         Some(text::line(&agent.skills.join(", ")).into_owned()),
                     ),
+                    ("May ask", shown(&agent.agents.join(", "))),
                     (
                         "Instructions",
                         Some(text::plain(&agent.instructions).into_owned()),

@@ -25,6 +25,9 @@ pub struct Agent {
     pub switched: bool,
     /// Skills that it may use.
     pub skills: Vec<String>,
+    /// Other agents that it may ask.
+    #[serde(default)]
+    pub agents: Vec<String>,
     /// How often its model may call tools in one turn of a conversation.
     #[serde(default)]
     pub max_turns: u32,

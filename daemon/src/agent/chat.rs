@@ -174,7 +174,11 @@ pub(super) fn told(
     schema: Option<&serde_json::Value>,
 ) -> Result<Told, TooMany> {
     let known = settings.skills.iter().filter(|_| schema.is_none());
-    Told::of(known.filter_map(|name| skills.get(name)))
+    let told = Told::of(known.filter_map(|name| skills.get(name)))?;
+    Ok(match schema {
+        None => told.with(&settings.agents),
+        Some(_) => told,
+    })
 }
 
 /// A chat that ended with an earlier pawd: nobody knows how far it came, or who was being asked, so it counts as what is set aside for an

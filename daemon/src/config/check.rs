@@ -2,30 +2,24 @@
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
-use paw_api::egress::NetRule;
-use paw_launch::{
-    request::{Isolation, Limits},
-    workspace::Settle,
-};
+use paw_launch::request::{Isolation, Limits};
 use paw_llm::Timeouts;
 use paw_policy::{Name, Rules};
 use toml::Spanned;
 
 use super::{
-    AgentSettings, Config, Confinement, PoolBounds, ProviderSettings, RoleGroups, RouteSettings,
-    RpcBounds, SandboxDefaults,
+    Config, Confinement, PoolBounds, ProviderSettings, RoleGroups, RpcBounds, SandboxDefaults,
     actions::actions,
+    agents::agents,
     fault::{Fault, Faults},
     file::{self, File},
-    layers::{Layers, MAX_TURNS, bounded, read_value, reference, turns},
+    layers::{Layers, bounded, read_value, reference},
     prices::prices,
     quotas, rates,
     registered::{Registered, RegisteredError},
     routes::routes,
     source::{self, Source, SourceError},
-    value::{
-        account, duration, interval, isolation, limit, name, provider_kind, settle, size, url,
-    },
+    value::{account, duration, interval, isolation, limit, name, provider_kind, size, url},
 };
 
 /// Why there is no configuration.
@@ -435,124 +429,6 @@ fn default_provider(
         Some((source, value)) => reference(source, value, known, "provider", faults),
         None => known.keys().next().filter(|_| known.len() == 1).cloned(),
     }
-}
-
-fn agents(
-    layers: &Layers,
-    (known, default): (&BTreeMap<Name, ProviderSettings>, Option<&Name>),
-    routes: &BTreeMap<Name, RouteSettings>,
-    floor: Isolation,
-    faults: &mut Faults,
-) -> BTreeMap<Name, AgentSettings> {
-    let shipped = AgentSettings {
-        instructions: "You are a helpful assistant. Answer briefly and say when you do not know."
-            .into(),
-        provider: default.cloned(),
-        model: None,
-        route: None,
-        answerer_fixed_in: None,
-        switched: false,
-        isolation_floor: floor,
-        workspace: Settle::Commit,
-        skills: vec!["files".parse().expect("`files` is a name")],
-        net: Vec::new(),
-        max_turns: MAX_TURNS,
-        max_tokens: None,
-        temperature: None,
-        may_leave_host: false,
-    };
-    let mut agents = BTreeMap::from([(
-        "default".parse().expect("`default` is a name"),
-        shipped.clone(),
-    )]);
-    for (source, file) in &layers.0 {
-        for (key, agent) in &file.agent {
-            let Some(key) = read_value(source, key, &name, faults) else {
-                continue;
-            };
-            let route = agent
-                .route
-                .as_ref()
-                .and_then(|value| reference(source, value, routes, "route", faults));
-            if let Some(value) = &agent.route
-                && (agent.provider.is_some() || agent.model.is_some())
-            {
-                let hint = "leave out provider and model, or the route: it names both";
-                faults.at(
-                    source,
-                    value.span(),
-                    "a route beside a provider or a model",
-                    hint,
-                );
-            }
-            let provider = match &agent.provider {
-                Some(value) => reference(source, value, known, "provider", faults),
-                None => default.filter(|_| agent.route.is_none()).cloned(),
-            };
-            let skills = agent.skills.as_ref().map(|skills| {
-                let parsed = skills.get_ref().iter().filter_map(|skill| {
-                    name(skill)
-                        .map_err(|hint| {
-                            faults.at(
-                                source,
-                                skills.span(),
-                                format!("{skill:?} is no skill"),
-                                hint,
-                            )
-                        })
-                        .ok()
-                });
-                parsed.collect()
-            });
-            let net = agent.net.iter().flat_map(|net| {
-                let span = net.span();
-                net.get_ref().iter().map(move |rule| (span.clone(), rule))
-            });
-            let net = net
-                .filter_map(|(span, rule)| {
-                    let parsed = rule.parse::<NetRule>();
-                    parsed
-                        .map_err(|error| {
-                            let hint = "write HOST:PORT, *.NAME:PORT or broker/NAME";
-                            faults.at(source, span, error.to_string(), hint);
-                        })
-                        .ok()
-                })
-                .collect();
-            let settings = AgentSettings {
-                instructions: agent
-                    .instructions
-                    .clone()
-                    .unwrap_or_else(|| shipped.instructions.clone()),
-                provider,
-                model: agent.model.clone(),
-                answerer_fixed_in: agent.says_who_answers().then(|| source.name.clone()),
-                switched: false,
-                route,
-                isolation_floor: agent
-                    .isolation_floor
-                    .as_ref()
-                    .and_then(|value| read_value(source, value, &isolation, faults))
-                    .unwrap_or(floor),
-                workspace: agent
-                    .workspace
-                    .as_ref()
-                    .and_then(|value| read_value(source, value, &settle, faults))
-                    .unwrap_or(Settle::Commit),
-                skills: skills.unwrap_or_default(),
-                net,
-                max_turns: turns(source, agent.max_turns.as_ref(), faults),
-                max_tokens: agent.max_tokens.as_ref().map(|value| *value.get_ref()),
-                temperature: agent
-                    .temperature
-                    .as_ref()
-                    .map(|value| bounded(source, value, &(0.0..=2.0), faults)),
-                may_leave_host: agent.may_leave_host.unwrap_or(false),
-            };
-            agents.insert(key, settings);
-        }
-    }
-    agents
 }
 
 fn millis(time: Duration) -> u64 {

@@ -292,6 +292,8 @@ pub struct Agent {
     pub workspace: Option<Spanned<String>>,
     /// Skills it may use.
     pub skills: Option<Spanned<Vec<String>>>,
+    /// Other agents that it may ask.
+    pub agents: Option<Spanned<Vec<String>>>,
     /// What its sandboxes may reach at most: `HOST:PORT` or `broker/NAME`.
     pub net: Option<Spanned<Vec<String>>>,
     /// How often its model may call tools in one turn of a conversation.

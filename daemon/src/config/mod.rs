@@ -3,6 +3,7 @@
 //! A [`Config`] cannot be wrong: whoever holds one need not check anything again. It knows no process and no socket.
 
 mod actions;
+mod agents;
 pub mod check;
 pub mod fault;
 pub mod file;
@@ -251,6 +252,8 @@ pub struct AgentSettings {
     pub workspace: Settle,
     /// Skills it may use; none means none.
     pub skills: Vec<Name>,
+    /// Other agents that it may ask; each may do no more than it.
+    pub agents: Vec<SubAgent>,
     /// What its sandboxes may reach at most; none means nothing.
     pub net: Vec<NetRule>,
     /// How often its model may call tools in one turn of a conversation; then it has to answer.
@@ -263,7 +266,38 @@ pub struct AgentSettings {
     pub may_leave_host: bool,
 }
 
+/// An agent that another one may ask.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SubAgent {
+    /// Which.
+    pub name: Name,
+    /// What it is for: how its instructions begin.
+    pub about: String,
+}
+
 impl AgentSettings {
+    /// What another agent may do and this one may not, in words; nothing if there is none. Where what is said goes to is as for this
+    /// one, neither wider nor narrower: what the other one keeps on this host would leave it with this one's next question.
+    #[must_use]
+    pub fn lacks(&self, other: &Self) -> Option<String> {
+        if let Some(skill) = other.skills.iter().find(|it| !self.skills.contains(it)) {
+            return Some(format!("skill {skill}"));
+        }
+        if let Some(rule) = self.beyond(&other.net) {
+            return Some(format!("{rule} in its net"));
+        }
+        if other.isolation_floor < self.isolation_floor {
+            return Some(format!("isolation_floor = \"{}\"", other.isolation_floor));
+        }
+        if other.workspace == Settle::Commit && self.workspace != Settle::Commit {
+            return Some("workspace = \"commit\"".to_owned());
+        }
+        if other.may_leave_host != self.may_leave_host {
+            return Some(format!("may_leave_host = {}", other.may_leave_host));
+        }
+        None
+    }
+
     /// The first of these rules that goes beyond what its sandboxes may reach.
     #[must_use]
     pub fn beyond<'a>(&self, rules: &'a [NetRule]) -> Option<&'a NetRule> {

@@ -97,10 +97,8 @@ impl Turn<'_> {
                 }
                 let (target, local) = (by.target.clone(), by.known.settings.is_local());
                 self.usage = used(self.usage, &spoken);
-                // What was said on this host stays on it, as it does from one turn to the next.
-                if local && !self.ready.settings.may_leave_host {
-                    let here = |asked: &gateway::Asked| asked.known.settings.is_local();
-                    self.ready.targets.retain(here);
+                if local {
+                    self.keep_here();
                 }
                 Ok(Answer {
                     spoken,
@@ -110,6 +108,14 @@ impl Turn<'_> {
                     attempts,
                 })
             }
+        }
+    }
+
+    /// What was said on this host stays on it, as it does from one turn to the next, unless the agent may take it out.
+    pub(super) fn keep_here(&mut self) {
+        if !self.ready.settings.may_leave_host {
+            let here = |asked: &gateway::Asked| asked.known.settings.is_local();
+            self.ready.targets.retain(here);
         }
     }
 

@@ -1,11 +1,11 @@
 //! What comes of an answer with calls: each becomes an action, all of them at once, and the turn waits for their ends.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use futures_util::future::join_all;
 use paw_api::{Error, ErrorKind, provider::ToolCalled};
 use paw_llm::ToolCall;
-use paw_policy::{Operation, State, Taint, TaintSet, ToolClass};
+use paw_policy::{Name, Operation, State, Taint, TaintSet, ToolClass};
 use paw_store::{ActionRecord, CallRecord, ResultOf, Speaker, TurnRecord};
 use serde_json::{Map, Value};
 use tokio::{
@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     agent::Door,
-    intake::{Called, unreadable},
+    intake::{By, Called, Consulted, unreadable},
     orchestrator::{
         handle::Change,
         work::{Ending, Outcome},
@@ -42,6 +42,9 @@ const MAX_ID: usize = 64;
 /// The least that is shown of a result, however long those before it were.
 const LEAST_RESULT: usize = 512;
 
+/// Turns of another agent's conversation that are looked through for where they were said.
+const LOOKED_THROUGH: usize = 1_000;
+
 /// How long a change may take that keeps an action from being cancelled.
 const CHANGING: Duration = Duration::from_secs(1);
 
@@ -55,6 +58,14 @@ pub(super) fn open(turns: &[TurnRecord]) -> Vec<CallRecord> {
         !turns.iter().any(of)
     };
     last.calls.iter().filter(has_result).cloned().collect()
+}
+
+/// What a call of a model means.
+enum Meant<'a> {
+    /// A tool, with these arguments.
+    Tool(&'a told::Which, Map<String, Value>),
+    /// A question to another agent.
+    Agent { helper: Name, text: String },
 }
 
 /// An action that a call became, while the turn waits for it.
@@ -102,7 +113,8 @@ impl Turn<'_> {
                 call.id
             };
             let action = match self.meant(&call.name, &call.arguments) {
-                Ok((which, _)) if place < MAX_CALLS => {
+                Ok(Meant::Agent { .. }) if place < MAX_CALLS => Some(Uuid::now_v7()),
+                Ok(Meant::Tool(which, _)) if place < MAX_CALLS => {
                     let same = key(&call.name, &call.arguments);
                     match which.class {
                         // Reading twice at the same time is reading once.
@@ -130,17 +142,31 @@ impl Turn<'_> {
         made
     }
 
-    /// The tool and the arguments that a call means.
-    fn meant(
-        &self,
-        name: &str,
-        arguments: &str,
-    ) -> Result<(&told::Which, Map<String, Value>), String> {
+    /// What a call means.
+    fn meant(&self, name: &str, arguments: &str) -> Result<Meant<'_>, String> {
+        let members = || {
+            text::members(arguments)
+                .ok_or("its arguments are no JSON object, or say a member twice")
+        };
+        if let Some(input) = self.tools.asks(name) {
+            let members = members()?;
+            crate::fits::check(input, &members)?;
+            let word = |name: &str| {
+                members
+                    .get(name)
+                    .and_then(Value::as_str)
+                    .unwrap_or_default()
+            };
+            let helper = word("agent")
+                .parse()
+                .map_err(|_| "there is no such agent")?;
+            let text = word("text").to_owned();
+            return Ok(Meant::Agent { helper, text });
+        }
         let which = self.tools.find(name)?;
-        let members = text::members(arguments)
-            .ok_or("its arguments are no JSON object, or say a member twice")?;
+        let members = members()?;
         crate::fits::check(&which.input, &members)?;
-        Ok((which, members))
+        Ok(Meant::Tool(which, members))
     }
 
     /// Stores an answer with its calls, before any of them is asked for; those that become no action have their result at once.
@@ -235,6 +261,7 @@ impl Turn<'_> {
                 .unwrap_or_else(|| result::ours("the call was lost"));
             self.taint = std::mem::take(&mut self.taint).with(&told.taint);
             let tool = child.map_or_else(|| call.name.clone(), |child| child.tool.clone());
+            let by = told.by.clone();
             let next = More::result(
                 ResultOf {
                     call: call.id.clone(),
@@ -244,8 +271,15 @@ impl Turn<'_> {
                 told.taint,
                 bounded(&told.text, room.clamp(LEAST_RESULT, MAX_RESULT)),
             );
+            let next = More { by, ..next };
             room = room.saturating_sub(next.text.len());
             more.push(next);
+        }
+        if more
+            .iter()
+            .any(|it| it.by.as_ref().is_some_and(|(_, _, here)| *here))
+        {
+            self.keep_here();
         }
         self.note(more).await
     }
@@ -263,19 +297,38 @@ impl Turn<'_> {
             return Ok(record);
         }
         let refused = |why: String| Error::new(ErrorKind::Invalid, why, "see `pawctl skill show`");
-        let (which, arguments) = self.meant(&call.name, &call.arguments).map_err(refused)?;
-        let called = Called {
+        let meant = self.meant(&call.name, &call.arguments).map_err(refused)?;
+        let by = By {
             id,
             chat: self.whose.id,
             caller: self.whose.caller.clone(),
             agent: self.whose.agent.clone(),
-            session: self.ready.session,
             taint: self.taint.clone(),
-            skill: which.skill.clone(),
-            tool: which.tool.clone(),
-            arguments,
         };
-        door.actions.submit(door.intake.judge_call(called)?).await
+        let submission = match meant {
+            Meant::Tool(which, arguments) => door.intake.judge_call(Called {
+                by,
+                session: self.ready.session,
+                skill: which.skill.clone(),
+                tool: which.tool.clone(),
+                arguments,
+            }),
+            Meant::Agent { helper, text } => door.intake.judge_question(Consulted {
+                by,
+                helper,
+                text,
+                local_only: self.stays_here(),
+            }),
+        };
+        door.actions.submit(submission?).await
+    }
+
+    /// Whether what this turn knows stays on this host: it was asked to, or something of it was said here.
+    fn stays_here(&self) -> bool {
+        let providers = Arc::clone(&self.agents.providers.borrow());
+        let known = self.ready.earlier.iter().chain(&self.turns);
+        let mut said_here = known.map(|turn| providers.said_here(turn));
+        self.chat.local_only || (!self.ready.settings.may_leave_host && said_here.any(|here| here))
     }
 
     /// Waits until all of them have ended.
@@ -380,20 +433,58 @@ impl Turn<'_> {
         self.listener.tool(called).await;
     }
 
-    /// What an action came to. What a skill gave back also comes from where that came from which it keeps.
+    /// What an action came to. What a skill gave back also comes from where that came from which it keeps, and what an agent
+    /// said from where all came from that it has read.
     fn came_to(&self, record: &ActionRecord) -> result::Told {
         let told = result::of(record);
-        let Operation::ToolCall(call) = &record.plan.operation else {
-            return told;
-        };
         if context::is_ours(&told.taint) {
             return told;
         }
+        let call = match &record.plan.operation {
+            Operation::ToolCall(call) => call,
+            Operation::Chat(_) => return self.said_by_another(record, told),
+            Operation::SandboxRun(_) | Operation::ApiCall(_) | Operation::SkillChange(_) => {
+                return told;
+            }
+        };
         let skill = self.agents.skills.get(&call.skill);
         let labels = &self.agents.labels;
         let kept = labels.of(skill.as_deref(), &record.plan.agent, call);
         result::Told {
             taint: told.taint.with(&kept),
+            ..told
+        }
+    }
+
+    /// What another agent said. What it read is read by whoever hears it; and what was said on this host stays here.
+    fn said_by_another(&self, record: &ActionRecord, told: result::Told) -> result::Told {
+        let session = record.plan.session.as_deref();
+        let read = session.and_then(|id| id.parse().ok()).and_then(|id| {
+            let store = self.agents.storage.read();
+            let session = store.session(id).ok()??;
+            let turns = store.turns(id, 0, LOOKED_THROUGH).ok()?;
+            Some((session.taint, turns))
+        });
+        let Some((taint, turns)) = read else {
+            return result::ours(
+                "its conversation is not kept any more, so nobody knows where it came from",
+            );
+        };
+        let providers = Arc::clone(&self.agents.providers.borrow());
+        // What was not looked through may have been said here.
+        let here =
+            turns.iter().any(|turn| providers.said_here(turn)) || turns.len() == LOOKED_THROUGH;
+        let targets = &self.ready.targets;
+        let stays = here && !self.ready.settings.may_leave_host;
+        if stays && !targets.iter().any(|it| it.known.settings.is_local()) {
+            return result::ours(
+                "its answer stays on this host, and the model of this turn is not on it",
+            );
+        }
+        let by = turns.iter().rfind(|turn| turn.provider.is_some());
+        result::Told {
+            taint: told.taint.with(&taint),
+            by: by.and_then(|turn| Some((turn.provider.clone()?, turn.model.clone()?, here))),
             ..told
         }
     }

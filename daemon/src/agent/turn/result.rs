@@ -1,6 +1,6 @@
 //! What an action came to, in words for the model that asked for it: pure.
 
-use paw_policy::{Decision, Operation, State, Taint, TaintSet};
+use paw_policy::{Decision, Name, Operation, State, Taint, TaintSet};
 use paw_store::ActionRecord;
 use serde_json::Value;
 
@@ -22,6 +22,8 @@ pub(super) struct Told {
     pub(super) failed: bool,
     /// Where the text came from.
     pub(super) taint: TaintSet,
+    /// If another agent said it: by which provider and model, and whether something of it was said on this host.
+    pub(super) by: Option<(Name, String, bool)>,
 }
 
 /// A reason of ours. The call was the model's, so its words are in it.
@@ -30,6 +32,7 @@ pub(super) fn ours(text: impl Into<String>) -> Told {
         text: text.into(),
         failed: true,
         taint: TaintSet::of(Taint::Model),
+        by: None,
     }
 }
 
@@ -46,6 +49,7 @@ pub(super) fn of(record: &ActionRecord) -> Told {
             text,
             failed,
             taint: origin(record).with(&signs),
+            by: None,
         }
     };
     let why = || match &record.error {

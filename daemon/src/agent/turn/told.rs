@@ -9,10 +9,10 @@ use std::{
 };
 
 use paw_policy::{Digest, Name, ToolClass};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::guide::Guide;
-use crate::{records::shorten_to, sandbox::Skill};
+use crate::{config::SubAgent, records::shorten_to, sandbox::Skill};
 
 /// The longest name that every provider takes, in bytes.
 const MAX_NAME: usize = 64;
@@ -25,6 +25,9 @@ const MAX_BYTES: usize = 128 * 1024;
 
 /// How much of a description a model is told, in characters.
 const MAX_DESCRIPTION: usize = 1024;
+
+/// The tool by which a model asks another agent. No tool of a skill has that name: theirs have two lines between skill and tool.
+const ASK: &str = "ask_agent";
 
 /// A tool that a model may call.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,6 +46,8 @@ pub(in crate::agent) struct Told {
     tools: BTreeMap<String, Which>,
     /// Names that more than one tool would have.
     shared: BTreeSet<String>,
+    /// How other agents are asked, if there are any to ask.
+    ask: Option<paw_llm::Tool>,
     guide: Guide,
 }
 
@@ -91,8 +96,43 @@ impl Told {
         Ok(told)
     }
 
+    /// With the agents that may be asked.
+    pub(in crate::agent) fn with(mut self, helpers: &[SubAgent]) -> Self {
+        if helpers.is_empty() {
+            return self;
+        }
+        let about = helpers
+            .iter()
+            .map(|helper| format!("{}: {}", helper.name, helper.about))
+            .collect::<Vec<_>>();
+        let names: Vec<&str> = helpers.iter().map(|helper| helper.name.as_str()).collect();
+        self.ask = Some(paw_llm::Tool {
+            name: ASK.to_owned(),
+            description: format!(
+                "Asks another agent, which knows nothing of this conversation, and gives its answer.\n{}",
+                about.join("\n")
+            ),
+            parameters: json!({
+                "type": "object",
+                "properties": {
+                    "agent": {"type": "string", "enum": names},
+                    "text": {"type": "string", "minLength": 1, "description": "The question, with everything that it takes to answer it."},
+                },
+                "required": ["agent", "text"],
+                "additionalProperties": false,
+            }),
+        });
+        self
+    }
+
+    /// The schema of the question to another agent, if this name is that.
+    pub(in crate::agent) fn asks(&self, name: &str) -> Option<&Value> {
+        let ask = self.ask.as_ref().filter(|ask| ask.name == name)?;
+        Some(&ask.parameters)
+    }
+
     pub(in crate::agent) fn is_empty(&self) -> bool {
-        self.tools.is_empty()
+        self.tools.is_empty() && self.ask.is_none()
     }
 
     /// What a model is told of how to use skills, after its instructions; empty where nobody wrote anything about that.
@@ -107,7 +147,11 @@ impl Told {
             description: which.description.clone(),
             parameters: which.input.clone(),
         };
-        self.tools.iter().map(tool).collect()
+        self.tools
+            .iter()
+            .map(tool)
+            .chain(self.ask.clone())
+            .collect()
     }
 
     /// The tool that a model means by this name.
@@ -124,7 +168,8 @@ impl Told {
                 "two tools would be called {name_shown:?}, so neither is"
             ));
         }
-        let known: Vec<&str> = self.tools.keys().map(String::as_str).collect();
+        let asks = self.ask.iter().map(|ask| ask.name.as_str());
+        let known: Vec<&str> = self.tools.keys().map(String::as_str).chain(asks).collect();
         Err(format!(
             "there is no tool {name_shown:?}; there are: {}",
             known.join(", ")
@@ -132,7 +177,7 @@ impl Told {
     }
 
     pub(in crate::agent) fn knows(&self, name: &str) -> bool {
-        self.tools.contains_key(name)
+        self.tools.contains_key(name) || self.asks(name).is_some()
     }
 }
 

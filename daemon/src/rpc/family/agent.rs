@@ -148,6 +148,11 @@ fn shown(config: &Config, name: &Name, settings: &AgentSettings) -> Agent {
         route: settings.route.as_ref().map(ToString::to_string),
         switched: settings.switched,
         skills: settings.skills.iter().map(ToString::to_string).collect(),
+        agents: settings
+            .agents
+            .iter()
+            .map(|it| it.name.to_string())
+            .collect(),
         max_turns: settings.max_turns,
     }
 }
