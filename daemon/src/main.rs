@@ -1,12 +1,17 @@
 //! pawd: parse, boot, exit code.
 
-use std::{io::Write as _, process::ExitCode};
+use std::{alloc::System, io::Write as _, process::ExitCode};
 
 use clap::Parser as _;
 use pawd::{
     boot::{Options, boot},
     exit::USAGE,
 };
+use zeroizing_alloc::ZeroAlloc;
+
+/// Secrets pass through buffers of libraries on their way in and out; none of them keeps one after it was given back.
+#[global_allocator]
+static WIPES: ZeroAlloc<System> = ZeroAlloc(System);
 
 fn main() -> ExitCode {
     let options = match Options::try_parse() {

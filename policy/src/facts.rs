@@ -250,7 +250,7 @@ pub(crate) fn host_and_port(rule: &str) -> Option<(&str, u16)> {
 }
 
 /// Hour of the day and day of the week, 1 for Monday, both in UTC.
-fn clock(now_ms: u64) -> (i64, i64) {
+pub(crate) fn clock(now_ms: u64) -> (i64, i64) {
     let days = now_ms / DAY_MS;
     // The first of January 1970 was a Thursday.
     (

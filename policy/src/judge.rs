@@ -289,9 +289,9 @@ fn bind(plan: &Plan, verdict: &Verdict) -> Result<(), NotApproved> {
     }
 }
 
-struct Outcome {
-    allowed: bool,
-    rules: Vec<String>,
+pub(crate) struct Outcome {
+    pub(crate) allowed: bool,
+    pub(crate) rules: Vec<String>,
 }
 
 fn evaluate(rules: &Rules, plan: &Plan, facts: &Facts, risk: Risk, approved: bool) -> Outcome {
@@ -345,7 +345,7 @@ fn evaluate(rules: &Rules, plan: &Plan, facts: &Facts, risk: Risk, approved: boo
 }
 
 /// One question to Cedar. Whatever goes wrong on the way is a no.
-fn ask_cedar(
+pub(crate) fn ask_cedar(
     rules: &Rules,
     principal: &Principal,
     action: &str,
@@ -422,7 +422,7 @@ fn host() -> EntityUid {
 }
 
 /// An entity of our schema. The type names are ours and always parse.
-fn uid(kind: &'static str, id: &str) -> EntityUid {
+pub(crate) fn uid(kind: &'static str, id: &str) -> EntityUid {
     let kind: EntityTypeName = kind
         .parse()
         .expect("entity types of our own schema are valid names");

@@ -10,6 +10,7 @@
 //! - [`grant`]: a yes that holds for a while, for what is alike.
 //! - [`guard`]: how suspicious a text is, and why.
 //! - [`cases`]: what a policy is expected to say, for `policy test`.
+//! - [`secret`]: whether a secret may be used, for each use.
 //! - [`judge`]: plan and facts in, verdict out; the only place where risk is computed and permits are made.
 
 pub mod cases;
@@ -19,6 +20,7 @@ pub mod guard;
 pub mod judge;
 pub mod plan;
 pub mod rules;
+pub mod secret;
 pub mod words;
 
 pub use judge::{
@@ -30,4 +32,5 @@ pub use plan::{
     ToolArguments,
 };
 pub use rules::{Fault, Rules};
+pub use secret::{SecretUse, UseVerdict, may_use};
 pub use words::{Decision, Digest, Kind, Name, Risk, Role, State, Taint, TaintSet, ToolClass};

@@ -93,11 +93,11 @@ async fn system(port: u16, with_shim: bool) -> Standalone {
 
 /// A function `get` for shells: asks the proxy as it is told, and prints what is answered. Not wget: busybox's asks the C library
 /// for the port of http, which a static one answers with a fault.
-const GET: &str =
+pub(crate) const GET: &str =
     "get() { printf \"${2:-GET} $1 HTTP/1.0\\r\\n\\r\\n\" | nc -w 10 127.0.0.1 3128; }; ";
 
 /// What a shell in a sandbox says, and how it ended.
-async fn shell(
+pub(crate) async fn shell(
     system: &Standalone,
     runtime: &str,
     net: &[String],
@@ -132,7 +132,7 @@ async fn shell(
 }
 
 /// What a command said; a failure to run it is one of the test.
-fn text_of(event: RunEvent) -> String {
+pub(crate) fn text_of(event: RunEvent) -> String {
     use base64::Engine as _;
     match event {
         RunEvent::Stdout { data } | RunEvent::Stderr { data } => {
@@ -356,9 +356,16 @@ const BLOCK: usize = 4096;
 
 /// Whether the credential is in the memory, the environment or the arguments of a process.
 fn holds_the_credential(pid: u32) -> bool {
+    holds_any(pid, &[CREDENTIAL.as_bytes().to_vec()])
+}
+
+/// Whether any of these is in the memory, the environment or the arguments of a process.
+pub(crate) fn holds_any(pid: u32, wanted: &[Vec<u8>]) -> bool {
     use std::os::unix::fs::FileExt as _;
-    let wanted = CREDENTIAL.as_bytes();
-    let is_in = |bytes: &[u8]| memchr::memmem::find(bytes, wanted).is_some();
+    let is_in = |bytes: &[u8]| {
+        let mut each = wanted.iter();
+        each.any(|one| memchr::memmem::find(bytes, one).is_some())
+    };
     let read = |name: &str| std::fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
     if is_in(&read("environ")) || is_in(&read("cmdline")) {
         return true;
@@ -470,7 +477,7 @@ async fn a_credential_is_used_and_is_nowhere_inside_in_gvisor() {
     a_credential_is_used_and_is_nowhere_inside("gvisor").await;
 }
 
-fn ring() -> Arc<rustls::crypto::CryptoProvider> {
+pub(crate) fn ring() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 

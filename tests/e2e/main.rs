@@ -3,6 +3,7 @@
 //! A helper tries the forbidden thing, and the test sees it fail, from outside. Where this cannot run, each test says why.
 
 mod bad_input;
+mod canary;
 mod confinement;
 mod crash;
 mod egress;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
     cases.extend(probes::cases());
     cases.extend(scale::cases());
     cases.extend(egress::cases());
+    cases.extend(canary::cases());
     cases.extend(crash::cases());
     run(cases)
 }

@@ -104,7 +104,7 @@ impl Standalone {
     }
 
     /// As [`Standalone::start`], with a launcher for sandboxes of a shim where that is wanted, and with further files by their
-    /// path below its root, which `ROOT` in them stands for. Credentials are only their owner's.
+    /// path below its root, which `ROOT` in them stands for. Credentials, and the key of a vault, are only their owner's.
     ///
     /// # Panics
     /// As [`Standalone::start`].
@@ -138,7 +138,7 @@ impl Standalone {
                 path,
                 &text.replace("ROOT", &root.path().display().to_string()),
             );
-            if path.contains("credentials/") {
+            if path.contains("credentials/") || path.ends_with("vault.key") {
                 root.mode(path, 0o400);
             }
         }
@@ -205,6 +205,31 @@ impl Standalone {
         within("pawctl", command.output())
             .await
             .expect("pawctl starts")
+    }
+
+    /// The same with this on its stdin.
+    ///
+    /// # Panics
+    /// As [`Standalone::pawctl`].
+    pub async fn pawctl_with(&self, arguments: &[&str], stdin: &str) -> Output {
+        use tokio::io::AsyncWriteExt as _;
+        let mut command = tokio::process::Command::new(stage::program("pawctl"));
+        command
+            .arg("--root")
+            .arg(self.root.path())
+            .args(arguments)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .kill_on_drop(true);
+        let mut child = command.spawn().expect("pawctl starts");
+        let mut input = child.stdin.take().expect("it is piped");
+        // One that does not read it has failed already, and says so.
+        let _ = input.write_all(stdin.as_bytes()).await;
+        drop(input);
+        within("pawctl", child.wait_with_output())
+            .await
+            .expect("pawctl ends")
     }
 
     /// What its status says of each process: name and process id.

@@ -50,19 +50,19 @@ pub(crate) enum Secret {
         #[arg(long, value_name = "N")]
         version: Option<u64>,
     },
-    /// Let a provider use a secret
+    /// Let somebody use a secret: a provider, or a broker for an agent or a skill
     Allow {
         /// Its name
         name: String,
-        /// provider:NAME
-        user: String,
+        #[command(flatten)]
+        users: Users,
     },
     /// Let them use it no longer
     Deny {
         /// Its name
         name: String,
-        /// provider:NAME
-        user: String,
+        #[command(flatten)]
+        users: Users,
     },
     /// List uses, refusals and changes of secrets, newest first
     Log {
@@ -75,6 +75,43 @@ pub(crate) enum Secret {
         #[arg(long, value_name = "N", default_value_t = 50)]
         limit: u32,
     },
+}
+
+/// Who is meant, at least one. What goes out through a broker takes two: the broker, and the agent or the skill that asks.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+pub(crate) struct Users {
+    /// As KIND:NAME, where KIND is provider, broker, agent or skill
+    #[arg(value_name = "USER")]
+    users: Vec<String>,
+    /// A provider of models, as its key
+    #[arg(long, value_name = "NAME")]
+    provider: Vec<String>,
+    /// A [broker.NAME] of egress.toml, which adds it to requests of those who may use it
+    #[arg(long, value_name = "NAME")]
+    broker: Vec<String>,
+    /// An agent, with all its skills and commands
+    #[arg(long, value_name = "NAME")]
+    agent: Vec<String>,
+    /// A skill, whichever agent uses it
+    #[arg(long, value_name = "NAME")]
+    skill: Vec<String>,
+}
+
+impl Users {
+    /// All of them, as KIND:NAME.
+    pub(crate) fn all(self) -> Vec<String> {
+        let of = |kind: &'static str, names: Vec<String>| {
+            names.into_iter().map(move |name| format!("{kind}:{name}"))
+        };
+        self.users
+            .into_iter()
+            .chain(of("provider", self.provider))
+            .chain(of("broker", self.broker))
+            .chain(of("agent", self.agent))
+            .chain(of("skill", self.skill))
+            .collect()
+    }
 }
 
 /// Which key a vault is to have; without any of these, the one that pawd was started with.

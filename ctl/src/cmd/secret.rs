@@ -71,17 +71,21 @@ pub(super) async fn run(
             let params = json!({"name": name, "version": version});
             change(&pawd, out, &doing, "secret.remove", params, "removed").await?;
         }
-        cli::Secret::Allow { name, user } => {
+        cli::Secret::Allow { name, users } => {
             let doing = format!("allow {}", text::line(&name));
-            let params = json!({"name": name, "user": user});
-            let done = format!("{} may use", text::line(&user));
-            change(&pawd, out, &doing, "secret.allow", params, &done).await?;
+            for user in users.all() {
+                let params = json!({"name": name, "user": user});
+                let done = format!("{} may use", text::line(&user));
+                change(&pawd, out, &doing, "secret.allow", params, &done).await?;
+            }
         }
-        cli::Secret::Deny { name, user } => {
+        cli::Secret::Deny { name, users } => {
             let doing = format!("deny {}", text::line(&name));
-            let params = json!({"name": name, "user": user});
-            let done = format!("{} may no longer use", text::line(&user));
-            change(&pawd, out, &doing, "secret.deny", params, &done).await?;
+            for user in users.all() {
+                let params = json!({"name": name, "user": user});
+                let done = format!("{} may no longer use", text::line(&user));
+                change(&pawd, out, &doing, "secret.deny", params, &done).await?;
+            }
         }
         cli::Secret::List => {
             let answer = pawd

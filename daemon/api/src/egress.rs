@@ -10,6 +10,7 @@
 //!    │ ◄──────────────────────────── ready ─ │
 //!    │ ── open(n) data(n)… end(n) ─────────► │   at most WINDOW bytes of each direction unacknowledged
 //!    │ ◄──────────────── decision(allowed) ─ │   it waits: no record, no effect
+//!    │ ══ hand(run, seq, value) ═══════════► │   where it takes a secret of the vault: over a connection of its own
 //!    │ ── recorded ────────────────────────► │
 //!    │ ◄─ data(n)… taken(n) end(n) finished ─ │
 //!    │ ── allow(rule) ─────────────────────► │   a person has approved one more
@@ -17,6 +18,9 @@
 //!
 //! Each direction of a connection ends twice: `end` from who sends, and `taken` with `closed` from who receives, when all of it
 //! was passed on or none of it can be. With all four said, the connection is forgotten on both sides.
+//!
+//! A value of the vault goes over a connection of its own, which carries nothing else: [`Hand`], then its bytes, and one frame
+//! [`Tag::Handed`] back. Neither side puts it where frames of a run lie, and both keep it in memory that is locked and wiped.
 
 mod rule;
 
@@ -27,7 +31,7 @@ use serde::{Deserialize, Serialize};
 pub use rule::{BadRule, HostName, HostPattern, NetRule};
 
 /// The version of these words, in [`Begin`].
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The largest payload of one frame, in bytes.
 pub const MAX_PAYLOAD: usize = 64 * 1024;
@@ -43,6 +47,12 @@ pub const MAX_CONNECTIONS: usize = 64;
 
 /// Rules of one run, those that a person added included.
 pub const MAX_RULES: usize = 64;
+
+/// The longest value of a secret that a broker takes, in bytes.
+pub const MAX_SECRET: usize = 4 * 1024;
+
+/// The shortest one: a shorter one could stand in an answer by chance, which would then be cut.
+pub const MIN_SECRET: usize = 8;
 
 /// The name under which requests reach an endpoint with a credential: `http://broker/NAME/…`.
 pub const BROKER: &str = "broker";
@@ -67,6 +77,10 @@ pub enum Tag {
     Allow = 7,
     /// From paw-egress: [`Added`], under that number.
     Added = 8,
+    /// To paw-egress, first on a connection of its own: [`Hand`]; the bytes of the value follow it, in no frame.
+    Hand = 9,
+    /// From paw-egress, on that connection, last: it has the value, or wants none.
+    Handed = 10,
     /// To paw-egress: somebody inside has connected.
     Open = 17,
     /// Both ways: raw bytes.
@@ -101,6 +115,8 @@ impl TryFrom<u8> for Tag {
             6 => Self::Finished,
             7 => Self::Allow,
             8 => Self::Added,
+            9 => Self::Hand,
+            10 => Self::Handed,
             17 => Self::Open,
             18 => Self::Data,
             19 => Self::End,
@@ -151,6 +167,20 @@ pub struct Begin {
     pub agent: String,
     /// What it may reach. None is no rule, and nothing.
     pub rules: Vec<NetRule>,
+}
+
+/// The value of a secret of the vault, for one request of one run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hand {
+    /// [`VERSION`] of pawd.
+    pub version: u32,
+    /// Which run, as [`Begin`] names it.
+    pub run: String,
+    /// Which decision of it waits for the value.
+    pub seq: u64,
+    /// How many bytes follow, from [`MIN_SECRET`] to [`MAX_SECRET`].
+    pub length: u32,
 }
 
 /// The run has its way out.
@@ -222,6 +252,8 @@ pub enum Reason {
     Busy,
     /// There is no record, so there is no effect.
     Unrecorded,
+    /// The broker's secret is not for this run, or is not there.
+    Secret,
 }
 
 impl Reason {
@@ -242,6 +274,7 @@ impl Reason {
             Self::Leak => "leak",
             Self::Busy => "busy",
             Self::Unrecorded => "unrecorded",
+            Self::Secret => "secret",
         }
     }
 }
@@ -270,6 +303,10 @@ pub struct Decision {
     pub rule: Option<NetRule>,
     /// The name of the secret that is used; its record is on the disk before it is.
     pub secret: Option<String>,
+    /// The broker that uses it.
+    pub broker: Option<String>,
+    /// Whether the secret is one of the vault: then its value is waited for, as [`Hand`].
+    pub vault: bool,
 }
 
 /// A decision is in the audit log, or is not.
@@ -280,6 +317,8 @@ pub struct Recorded {
     pub seq: u64,
     /// Whether it is; otherwise what it allows does not happen.
     pub ok: bool,
+    /// Whether it is not because of the secret that it takes: nobody let this run use it, or it is not to be had.
+    pub secret: bool,
 }
 
 /// What was allowed has ended.

@@ -8,19 +8,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use http::{HeaderName, HeaderValue};
+use http::HeaderName;
 use ipnet::IpNet;
-use paw_api::egress::{HostName, HostPattern, NetRule};
+use paw_api::egress::{HostName, HostPattern, MAX_SECRET, NetRule};
+use paw_confine::sys::Locked;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
-use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use url::Url;
 
-/// The longest credential, in bytes.
-const MAX_CREDENTIAL: u64 = 4 * 1024;
-
-/// The shortest credential: a shorter one could stand in an answer by chance, which would then be cut.
-const MIN_CREDENTIAL: usize = 8;
+use crate::inject::{Injected, Template};
 
 /// `egress.toml` as it is written.
 #[derive(Debug, Deserialize)]
@@ -48,7 +44,8 @@ struct File {
 #[serde(deny_unknown_fields)]
 struct BrokerFile {
     url: Url,
-    credential: String,
+    secret: Option<String>,
+    credential: Option<String>,
     #[serde(default = "authorization")]
     header: String,
     #[serde(default = "bearer")]
@@ -116,14 +113,21 @@ pub struct Broker {
     pub base: String,
     /// Which header carries the credential.
     pub header: HeaderName,
-    /// That header's value, marked so that nobody prints it.
-    pub value: HeaderValue,
-    /// Name of the credential, for records.
-    pub credential: String,
-    /// The credential itself, to be found in answers.
-    pub secret: SecretString,
+    /// Name of the secret or of the credential, for records.
+    pub secret: String,
+    /// Where its value comes from.
+    pub credential: Credential,
     /// Who may vouch for the endpoint, in place of whom this host trusts.
     pub ca: Vec<CertificateDer<'static>>,
+}
+
+/// Where the value of a broker's credential comes from.
+#[derive(Debug)]
+pub enum Credential {
+    /// A file that root keeps; it was read at the start.
+    File(Injected),
+    /// The vault: pawd hands it over for each request, and here it stands then.
+    Vault(Template),
 }
 
 /// Why the ceiling cannot be used. paw-egress does not start.
@@ -303,6 +307,7 @@ impl Broker {
     ) -> Result<Self, CeilingError> {
         let BrokerFile {
             url,
+            secret,
             credential,
             header,
             value: template,
@@ -333,30 +338,37 @@ impl Broker {
         {
             return Err(value(format!("header: {header} has another meaning")));
         }
-        if template.matches("{}").count() != 1 {
-            return Err(value(
-                "value: write {} where the credential belongs, once".into(),
-            ));
-        }
-        let name: Result<HostName, _> = credential.parse();
-        if name.is_err() {
-            return Err(value(format!(
-                "credential: {credential:?} is no name of a file"
-            )));
-        }
-        let secret = read_credential(&credentials.join(&credential))?;
-        if secret.expose_secret().len() < MIN_CREDENTIAL {
-            return Err(value(format!(
-                "credential {credential} is shorter than {MIN_CREDENTIAL} characters"
-            )));
-        }
-        let mut filled = HeaderValue::from_str(&template.replace("{}", secret.expose_secret()))
-            .map_err(|_| {
-                value(format!(
-                    "credential {credential} has characters that no header can carry"
-                ))
-            })?;
-        filled.set_sensitive(true);
+        let template = Template::parse(&template).ok_or_else(|| {
+            value(
+                "value: write {} where the credential belongs, once, and only what a header can carry".into(),
+            )
+        })?;
+        let (secret, credential) = match (secret, credential) {
+            (Some(secret), None) if is_secret(&secret) => (secret, Credential::Vault(template)),
+            (Some(secret), None) => {
+                return Err(value(format!(
+                    "secret: {secret:?} is no name of a secret of the vault"
+                )));
+            }
+            (None, Some(credential)) => {
+                if credential.parse::<HostName>().is_err() {
+                    return Err(value(format!(
+                        "credential: {credential:?} is no name of a file"
+                    )));
+                }
+                let secret = read_credential(&credentials.join(&credential))?;
+                let injected = template
+                    .fill(&secret)
+                    .map_err(|why| value(format!("credential {credential} {why}")))?;
+                (credential, Credential::File(injected))
+            }
+            (Some(_), Some(_)) | (None, None) => {
+                return Err(value(
+                    "name a secret of the vault as secret, or a file as credential: one of them"
+                        .into(),
+                ));
+            }
+        };
         let ca = match ca {
             None => Vec::new(),
             Some(path) => CertificateDer::pem_file_iter(&path)
@@ -372,9 +384,8 @@ impl Broker {
             port: url.port_or_known_default().unwrap_or(443),
             base,
             header,
-            value: filled,
-            credential,
             secret,
+            credential,
             ca,
         })
     }
@@ -386,13 +397,28 @@ pub fn broker_of(path: &str) -> Option<(&str, &str)> {
     path.strip_prefix('/')?.split_once('/')
 }
 
-fn read_credential(path: &Path) -> Result<SecretString, CeilingError> {
+/// Whether that can name a secret of the vault, and one version of it where it does.
+fn is_secret(text: &str) -> bool {
+    let (name, version) = match text.split_once('@') {
+        Some((name, version)) => (name, Some(version)),
+        None => (text, None),
+    };
+    let inner = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let begins = name.bytes().next();
+    name.len() <= 64
+        && name.bytes().all(inner)
+        && begins.is_some_and(|byte| byte.is_ascii_alphanumeric())
+        && version.is_none_or(|version| version.parse::<u64>().is_ok_and(|number| number > 0))
+}
+
+/// A credential from its file, without the line end; in memory of its own.
+fn read_credential(path: &Path) -> Result<Locked, CeilingError> {
     use io::Read as _;
     let read = |source| CeilingError::Read {
         path: path.to_owned(),
         source,
     };
-    let file = fs::File::open(path).map_err(read)?;
+    let mut file = fs::File::open(path).map_err(read)?;
     let mode = file.metadata().map_err(read)?.permissions().mode();
     if mode & 0o077 != 0 {
         return Err(CeilingError::Readable {
@@ -400,9 +426,17 @@ fn read_credential(path: &Path) -> Result<SecretString, CeilingError> {
             mode: mode & 0o7777,
         });
     }
-    let mut text = String::new();
-    file.take(MAX_CREDENTIAL)
-        .read_to_string(&mut text)
-        .map_err(read)?;
-    Ok(SecretString::from(text.trim().to_owned()))
+    // One byte more than it may have, and its line end: what is longer is seen to be.
+    let mut bytes = Locked::zeroed(MAX_SECRET + 3).map_err(read)?;
+    let mut length = 0;
+    loop {
+        match file.read(&mut bytes[length..]).map_err(read)? {
+            0 => break,
+            more => length += more,
+        }
+    }
+    let text = bytes[..length].trim_ascii();
+    let mut credential = Locked::zeroed(text.len()).map_err(read)?;
+    credential.copy_from_slice(text);
+    Ok(credential)
 }

@@ -4,25 +4,27 @@
 //! found ends the answer. The end of a line that is not over yet is held back, as it could be the beginning of the credential;
 //! how much of it depends on nothing that it says, or who guesses the credential byte by byte would see each right guess.
 
-use std::sync::Arc;
+use std::{fmt, io, ops::Range, sync::Arc};
 
-use aho_corasick::{AhoCorasick, MatchKind};
 use base64::{
     Engine as _,
     engine::general_purpose::{STANDARD, URL_SAFE},
 };
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
+use memchr::memmem;
+use paw_confine::sys::Locked;
 
 /// The answer holds the credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the answer holds the credential")]
 pub struct Leak;
 
-/// Every form in which the credential is looked for.
-#[derive(Debug)]
+/// Every form in which the credential is looked for. They are as good as the credential, so they lie in locked memory and are searched
+/// for one by one: an automaton for all of them would be a copy that nobody wipes.
 pub struct Forms {
-    search: AhoCorasick,
+    all: Locked,
+    each: Vec<Range<usize>>,
     /// As many bytes at the end of an unfinished line are held back.
     hold: usize,
 }
@@ -40,8 +42,10 @@ pub struct Sieve {
 impl Forms {
     /// The forms of a credential: as it is, hexadecimal, percent-encoded, escaped for JSON and for HTML, and base64 at each of its
     /// three alignments.
-    #[must_use]
-    pub fn of(secret: &str) -> Self {
+    ///
+    /// # Errors
+    /// When there is no memory that can be locked.
+    pub fn of(secret: &str) -> io::Result<Self> {
         let raw = secret.as_bytes();
         let escaped = secret.replace('\\', "\\\\").replace('"', "\\\"");
         let mut forms = vec![
@@ -79,21 +83,28 @@ impl Forms {
         forms.retain(|form| form.len() >= 8 && !form.contains(&b'\n'));
         forms.sort();
         forms.dedup();
-        let search = AhoCorasick::builder()
-            .match_kind(MatchKind::Standard)
-            .build(&forms)
-            .expect("a few forms of some KiB are within the bounds of the automaton");
         let longest = forms.iter().map(Vec::len).max().unwrap_or(0);
-        Self {
-            search,
-            hold: longest.next_multiple_of(STEP),
+        let mut all = Locked::zeroed(forms.iter().map(Vec::len).sum())?;
+        let mut each = Vec::with_capacity(forms.len());
+        let mut at = 0;
+        for form in &forms {
+            let place = at..at + form.len();
+            all[place.clone()].copy_from_slice(form);
+            at = place.end;
+            each.push(place);
         }
+        Ok(Self {
+            all,
+            each,
+            hold: longest.next_multiple_of(STEP),
+        })
     }
 
     /// Whether the bytes hold any form.
     #[must_use]
     pub fn are_in(&self, bytes: &[u8]) -> bool {
-        self.search.is_match(bytes)
+        let mut forms = self.each.iter().map(|place| &self.all[place.clone()]);
+        forms.any(|form| memmem::find(bytes, form).is_some())
     }
 
     /// Whether any header does.
@@ -102,6 +113,12 @@ impl Forms {
         headers.iter().any(|(name, value)| {
             self.are_in(value.as_bytes()) || self.are_in(name.as_str().as_bytes())
         })
+    }
+}
+
+impl fmt::Debug for Forms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Forms(..)")
     }
 }
 
@@ -180,7 +197,7 @@ mod tests {
 
     #[test]
     fn every_form_is_found_wherever_it_stands() {
-        let forms = Forms::of(SECRET);
+        let forms = Forms::of(SECRET).unwrap();
         let hidden =
             |text: Vec<u8>| assert!(forms.are_in(&text), "{}", String::from_utf8_lossy(&text));
         hidden(format!("a{SECRET}b").into_bytes());
@@ -213,7 +230,7 @@ mod tests {
 
     #[test]
     fn no_byte_of_it_passes_however_it_is_cut() {
-        let forms = Arc::new(Forms::of(SECRET));
+        let forms = Arc::new(Forms::of(SECRET).unwrap());
         let text = format!("before\nand {SECRET} after");
         for size in 1..text.len() {
             let mut sieve = Sieve::new(Arc::clone(&forms));
@@ -234,7 +251,7 @@ mod tests {
 
     #[test]
     fn lines_without_the_credential_pass_whole_and_without_waiting() {
-        let mut sieve = Sieve::new(Arc::new(Forms::of(SECRET)));
+        let mut sieve = Sieve::new(Arc::new(Forms::of(SECRET).unwrap()));
         assert_eq!(sieve.pass(b"data: one\n\n").unwrap(), "data: one\n\n");
         assert_eq!(sieve.pass(b"two\nthr").unwrap(), "two\n");
         assert_eq!(sieve.pass(b"ee\n").unwrap(), "three\n");
@@ -244,7 +261,7 @@ mod tests {
 
     #[test]
     fn what_is_held_back_does_not_tell_whether_a_guess_is_right() {
-        let forms = Arc::new(Forms::of(SECRET));
+        let forms = Arc::new(Forms::of(SECRET).unwrap());
         let passed_after = |guess: &str| {
             let mut sieve = Sieve::new(Arc::clone(&forms));
             ["x".repeat(1000).as_str(), guess, "#"]

@@ -10,17 +10,19 @@
 //! - [`head`], [`target`]: what a request asks for, if it can be read in one way only.
 //! - [`address`], [`upstream`]: which addresses may be reached; the one that was checked is the one that is connected to.
 //! - [`hello`]: the name that an encrypted connection asks for.
-//! - [`leak`]: credentials in answers.
+//! - [`hand`], [`inject`]: credentials on their way in and out; [`leak`]: credentials in answers.
 //! - [`run`], [`serve`]: the protocol with pawd.
 //!
-//! It keeps nothing: no store, no vault, no file. All foreign bytes of the network side are parsed here, by a process that can do
+//! It keeps nothing: no store, no vault, no file; what it is handed for a request it has for that request. All foreign bytes of the network side are parsed here, by a process that can do
 //! nothing else.
 
 pub mod address;
 pub mod ceiling;
+pub mod hand;
 pub mod head;
 pub mod hello;
 mod hosts;
+pub mod inject;
 mod lane;
 pub mod leak;
 pub mod names;

@@ -2,7 +2,13 @@
 
 mod start;
 
-use std::process::ExitCode;
+use std::{alloc::System, process::ExitCode};
+
+use zeroizing_alloc::ZeroAlloc;
+
+/// Credentials pass through buffers of libraries; none of them keeps one after it was given back.
+#[global_allocator]
+static WIPES: ZeroAlloc<System> = ZeroAlloc(System);
 
 fn main() -> ExitCode {
     let options = match start::options() {

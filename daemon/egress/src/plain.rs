@@ -17,6 +17,7 @@ use http_body_util::{BodyExt as _, Empty, Full, combinators::UnsyncBoxBody};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper_util::rt::TokioIo;
 use paw_api::egress::Reason;
+use paw_confine::sys::Locked;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     task::JoinSet,
@@ -24,12 +25,14 @@ use tokio::{
 };
 
 use crate::{
+    ceiling::Credential,
     head::{Head, MAX_HEADERS},
+    inject::Injected,
     lane::Lane,
     leak::{Forms, Sieve},
     proxy::{Activity, Passed, answer, decision, finished, refuse, status},
     rules::{Granted, Refusal},
-    run::Run,
+    run::{Allowed, Run},
     target::Target,
     upstream::Checked,
 };
@@ -96,17 +99,19 @@ struct Way {
     host: HeaderValue,
     /// The broker's name, when it is one.
     broker: Option<String>,
+    /// The header that the broker adds.
+    injected: Option<(HeaderName, Injected)>,
 }
 
 /// Serves any method but `CONNECT`.
 pub(crate) async fn serve(mut lane: Lane, run: &Run, head: &Head, bytes: Bytes, target: Target) {
     let mut decision = decision(&head.method, Some(&target));
-    let way = match find(run, head, &target, &mut decision).await {
+    let mut way = match find(run, head, &target, &mut decision).await {
         Ok(way) => way,
         Err(refusal) => return refuse(lane, run, decision, &refusal).await,
     };
-    let seq = match run.allow(decision.clone()).await {
-        Ok(seq) => seq,
+    let Allowed { seq, value } = match run.allow(decision.clone()).await {
+        Ok(allowed) => allowed,
         Err(refusal) => return refuse(lane, run, decision, &refusal).await,
     };
     let fate = Arc::new(Fate::default());
@@ -114,7 +119,11 @@ pub(crate) async fn serve(mut lane: Lane, run: &Run, head: &Head, bytes: Bytes, 
         .sent
         .store(head.length as u64, Ordering::Relaxed);
     let mut connections = JoinSet::new();
-    match connect(run, &way, &mut connections).await {
+    let connected = match inject(run, &mut way, value) {
+        Ok(()) => connect(run, &way, &mut connections).await,
+        Err(refusal) => Err(refusal),
+    };
+    match connected {
         Err(refusal) => {
             run.finish(finished(seq, &fate.passed, None, Some(refusal.reason)))
                 .await;
@@ -122,7 +131,7 @@ pub(crate) async fn serve(mut lane: Lane, run: &Run, head: &Head, bytes: Bytes, 
         }
         Ok(sender) => {
             lane.unread(bytes);
-            exchange(lane, run, way, sender, &fate).await;
+            exchange(lane, way, sender, &fate).await;
             let (status, fault) = *fate.ended.lock().unwrap_or_else(PoisonError::into_inner);
             run.finish(finished(seq, &fate.passed, status, fault)).await;
         }
@@ -147,7 +156,9 @@ async fn find(
     let (host, port, path, broker, usual) = if target.host.is_broker() {
         let (broker, path) = run.rules.broker(&target.path)?;
         let name = crate::ceiling::broker_of(&target.path).map(|(name, _)| name.to_owned());
-        decision.secret = Some(broker.credential.clone());
+        decision.secret = Some(broker.secret.clone());
+        decision.broker.clone_from(&name);
+        decision.vault = matches!(broker.credential, Credential::Vault(_));
         (broker.host.clone(), broker.port, path, name, 443)
     } else {
         (
@@ -176,7 +187,34 @@ async fn find(
         host: HeaderValue::from_str(&authority)
             .expect("letters, digits, '-', '_', '.' and ':' make a header"),
         broker,
+        injected: None,
     })
+}
+
+/// Adds the header with the broker's credential: the one that was read at the start, or this value of the vault.
+fn inject(run: &Run, way: &mut Way, value: Option<Locked>) -> Result<(), Refusal> {
+    let broker = way
+        .broker
+        .as_ref()
+        .and_then(|name| run.rules.ceiling().brokers.get(name));
+    let Some(broker) = broker else { return Ok(()) };
+    let injected = match (&broker.credential, value) {
+        (Credential::File(injected), _) => injected.clone(),
+        (Credential::Vault(template), Some(value)) => template.fill(&value).map_err(|why| {
+            Refusal::new(
+                Reason::Secret,
+                format!("the secret of this broker {why}; give it another value"),
+            )
+        })?,
+        (Credential::Vault(_), None) => {
+            return Err(Refusal::new(
+                Reason::Secret,
+                "the secret of this broker is not there",
+            ));
+        }
+    };
+    way.injected = Some((broker.header.clone(), injected));
+    Ok(())
 }
 
 type Sender = hyper::client::conn::http1::SendRequest<UnsyncBoxBody<Bytes, Cut>>;
@@ -215,21 +253,13 @@ async fn shake_hands(
 }
 
 /// Reads the request, sends it on, and passes the answer back.
-async fn exchange(lane: Lane, run: &Run, way: Way, sender: Sender, fate: &Arc<Fate>) {
-    let forms = way
-        .broker
-        .as_ref()
-        .and_then(|name| run.shared.forms.get(name).cloned());
-    let injected = way
-        .broker
-        .as_ref()
-        .and_then(|name| run.rules.ceiling().brokers.get(name))
-        .map(|broker| (broker.header.clone(), broker.value.clone()));
+async fn exchange(lane: Lane, mut way: Way, sender: Sender, fate: &Arc<Fate>) {
+    let injected = way.injected.take();
     // There is one request, so there is one use of the sender.
     let once = Mutex::new(Some((way, sender)));
     let service = hyper::service::service_fn(|request: Request<Incoming>| {
         let taken = once.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let (forms, injected, fate) = (forms.clone(), injected.clone(), Arc::clone(fate));
+        let (injected, fate) = (injected.clone(), Arc::clone(fate));
         async move {
             let Some((way, sender)) = taken else {
                 return Ok(refused(&Refusal::new(
@@ -237,7 +267,7 @@ async fn exchange(lane: Lane, run: &Run, way: Way, sender: Sender, fate: &Arc<Fa
                     "one connection carries one request",
                 )));
             };
-            let answered = pass(request, &way, sender, injected, forms, &fate).await;
+            let answered = pass(request, &way, sender, injected, &fate).await;
             Ok::<_, Infallible>(answered.unwrap_or_else(|refusal| {
                 fate.cut(refusal.reason);
                 refused(&refusal)
@@ -265,8 +295,7 @@ async fn pass(
     request: Request<Incoming>,
     way: &Way,
     mut sender: Sender,
-    injected: Option<(HeaderName, HeaderValue)>,
-    forms: Option<Arc<Forms>>,
+    injected: Option<(HeaderName, Injected)>,
     fate: &Arc<Fate>,
 ) -> Result<Answered, Refusal> {
     let (mut parts, body) = request.into_parts();
@@ -282,7 +311,8 @@ async fn pass(
         strip_other_requests(&mut parts.headers);
     }
     parts.headers.insert(header::HOST, way.host.clone());
-    if let Some((name, value)) = injected {
+    let mut forms = None;
+    if let Some((name, injected)) = injected {
         // Whatever the sandbox says who it is, the endpoint hears the broker only. An answer that is compressed, or bound to a
         // session, could carry the credential, or something as good, past the sieve.
         for name in [header::AUTHORIZATION, header::COOKIE] {
@@ -293,7 +323,8 @@ async fn pass(
             HeaderValue::from_static("identity"),
         );
         parts.headers.remove(header::RANGE);
-        parts.headers.insert(name, value);
+        parts.headers.insert(name, injected.value);
+        forms = Some(injected.forms);
     }
     let body = Metered {
         inner: body,

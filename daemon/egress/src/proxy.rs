@@ -137,6 +137,8 @@ pub(crate) fn decision(method: &str, target: Option<&Target>) -> Decision {
         address: None,
         rule: None,
         secret: None,
+        broker: None,
+        vault: false,
     }
 }
 
@@ -199,7 +201,8 @@ pub(crate) const fn status(reason: Reason) -> (&'static str, bool) {
         | Reason::UsedUp
         | Reason::Ceiling
         | Reason::Address
-        | Reason::OtherName => ("403 Forbidden", false),
+        | Reason::OtherName
+        | Reason::Secret => ("403 Forbidden", false),
         Reason::Name | Reason::Unreachable | Reason::Leak => ("502 Bad Gateway", false),
         Reason::Busy | Reason::Unrecorded => ("503 Service Unavailable", true),
     }

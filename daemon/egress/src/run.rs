@@ -11,12 +11,13 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use paw_api::egress::{
-    Added, Begin, Decision, Finished, FrameError, HEADER, MAX_PAYLOAD, NetRule, Ready, Reason,
-    Recorded, Refused, Tag, Taken, VERSION, parse_header,
+    Added, Begin, Decision, Finished, FrameError, HEADER, Hand, MAX_PAYLOAD, NetRule, Ready,
+    Reason, Recorded, Refused, Tag, Taken, VERSION, parse_header,
 };
+use paw_confine::sys::Locked;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
     net::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
@@ -28,8 +29,8 @@ use tokio::{
 
 use crate::{
     ceiling::Ceiling,
+    hand::Values,
     lane::{Broken, Lanes, frame},
-    leak::Forms,
     names::{Agents, Places},
     proxy,
     rules::{Refusal, Rules},
@@ -58,8 +59,8 @@ pub struct Shared {
     pub ceiling: Arc<Ceiling>,
     /// The way out.
     pub outside: Outside,
-    /// In which forms each broker's credential is looked for.
-    pub forms: BTreeMap<String, Arc<Forms>>,
+    /// Who waits for a value of the vault.
+    pub values: Values,
     /// Places for connections.
     pub places: Arc<Semaphore>,
     /// Those for lookups, by agent.
@@ -77,7 +78,15 @@ pub struct Run {
     name: String,
     say: mpsc::Sender<Bytes>,
     decided: AtomicU64,
-    waiting: Mutex<BTreeMap<u64, oneshot::Sender<bool>>>,
+    waiting: Mutex<BTreeMap<u64, oneshot::Sender<Recorded>>>,
+}
+
+/// What may go on, because it is on record.
+pub(crate) struct Allowed {
+    /// The number of its decision.
+    pub(crate) seq: u64,
+    /// The value of the vault's secret, where it takes one.
+    pub(crate) value: Option<Locked>,
 }
 
 /// Why a run ended before pawd closed it.
@@ -112,17 +121,22 @@ pub enum RunError {
 ///
 /// # Errors
 /// When pawd broke the protocol, or the connection broke.
-pub async fn serve(stream: UnixStream, shared: Arc<Shared>) -> Result<(), RunError> {
-    let (mut from, mut to) = stream.into_split();
-    let first = timeout(BEGIN_LIMIT, next(&mut from))
+pub async fn serve(mut stream: UnixStream, shared: Arc<Shared>) -> Result<(), RunError> {
+    let first = timeout(BEGIN_LIMIT, next(&mut stream))
         .await
         .map_err(|_| RunError::Slow)??;
     let Some((tag, _, payload)) = first else {
         return Ok(());
     };
+    if tag == Tag::Hand {
+        let hand: Hand = control(tag, &payload)?;
+        let taken = timeout(BEGIN_LIMIT, shared.values.take(stream, hand));
+        return taken.await.map_err(|_| RunError::Slow)?;
+    }
     if tag != Tag::Begin {
         return Err(RunError::Unexpected(tag));
     }
+    let (mut from, mut to) = stream.into_split();
     let begin: Begin = control(tag, &payload)?;
     let rules = if begin.version == VERSION {
         Rules::new(Arc::clone(&shared.ceiling), begin.rules)
@@ -205,7 +219,7 @@ async fn hear(
                 let recorded: Recorded = control(tag, &payload)?;
                 if let Some(waiting) = run.lock().remove(&recorded.seq) {
                     // Who does not wait any more has given up.
-                    let _ = waiting.send(recorded.ok);
+                    let _ = waiting.send(recorded);
                 }
             }
             Tag::Allow => {
@@ -221,7 +235,14 @@ async fn hear(
                 let added = Added { refused };
                 let _ = run.say.send(told(Tag::Added, number, &added)).await;
             }
-            Tag::Begin | Tag::Ready | Tag::Refused | Tag::Decision | Tag::Finished | Tag::Added => {
+            Tag::Begin
+            | Tag::Ready
+            | Tag::Refused
+            | Tag::Decision
+            | Tag::Finished
+            | Tag::Added
+            | Tag::Hand
+            | Tag::Handed => {
                 return Err(RunError::Unexpected(tag));
             }
         }
@@ -256,8 +277,8 @@ async fn write(
 }
 
 impl Run {
-    /// Says that something is allowed, and waits until that is on record.
-    pub(crate) async fn allow(&self, decision: Decision) -> Result<u64, Refusal> {
+    /// Says that something is allowed, and waits until that is on record; and until the value is there that it takes.
+    pub(crate) async fn allow(&self, decision: Decision) -> Result<Allowed, Refusal> {
         let unrecorded = || {
             Refusal::new(
                 Reason::Unrecorded,
@@ -265,6 +286,9 @@ impl Run {
             )
         };
         let seq = self.decided.fetch_add(1, Ordering::Relaxed) + 1;
+        let expected = decision
+            .vault
+            .then(|| self.shared.values.expect(&self.name, seq));
         let (tell, told_so) = oneshot::channel();
         self.lock().insert(seq, tell);
         self.tell(Tag::Decision, &Decision { seq, ..decision })
@@ -272,9 +296,15 @@ impl Run {
         let recorded = timeout(RECORD_LIMIT, told_so).await;
         self.lock().remove(&seq);
         match recorded {
-            Ok(Ok(true)) => Ok(seq),
-            Ok(Ok(false) | Err(_)) | Err(_) => Err(unrecorded()),
+            Ok(Ok(Recorded { ok: true, .. })) => {}
+            Ok(Ok(Recorded { secret: true, .. })) => return Err(no_secret()),
+            Ok(Ok(_) | Err(_)) | Err(_) => return Err(unrecorded()),
         }
+        let value = match expected {
+            None => None,
+            Some(expected) => Some(expected.value().ok_or_else(no_secret)?),
+        };
+        Ok(Allowed { seq, value })
     }
 
     /// Says that something was refused. Nobody waits for its record: it grants nothing.
@@ -294,7 +324,7 @@ impl Run {
         let _ = self.say.send(told(tag, 0, message)).await;
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, oneshot::Sender<bool>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, oneshot::Sender<Recorded>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -304,6 +334,14 @@ fn beyond(message: String) -> Refused {
     let remedy =
         "allow it in /etc/pawd/egress.toml and restart paw-egress, or ask for less".to_owned();
     Refused { message, remedy }
+}
+
+/// Why, is in the audit log: what it says is not for who asked.
+fn no_secret() -> Refusal {
+    Refusal::new(
+        Reason::Secret,
+        "the secret of this broker is not for this run, or is not to be had; see pawctl secret log",
+    )
 }
 
 fn told(tag: Tag, number: u32, message: &impl Serialize) -> Bytes {
@@ -317,7 +355,9 @@ fn control<T: DeserializeOwned>(tag: Tag, payload: &[u8]) -> Result<T, RunError>
 }
 
 /// The next frame; nothing at the end.
-async fn next(from: &mut OwnedReadHalf) -> Result<Option<(Tag, u32, BytesMut)>, RunError> {
+async fn next(
+    from: &mut (impl AsyncRead + Unpin),
+) -> Result<Option<(Tag, u32, BytesMut)>, RunError> {
     let mut start = [0; HEADER];
     match from.read_exact(&mut start).await {
         Ok(_) => {}

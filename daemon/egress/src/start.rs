@@ -25,14 +25,13 @@ use paw_confine::{
 };
 use paw_egress::{
     ceiling::{Ceiling, CeilingError},
-    leak::Forms,
+    hand::Values,
     names::Agents,
     run::{MAX_LANES, Shared},
     serve::serve,
     upstream::{Outside, system_lookup},
 };
 use sd_notify::NotifyState;
-use secrecy::ExposeSecret as _;
 use tokio::{
     net::unix::pipe,
     signal::unix::{SignalKind, signal},
@@ -170,20 +169,10 @@ pub(crate) fn run(options: Options) -> Result<(), Failed> {
     } else {
         options.peer_uid
     };
-    let forms = ceiling
-        .brokers
-        .iter()
-        .map(|(name, broker)| {
-            (
-                name.clone(),
-                Arc::new(Forms::of(broker.secret.expose_secret())),
-            )
-        })
-        .collect();
     let shared = Arc::new(Shared {
         ceiling: Arc::new(ceiling),
         outside: Outside::new(system_lookup(Path::new(HOSTS)), trusted),
-        forms,
+        values: Values::default(),
         places: Arc::new(Semaphore::new(MAX_LANES)),
         agents: Agents::default(),
         ready: Ready {

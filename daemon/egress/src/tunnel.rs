@@ -55,7 +55,7 @@ pub(crate) async fn serve(mut lane: Lane, run: &Run, head: &Head, bytes: Bytes, 
         Err(refusal) => return refuse(lane, run, decision, &refusal).await,
     };
     let seq = match run.allow(decision.clone()).await {
-        Ok(seq) => seq,
+        Ok(allowed) => allowed.seq,
         Err(refusal) => return refuse(lane, run, decision, &refusal).await,
     };
     let passed = Arc::new(Passed::default());

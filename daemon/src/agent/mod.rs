@@ -22,7 +22,7 @@ use std::{
     sync::{Arc, Mutex, OnceLock},
 };
 
-use paw_policy::Operation;
+use paw_policy::{Operation, Rules};
 use paw_store::ActionRecord;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -45,7 +45,7 @@ use crate::{
     quota::Quotas,
     records::actor,
     sandbox::{Launchers, Owner, Pool, Proofs, Register, Skills},
-    secrets::on_behalf,
+    secrets::{Secrets, on_behalf},
     skills::Installed,
     storage::Storage,
 };
@@ -88,6 +88,10 @@ pub struct Agents {
     pub egress: PathBuf,
     /// The audit log, for what sandboxes reach.
     pub audit: Audit,
+    /// The vault, for what brokers take of it.
+    pub secrets: Secrets,
+    /// What policy says now.
+    pub rules: watch::Receiver<Arc<Rules>>,
     /// Where questions go that sandboxes cause.
     pub asks: mpsc::Sender<Ask>,
     /// Where what a model asks for goes; set before anything is executed.

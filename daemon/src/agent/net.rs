@@ -3,12 +3,16 @@
 //!
 //! ```text
 //!  paw-egress ── decided ──► record ── durable where a secret is used ──► recorded ──► it goes on
+//!       │           └─ a secret of the vault ─► policy, its list, record ─► handed over ─► it goes on
 //!       ▲           └─ refused, no rule ──► question ── a person approves ──┐
 //!       └─────────────────────────────── allow(rule) ◄──────────────────────┘
 //! ```
 
+mod secret;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    path::PathBuf,
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -19,25 +23,27 @@ use std::{
 
 use paw_api::{
     audit::{Entry, Event},
-    egress::{Added, Decision, Finished, HostName, NetRule, Reason, Refused},
+    egress::{Added, Decision, Finished, HostName, NetRule, Reason, Recorded, Refused},
     sandbox::NetUsage,
 };
 use paw_launch::request::SandboxId;
-use paw_policy::{ApiArguments, Name};
+use paw_policy::{ApiArguments, Name, Rules, TaintSet};
 use paw_store::Caller;
 use serde_json::json;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::timeout,
 };
 use uuid::Uuid;
 
+use self::secret::Handed;
 use super::Agents;
 use crate::{
     audit::Audit,
     orchestrator::work::{Ending, Outcome},
     records::actor,
     sandbox::{Answerer, EgressError, Net, Said},
+    secrets::Secrets,
 };
 
 /// What paw-egress says that may wait to be recorded.
@@ -163,6 +169,10 @@ pub(super) struct Whose<'a> {
     pub(super) caller: &'a Caller,
     /// The agent whose sandbox it is.
     pub(super) agent: &'a Name,
+    /// The skill whose tool runs in it; none for a command.
+    pub(super) skill: Option<&'a Name>,
+    /// Where what led to it came from.
+    pub(super) taint: &'a TaintSet,
 }
 
 /// The way out of a sandbox and the keeper of its records, where its run has rules.
@@ -189,8 +199,13 @@ pub(super) fn way_out(
         action: whose.action,
         caller: whose.caller.clone(),
         agent: whose.agent.clone(),
+        skill: whose.skill.cloned(),
+        taint: whose.taint.clone(),
         audit: agents.audit.clone(),
         asks: agents.asks.clone(),
+        secrets: agents.secrets.clone(),
+        rules: agents.rules.clone(),
+        egress: agents.egress.clone(),
     };
     let net = Net {
         socket: agents.egress.clone(),
@@ -251,8 +266,13 @@ pub(super) struct Keeper {
     pub(super) action: Uuid,
     pub(super) caller: Caller,
     pub(super) agent: Name,
+    pub(super) skill: Option<Name>,
+    pub(super) taint: TaintSet,
     pub(super) audit: Audit,
     pub(super) asks: mpsc::Sender<Ask>,
+    pub(super) secrets: Secrets,
+    pub(super) rules: watch::Receiver<Arc<Rules>>,
+    pub(super) egress: PathBuf,
 }
 
 impl Way {
@@ -367,6 +387,22 @@ impl Keeper {
     }
 
     async fn allowed(&self, decision: &Decision) {
+        if decision.vault {
+            let (recorded, refused) = match self.hand_over(decision).await {
+                Handed::Over => (true, false),
+                Handed::Refused => (false, true),
+            };
+            if recorded {
+                self.way.allowed.fetch_add(1, Ordering::Relaxed);
+            }
+            let answer = Recorded {
+                seq: decision.seq,
+                ok: recorded,
+                secret: refused,
+            };
+            self.way.answerer.recorded(answer).await;
+            return;
+        }
         self.way.allowed.fetch_add(1, Ordering::Relaxed);
         let event = if decision.secret.is_some() {
             Event::SecretUsed
@@ -383,10 +419,12 @@ impl Keeper {
         if let Err(error) = &written {
             tracing::warn!(paw_sandbox = %self.sandbox, error = %error, "no record, no connection");
         }
-        self.way
-            .answerer
-            .recorded(decision.seq, written.is_ok())
-            .await;
+        let answer = Recorded {
+            seq: decision.seq,
+            ok: written.is_ok(),
+            secret: false,
+        };
+        self.way.answerer.recorded(answer).await;
     }
 
     async fn refused(&self, decision: &Decision, reason: Reason, asked: &mut BTreeSet<NetRule>) {
@@ -455,28 +493,34 @@ impl Keeper {
     }
 
     fn entry(&self, event: Event, decision: &Decision) -> Entry {
-        let mut entry = self.about(event, decision.seq);
-        let detail = &mut entry.detail;
-        detail.insert("method".into(), decision.method.clone());
-        detail.insert("host".into(), decision.host.clone());
-        detail.insert("port".into(), decision.port.to_string());
-        for (name, value) in [
-            (
-                "path",
-                Some(decision.path.clone()).filter(|path| !path.is_empty()),
-            ),
-            (
-                "address",
-                decision.address.map(|address| address.to_string()),
-            ),
-            ("rule", decision.rule.as_ref().map(ToString::to_string)),
-            ("secret", decision.secret.clone()),
-        ] {
-            if let Some(value) = value {
-                detail.insert(name.into(), value);
-            }
+        let mut entry = self.of_this_run(event);
+        entry.detail.extend(self.about_decision(decision));
+        if let Some(secret) = &decision.secret {
+            entry.detail.insert("secret".into(), secret.clone());
         }
         entry
+    }
+
+    /// What is recorded of a decision, beside the secret that it takes.
+    fn about_decision(&self, decision: &Decision) -> BTreeMap<String, String> {
+        let text = |name: &str, value: String| (name.to_owned(), value);
+        let mut detail = BTreeMap::from([
+            text("sandbox", self.sandbox.to_string()),
+            text("decision", decision.seq.to_string()),
+            text("method", decision.method.clone()),
+            text("host", decision.host.clone()),
+            text("port", decision.port.to_string()),
+        ]);
+        let address = decision.address.map(|address| address.to_string());
+        let path = Some(decision.path.clone()).filter(|path| !path.is_empty());
+        for (name, value) in [
+            ("path", path),
+            ("address", address),
+            ("rule", decision.rule.as_ref().map(ToString::to_string)),
+        ] {
+            detail.extend(value.map(|value| text(name, value)));
+        }
+        detail
     }
 }
 

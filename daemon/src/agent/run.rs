@@ -115,6 +115,7 @@ pub(super) async fn run(
         Err(outcome) => return *outcome,
     };
     let (uid, agent, began) = (owner.uid, owner.agent.clone(), Instant::now());
+    let taint = owner.taint.clone();
     let origin = if asked.cold {
         agents.pool.cold()
     } else {
@@ -134,6 +135,8 @@ pub(super) async fn run(
         action,
         caller,
         agent: &agent,
+        skill: None,
+        taint: &taint,
     };
     let (way, keeping) = match way_out(agents, &plan.id, whose, asked.net) {
         Ok(way) => way,

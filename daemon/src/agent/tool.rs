@@ -139,7 +139,7 @@ pub(super) async fn call(
         Ok(id) => id,
         Err(outcome) => return *outcome,
     };
-    let (agent, uid) = (owner.agent.clone(), owner.uid);
+    let (agent, uid, taint) = (owner.agent.clone(), owner.uid, owner.taint.clone());
     let (id, origin) = match skill.tools.get(&call.tool) {
         Some(tool) => {
             let mut plan = plan(&skill, tool.class, &agent, (runtime, floor), (id, uid));
@@ -160,6 +160,8 @@ pub(super) async fn call(
         action,
         caller,
         agent: &agent,
+        skill: Some(&call.skill),
+        taint: &taint,
     };
     let (way, recording) = match way_out(agents, &id, whose, rules) {
         Ok(way) => way,

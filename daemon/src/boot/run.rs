@@ -212,6 +212,8 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         ways: Ways::default(),
         egress: paths.socket("egress"),
         audit: audit.clone(),
+        secrets: secrets.clone(),
+        rules: rules_now.clone(),
         asks,
         door: OnceLock::new(),
     });

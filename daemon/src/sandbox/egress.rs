@@ -8,7 +8,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use paw_api::egress::{
-    Begin, FrameError, HEADER, NetRule, Ready, Refused, Tag, VERSION, header, parse_header,
+    Begin, FrameError, HEADER, Hand, NetRule, Ready, Refused, Tag, VERSION, header, parse_header,
 };
 use paw_launch::request::SandboxId;
 use paw_policy::Name;
@@ -130,6 +130,31 @@ async fn begin(
         }
     };
     timeout(BEGIN_LIMIT, opened)
+        .await
+        .unwrap_or_else(|_| Err(EgressError::Away(io::ErrorKind::TimedOut.into())))
+}
+
+/// Hands a value over, for the decision that waits for it, on a connection of its own: straight from where it lies.
+///
+/// # Errors
+/// When paw-egress is away, or does not say that it has it.
+pub async fn hand(socket: &Path, to: &Hand, value: &[u8]) -> Result<(), EgressError> {
+    let handed = async {
+        let mut stream = UnixStream::connect(socket)
+            .await
+            .map_err(EgressError::Away)?;
+        let head = control(Tag::Hand, 0, to);
+        stream.write_all(&head).await.map_err(EgressError::Away)?;
+        stream.write_all(value).await.map_err(EgressError::Away)?;
+        match next(&mut stream).await? {
+            Some((Tag::Handed, ..)) => Ok(()),
+            Some((other, ..)) => Err(EgressError::Confused(format!(
+                "it answers with a frame {other:?}"
+            ))),
+            None => Err(EgressError::Away(io::ErrorKind::UnexpectedEof.into())),
+        }
+    };
+    timeout(BEGIN_LIMIT, handed)
         .await
         .unwrap_or_else(|_| Err(EgressError::Away(io::ErrorKind::TimedOut.into())))
 }

@@ -62,7 +62,7 @@ pub use adopt::{Adopted, Going, adopt};
 pub use announce::{Announced, announce};
 pub use away::{LauncherError, LauncherState};
 pub use choose::{ChoiceError, allow, choose};
-pub use egress::{EgressError, Net, PROXY_ENVIRONMENT, look};
+pub use egress::{EgressError, Net, PROXY_ENVIRONMENT, hand, look};
 pub use frames::{Child, Exit, Output, Process, Sandbox, SandboxError, Starter, Stdin};
 pub use launcher::{Connection, Launcher, connect};
 pub use launchers::{Launchers, Which};

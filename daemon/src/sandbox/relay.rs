@@ -69,8 +69,8 @@ impl Answerer {
     }
 
     /// Says whether a decision is on record. Returns whether anybody hears it.
-    pub async fn recorded(&self, seq: u64, ok: bool) -> bool {
-        let frame = egress::control(Out::Recorded, 0, &Recorded { seq, ok });
+    pub async fn recorded(&self, recorded: Recorded) -> bool {
+        let frame = egress::control(Out::Recorded, 0, &recorded);
         self.0.send(frame).await.is_ok()
     }
 

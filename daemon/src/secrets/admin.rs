@@ -287,13 +287,13 @@ impl Secrets {
             .parse()
             .map_err(|error| told(&VaultError::Unfit(error)))?;
         match &user {
-            User::Provider(_) => {}
+            User::Provider(_) | User::Broker(_) | User::Agent(_) | User::Skill(_) => {}
             // Nobody would look at it.
-            User::Agent(_) | User::Skill(_) | User::Bridge(_) => {
+            User::Bridge(_) => {
                 return Err(Error::new(
                     ErrorKind::Invalid,
-                    "in this version, providers alone use secrets of the vault",
-                    "name a provider, as provider:NAME",
+                    "in this version, no bridge uses secrets of the vault",
+                    "name a provider, or a broker and an agent or a skill",
                 ));
             }
         }

@@ -9,7 +9,7 @@
 pub mod admin;
 pub mod start;
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc};
 
 use paw_api::{
     Error, ErrorKind,
@@ -18,7 +18,7 @@ use paw_api::{
 use paw_llm::KeySource;
 use paw_policy::Name;
 use paw_vault::{
-    State, Unlock, User, Vault, VaultError,
+    State, Unlock, User, Value, Vault, VaultError,
     key::{HostKey, RecoveryKey},
 };
 use secrecy::{ExposeSecret as _, SecretString};
@@ -67,12 +67,14 @@ pub struct With {
 /// What a secret is used for.
 #[derive(Debug, Clone)]
 pub struct Use<'a> {
+    /// Through what it is used, which must be allowed to; nothing where who uses it has it.
+    pub through: Option<&'a User>,
     /// Who uses it: one of these must be allowed to.
     pub users: &'a [User],
     /// The action that it is for, and who asked for that; nothing where it is for pawd itself.
     pub on_behalf: Option<(Uuid, Actor)>,
     /// What else the record says.
-    pub detail: Vec<(&'static str, String)>,
+    pub detail: BTreeMap<String, String>,
 }
 
 /// Why a secret cannot be used.
@@ -96,6 +98,18 @@ pub enum UseError {
         /// Who wanted it.
         user: String,
     },
+    /// Policy does not permit it.
+    #[error(
+        "policy does not permit the use of secret {secret} through {through} ({by}); see pawctl policy show"
+    )]
+    Policy {
+        /// Which secret.
+        secret: String,
+        /// Through what.
+        through: String,
+        /// The rules that decided.
+        by: String,
+    },
     /// It can stand in no header.
     #[error(
         "secret {0} has characters that can stand in no header; give it another value: pawctl secret rotate {0}"
@@ -109,6 +123,31 @@ pub enum UseError {
         /// Why there is none.
         why: String,
     },
+}
+
+impl Use<'_> {
+    /// The record of this use, or of why it is none.
+    fn entry(&self, secret: &SecretName, refused: Option<&UseError>) -> Entry {
+        let mut entry = Entry::new(match refused {
+            None => Event::SecretUsed,
+            Some(_) => Event::SecretRefused,
+        });
+        if let Some((action, by)) = &self.on_behalf {
+            (entry.action, entry.actor) = (Some(*action), Some(by.clone()));
+        }
+        let detail = &mut entry.detail;
+        detail.extend(self.detail.clone());
+        detail.insert("secret".into(), secret.name.clone());
+        let users: Vec<String> = self.users.iter().map(ToString::to_string).collect();
+        detail.insert("for".into(), users.join(" "));
+        if let Some(through) = self.through {
+            detail.insert("through".into(), through.to_string());
+        }
+        if let Some(error) = refused {
+            entry.outcome = Some(crate::records::shorten_to(&error.to_string(), 300));
+        }
+        entry
+    }
 }
 
 impl Secrets {
@@ -146,30 +185,27 @@ impl Secrets {
         }
     }
 
-    /// Gives out a value for one use, once that is in the audit log. Every attempt is.
+    /// Gives out a value for one use as a text, once that is in the audit log. Every attempt is.
     ///
     /// # Errors
     /// Why it cannot be had.
     pub async fn value(&self, secret: &SecretName, of: Use<'_>) -> Result<SecretString, UseError> {
+        let value = self.locked(secret, of).await?;
+        value
+            .text()
+            .ok_or_else(|| UseError::NoText(secret.name.clone()))
+    }
+
+    /// The same, in memory of its own.
+    ///
+    /// # Errors
+    /// Why it cannot be had.
+    pub async fn locked(&self, secret: &SecretName, of: Use<'_>) -> Result<Value, UseError> {
         let now = now_ms();
-        let judged = self.judge(secret, of.users, now);
-        let mut entry = Entry::new(match &judged {
-            Ok(_) => Event::SecretUsed,
-            Err(_) => Event::SecretRefused,
-        });
-        if let Some((action, by)) = of.on_behalf {
-            (entry.action, entry.actor) = (Some(action), Some(by));
-        }
-        let detail = &mut entry.detail;
-        detail.insert("secret".into(), secret.name.clone());
-        let users: Vec<String> = of.users.iter().map(ToString::to_string).collect();
-        detail.insert("for".into(), users.join(" "));
-        for (key, value) in of.detail {
-            detail.insert(key.into(), value);
-        }
-        match &judged {
-            Ok(version) => drop(detail.insert("version".into(), version.to_string())),
-            Err(error) => entry.outcome = Some(crate::records::shorten_to(&error.to_string(), 300)),
+        let judged = self.judge(secret, &of, now);
+        let mut entry = of.entry(secret, judged.as_ref().err());
+        if let Ok(version) = &judged {
+            entry.detail.insert("version".into(), version.to_string());
         }
         let recorded = self.0.audit.durable(entry).await;
         let version = judged?;
@@ -181,17 +217,19 @@ impl Secrets {
             secret: secret.to_string(),
             source,
         };
-        let value = self
-            .vault()
+        self.vault()
             .and_then(|vault| vault.get(&secret.name, Some(version), now))
-            .map_err(failed)?;
-        value
-            .text()
-            .ok_or_else(|| UseError::NoText(secret.name.clone()))
+            .map_err(failed)
+    }
+
+    /// Has it recorded that a use was refused by somebody else than the vault.
+    pub async fn refused(&self, secret: &SecretName, of: Use<'_>, why: &UseError) {
+        // A refusal grants nothing, so it stands even if its record is lost with the writer.
+        drop(self.0.audit.soon(of.entry(secret, Some(why))).await);
     }
 
     /// Whether a secret may be used by one of these, and which version that is.
-    fn judge(&self, secret: &SecretName, users: &[User], now: u64) -> Result<u64, UseError> {
+    fn judge(&self, secret: &SecretName, of: &Use<'_>, now: u64) -> Result<u64, UseError> {
         let failed = |source| UseError::Vault {
             secret: secret.to_string(),
             source,
@@ -200,12 +238,15 @@ impl Secrets {
             .vault()
             .and_then(|vault| vault.secret(&secret.name))
             .map_err(failed)?;
-        if !users.iter().any(|user| known.users.contains(user)) {
-            let user = users.first().map(ToString::to_string);
-            return Err(UseError::NotAllowed {
-                secret: secret.name.clone(),
-                user: user.unwrap_or_else(|| "anybody".into()),
-            });
+        let not_allowed = |user: Option<&User>| UseError::NotAllowed {
+            secret: secret.name.clone(),
+            user: user.map_or_else(|| "anybody".into(), ToString::to_string),
+        };
+        if !of.users.iter().any(|user| known.users.contains(user)) {
+            return Err(not_allowed(of.users.first()));
+        }
+        if let Some(through) = of.through.filter(|it| !known.users.contains(*it)) {
+            return Err(not_allowed(Some(through)));
         }
         let version = match secret.version {
             Some(number) => known.versions.iter().find(|it| it.number == number),
@@ -257,9 +298,10 @@ impl KeySource for ProviderKey {
         let on_behalf = ON_BEHALF.try_with(Clone::clone).ok();
         Box::pin(async move {
             let of = Use {
+                through: None,
                 users: &self.user,
                 on_behalf,
-                detail: vec![("purpose", "request to a provider".into())],
+                detail: BTreeMap::from([("purpose".into(), "request to a provider".into())]),
             };
             let value = self.secrets.value(&self.secret, of).await;
             value.map_err(|error| error.to_string())

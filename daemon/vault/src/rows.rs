@@ -33,7 +33,9 @@ pub enum Unfit {
     #[error("the value is longer than {MAX_VALUE} bytes")]
     Long,
     /// Neither a provider nor any other.
-    #[error("a user is written as provider:NAME, agent:NAME, skill:NAME or bridge:NAME")]
+    #[error(
+        "a user is written as provider:NAME, broker:NAME, agent:NAME, skill:NAME or bridge:NAME"
+    )]
     User,
     /// Too many may use it.
     #[error("a secret is for at most {MAX_USERS} users")]
@@ -69,9 +71,11 @@ pub fn check_name(name: &str) -> Result<(), Unfit> {
 pub enum User {
     /// A provider of models, as its key.
     Provider(String),
-    /// What runs for an agent, through the egress broker.
+    /// A broker of paw-egress, which adds it to requests of those who may use it, too.
+    Broker(String),
+    /// What runs for an agent, through a broker that may use it.
     Agent(String),
-    /// A skill, through the egress broker.
+    /// A skill, through a broker that may use it.
     Skill(String),
     /// A bridge to a channel, as its token.
     Bridge(String),
@@ -83,6 +87,7 @@ impl User {
     pub fn parts(&self) -> (&'static str, &str) {
         match self {
             Self::Provider(name) => ("provider", name),
+            Self::Broker(name) => ("broker", name),
             Self::Agent(name) => ("agent", name),
             Self::Skill(name) => ("skill", name),
             Self::Bridge(name) => ("bridge", name),
@@ -106,6 +111,7 @@ impl FromStr for User {
         let name = name.to_owned();
         match kind {
             "provider" => Ok(Self::Provider(name)),
+            "broker" => Ok(Self::Broker(name)),
             "agent" => Ok(Self::Agent(name)),
             "skill" => Ok(Self::Skill(name)),
             "bridge" => Ok(Self::Bridge(name)),

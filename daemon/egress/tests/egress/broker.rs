@@ -7,14 +7,14 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use paw_api::egress::Reason;
+use paw_api::egress::{Hand, Reason};
 use paw_egress::run::Shared;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
 };
 
-use crate::rig::{Run, names, shared};
+use crate::rig::{Run, hand, names, shared};
 
 const SECRET: &str = "sk-live/0123456789+abcdefghij";
 
@@ -27,6 +27,14 @@ struct Endpoint {
 }
 
 async fn endpoint(answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> Endpoint {
+    endpoint_with("credential", answer).await
+}
+
+/// One whose broker's key is written so: in a file as `credential`, or in the vault as `secret`.
+async fn endpoint_with(
+    source: &str,
+    answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static,
+) -> Endpoint {
     let key = rcgen::generate_simple_self_signed(["api.example".to_owned()]).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let ca = dir.path().join("ca.pem");
@@ -73,7 +81,7 @@ async fn endpoint(answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> E
     });
     let ceiling = format!(
         "ports = []\nallow_addresses = [\"127.0.0.1/32\"]\n[broker.api]\nurl = \"https://api.example:{port}/base\"\n\
-         credential = \"api\"\nca = {ca:?}\n[broker.other]\nurl = \"https://other.example:{port}/\"\ncredential = \"api\"\nca = {ca:?}"
+         {source} = \"api\"\nca = {ca:?}\n[broker.other]\nurl = \"https://other.example:{port}/\"\ncredential = \"api\"\nca = {ca:?}"
     );
     let shared = shared(
         &ceiling,
@@ -410,4 +418,90 @@ fn brokers_that_cannot_be_meant_are_refused_at_the_start() {
         "url = \"https://api.example/\"\ncredential = \"good\"\nsecret = \"inline\"",
         false,
     );
+}
+
+/// A run whose broker's secret is in the vault, and what pawd hands over of it.
+async fn of_vault(endpoint: &Endpoint, value: Option<&str>) -> Run {
+    let mut run = endpoint.run().await;
+    run.value = value.map(|value| value.as_bytes().to_vec());
+    run
+}
+
+#[tokio::test]
+async fn a_secret_of_the_vault_is_used_for_the_request_that_it_was_handed_over_for() {
+    let endpoint = endpoint_with("secret", |_| ok("done")).await;
+    let mut run = of_vault(&endpoint, Some(SECRET)).await;
+    assert_eq!(run.get("http://broker/api/x").await.body(), "done");
+    assert!(endpoint.asked()[0].contains(&format!("authorization: Bearer {SECRET}\r\n")));
+    let decision = &run.decisions[0];
+    assert_eq!(
+        (
+            decision.secret.as_deref(),
+            decision.broker.as_deref(),
+            decision.vault
+        ),
+        (Some("api"), Some("api"), true)
+    );
+    // The next request waits for a value of its own.
+    run.value = Some(b"another-one-0123".to_vec());
+    run.get("http://broker/api/x").await;
+    assert!(endpoint.asked()[1].contains("authorization: Bearer another-one-0123\r\n"));
+}
+
+#[tokio::test]
+async fn without_the_value_nothing_of_the_request_goes_out() {
+    let endpoint = endpoint_with("secret", |_| ok("done")).await;
+    let mut run = of_vault(&endpoint, None).await;
+    let answer = run.get("http://broker/api/x").await;
+    assert_eq!(answer.status(), 403);
+    assert!(
+        answer.text().contains("X-Paw-Refused: secret\r\n"),
+        "{}",
+        answer.text()
+    );
+    // On record, and handed over to another decision, to another run, or not at all.
+    run.value = Some(SECRET.into());
+    run.record = false;
+    assert_eq!(run.get("http://broker/api/x").await.status(), 503);
+    for unfit in ["1234567", "0123456789\r\nHost: other"] {
+        run.record = true;
+        run.value = Some(unfit.into());
+        if unfit.len() >= paw_api::egress::MIN_SECRET {
+            let answer = run.get("http://broker/api/x").await;
+            assert_eq!(answer.status(), 403);
+            assert!(!answer.text().contains(unfit), "{}", answer.text());
+        }
+    }
+    assert!(endpoint.asked().is_empty());
+}
+
+#[tokio::test]
+async fn value_that_nobody_waits_for_is_not_kept() {
+    let endpoint = endpoint_with("secret", |_| ok("done")).await;
+    let mut run = of_vault(&endpoint, None).await;
+    let length = u32::try_from(SECRET.len()).unwrap();
+    for early in [hand("test", 1, length), hand("other", 1, length)] {
+        assert!(run.hand(&early, SECRET.as_bytes()).await);
+    }
+    assert_eq!(run.get("http://broker/api/x").await.status(), 403);
+    for broken in [
+        hand("test", 1, 0),
+        hand("test", 1, u32::MAX),
+        Hand {
+            version: 1,
+            ..hand("test", 1, length)
+        },
+    ] {
+        assert!(!run.hand(&broken, SECRET.as_bytes()).await, "{broken:?}");
+    }
+    assert!(endpoint.asked().is_empty());
+}
+
+#[tokio::test]
+async fn a_secret_of_the_vault_is_kept_from_the_answer() {
+    let endpoint = endpoint_with("secret", |asked| ok(asked)).await;
+    let mut run = of_vault(&endpoint, Some(SECRET)).await;
+    let answer = run.get("http://broker/api/x").await;
+    assert!(!answer.text().contains(SECRET), "{}", answer.text());
+    assert!(!answer.text().contains("Bearer"), "{}", answer.text());
 }

@@ -12,17 +12,16 @@ use std::{
 };
 
 use paw_api::egress::{
-    Added, Begin, Decision, Finished, HEADER, HostName, NetRule, Ready, Reason, Recorded, Refused,
-    Tag, Taken, VERSION, header, parse_header,
+    Added, Begin, Decision, Finished, HEADER, Hand, HostName, NetRule, Ready, Reason, Recorded,
+    Refused, Tag, Taken, VERSION, header, parse_header,
 };
 use paw_egress::{
     ceiling::Ceiling,
-    leak::Forms,
+    hand::Values,
     names::Agents,
     run::{Shared, serve},
     upstream::{Lookup, Outside},
 };
-use secrecy::ExposeSecret as _;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -40,6 +39,9 @@ pub(crate) struct Run {
     last: u32,
     /// Whether decisions are acknowledged as recorded.
     pub(crate) record: bool,
+    /// The value that is handed over where one of the vault is asked for; without one, the secret is refused.
+    pub(crate) value: Option<Vec<u8>>,
+    shared: Option<Arc<Shared>>,
     pub(crate) decisions: Vec<Decision>,
     pub(crate) finished: Vec<Finished>,
 }
@@ -93,20 +95,10 @@ pub(crate) fn names(known: &[(&str, &[&str])]) -> Lookup {
 /// A broker with this ceiling.
 pub(crate) fn shared(ceiling: &str, credentials: &Path, lookup: Lookup) -> Arc<Shared> {
     let ceiling = Ceiling::parse(ceiling, Path::new("egress.toml"), credentials).unwrap();
-    let forms = ceiling
-        .brokers
-        .iter()
-        .map(|(name, broker)| {
-            (
-                name.clone(),
-                Arc::new(Forms::of(broker.secret.expose_secret())),
-            )
-        })
-        .collect();
     Arc::new(Shared {
         ceiling: Arc::new(ceiling),
         outside: Outside::new(lookup, rustls::RootCertStore::empty()),
-        forms,
+        values: Values::default(),
         places: Arc::new(Semaphore::new(64)),
         agents: Agents::default(),
         ready: Ready {
@@ -136,7 +128,9 @@ impl Run {
     pub(crate) async fn begin(shared: &Arc<Shared>, rules: &[&str]) -> Result<Self, Refused> {
         let (ours, theirs) = UnixStream::pair().unwrap();
         tokio::spawn(serve(theirs, Arc::clone(shared)));
-        Self::over(ours, rules).await
+        let mut run = Self::over(ours, rules).await?;
+        run.shared = Some(Arc::clone(shared));
+        Ok(run)
     }
 
     /// Begins a run over a connection.
@@ -171,6 +165,8 @@ impl Run {
             stream,
             last: 0,
             record: true,
+            value: None,
+            shared: None,
             decisions: Vec::new(),
             finished: Vec::new(),
         })
@@ -249,14 +245,33 @@ impl Run {
     async fn decided(&mut self, payload: &[u8]) {
         let decision: Decision = read(payload);
         if decision.refused.is_none() {
+            let refused = decision.vault && self.value.is_none();
+            if let (true, Some(value)) = (decision.vault, &self.value) {
+                let length = u32::try_from(value.len()).unwrap();
+                let hand = hand("test", decision.seq, length);
+                assert!(self.hand(&hand, value).await, "it is taken");
+            }
             let recorded = Recorded {
                 seq: decision.seq,
-                ok: self.record,
+                ok: self.record && !refused,
+                secret: refused,
             };
             let recorded = control(Tag::Recorded, &recorded);
             self.stream.write_all(&recorded).await.unwrap();
         }
         self.decisions.push(decision);
+    }
+
+    /// Hands a value over, on a connection of its own; whether that is answered as it has to be.
+    pub(crate) async fn hand(&self, hand: &Hand, value: &[u8]) -> bool {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let shared = self.shared.as_ref().expect("a run that began here");
+        tokio::spawn(serve(theirs, Arc::clone(shared)));
+        ours.write_all(&control(Tag::Hand, hand)).await.unwrap();
+        // One that is not wanted may be closed already.
+        let _ = ours.write_all(value).await;
+        let answer = timeout(LIMIT, next(&mut ours)).await.unwrap();
+        matches!(answer, Some((Tag::Handed, 0, _)))
     }
 
     /// Hears one connection to its end.
@@ -337,6 +352,16 @@ impl Run {
                 _ => {}
             }
         }
+    }
+}
+
+/// What a connection begins with that carries a value.
+pub(crate) fn hand(run: &str, seq: u64, length: u32) -> Hand {
+    Hand {
+        version: VERSION,
+        run: run.into(),
+        seq,
+        length,
     }
 }
 
