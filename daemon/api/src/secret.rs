@@ -65,7 +65,7 @@ pub struct Secret {
     pub created_at: u64,
     /// Its versions, the oldest first; the last one is used where none is named.
     pub versions: Vec<SecretVersion>,
-    /// Who may use it, as `provider:NAME`, `agent:NAME`, `skill:NAME` or `bridge:NAME`.
+    /// Who may use it, as `provider:NAME`, `broker:NAME`, `agent:NAME`, `skill:NAME` or `bridge:NAME`.
     pub users: Vec<String>,
 }
 

@@ -18,6 +18,7 @@ mod fold;
 mod hidden;
 pub mod model;
 mod patterns;
+pub mod secrets;
 
 use std::{fmt, ops::Range, sync::LazyLock};
 
