@@ -120,7 +120,7 @@ mod tests {
     fn a_forbid_narrows_by_secret_broker_agent_and_skill() {
         let forbid = |condition: &str| {
             format!(
-                "forbid (principal, action == Action::\"secret_use\", resource) when {{ {condition} }};"
+                "@id(\"narrow\") @reason(\"Narrower.\") forbid (principal, action == Action::\"secret_use\", resource) when {{ {condition} }};"
             )
         };
         for condition in [

@@ -241,7 +241,9 @@ async fn values_that_are_used_in_every_way_are_found_nowhere_else() {
     }
     let ended = AuditRpcClient::list(&client, None, Some("egress_ended".into()), None, None);
     let ended = ended.await.expect("root may read the log");
-    let leaks = ended.iter().filter(|it| it["entry"]["detail"]["fault"] == "leak");
+    let leaks = ended
+        .iter()
+        .filter(|it| it["entry"]["detail"]["fault"] == "leak");
     assert_eq!(leaks.count(), 3, "{ended:?}");
 
     // Another value, another key, errors of every kind.

@@ -133,7 +133,7 @@ impl Use<'_> {
             Some(_) => Event::SecretRefused,
         });
         if let Some((action, by)) = &self.on_behalf {
-            (entry.action, entry.actor) = (Some(*action), Some(by.clone()));
+            (entry.action, entry.actor) = (Some(*action), Some(*by));
         }
         let detail = &mut entry.detail;
         detail.extend(self.detail.clone());

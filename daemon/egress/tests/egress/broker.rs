@@ -499,7 +499,7 @@ async fn value_that_nobody_waits_for_is_not_kept() {
 
 #[tokio::test]
 async fn a_secret_of_the_vault_is_kept_from_the_answer() {
-    let endpoint = endpoint_with("secret", |asked| ok(asked)).await;
+    let endpoint = endpoint_with("secret", ok).await;
     let mut run = of_vault(&endpoint, Some(SECRET)).await;
     let answer = run.get("http://broker/api/x").await;
     assert!(!answer.text().contains(SECRET), "{}", answer.text());
