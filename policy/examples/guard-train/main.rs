@@ -1,18 +1,22 @@
 //! Trains the weights of the prompt screening, and says what they are worth on sources they have not seen.
 //!
 //! ```text
-//! cargo run -p paw-policy --release --example guard-train -- CORPUS.jsonl [--write FILE] [--by-rows] [--all-licences]
+//! cargo run -p paw-policy --release --example guard-train -- CORPUS.jsonl [--write FILE] [--by-rows | --attacks-by-source]
+//!     [--all-licences]
 //! ```
 //!
 //! The corpus is its user's: one object a line with `id`, `text`, `kind` (`attack` or `benign`), `channel`, and `source` and
 //! `licence` if there are any. Two things are done with it. First, sources are put into groups; the weights for each group are
 //! trained on the other groups, and the table shows the whole screening with them: that is what to expect of texts nobody has
 //! seen; with `--by-rows` rows are put into groups in place of sources, which says what to expect of more texts of the same
-//! sources. Then one set of weights is trained on all rows whose licence is permissive, and written if asked for.
+//! sources, and with `--attacks-by-source` attacks are put into groups by their source and harmless texts by their row, which says
+//! what to expect of new attacks among what is usual. Then one set of weights is trained on all rows whose licence is permissive, and written if asked for.
 //!
 //! Nothing is drawn at random: the same corpus gives the same weights.
 
 #![allow(clippy::print_stdout, reason = "a program that prints")]
+
+mod own;
 
 use std::{collections::BTreeMap, env, error::Error, fs};
 
@@ -22,10 +26,14 @@ use paw_policy::guard::{
 };
 use serde::Deserialize;
 
+use self::own::{Dice, Own};
+
 const SIZE: usize = 1 << BITS;
-const EPOCHS: usize = 5;
-const RATE: f32 = 0.05;
+const EPOCHS: usize = 12;
+const RATE: f32 = 0.2;
 const DECAY: f32 = 3e-4;
+/// How many of the features of a window are left out each time it is learnt from, so that no word is relied on alone.
+const LEFT_OUT: f32 = 0.5;
 
 #[derive(Debug, Clone, Deserialize)]
 struct Row {
@@ -81,6 +89,9 @@ fn group(source: &str) -> &str {
         .find(|family| source.starts_with(**family))
         .unwrap_or(&source)
 }
+
+/// How much a sentence of our own counts beside a text of the corpus.
+const OWN_WEIGHT: f32 = 0.5;
 
 /// A text as blocks of features, for learning.
 struct Sample {
@@ -142,6 +153,18 @@ impl Learner {
         best
     }
 
+    /// Learns from a window, without the features that the dice leave out.
+    fn partly(&mut self, blocks: &[Vec<u32>], sample: &Sample, dice: &mut Dice) {
+        let blocks: Vec<Vec<u32>> = blocks
+            .iter()
+            .map(|block| {
+                let kept = block.iter().filter(|_| dice.share() >= LEFT_OUT);
+                kept.copied().collect()
+            })
+            .collect();
+        self.step(&blocks, sample.attack, sample.weight);
+    }
+
     fn step(&mut self, blocks: &[Vec<u32>], attack: bool, weight: f32) {
         let error = (sigmoid(self.value(blocks)) - f32::from(u8::from(attack))) * weight;
         let count: usize = blocks.iter().map(Vec::len).sum();
@@ -158,13 +181,10 @@ impl Learner {
     fn learn(samples: &[&Sample]) -> Self {
         let mut learner = Self::new();
         let mut order: Vec<usize> = (0..samples.len()).collect();
-        let mut state = 0x2545_f491_4f6c_dd1d_u64;
+        let mut dice = Dice(0x2545_f491_4f6c_dd1d);
         for epoch in 0..EPOCHS {
             for at in (1..order.len()).rev() {
-                state ^= state << 13;
-                state ^= state >> 7;
-                state ^= state << 17;
-                order.swap(at, (state % (at as u64 + 1)) as usize);
+                order.swap(at, dice.throw(at + 1));
             }
             for index in &order {
                 let sample = samples[*index];
@@ -179,7 +199,7 @@ impl Learner {
                         learner.step(&sample.blocks[end.saturating_sub(2)..end], true, weight);
                     }
                 } else {
-                    learner.step(&sample.blocks[start..end], sample.attack, sample.weight);
+                    learner.partly(&sample.blocks[start..end], sample, &mut dice);
                 }
             }
         }
@@ -204,67 +224,16 @@ fn calibrate(values: &[(f32, bool)]) -> (f32, f32) {
     (slope, -slope * half)
 }
 
-/// `policy/guard/own.toml`.
-#[derive(Deserialize)]
-struct Own {
-    page: Vec<String>,
-    #[serde(rename = "do")]
-    wanted: Vec<String>,
-    attack: Vec<String>,
-    benign: Vec<String>,
-}
-
-/// How often each line of our own is written out.
-const TIMES: usize = 14;
-
-impl Own {
-    fn samples(&self) -> Vec<Sample> {
-        let mut turn = 0;
-        let mut samples = Vec::new();
-        for (lines, attack) in [(&self.attack, true), (&self.benign, false)] {
-            for line in lines {
-                let mut texts: Vec<String> =
-                    (0..TIMES).map(|_| self.written(line, &mut turn)).collect();
-                texts.sort_unstable();
-                texts.dedup();
-                samples.extend(texts.iter().map(|text| sample(text, attack, 0.5)));
-            }
-        }
-        samples
-    }
-
-    /// A line with one choice for each of its alternatives; the next choice is another one.
-    fn written(&self, line: &str, turn: &mut usize) -> String {
-        let mut out = String::new();
-        let mut rest = line;
-        while let Some(open) = rest.find('{') {
-            out.push_str(&rest[..open]);
-            let Some(close) = rest[open..].find('}') else {
-                break;
-            };
-            let inner = &rest[open + 1..open + close];
-            *turn = turn.wrapping_mul(31).wrapping_add(17) % 1_000_003;
-            let choices: Vec<&str> = match inner {
-                "page" => self.page.iter().map(String::as_str).collect(),
-                "do" => self.wanted.iter().map(String::as_str).collect(),
-                inner => inner.split('|').collect(),
-            };
-            out.push_str(choices[(*turn / 7) % choices.len()]);
-            rest = &rest[open + close + 1..];
-        }
-        out.push_str(rest);
-        out
-    }
-}
-
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = env::args().skip(1);
-    let (mut corpus, mut write, mut all, mut by_rows) = (None, None, false, false);
+    let (mut corpus, mut write, mut all) = (None, None, false);
+    let (mut by_rows, mut benign_by_rows) = (false, false);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--write" => write = arguments.next(),
             "--all-licences" => all = true,
             "--by-rows" => by_rows = true,
+            "--attacks-by-source" => benign_by_rows = true,
             _ => corpus = Some(argument),
         }
     }
@@ -286,8 +255,12 @@ fn main() -> Result<(), Box<dyn Error>> {
             of_use.then(|| sample(&row.text, row.attack(), 1.0))
         })
         .collect();
-    let own: Own = toml::from_str(include_str!("../guard/own.toml"))?;
-    let own = own.samples();
+    let own: Own = toml::from_str(include_str!("../../guard/own.toml"))?;
+    let own: Vec<Sample> = own
+        .texts()
+        .iter()
+        .map(|(text, attack)| sample(text, *attack, OWN_WEIGHT))
+        .collect();
     println!(
         "{} rows, {} of them taught, {} sentences of our own",
         rows.len(),
@@ -315,7 +288,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut learnt: Vec<(Learner, Vec<usize>)> = Vec::new();
     for (fold, (_, held)) in folds.iter().enumerate() {
         let is_held = |index: usize| {
-            if by_rows {
+            if by_rows || benign_by_rows && !rows[index].attack() {
                 index % folds.len() == fold
             } else {
                 held.contains(&group(&rows[index].source))
