@@ -78,7 +78,9 @@ impl Own {
                     self.write(&lines[dice.throw(lines.len())], dice, out, depth + 1);
                 }
                 (["junk"], None) => junk(dice, out),
-                (choices, _) => self.write(choices[dice.throw(choices.len())], dice, out, depth + 1),
+                (choices, _) => {
+                    self.write(choices[dice.throw(choices.len())], dice, out, depth + 1)
+                }
             }
             rest = &rest[open + length + 1..];
         }
@@ -113,14 +115,14 @@ fn choices(text: &str) -> Vec<&str> {
 fn junk(dice: &mut Dice, out: &mut String) {
     const MARKS: &[u8] = b"!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~[](){}<>=\\";
     const PIECES: [&str; 29] = [
-        "ver", "ing", "al", "ten", "graph", "sch", "ment", "post", "er", "con", "de", "tion", "bel",
-        "is", "ex", "able", "un", "li", "que", "str", "ad", "ora", "ulo", "ky", "mat", "wer", "und",
-        "pre", "ose",
+        "ver", "ing", "al", "ten", "graph", "sch", "ment", "post", "er", "con", "de", "tion",
+        "bel", "is", "ex", "able", "un", "li", "que", "str", "ad", "ora", "ulo", "ky", "mat",
+        "wer", "und", "pre", "ose",
     ];
     const WORDS: [&str; 26] = [
-        "please", "now", "write", "one", "two", "answer", "text", "table", "again", "code", "begin",
-        "list", "the", "with", "reply", "style", "title", "bitte", "avec", "para", "und", "name",
-        "step", "format", "sentence", "here",
+        "please", "now", "write", "one", "two", "answer", "text", "table", "again", "code",
+        "begin", "list", "the", "with", "reply", "style", "title", "bitte", "avec", "para", "und",
+        "name", "step", "format", "sentence", "here",
     ];
     let marks = |dice: &mut Dice, out: &mut String, most| {
         for _ in 0..=dice.throw(most) {

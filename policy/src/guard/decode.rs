@@ -80,40 +80,27 @@ pub(super) fn runs(text: &str, mut budget: usize) -> Vec<Decoded> {
             found.push(Decoded { text, span });
         }
     };
-    let mut starts = [0_usize; 3];
-    let mut last = 0_u8;
     let mut whole_lines = 0;
-    for at in 0..=bytes.len() {
-        let byte = bytes.get(at).copied().unwrap_or(0);
-        let class = CLASS[byte as usize];
-        let changed = class ^ last;
-        if changed == 0 {
-            continue;
+    each_run(bytes, WORD, |from, to| {
+        let ends_line = matches!(bytes.get(to), None | Some(b'\n' | b'\r'));
+        whole_lines += usize::from(ends_line);
+        if let Some(decoded) = word(&text[from..to]) {
+            keep(decoded, (from, to));
         }
-        let mut bits = changed;
-        while bits != 0 {
-            let bit = bits & bits.wrapping_neg();
-            bits ^= bit;
-            let start = &mut starts[bit.trailing_zeros() as usize];
-            if class & bit != 0 {
-                *start = at;
-            } else if at - *start >= MIN_RUN {
-                let run = &text[*start..at];
-                let span = (*start, at);
-                match bit {
-                    WORD if byte == b'\n' || byte == b'\r' || at == bytes.len() => {
-                        whole_lines += 1;
-                        word(run).into_iter().for_each(|text| keep(text, span));
-                    }
-                    WORD => word(run).into_iter().for_each(|text| keep(text, span)),
-                    NUMBER if run.bytes().filter(u8::is_ascii_hexdigit).count() < MIN_RUN => {}
-                    NUMBER => numbers(run).into_iter().for_each(|text| keep(text, span)),
-                    _ => morse(run).into_iter().for_each(|text| keep(text, span)),
-                }
-            }
+    });
+    each_run(bytes, NUMBER, |from, to| {
+        let run = &text[from..to];
+        if run.bytes().filter(u8::is_ascii_hexdigit).count() >= MIN_RUN
+            && let Some(decoded) = numbers(run)
+        {
+            keep(decoded, (from, to));
         }
-        last = class;
-    }
+    });
+    each_run(bytes, MORSE, |from, to| {
+        if let Some(decoded) = morse(&text[from..to]) {
+            keep(decoded, (from, to));
+        }
+    });
     let escapes = |mark: u8| bytes.iter().filter(|byte| **byte == mark).count() >= MIN_ESCAPES;
     if escapes(b'%') {
         escaped(text, b'%')
@@ -141,6 +128,34 @@ pub(super) fn runs(text: &str, mut budget: usize) -> Vec<Decoded> {
             .for_each(|(decoded, span)| keep(decoded, span));
     }
     found
+}
+
+/// The runs of bytes of a class that are long enough, with their ends.
+///
+/// A run that is long enough holds one of every `MIN_RUN`th bytes, so the others are looked at only around those.
+fn each_run(bytes: &[u8], class: u8, mut found: impl FnMut(usize, usize)) {
+    let is = |at: usize| CLASS[bytes[at] as usize] & class != 0;
+    let mut done = 0;
+    let mut at = MIN_RUN - 1;
+    while at < bytes.len() {
+        if !is(at) {
+            at += MIN_RUN;
+            continue;
+        }
+        let mut from = at;
+        while from > done && is(from - 1) {
+            from -= 1;
+        }
+        let mut to = at + 1;
+        while to < bytes.len() && is(to) {
+            to += 1;
+        }
+        if to - from >= MIN_RUN {
+            found(from, to);
+        }
+        done = to;
+        at = to + MIN_RUN;
+    }
 }
 
 /// Base64 broken into lines, as mail and PEM have it: joined, and read as one.

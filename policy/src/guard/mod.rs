@@ -31,7 +31,7 @@ use patterns::Patterns;
 
 /// What the score has to reach for each verdict. Chosen on the development corpus for a stated rate of false alarms; see
 /// tests/bench/README.md.
-pub const MARK: f32 = 0.5;
+pub const MARK: f32 = 0.51;
 /// See [`MARK`].
 pub const ASK: f32 = 0.8;
 /// See [`MARK`]. Hidden payloads block whatever the score.
