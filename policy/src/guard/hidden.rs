@@ -25,7 +25,7 @@ const MIN_CODE: usize = 16;
 /// Finds what is hidden in a text, in one pass.
 pub(super) fn scan(text: &str) -> Vec<Hidden> {
     let mut found = Vec::new();
-    if text.is_ascii() {
+    if text.is_ascii() || !may_hide(text.as_bytes()) {
         return found;
     }
     let mut tags = Run::default();
@@ -92,6 +92,26 @@ pub(super) fn scan(text: &str) -> Vec<Hidden> {
         });
     }
     found
+}
+
+/// Whether the bytes of one of the characters that hide something are in a text: most texts that are not ASCII have none.
+fn may_hide(bytes: &[u8]) -> bool {
+    let high = |at: usize| bytes.get(at).copied().unwrap_or(0);
+    let mut rest = bytes.iter().enumerate();
+    rest.any(|(at, byte)| match byte {
+        0xe1 => (high(at + 1), high(at + 2)) == (0xa0, 0x8e),
+        0xe2 => match high(at + 1) {
+            0x80 => matches!(high(at + 2), 0x8b..=0x8f | 0xa8..=0xae),
+            0x81 => high(at + 2) >= 0xa0,
+            _ => false,
+        },
+        0xef => matches!(
+            (high(at + 1), high(at + 2)),
+            (0xb8, 0x80..=0x8f) | (0xbb, 0xbf)
+        ),
+        0xf3 => high(at + 1) == 0xa0,
+        _ => false,
+    })
 }
 
 /// Hidden characters one after the other.

@@ -6,7 +6,11 @@
 
 use std::collections::BTreeMap;
 
-use aho_corasick::{AhoCorasick, AhoCorasickKind};
+use aho_corasick::{
+    Anchored,
+    automaton::{Automaton as _, StateID},
+    dfa::DFA,
+};
 use regex::bytes::{Regex, RegexBuilder};
 use serde::Deserialize;
 
@@ -59,6 +63,9 @@ pub enum PatternError {
     /// The keywords are too many.
     #[error("compile the keywords")]
     Keywords(#[from] aho_corasick::BuildError),
+    /// The automaton of the keywords cannot be begun.
+    #[error("begin the automaton of the keywords")]
+    Start(#[from] aho_corasick::MatchError),
     /// More than there are bits.
     #[error("{0} patterns; at most {MAX_PATTERNS} can be used")]
     TooMany(usize),
@@ -71,7 +78,8 @@ pub enum PatternError {
 #[derive(Debug)]
 pub(super) struct Patterns {
     pub(super) all: Vec<Pattern>,
-    keywords: AhoCorasick,
+    keywords: DFA,
+    start: StateID,
     /// For each keyword the patterns that name it, one bit each.
     named_by: Vec<u128>,
     each: Vec<Regex>,
@@ -115,10 +123,10 @@ impl Patterns {
                     .build()
             })
             .collect::<Result<_, _>>()?;
+        let keywords = DFA::new(keys.keys())?;
         Ok(Self {
-            keywords: AhoCorasick::builder()
-                .kind(Some(AhoCorasickKind::DFA))
-                .build(keys.keys())?,
+            start: keywords.start_state(Anchored::No)?,
+            keywords,
             named_by: keys.into_values().collect(),
             all: file.pattern,
             each,
@@ -131,18 +139,15 @@ impl Patterns {
         // For each pattern the piece around its keywords that is not tried yet.
         let mut open: Vec<(usize, usize)> = Vec::new();
         let (mut waiting, mut matched) = (0_u128, 0_u128);
-        for key in self.keywords.find_overlapping_iter(view) {
-            let mut named = self.named_by[key.pattern().as_usize()] & !matched;
+        let mut meet = |key: usize, start: usize, end: usize| {
+            let mut named = self.named_by[key] & !matched;
             if named == 0 {
-                continue;
+                return;
             }
             if open.is_empty() {
                 open.resize(self.each.len(), (0, 0));
             }
-            let (start, end) = (
-                key.start().saturating_sub(BEFORE),
-                (key.end() + BEHIND).min(view.len()),
-            );
+            let (start, end) = (start.saturating_sub(BEFORE), (end + BEHIND).min(view.len()));
             while named != 0 {
                 let pattern = named.trailing_zeros() as usize;
                 named &= named - 1;
@@ -163,6 +168,18 @@ impl Patterns {
                     (piece.0, end.max(piece.1))
                 };
                 waiting |= bit;
+            }
+        };
+        // The automaton by hand: its iterator begins a search anew behind every keyword, which takes as long as the search.
+        let mut state = self.start;
+        for (at, byte) in view.iter().enumerate() {
+            state = self.keywords.next_state(Anchored::No, state, *byte);
+            if self.keywords.is_special(state) && self.keywords.is_match(state) {
+                for index in 0..self.keywords.match_len(state) {
+                    let key = self.keywords.match_pattern(state, index);
+                    let length = self.keywords.pattern_len(key);
+                    meet(key.as_usize(), at + 1 - length, at + 1);
+                }
             }
         }
         while waiting != 0 {
