@@ -1,16 +1,15 @@
 //! Trains the weights of the prompt screening, and says what they are worth on sources they have not seen.
 //!
 //! ```text
-//! cargo run -p paw-policy --release --example guard-train -- CORPUS.jsonl [--write FILE] [--by-rows | --attacks-by-source]
-//!     [--all-licences]
+//! cargo run -p paw-policy --release --example guard-train -- CORPUS.jsonl [--write FILE] [--all-licences]
 //! ```
 //!
 //! The corpus is its user's: one object a line with `id`, `text`, `kind` (`attack` or `benign`), `channel`, and `source` and
-//! `licence` if there are any. Two things are done with it. First, sources are put into groups; the weights for each group are
-//! trained on the other groups, and the table shows the whole screening with them: that is what to expect of texts nobody has
-//! seen; with `--by-rows` rows are put into groups in place of sources, which says what to expect of more texts of the same
-//! sources, and with `--attacks-by-source` attacks are put into groups by their source and harmless texts by their row, which says
-//! what to expect of new attacks among what is usual. Then one set of weights is trained on all rows whose licence is permissive, and written if asked for.
+//! `licence` if there are any. Two things are done with it. First, ten times a part is held out, the weights are trained on the rest,
+//! and tables show what the whole screening with them finds in the part, at the threshold that ships: once with groups of sources as the
+//! parts, which says what to expect of texts nobody has seen, once with rows, which says what to expect of more texts of the
+//! same sources, and once with the sources of attacks and the rows of harmless texts. Then one set of weights is trained on all rows
+//! whose licence is permissive, and written if asked for.
 //!
 //! Nothing is drawn at random: the same corpus gives the same weights.
 
@@ -207,19 +206,53 @@ impl Learner {
     }
 }
 
-/// Slope and offset that turn values into log odds: a half is reached by three in a thousand benign texts of sources that were
-/// not learnt from, a fifth by two in a hundred.
+/// What the weights that a text is tried with were not learnt from.
+#[derive(Clone, Copy)]
+enum Held {
+    /// Anything of the text's group of sources.
+    Sources,
+    /// Every tenth row, the text among them.
+    Rows,
+    /// Anything of an attack's group of sources, and every tenth harmless row.
+    Attacks,
+}
+
+impl Held {
+    const ALL: [Self; 3] = [Self::Sources, Self::Rows, Self::Attacks];
+
+    fn by_rows(self, attack: bool) -> bool {
+        match self {
+            Self::Sources => false,
+            Self::Rows => true,
+            Self::Attacks => !attack,
+        }
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::Sources => "OTHER SOURCES: nothing of the source was learnt from",
+            Self::Rows => "OTHER ROWS: other rows of the source were learnt from",
+            Self::Attacks => {
+                "OTHER ATTACKS: nothing of an attack's source was learnt from, and other rows of a harmless text's"
+            }
+        }
+    }
+}
+
+/// Slope and offset that turn values into log odds, by the values of benign texts whose sources were not learnt from and of
+/// those where other rows were: in the middle between both, a half is reached by three in a thousand, a fifth by two in a hundred. What
+/// is screened on a host is partly like what was learnt from.
 ///
 /// Odds by the share of attacks in the corpus would say nothing: nobody knows that share on a real host.
-fn calibrate(values: &[(f32, bool)]) -> (f32, f32) {
-    let mut benign: Vec<f32> = values
-        .iter()
-        .filter(|(_, attack)| !attack)
-        .map(|(value, _)| *value)
-        .collect();
-    benign.sort_by(|a, b| b.total_cmp(a));
-    let at = |share: f32| benign[((benign.len() as f32 * share) as usize).min(benign.len() - 1)];
-    let (half, fifth) = (at(0.003), at(0.02));
+fn calibrate(sources: &[(f32, bool)], rows: &[(f32, bool)]) -> (f32, f32) {
+    let reached = |values: &[(f32, bool)], share: f32| {
+        let benign = values.iter().filter(|(_, attack)| !attack);
+        let mut benign: Vec<f32> = benign.map(|(value, _)| *value).collect();
+        benign.sort_by(|a, b| b.total_cmp(a));
+        benign[((benign.len() as f32 * share) as usize).min(benign.len() - 1)]
+    };
+    let middle = |share: f32| (reached(sources, share) + reached(rows, share)) / 2.0;
+    let (half, fifth) = (middle(0.003), middle(0.02));
     let slope = 4.0_f32.ln() / (half - fifth).max(1e-3);
     (slope, -slope * half)
 }
@@ -227,13 +260,10 @@ fn calibrate(values: &[(f32, bool)]) -> (f32, f32) {
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = env::args().skip(1);
     let (mut corpus, mut write, mut all) = (None, None, false);
-    let (mut by_rows, mut benign_by_rows) = (false, false);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--write" => write = arguments.next(),
             "--all-licences" => all = true,
-            "--by-rows" => by_rows = true,
-            "--attacks-by-source" => benign_by_rows = true,
             _ => corpus = Some(argument),
         }
     }
@@ -284,59 +314,61 @@ fn main() -> Result<(), Box<dyn Error>> {
         smallest.0 += size;
         smallest.1.push(name);
     }
-    let mut values: Vec<(f32, bool)> = Vec::new();
-    let mut learnt: Vec<(Learner, Vec<usize>)> = Vec::new();
-    for (fold, (_, held)) in folds.iter().enumerate() {
-        let is_held = |index: usize| {
-            if by_rows || benign_by_rows && !rows[index].attack() {
-                index % folds.len() == fold
-            } else {
-                held.contains(&group(&rows[index].source))
-            }
-        };
-        let taught: Vec<&Sample> = samples
-            .iter()
-            .enumerate()
-            .filter(|(index, _)| !is_held(*index))
-            .filter_map(|(_, sample)| sample.as_ref())
-            .chain(&own)
-            .collect();
-        let learner = Learner::learn(&taught);
-        let tested: Vec<usize> = (0..rows.len()).filter(|index| is_held(*index)).collect();
-        for index in &tested {
-            if rows[*index].channel != "encoded" {
-                let sample = sample(&rows[*index].text, rows[*index].attack(), 1.0);
-                let (value, ..) = learner.worst(&sample);
-                if value > f32::MIN {
-                    values.push((value, rows[*index].attack()));
+    let mut ways = Vec::new();
+    for held in Held::ALL {
+        let (mut values, mut learnt) = (Vec::new(), Vec::new());
+        for (fold, (_, sources)) in folds.iter().enumerate() {
+            let is_held = |index: usize| {
+                if held.by_rows(rows[index].attack()) {
+                    index % folds.len() == fold
+                } else {
+                    sources.contains(&group(&rows[index].source))
+                }
+            };
+            let taught: Vec<&Sample> = samples
+                .iter()
+                .enumerate()
+                .filter(|(index, _)| !is_held(*index))
+                .filter_map(|(_, sample)| sample.as_ref())
+                .chain(&own)
+                .collect();
+            let learner = Learner::learn(&taught);
+            let tested: Vec<usize> = (0..rows.len()).filter(|index| is_held(*index)).collect();
+            for row in tested.iter().map(|index| &rows[*index]) {
+                if row.channel != "encoded" {
+                    let (value, ..) = learner.worst(&sample(&row.text, row.attack(), 1.0));
+                    if value > f32::MIN {
+                        values.push((value, row.attack()));
+                    }
                 }
             }
+            learnt.push((learner, tested));
         }
-        learnt.push((learner, tested));
+        ways.push((held, values, learnt));
     }
-    let calibration = calibrate(&values);
+    let calibration = calibrate(&ways[0].1, &ways[1].1);
     println!(
         "calibration: slope {:.3}, offset {:.3}",
         calibration.0, calibration.1
     );
-    let mut results: Vec<(usize, f32, f32, f32)> = Vec::new();
-    for (learner, tested) in learnt {
-        let guard = Guard::with_model(Model::read(&Model::write(
-            &learner.weights,
-            learner.bias,
-            calibration,
-        ))?)?;
-        for index in tested {
-            let text = &rows[index].text;
-            results.push((
-                index,
-                guard.screen(text).score,
-                guard.statistical(text),
-                guard.pattern_strength(text),
-            ));
+    for (held, _, learnt) in ways {
+        let mut results: Vec<(usize, f32, f32, f32)> = Vec::new();
+        for (learner, tested) in learnt {
+            let bytes = Model::write(&learner.weights, learner.bias, calibration);
+            let guard = Guard::with_model(Model::read(&bytes)?)?;
+            for index in tested {
+                let text = &rows[index].text;
+                results.push((
+                    index,
+                    guard.screen(text).score,
+                    guard.statistical(text),
+                    guard.pattern_strength(text),
+                ));
+            }
         }
+        println!("\n{}", held.words());
+        report(&rows, &results);
     }
-    report(&rows, &results);
     let taught: Vec<&Sample> = samples.iter().flatten().chain(&own).collect();
     let learner = Learner::learn(&taught);
     if let Some(path) = write {

@@ -141,7 +141,7 @@ impl Model {
 /// What a sum over so many features is multiplied with.
 pub fn norm(count: u32) -> f32 {
     // Half-way between the sum and the mean; few features prove little, so that a single word is not a sentence.
-    4.0 / (count as f32 + 24.0).sqrt()
+    4.0 / (count as f32 + 64.0).sqrt()
 }
 
 /// Log odds to a probability.

@@ -1,3 +1,5 @@
+mod languages;
+
 use super::*;
 
 fn screen(text: &str) -> Screening {
