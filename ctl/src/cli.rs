@@ -9,6 +9,7 @@ mod policy;
 mod provider;
 mod sandbox;
 mod secret;
+mod session;
 mod workspace;
 
 use std::{path::PathBuf, time::Duration};
@@ -26,6 +27,7 @@ pub(crate) use self::{
     provider::{More, Provider},
     sandbox::{Exec, Run, Sandbox},
     secret::{NewKey, Secret},
+    session::{Session, Written},
     workspace::Workspaces,
 };
 use crate::values::duration;
@@ -337,36 +339,6 @@ pub(crate) enum Budget {
         /// Remove it
         #[arg(long, conflicts_with_all = ["cost", "tokens", "per", "each", "provider", "model", "agent", "user"])]
         remove: bool,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Session {
-    /// List conversations, newest first
-    List {
-        /// At most this many [default: 50]
-        #[arg(short = 'n', long, value_name = "N")]
-        limit: Option<u32>,
-        /// Go on after the page that ended here
-        #[arg(long, value_name = "ID")]
-        before: Option<String>,
-    },
-    /// Show what was said
-    Show {
-        /// Its id
-        id: String,
-    },
-    /// Write a whole conversation as JSON
-    Export {
-        /// Its id
-        id: String,
-        /// File to make; stdout if not given
-        file: Option<PathBuf>,
-    },
-    /// Remove a conversation; its actions and the audit log stay
-    Delete {
-        /// Its id
-        id: String,
     },
 }
 

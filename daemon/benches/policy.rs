@@ -36,6 +36,7 @@ fn plan(class: ToolClass, path: &str) -> Plan {
             tool: "write".into(),
             class,
             arguments: serde_json::from_value(json!({"path": path, "text": "hello"})).unwrap(),
+            net: None,
         }),
     }
 }

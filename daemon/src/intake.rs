@@ -5,6 +5,7 @@
 
 mod arguments;
 mod called;
+mod command;
 mod skills;
 mod targets;
 
@@ -22,10 +23,11 @@ use uuid::Uuid;
 
 use arguments::{ChatAsked, ToolAsked, not_executable, read, unknown_kind};
 pub use called::{By, Called, Consulted};
+use command::{own_run, written};
 use targets::{Named, Names, Stays};
 
 use crate::{
-    agent::{asked, chat, net::Ask, tool},
+    agent::{asked, chat, net::Ask},
     clock::now_ms,
     config::{AgentSettings, Config},
     fits,
@@ -37,7 +39,7 @@ use crate::{
     },
     providers::Providers,
     records::shorten,
-    sandbox::{self, Register, Skills, least::reaches},
+    sandbox::{Register, Skills, least::reaches},
     screen,
     skills::Installed,
     storage::Storage,
@@ -289,6 +291,7 @@ impl Intake {
             wait_reason: None,
             attempts: Vec::new(),
             parent: None,
+            interrupted: 0,
         };
         // Who has pieces of it told as they come stays for its end.
         let urgency = match &progress {
@@ -426,12 +429,25 @@ impl Intake {
             let message = format!("{name}/{tool} does not take this: {fault}");
             Error::new(ErrorKind::Invalid, message, "see `pawctl skill show`")
         })?;
+        let net = match &known.url {
+            None => None,
+            Some(url) => {
+                let rule = url.rule(&arguments).map_err(|bad| {
+                    let message = format!("{name}/{tool} does not take this: {bad}");
+                    let hint = "write http:// or https://, the name of a host, and a path";
+                    Error::new(ErrorKind::Invalid, message, hint)
+                })?;
+                asked::within(settings, std::slice::from_ref(&rule), agent)?;
+                Some(rule.to_string())
+            }
+        };
         Ok(ToolArguments {
             skill: name,
             skill_digest: installed.digest,
             tool,
             class: known.class,
             arguments,
+            net,
         })
     }
 
@@ -468,6 +484,7 @@ impl Intake {
             created_ms: now,
             updated_ms: now,
             turns: 0,
+            bytes: 0,
             taint: origin(caller),
         };
         Ok(Place {
@@ -554,46 +571,4 @@ fn agent<'a>(config: &'a Config, name: Option<&str>) -> Result<(Name, &'a AgentS
             );
             error.about(name)
         })
-}
-
-/// The exact command, with every default written out, so that what is approved does not change with the configuration.
-fn own_run(
-    config: &Config,
-    (name, settings): (&Name, &AgentSettings),
-    mut spec: RunSpec,
-) -> Result<Operation, Error> {
-    let checked = asked::check(&spec)?;
-    let floor = checked.floor.max(config.sandbox.isolation_floor);
-    if let Some(runtime) = checked.runtime {
-        sandbox::allow(runtime, floor)
-            .map_err(|error| Error::new(ErrorKind::Denied, error.to_string(), tool::TOO_WEAK))?;
-    }
-    asked::within(settings, &spec.net, name)?;
-    let (limits, image) = (config.sandbox.limits, config.sandbox.image.to_string());
-    spec.runtime.get_or_insert_with(|| "auto".into());
-    spec.isolation_floor = Some(floor.to_string());
-    spec.image.get_or_insert(image);
-    spec.cpu_milli.get_or_insert(limits.cpu_milli);
-    spec.memory.get_or_insert(limits.memory);
-    spec.disk.get_or_insert(limits.disk);
-    spec.pids.get_or_insert(limits.pids);
-    spec.timeout_ms.get_or_insert(limits.wall_ms);
-    let workdir = if spec.workspace.is_some() {
-        crate::agent::run::WORKSPACE
-    } else {
-        "/"
-    };
-    spec.workdir.get_or_insert_with(|| workdir.into());
-    written(&spec)
-}
-
-fn written(spec: &RunSpec) -> Result<Operation, Error> {
-    match serde_json::to_value(spec) {
-        Ok(Value::Object(spec)) => Ok(Operation::SandboxRun(spec)),
-        Ok(_) | Err(_) => Err(Error::new(
-            ErrorKind::Internal,
-            "the command cannot be written down",
-            "report it",
-        )),
-    }
 }

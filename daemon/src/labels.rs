@@ -236,6 +236,7 @@ mod tests {
             tool: tool.to_owned(),
             class: ToolClass::ReadPrivate,
             arguments,
+            net: None,
         }
     }
 

@@ -27,6 +27,7 @@ pub mod questions;
 pub mod quota;
 pub mod records;
 pub mod reload;
+pub mod retention;
 pub mod rpc;
 pub mod sandbox;
 pub mod schema;

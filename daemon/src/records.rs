@@ -39,6 +39,10 @@ pub fn entry_of(event: Event, record: &ActionRecord, rules: &Rules) -> Entry {
     if let Some(error) = &record.error {
         entry.detail.insert("error".into(), error.kind.clone());
     }
+    if record.interrupted > 0 {
+        let times = record.interrupted.to_string();
+        entry.detail.insert("interrupted".into(), times);
+    }
     entry
 }
 

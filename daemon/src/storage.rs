@@ -47,6 +47,7 @@ pub struct Storage {
     store: Arc<Store>,
     jobs: mpsc::Sender<Job>,
     noted: Arc<Noted>,
+    grown: Arc<Notify>,
 }
 
 /// What the thread has to be told of notes.
@@ -69,6 +70,8 @@ struct Writer {
     sync_at: Option<Instant>,
     settle_at: Option<Instant>,
     since_pruned: usize,
+    /// Told after so many batches and notes.
+    grown: Arc<Notify>,
 }
 
 impl Writer {
@@ -124,6 +127,7 @@ impl Writer {
             return;
         }
         self.since_pruned = 0;
+        self.grown.notify_one();
         if let Err(error) = self.store.prune(self.keep) {
             warn!(error = %paw_log::Chain(&error), remedy = error.remedy(), "old actions were not removed");
         }
@@ -174,6 +178,7 @@ impl Storage {
     pub fn start(store: Arc<Store>, keep: u64) -> std::io::Result<Self> {
         let (jobs, inbox) = mpsc::channel::<Job>(BACKLOG);
         let noted = Arc::new(Noted::default());
+        let grown = Arc::new(Notify::new());
         let writer = Writer {
             store: Arc::clone(&store),
             inbox,
@@ -182,6 +187,7 @@ impl Storage {
             sync_at: None,
             settle_at: None,
             since_pruned: 0,
+            grown: Arc::clone(&grown),
         };
         // Of its own, so that its waits for the disk are nobody else's.
         let clock = runtime::Builder::new_current_thread()
@@ -190,13 +196,23 @@ impl Storage {
         thread::Builder::new()
             .name("store".into())
             .spawn(move || clock.block_on(writer.run()))?;
-        Ok(Self { store, jobs, noted })
+        Ok(Self {
+            store,
+            jobs,
+            noted,
+            grown,
+        })
     }
 
     /// Reads; each call sees one consistent state.
     #[must_use]
     pub fn read(&self) -> &Store {
         &self.store
+    }
+
+    /// Waits until so much was written that there may be more of something than is kept. For one who waits.
+    pub async fn grown(&self) {
+        self.grown.notified().await;
     }
 
     /// Batches that wait for the writer, and how many may.

@@ -92,14 +92,23 @@ pub fn touches(plan: &Plan) -> Vec<String> {
             each.map(|target| format!("model {}/{}", target.provider, target.model))
                 .collect()
         }
-        Operation::ToolCall(call) => match path(call) {
-            Path::Inside(path) => vec![format!("{path} in the workspace of {}", plan.agent)],
-            Path::Unreadable => vec!["a path that is none beneath the workspace".to_owned()],
-            Path::None => vec![format!(
-                "whatever tool {}/{} touches",
-                call.skill, call.tool
-            )],
-        },
+        Operation::ToolCall(call) => {
+            let path = match path(call) {
+                Path::Inside(path) => Some(format!("{path} in the workspace of {}", plan.agent)),
+                Path::Unreadable => Some("a path that is none beneath the workspace".to_owned()),
+                Path::None => None,
+            };
+            let host = call.net.as_ref().map(|rule| format!("host {rule}"));
+            let known: Vec<String> = path.into_iter().chain(host).collect();
+            if known.is_empty() {
+                vec![format!(
+                    "whatever tool {}/{} touches",
+                    call.skill, call.tool
+                )]
+            } else {
+                known
+            }
+        }
         Operation::SandboxRun(spec) => {
             let hosts = texts(spec, "net");
             let hosts = hosts.into_iter().map(|host| format!("host {host}"));
@@ -137,6 +146,10 @@ fn about(plan: &Plan, facts: &Facts, risk: Risk, approved: bool) -> Vec<(&'stati
             all.push(("skill_digest", Fact::Text(call.skill_digest.to_string())));
             if let Path::Inside(path) = path(call) {
                 all.push(("path", Fact::Text(path)));
+            }
+            if let Some(rule) = &call.net {
+                let host = rule.split(',').next().unwrap_or(rule);
+                all.push(("host", Fact::Text(host.to_owned())));
             }
         }
         Operation::SandboxRun(spec) => {

@@ -210,6 +210,7 @@ mod tests {
                 tool: tool.into(),
                 class,
                 arguments: serde_json::from_value(arguments).unwrap(),
+                net: None,
             }),
         }
     }

@@ -451,6 +451,7 @@ mod tests {
                 tool: "write".into(),
                 class,
                 arguments: serde_json::Map::from_iter([("path".to_owned(), "a".into())]),
+                net: None,
             }),
         }
     }

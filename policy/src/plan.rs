@@ -179,6 +179,9 @@ pub struct ToolArguments {
     pub class: ToolClass,
     /// What is passed to it.
     pub arguments: Map<String, Value>,
+    /// What it may reach beside what its skill names, because an argument does: a rule, `HOST:PORT` and what narrows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub net: Option<String>,
 }
 
 /// Why something cannot be a plan.
@@ -314,6 +317,7 @@ mod tests {
                 tool: "write".into(),
                 class: ToolClass::WriteDestructive,
                 arguments: serde_json::from_str(arguments).unwrap(),
+                net: None,
             }),
         }
     }

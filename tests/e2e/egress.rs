@@ -46,7 +46,7 @@ pub(crate) fn cases() -> Vec<Case> {
 
 /// A server on this host's loopback that says the same to everybody, but sends on who asks for `/away`, and lets who asks for `/meet`
 /// wait for a second one. It ends with the test's runtime.
-async fn server() -> u16 {
+pub(crate) async fn server() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0")
         .await
         .expect("loopback is there");
@@ -318,7 +318,20 @@ const CREDENTIAL: &str = "sk-live/0123456789+abcdefghij";
 
 /// An https endpoint that says whether it was given the credential, with the certificate that vouches for it.
 async fn endpoint() -> (u16, String) {
-    let key = rcgen::generate_simple_self_signed(["api.test".to_owned()]).expect("ring makes keys");
+    let answer = |head: &str| {
+        let known = head.starts_with("GET /base/hello ")
+            && head.contains(&format!("Bearer {CREDENTIAL}\r\n"));
+        if known { "known\n" } else { "who?!\n" }.to_owned()
+    };
+    endpoint_of("api.test", answer).await
+}
+
+/// An https server of this name that says what `answer` makes of a request's head, with the certificate that vouches for it.
+pub(crate) async fn endpoint_of(
+    name: &str,
+    answer: impl Fn(&str) -> String + Send + 'static,
+) -> (u16, String) {
+    let key = rcgen::generate_simple_self_signed([name.to_owned()]).expect("ring makes keys");
     let private = rustls::pki_types::PrivateKeyDer::try_from(key.signing_key.serialize_der());
     let config = rustls::ServerConfig::builder_with_provider(ring())
         .with_safe_default_protocol_versions()
@@ -338,11 +351,9 @@ async fn endpoint() -> (u16, String) {
             };
             let mut head = [0; 4096];
             let read = stream.read(&mut head).await.unwrap_or_default();
-            let head = String::from_utf8_lossy(&head[..read]);
-            let known = head.starts_with("GET /base/hello ")
-                && head.contains(&format!("Bearer {CREDENTIAL}\r\n"));
-            let answer = if known { "known\n" } else { "who?!\n" };
-            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n{answer}");
+            let answer = answer(&String::from_utf8_lossy(&head[..read]));
+            let length = answer.len();
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{answer}");
             let _ = stream.write_all(answer.as_bytes()).await;
             let _ = stream.shutdown().await;
         }

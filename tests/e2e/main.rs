@@ -7,6 +7,7 @@ mod canary;
 mod confinement;
 mod crash;
 mod egress;
+mod fetch;
 mod images;
 mod journal;
 mod lifecycle;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
     cases.extend(scale::cases());
     cases.extend(egress::cases());
     cases.extend(canary::cases());
+    cases.extend(fetch::cases());
     cases.extend(crash::cases());
     run(cases)
 }

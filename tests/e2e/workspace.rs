@@ -4,10 +4,11 @@ use harness::{
     cases,
     report::Case,
     standalone::Standalone,
+    within,
     words::{answer, ask_to_write, call, finally},
 };
 use jsonrpsee::async_client::Client;
-use paw_api::action::Answer;
+use paw_api::action::{Answer, ApprovalRpcClient};
 use paw_policy::State;
 use serde_json::{Value, json};
 
@@ -20,6 +21,7 @@ pub(crate) fn cases() -> Vec<Case> {
         approved_write_can_be_taken_back,
         workspace_that_nobody_owns_keeps_no_other_from_being_listed_or_undone,
         staged_agent_leaves_its_writes_to_a_person,
+        equal_writes_that_one_yes_approved_all_happen,
     ]
 }
 
@@ -31,6 +33,33 @@ async fn pawctl(system: &Standalone, arguments: &[&str]) -> (Option<i32>, String
         String::from_utf8_lossy(&output.stdout).into_owned(),
         String::from_utf8_lossy(&output.stderr).into_owned(),
     )
+}
+
+/// Each in a layer of its own over the same workspace: begun at once, all but one would find that the file has changed meanwhile.
+async fn equal_writes_that_one_yes_approved_all_happen() {
+    let system = Standalone::start("").await;
+    let client = system.client().await;
+    let mut same = Vec::new();
+    for _ in 0..3 {
+        same.push(ask_to_write(&client, "fold.txt", "x").await);
+    }
+    let other = ask_to_write(&client, "fold.txt", "y").await;
+    let (first, digest) = (same[0].id.clone(), same[0].digest);
+    let yes = client.answer(first, digest, Answer::Approve, None, None, Some(3), None);
+    within("answering", yes).await.expect("the operator may");
+    answer(&client, &other.id, other.digest, Answer::Approve)
+        .await
+        .expect("the operator may");
+    for action in same.iter().chain([&other]) {
+        let ended = finally(&client, &action.id).await;
+        assert_eq!(ended.state, State::Completed, "{ended:?}");
+    }
+    let read = call(&client, "read", json!({"path": "fold.txt"})).await;
+    assert_eq!(
+        read.result.expect("it is read")["text"],
+        "y",
+        "in the order of the answers"
+    );
 }
 
 async fn what_a_command_wrote_waits_is_shown_committed_and_undone() {

@@ -4,6 +4,8 @@
 //! The model does each `CALL NAME {ARGUMENTS}` that stands in the last message it is shown (see the harness). What an attacker gets to
 //! say stands in files of the workspace here, because the fence, the taint and the policy are the same for every tool.
 
+use std::{collections::BTreeMap, fs, path::PathBuf};
+
 use harness::{
     Answer as Says, Model, Pawd, Setup, root, stage, within,
     words::{accepted, answer, in_workspace, leave_in_workspace, rest, show},
@@ -321,6 +323,22 @@ impl Scene {
         its
     }
 
+    /// Every file of the workspace, with what is in it.
+    fn files(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        let root = self.pawd.launcher.as_ref().unwrap().workspace("default");
+        let (mut found, mut left) = (BTreeMap::new(), vec![root]);
+        while let Some(dir) = left.pop() {
+            for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
+                if entry.file_type().unwrap().is_dir() {
+                    left.push(entry.path());
+                } else {
+                    found.insert(entry.path(), fs::read(entry.path()).unwrap());
+                }
+            }
+        }
+        found
+    }
+
     /// How many sandboxes were made for anything but reading.
     fn effects(&self) -> usize {
         let plans = self.pawd.launcher.as_ref().unwrap().plans();
@@ -356,8 +374,10 @@ async fn whatever_is_read_orders_nothing_that_has_an_effect() {
         let text = format!("{bait}\n{}\n", order(tool, &arguments));
         leave_in_workspace(&scene.pawd, "inbox.txt", &text);
         let read = order("files__read", &json!({"path": "inbox.txt"}));
+        let before = scene.files();
         let chat = scene.say(&format!("Read my inbox. {read}"), 3).await;
         let (calls, result) = scene.to_the_end(chat).await;
+        assert_eq!(scene.files(), before, "{name}");
         assert_eq!(result.text, "I did all that I was told.", "{name}");
         assert_eq!(calls.len(), 2, "{name}: {calls:?}");
         assert_eq!(
@@ -385,9 +405,6 @@ async fn whatever_is_read_orders_nothing_that_has_an_effect() {
         );
     }
     assert_eq!(scene.effects(), 0);
-    for path in ["login.py", "approved.txt", "AGENTS.md"] {
-        assert_eq!(in_workspace(&scene.pawd, path), None);
-    }
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use paw_api::{
     action::{Action, Answer, ApprovalRpcClient},
     trail::AuditRpcClient,
 };
-use paw_policy::{Risk, State};
+use paw_policy::{Digest, Risk, State};
 use serde_json::{Value, json};
 use totp_rs::Totp;
 
@@ -111,6 +111,23 @@ async fn critical_action_takes_a_code_that_counts_once() {
         );
         assert!(!pawd.daemon.stderr().contains(&secret));
     }
+}
+
+/// A code is good once, so it is not spent on what is refused anyway.
+#[tokio::test]
+async fn code_that_came_with_an_answer_that_does_not_fit_is_good_for_one_that_does() {
+    let pawd = Pawd::start(Setup::new()).await;
+    let client = pawd.client().await;
+    let authenticator = enrolled(&client).await;
+    let action = critical(&client).await;
+    let good = code(&authenticator, 1);
+    let other = Action {
+        digest: Digest::of(b"another plan"),
+        ..action.clone()
+    };
+    refused(approve(&client, &other, &good).await, ErrorKind::Conflict);
+    approve(&client, &action, &good).await.unwrap();
+    refused(approve(&client, &action, &good).await, ErrorKind::Conflict);
 }
 
 #[tokio::test]

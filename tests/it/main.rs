@@ -47,6 +47,7 @@ mod sandbox;
 mod secrets;
 mod select;
 mod service;
+mod sessions;
 mod skills;
 mod start;
 mod turns;

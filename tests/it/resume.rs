@@ -3,8 +3,8 @@
 use harness::{
     Answer as Says, Model, Pawd, Setup, Step, within,
     words::{
-        accepted, answer, done, finally, in_workspace, leave_in_workspace, news, next, question,
-        rest, say, show,
+        accepted, answer, done, finally, in_workspace, leave_in_workspace, news, next, object,
+        question, rest, say, show, tool,
     },
 };
 use jsonrpsee::async_client::Client;
@@ -13,6 +13,7 @@ use paw_api::{
     action::{Action, ActionRpcClient, Answer, Approval, ApprovalRpcClient},
     agent::SessionRpcClient,
     provider::{ChatEvent, ChatRpcClient},
+    trail::AuditRpcClient,
 };
 use paw_policy::{State, Taint};
 use serde_json::{Value, json};
@@ -199,10 +200,13 @@ async fn tool_that_a_kill_interrupts_is_not_repeated_and_the_model_is_told() {
     let mut pawd = Pawd::start(Setup::new().ollama(&model)).await;
     let client = pawd.client().await;
     pawd.launcher.as_ref().unwrap().will_stop();
-    model.will(Says::calls(&[read("a.txt")]));
+    let mut heard = news(&client).await;
+    model.will(Says::calls(&[write("a.txt", "x")]));
     model.will(Says::says(&["I could not."]));
-    let mut chat = say(&client, "read it").await;
+    let mut chat = say(&client, "write it").await;
     let id = accepted(&mut chat).await;
+    let asked = question(&client, &mut heard).await;
+    decide(&client, &asked, Answer::Approve).await;
     loop {
         if let ChatEvent::Tool(called) = next(&mut chat).await
             && called.state == "executing"
@@ -231,6 +235,76 @@ async fn tool_that_a_kill_interrupts_is_not_repeated_and_the_model_is_told() {
         told(&model)
     );
     assert_eq!(pawd.launcher.as_ref().unwrap().plans().len(), 1);
+}
+
+/// What changes nothing is done again, once the kill is over, and the turn goes on with what it gave.
+#[tokio::test]
+async fn read_that_a_kill_interrupts_is_done_again() {
+    let model = Model::start().await;
+    let mut pawd = Pawd::start(Setup::new().ollama(&model)).await;
+    let client = pawd.client().await;
+    leave_in_workspace(&pawd, "a.txt", "what is in it");
+    pawd.launcher.as_ref().unwrap().will_stop();
+    model.will(Says::calls(&[read("a.txt")]));
+    model.will(Says::says(&["I have read it."]));
+    let mut chat = say(&client, "read it").await;
+    let id = accepted(&mut chat).await;
+    while tool(&mut chat, "executing").await.tool != "files/read" {}
+    let launcher = pawd.launcher.take().unwrap();
+    let launcher = tokio::task::spawn_blocking(move || {
+        launcher.wait_for_running(1);
+        launcher
+    });
+    pawd.launcher = Some(launcher.await.unwrap());
+    pawd.daemon.kill9().await;
+    pawd.start_again().await;
+    let client = pawd.client().await;
+    let ended = finally(&client, &id).await;
+    assert_eq!(ended.state, State::Completed, "{ended:?}");
+    let calls = calls_of(&client, &id).await;
+    assert_eq!((calls.len(), calls[0].state), (1, State::Completed));
+    assert!(
+        told(&model)[0].contains("what is in it"),
+        "{:?}",
+        told(&model)
+    );
+    assert_eq!(pawd.launcher.as_ref().unwrap().plans().len(), 2);
+    let log = within(
+        "the log",
+        AuditRpcClient::list(&client, None, None, None, None),
+    )
+    .await;
+    let log = serde_json::Value::Array(log.unwrap()).to_string();
+    assert!(
+        log.contains("\"interrupted\":\"1\""),
+        "it is on record that it was begun again"
+    );
+}
+
+/// What ends pawd each time is not done for ever.
+#[tokio::test]
+async fn read_that_is_interrupted_again_and_again_has_failed() {
+    let mut pawd = Pawd::start(Setup::new()).await;
+    let client = pawd.client().await;
+    pawd.launcher.as_ref().unwrap().will_stop();
+    let arguments = object(json!({"skill": "files", "tool": "list", "arguments": {"path": "."}}));
+    let submitted = client.submit("tool_call".into(), arguments, None, None, None, None);
+    let id = within("submitting", submitted).await.unwrap().id;
+    for _ in 0..4 {
+        let launcher = pawd.launcher.take().unwrap();
+        let launcher = tokio::task::spawn_blocking(move || {
+            launcher.wait_for_running(1);
+            launcher.will_stop();
+            launcher
+        });
+        pawd.launcher = Some(launcher.await.unwrap());
+        pawd.daemon.kill9().await;
+        pawd.start_again().await;
+    }
+    let ended = finally(&pawd.client().await, &id).await;
+    assert_eq!(ended.state, State::Failed, "{ended:?}");
+    assert_eq!(ended.error.unwrap().kind, "interrupted");
+    assert_eq!(pawd.launcher.as_ref().unwrap().plans().len(), 4);
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("paw-log", &[]),
     ("paw-llm", &[]),
     ("paw-skill", &[]),
+    ("paw-fetch", &["paw-skill"]),
     ("paw-files", &["paw-skill"]),
     ("paw-memory", &["paw-skill"]),
     ("paw-shell", &["paw-skill"]),

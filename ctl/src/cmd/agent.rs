@@ -8,7 +8,7 @@ use paw_api::{
 };
 use serde_json::{Value, json};
 
-use super::{block, more, taint};
+use super::{block, markdown, more, taint};
 use crate::{
     cli::{self, Global, Named},
     connect::{Answer, Connection, Params},
@@ -114,7 +114,9 @@ pub(super) async fn sessions(
             let answer = part(&pawd, &id, 0).await?;
             out.answer(&answer, show)?;
         }
-        cli::Session::Export { id, file } => export(&pawd, &id, file.as_deref()).await?,
+        cli::Session::Export { id, file, format } => {
+            export(&pawd, &id, file.as_deref(), format).await?;
+        }
         cli::Session::Delete { id } => {
             let answer = pawd
                 .call(
@@ -206,27 +208,37 @@ fn show(transcript: &Transcript, look: &Look) -> String {
     shown
 }
 
-/// The whole conversation as one JSON document, `{session, turns}`, read page by page and written as it comes.
-async fn export(pawd: &Connection, id: &str, file: Option<&Path>) -> Result<(), Failure> {
+/// The whole conversation as one document, read page by page and written as it comes.
+async fn export(
+    pawd: &Connection,
+    id: &str,
+    file: Option<&Path>,
+    format: cli::Written,
+) -> Result<(), Failure> {
     let mut sink = Sink::open(file)?;
     let mut from = Some(0);
     let mut first = true;
     while let Some(start) = from {
         let answer = part(pawd, id, start).await?;
         let page: Value = answer.read()?;
-        let mut text = String::new();
-        if first {
-            text.push_str(&format!("{{\"session\":{},\"turns\":[", page["session"]));
-        }
-        for turn in page["turns"].as_array().into_iter().flatten() {
-            text.push_str(if first { "\n" } else { ",\n" });
-            text.push_str(&turn.to_string());
-            first = false;
-        }
         // The next page begins later than this one, or pawd sends us in a circle.
         from = page["next"].as_u64().filter(|next| *next > start);
-        if from.is_none() {
-            text.push_str("\n]}\n");
+        let mut text = match format {
+            cli::Written::Json => String::new(),
+            cli::Written::Md => markdown::page(&answer.read()?, start == 0),
+        };
+        if format == cli::Written::Json {
+            if start == 0 {
+                text.push_str(&format!("{{\"session\":{},\"turns\":[", page["session"]));
+            }
+            for turn in page["turns"].as_array().into_iter().flatten() {
+                text.push_str(if first { "\n" } else { ",\n" });
+                text.push_str(&turn.to_string());
+                first = false;
+            }
+            if from.is_none() {
+                text.push_str("\n]}\n");
+            }
         }
         sink.write(text.as_bytes())?;
     }

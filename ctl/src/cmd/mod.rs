@@ -13,6 +13,7 @@ mod guard;
 mod image;
 mod inspect;
 mod job;
+mod markdown;
 mod mcp;
 mod metrics;
 mod model;

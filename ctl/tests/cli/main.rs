@@ -689,6 +689,24 @@ fn an_export_holds_every_page_once() {
 }
 
 #[test]
+fn an_export_for_people_is_one_document_of_all_pages() {
+    let fake = Fake::new(|_, params| match params["from"].as_u64() {
+        Some(0) => Reply::Result(fixtures::transcript(Some(2))),
+        _ => Reply::Result(fixtures::transcript(None)),
+    });
+    let ran = fake.run(&["session", "export", ID, "--format", "md"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let count = |begins: &str| {
+        ran.stdout
+            .lines()
+            .filter(|line| line.starts_with(begins))
+            .count()
+    };
+    assert_eq!((count("# "), count("## ")), (1, 4), "{}", ran.stdout);
+    assert!(count("> ") >= 4, "{}", ran.stdout);
+}
+
+#[test]
 fn an_export_overwrites_nothing() {
     let fake = Fake::always(fixtures::transcript(None));
     let file = tempfile::NamedTempFile::new().unwrap();

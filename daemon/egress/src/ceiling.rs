@@ -36,6 +36,8 @@ struct File {
     max_received: u64,
     #[serde(default = "default_requests")]
     max_requests: u64,
+    /// Who may vouch for servers that are reached with `https://`, beside those that this host trusts.
+    ca: Option<PathBuf>,
     #[serde(default)]
     broker: BTreeMap<String, BrokerFile>,
 }
@@ -92,6 +94,8 @@ pub struct Ceiling {
     pub max_received: u64,
     /// Requests that one rule of one run may make at most.
     pub max_requests: u64,
+    /// Who may vouch for servers, beside whom this host trusts.
+    pub ca: Vec<CertificateDer<'static>>,
     /// Endpoints with a credential, by name.
     pub brokers: BTreeMap<String, Broker>,
 }
@@ -257,6 +261,7 @@ impl Ceiling {
             max_sent: file.max_sent,
             max_received: file.max_received,
             max_requests: file.max_requests,
+            ca: certificates(file.ca.as_deref(), &value)?,
             brokers,
         })
     }
@@ -369,12 +374,7 @@ impl Broker {
                 ));
             }
         };
-        let ca = match ca {
-            None => Vec::new(),
-            Some(path) => CertificateDer::pem_file_iter(&path)
-                .and_then(Iterator::collect)
-                .map_err(|error| value(format!("ca: read {}: {error}", path.display())))?,
-        };
+        let ca = certificates(ca.as_deref(), value)?;
         let mut base = url.path().to_owned();
         if !base.ends_with('/') {
             base.push('/');
@@ -389,6 +389,19 @@ impl Broker {
             ca,
         })
     }
+}
+
+/// The certificates of a file; none without one.
+fn certificates(
+    path: Option<&Path>,
+    value: &dyn Fn(String) -> CeilingError,
+) -> Result<Vec<CertificateDer<'static>>, CeilingError> {
+    let Some(path) = path else {
+        return Ok(Vec::new());
+    };
+    CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect)
+        .map_err(|error| value(format!("ca: read {}: {error}", path.display())))
 }
 
 /// The name in a broker's path, and what follows its slash.

@@ -1,4 +1,7 @@
-//! One plain request and its answer, to a server or, with a credential added, to a broker's endpoint.
+//! One request and its answer, to a server or, with a credential added, to a broker's endpoint.
+//!
+//! What is asked for as `https://` is seen here, judged by its method and path, and encrypted from here on; the server is one that
+//! this host trusts. So whoever is in a sandbox needs no certificates and no encryption of its own, and none is worked around.
 //!
 //! What goes out is written anew from what was understood: its framing, its `Host`, its path. Headers that concern one hop
 //! stay here, so that nobody can use them to take a header away or to smuggle a second request. A redirect is an answer like
@@ -16,7 +19,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, header};
 use http_body_util::{BodyExt as _, Empty, Full, combinators::UnsyncBoxBody};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper_util::rt::TokioIo;
-use paw_api::egress::Reason;
+use paw_api::egress::{HostName, Reason};
 use paw_confine::sys::Locked;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -33,7 +36,7 @@ use crate::{
     proxy::{Activity, Passed, answer, decision, finished, refuse, status},
     rules::{Granted, Refusal},
     run::{Allowed, Run},
-    target::Target,
+    target::{Target, usual_port},
     upstream::Checked,
 };
 
@@ -61,6 +64,9 @@ const HOP: [HeaderName; 9] = [
     header::TRANSFER_ENCODING,
     header::UPGRADE,
 ];
+
+/// Header of the answers that are ours: why a request was refused.
+const REFUSED: &str = "x-paw-refused";
 
 /// Headers by which some servers take another method, or another path, than the one that was judged.
 const OTHER_REQUEST: [&str; 5] = [
@@ -101,6 +107,8 @@ struct Way {
     broker: Option<String>,
     /// The header that the broker adds.
     injected: Option<(HeaderName, Injected)>,
+    /// The name that the server's certificate has to be for, where the connection is encrypted from here.
+    secure: Option<HostName>,
 }
 
 /// Serves any method but `CONNECT`.
@@ -166,7 +174,7 @@ async fn find(
             target.port,
             target.path.clone(),
             None,
-            80,
+            usual_port(target.secure),
         )
     };
     let checked = run
@@ -188,6 +196,7 @@ async fn find(
             .expect("letters, digits, '-', '_', '.' and ':' make a header"),
         broker,
         injected: None,
+        secure: target.secure.then_some(host),
     })
 }
 
@@ -233,7 +242,13 @@ async fn connect(run: &Run, way: &Way, connections: &mut JoinSet<()>) -> Result<
             )
             .await
         }
-        None => shake_hands(way.checked.connect().await?, connections).await,
+        None => match &way.secure {
+            Some(host) => {
+                let encrypted = outside.connect_secure(host, &way.checked).await?;
+                shake_hands(encrypted, connections).await
+            }
+            None => shake_hands(way.checked.connect().await?, connections).await,
+        },
     }
 }
 
@@ -352,6 +367,8 @@ async fn pass(
     // The server's own words for the status are kept there, and nobody has looked through them.
     parts.extensions.clear();
     strip(&mut parts.headers);
+    // Only a refusal of ours is marked as one.
+    parts.headers.remove(REFUSED);
     if let Some(forms) = &forms {
         look_through(&mut parts.headers, forms)?;
     }
@@ -451,10 +468,9 @@ fn refused(refusal: &Refusal) -> Answered {
     *response.status_mut() = code
         .and_then(|code| http::StatusCode::from_u16(code).ok())
         .unwrap_or(http::StatusCode::BAD_GATEWAY);
-    response.headers_mut().insert(
-        "x-paw-refused",
-        HeaderValue::from_static(refusal.reason.as_str()),
-    );
+    response
+        .headers_mut()
+        .insert(REFUSED, HeaderValue::from_static(refusal.reason.as_str()));
     response
 }
 

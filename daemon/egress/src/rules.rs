@@ -139,8 +139,8 @@ impl Rules {
         count(blind, || {
             Refusal::new(
                 Reason::Unseen,
-                "the rules for this host name methods or paths, which cannot be seen in an encrypted connection; \
-                 ask for http://, or for a broker of this host",
+                "the rules for this host name methods or paths, which cannot be seen in a tunnel; \
+                 ask the proxy for https:// without one, or for a broker of this host",
             )
         })
     }

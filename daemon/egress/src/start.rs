@@ -149,7 +149,7 @@ pub(crate) fn run(options: Options) -> Result<(), Failed> {
         .or_else(|| std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from))
         .unwrap_or_else(|| options.config.with_file_name("credentials"));
     let ceiling = Ceiling::read(&options.config, &credentials)?;
-    let trusted = trusted();
+    let trusted = trusted(&ceiling);
 
     // A socket of mode 0600 can be opened by its owner, so the unit that made it has said who may connect. Read before
     // landlock hides the path.
@@ -229,17 +229,18 @@ async fn live(
         .map_err(Failed::Serve)
 }
 
-/// Whom this host trusts to vouch for servers. Without any, brokers that name their own `ca` still work.
-fn trusted() -> rustls::RootCertStore {
+/// Whom this host and `egress.toml` trust to vouch for servers. Without any, brokers that name their own `ca` still work.
+fn trusted(ceiling: &Ceiling) -> rustls::RootCertStore {
     let found = rustls_native_certs::load_native_certs();
     for error in &found.errors {
         tracing::warn!(error = %error, "certificates of this host cannot be read");
     }
     let mut roots = rustls::RootCertStore::empty();
     roots.add_parsable_certificates(found.certs);
+    roots.add_parsable_certificates(ceiling.ca.iter().cloned());
     if roots.is_empty() {
         tracing::warn!(
-            "this host trusts nobody; install ca-certificates, or name a ca for each broker"
+            "this host trusts nobody; install ca-certificates, or name a ca in egress.toml"
         );
     }
     roots

@@ -16,6 +16,8 @@ pub struct Target {
     pub path: String,
     /// The query without its question mark, if there is one.
     pub query: Option<String>,
+    /// Whether the proxy is asked to encrypt it (`https://`); what a tunnel carries is encrypted by who asked for it.
+    pub secure: bool,
 }
 
 /// The target of `CONNECT`: `HOST:PORT`.
@@ -29,10 +31,11 @@ pub fn connect(text: &str) -> Result<Target, &'static str> {
         port,
         path: String::new(),
         query: None,
+        secure: false,
     })
 }
 
-/// The target of any other request: `http://HOST[:PORT]/PATH[?QUERY]`.
+/// The target of any other request: `http://HOST[:PORT]/PATH[?QUERY]`, or the same with `https://` for one that the proxy encrypts.
 ///
 /// # Errors
 /// What it is that is no such thing.
@@ -40,18 +43,22 @@ pub fn plain(text: &str) -> Result<Target, &'static str> {
     if text.len() > MAX_TARGET {
         return Err("the target is longer than 8 KiB");
     }
-    let scheme = text
-        .get(..7)
-        .filter(|scheme| scheme.eq_ignore_ascii_case("http://"));
-    if scheme.is_none() {
-        return Err("write http:// and a host; an encrypted connection is asked for with CONNECT");
-    }
-    let rest = &text[7..];
+    let after = |scheme: &str| {
+        let (begins, rest) = text.split_at_checked(scheme.len())?;
+        begins.eq_ignore_ascii_case(scheme).then_some(rest)
+    };
+    let (rest, secure) = match (after("http://"), after("https://")) {
+        (Some(rest), _) => (rest, false),
+        (None, Some(rest)) => (rest, true),
+        (None, None) => {
+            return Err("write http:// or https:// and a host; a tunnel is asked for with CONNECT");
+        }
+    };
     if rest.contains('#') {
         return Err("a target has no fragment");
     }
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
-    let (host, port) = authority(&rest[..end], Some(80))?;
+    let (host, port) = authority(&rest[..end], Some(usual_port(secure)))?;
     let (path, query) = match rest[end..].split_once('?') {
         Some((path, query)) => (path, Some(query.to_owned())),
         None => (&rest[end..], None),
@@ -62,7 +69,14 @@ pub fn plain(text: &str) -> Result<Target, &'static str> {
         port,
         path: path.to_owned(),
         query,
+        secure,
     })
+}
+
+/// The port of a target that names none.
+#[must_use]
+pub const fn usual_port(secure: bool) -> u16 {
+    if secure { 443 } else { 80 }
 }
 
 fn authority(text: &str, default: Option<u16>) -> Result<(HostName, u16), &'static str> {
@@ -90,7 +104,8 @@ fn authority(text: &str, default: Option<u16>) -> Result<(HostName, u16), &'stat
 /// Whether a `Host` header means the same as the target.
 #[must_use]
 pub fn agrees(header: &str, target: &Target, default: Option<u16>) -> bool {
-    authority(header, default.or(Some(80))) == Ok((target.host.clone(), target.port))
+    let default = default.unwrap_or(usual_port(target.secure));
+    authority(header, Some(default)) == Ok((target.host.clone(), target.port))
 }
 
 /// What keeps a path from meaning the same to us and to the server; nothing for one that does.
@@ -149,6 +164,10 @@ mod tests {
             assert_eq!(target.query.as_deref(), Some("y=1"), "{text}");
         }
         assert_eq!(plain("http://a.example").unwrap().path, "/");
+        let secure = plain("HTTPS://a.example/x").unwrap();
+        assert_eq!((secure.port, secure.secure), (443, true));
+        assert!(agrees("a.example", &secure, None));
+        assert!(!agrees("a.example:80", &secure, None));
         assert_eq!(
             connect("A.example.:443").unwrap().host.as_str(),
             "a.example"
@@ -193,7 +212,9 @@ mod tests {
             "http:/allowed.example/",
             "http:allowed.example",
             "//allowed.example/",
-            "https://allowed.example/",
+            "https:/allowed.example/",
+            "https://allowed.example:/",
+            "https://allowed.example@evil.example/",
             "ftp://allowed.example/",
             "/",
             "*",

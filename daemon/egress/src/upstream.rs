@@ -139,8 +139,6 @@ impl Outside {
         broker: &Broker,
         checked: &Checked,
     ) -> Result<TlsStream<TcpStream>, Refusal> {
-        let deadline = Instant::now() + CONNECT_LIMIT;
-        let unreachable = |what: String| Refusal::new(Reason::Unreachable, what);
         let config = if broker.ca.is_empty() {
             Arc::clone(&self.public)
         } else {
@@ -148,15 +146,36 @@ impl Outside {
             roots.add_parsable_certificates(broker.ca.iter().cloned());
             Arc::new(tls(roots))
         };
-        let name = ServerName::try_from(broker.host.as_str().to_owned()).map_err(|_| {
-            unreachable("the endpoint's host has no name that a certificate can have".into())
-        })?;
-        let tcp = checked.connect().await?;
-        timeout_at(deadline, TlsConnector::from(config).connect(name, tcp))
-            .await
-            .map_err(|_| unreachable("the endpoint did not encrypt in time".into()))?
-            .map_err(|error| unreachable(format!("the endpoint cannot be trusted: {error}")))
+        encrypted(config, &broker.host, checked).await
     }
+
+    /// An encrypted connection to a server whom this host trusts to have that name.
+    ///
+    /// # Errors
+    /// When nobody answers, or somebody else does.
+    pub async fn connect_secure(
+        &self,
+        host: &HostName,
+        checked: &Checked,
+    ) -> Result<TlsStream<TcpStream>, Refusal> {
+        encrypted(Arc::clone(&self.public), host, checked).await
+    }
+}
+
+async fn encrypted(
+    config: Arc<rustls::ClientConfig>,
+    host: &HostName,
+    checked: &Checked,
+) -> Result<TlsStream<TcpStream>, Refusal> {
+    let deadline = Instant::now() + CONNECT_LIMIT;
+    let unreachable = |what: String| Refusal::new(Reason::Unreachable, what);
+    let name = ServerName::try_from(host.as_str().to_owned())
+        .map_err(|_| unreachable("the host has no name that a certificate can have".into()))?;
+    let tcp = checked.connect().await?;
+    timeout_at(deadline, TlsConnector::from(config).connect(name, tcp))
+        .await
+        .map_err(|_| unreachable("the endpoint did not encrypt in time".into()))?
+        .map_err(|error| unreachable(format!("the endpoint cannot be trusted: {error}")))
 }
 
 impl Checked {

@@ -174,6 +174,16 @@ impl Execute for Agents {
         }
     }
 
+    fn repeats(&self, record: &ActionRecord) -> bool {
+        let Operation::ToolCall(call) = &record.plan.operation else {
+            return false;
+        };
+        let skill = self.skills.get(&call.skill);
+        // Of other files than those that were judged nobody knows.
+        let skill = skill.filter(|skill| skill.digest == call.skill_digest);
+        skill.is_some_and(|skill| skill.tools.get(&call.tool).is_some_and(|it| it.idempotent))
+    }
+
     fn goes_on(&self, record: &ActionRecord) -> bool {
         self.adoptions.has(record.id) || turn::is_begun(self, record)
     }

@@ -1,6 +1,9 @@
 //! A skill that is installed, enabled again or removed, once a person has approved exactly that.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use paw_api::audit::{Entry, Event};
 use paw_policy::{SkillArguments, SkillChange};
@@ -12,7 +15,7 @@ use uuid::Uuid;
 
 use super::{
     Agents,
-    tool::{fresh_id, not_called, not_chosen},
+    tool::{cancelled, fresh_id, not_called, not_chosen},
 };
 use crate::{
     audit::Audit,
@@ -31,12 +34,13 @@ pub(super) async fn change(
     asked: SkillArguments,
     cancel: &CancellationToken,
 ) -> Outcome {
+    let keeping = AtomicBool::new(false);
     let changing = async {
         match asked.change {
             SkillChange::Install | SkillChange::Enable => {
-                put(agents, (action, caller, owner), asked).await
+                put(agents, (action, caller, owner), asked, &keeping).await
             }
-            SkillChange::Remove => remove(agents, (action, caller), asked).await,
+            SkillChange::Remove => remove(agents, (action, caller), asked, &keeping).await,
         }
     };
     tokio::select! {
@@ -44,7 +48,7 @@ pub(super) async fn change(
             Ok(result) => Outcome::plain(Ending::Completed(result)),
             Err(outcome) => *outcome,
         },
-        () = cancel.cancelled() => Outcome::plain(Ending::Cancelled),
+        () = cancelled(cancel, &keeping) => Outcome::plain(Ending::Cancelled),
     }
 }
 
@@ -52,6 +56,7 @@ async fn put(
     agents: &Agents,
     (action, caller, owner): (Uuid, &Caller, Owner),
     asked: SkillArguments,
+    keeping: &AtomicBool,
 ) -> Result<Value, Box<Outcome>> {
     let digest = asked.digest;
     let skill = blocking(agents, move |installed| installed.load(&digest)).await?;
@@ -68,6 +73,8 @@ async fn put(
         let (detail, digest) = (&mut entry.detail, announced.digest.to_string());
         detail.insert("announced".into(), digest);
     }
+    // From its record on it is made, or has failed: what is told as cancelled is not there, and not in the log.
+    keeping.store(true, Ordering::Relaxed);
     record(&agents.audit, entry).await?;
     let put =
         move |installed: &Installed| installed.put(skill, announced, asked.replaces, now_ms());
@@ -97,7 +104,9 @@ async fn remove(
     agents: &Agents,
     (action, caller): (Uuid, &Caller),
     asked: SkillArguments,
+    keeping: &AtomicBool,
 ) -> Result<Value, Box<Outcome>> {
+    keeping.store(true, Ordering::Relaxed);
     record(&agents.audit, about(caller, action, &asked)).await?;
     let (name, digest) = (asked.skill.clone(), asked.digest);
     blocking(agents, move |installed| installed.remove(&name, &digest)).await?;

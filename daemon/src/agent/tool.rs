@@ -5,6 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use paw_api::egress::BadRule;
 use paw_launch::{
     request::{Attestation, RefusalReason, SandboxId},
     workspace::Settle,
@@ -152,10 +153,16 @@ pub(super) async fn call(
     let name = id.to_string();
     let keeping = AtomicBool::new(false);
     let declared = skill.tools.get(&call.tool);
-    let rules = match declared {
+    let mut rules = match declared {
         Some(tool) if reaches(tool.class) => skill.net.clone(),
         Some(_) | None => Vec::new(),
     };
+    if let Some(named) = &call.net {
+        match named.parse() {
+            Ok(rule) => rules.push(rule),
+            Err(bad) => return unreadable_rule(&bad),
+        }
+    }
     let whose = Whose {
         action,
         caller,
@@ -238,6 +245,11 @@ pub(super) async fn call(
     }
 }
 
+/// What the plan has it reach is written by pawd, so this is a fault of ours.
+fn unreadable_rule(bad: &BadRule) -> Outcome {
+    Outcome::failed("internal", bad.to_string(), "report it")
+}
+
 /// Before a call that may write: what it writes came from where the call did.
 async fn leave_label(
     agents: &Agents,
@@ -270,7 +282,7 @@ async fn leave_label(
 
 /// Waits until it shall stop. What is being kept already is not stopped, or a call would be said to be cancelled whose files are
 /// there; keeping has a deadline of its own.
-async fn cancelled(cancel: &CancellationToken, keeping: &AtomicBool) {
+pub(super) async fn cancelled(cancel: &CancellationToken, keeping: &AtomicBool) {
     cancel.cancelled().await;
     if keeping.load(Ordering::Relaxed) {
         std::future::pending().await

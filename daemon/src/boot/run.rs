@@ -52,6 +52,7 @@ use crate::{
     questions,
     quota::{Quotas, rates::Rates},
     reload::{Current, Reload},
+    retention,
     rpc::{
         Limits,
         family::{self, health::Born},
@@ -321,6 +322,12 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         storage: storage.clone(),
     };
     parts.spawn(questions::ask(asked, intake.clone(), actions.clone()));
+    parts.spawn(retention::keep(
+        config_now.clone(),
+        storage.clone(),
+        audit.clone(),
+        stop.clone(),
+    ));
     let way_in = Door {
         intake: intake.clone(),
         actions: actions.clone(),

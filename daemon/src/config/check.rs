@@ -18,6 +18,7 @@ use super::{
     quotas, rates,
     registered::{Registered, RegisteredError},
     routes::routes,
+    sessions::sessions,
     source::{self, Source, SourceError},
     value::{account, duration, interval, isolation, limit, name, provider_kind, size, url},
 };
@@ -127,6 +128,7 @@ pub fn check(sources: Vec<Source>, policies: Option<Vec<Source>>) -> Result<Conf
         rpc: rpc(&layers, &mut faults),
         roles: roles(&layers, &mut faults),
         actions: actions(&layers, &mut faults),
+        sessions: sessions(&layers, &mut faults),
         confinement: confinement(&layers, &mut faults),
         sandbox,
         agents,

@@ -17,6 +17,8 @@ pub struct File {
     pub roles: Option<Roles>,
     /// `[actions]`
     pub actions: Option<Actions>,
+    /// `[sessions]`
+    pub sessions: Option<Sessions>,
     /// `[confinement]`
     pub confinement: Option<Confinement>,
     /// `[sandbox]`
@@ -124,6 +126,18 @@ pub struct Actions {
     pub keep: Option<Spanned<u64>>,
     /// How long SIGTERM waits for what is being done.
     pub drain: Option<Spanned<String>>,
+}
+
+/// How much of what was said is kept, of each user.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sessions {
+    /// Conversations.
+    pub keep: Option<Spanned<u64>>,
+    /// Bytes of all that was said in them.
+    pub bytes: Option<Spanned<u64>>,
+    /// Days since one was last spoken in; 0 for ever.
+    pub days: Option<Spanned<u32>>,
 }
 
 /// What pawd demands of the kernel.

@@ -14,6 +14,7 @@ pub mod rates;
 pub mod registered;
 pub mod routes;
 mod secret;
+mod sessions;
 pub mod source;
 pub mod value;
 mod warm;
@@ -36,6 +37,7 @@ pub use quotas::{BudgetSettings, LimitSettings};
 pub use rates::RateSettings;
 pub use routes::RouteSettings;
 pub use secret::SecretName;
+pub use sessions::SessionBounds;
 
 /// What pawd runs on.
 #[derive(Debug, Clone, Serialize)]
@@ -48,6 +50,8 @@ pub struct Config {
     pub roles: RoleGroups,
     /// Bounds of actions.
     pub actions: ActionBounds,
+    /// How much of what was said is kept.
+    pub sessions: SessionBounds,
     /// Users and what is demanded of the kernel.
     pub confinement: Confinement,
     /// Sandboxes that nobody says more about.

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use paw_api::{Error, ErrorKind};
-use paw_policy::{Decision, Kind, Permit, Plan, Rules, State, permit as allowed};
+use paw_policy::{
+    Decision, Kind, Operation, Permit, Plan, Rules, State, ToolClass, permit as allowed,
+};
 use paw_store::ActionRecord;
 
 use super::{
@@ -41,6 +43,27 @@ fn ticket(record: &ActionRecord, urgency: Urgency) -> Ticket {
         kind: record.kind,
         agent: record.plan.agent.clone(),
         urgency,
+        writes: writes(&record.plan.operation),
+    }
+}
+
+/// Whether this writes to its agent's workspace, and for a moment only. A command writes there, too, and may take minutes for which
+/// nobody shall wait: two that change the same file at once are told so by the launcher.
+const fn writes(operation: &Operation) -> bool {
+    match operation {
+        Operation::ToolCall(call) => match call.class {
+            ToolClass::WriteLocalReversible | ToolClass::WriteDestructive => true,
+            ToolClass::ReadPublic
+            | ToolClass::ReadPrivate
+            | ToolClass::Egress
+            | ToolClass::Money
+            | ToolClass::Exec
+            | ToolClass::Admin => false,
+        },
+        Operation::Chat(_)
+        | Operation::SandboxRun(_)
+        | Operation::ApiCall(_)
+        | Operation::SkillChange(_) => false,
     }
 }
 

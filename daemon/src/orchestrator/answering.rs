@@ -74,6 +74,18 @@ impl Driver {
         let Some(open) = self.open.get_mut(&id) else {
             return false;
         };
+        let step = if said.approve {
+            Step::Approve
+        } else {
+            Step::Deny
+        };
+        // It was weighed as one that waits, so there is such a step.
+        let Ok(decided) = next(open.record.state, step) else {
+            if let Some(reply) = reply {
+                say(reply, Err(not_waiting(id)));
+            }
+            return false;
+        };
         open.before = Some(Box::new(open.record.clone()));
         let answer = Answer {
             by: said.by.clone(),
@@ -91,12 +103,12 @@ impl Driver {
                 Event::ActionFirstApproved
             }
             (true, Yes::Decides) => {
-                open.record.state = State::Approved;
+                open.record.state = decided;
                 open.record.approved_by = Some(answer);
                 Event::ActionApproved
             }
             (false, _) => {
-                open.record.state = State::Rejected;
+                open.record.state = decided;
                 open.record.ended_ms = Some(now);
                 let reason = said
                     .note

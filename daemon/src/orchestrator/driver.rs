@@ -4,7 +4,7 @@
 //! A step is written twice before it has any effect: to the audit log, so that it cannot be denied later, and to the store,
 //! so that it survives. Only then is the caller told or the execution begun. After a crash the store says where each action
 //! stood: what waited still waits; what was being done goes on where the executor can take it on, and is otherwise `failed` with
-//! kind `interrupted`, because nobody knows how far it got.
+//! kind `interrupted`, because nobody knows how far it got; only what may be done twice is done again.
 
 use std::{collections::BTreeMap, future::ready, sync::Arc, time::Duration};
 

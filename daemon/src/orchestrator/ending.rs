@@ -22,6 +22,9 @@ use super::{
 };
 use crate::{clock::now_ms, quota::Unstored, records::entry_of};
 
+/// How often an action that was interrupted is done again: what ends pawd each time shall not do so for ever.
+const MAX_AGAIN: u32 = 3;
+
 impl Driver {
     /// Takes an action of an earlier life into account, as the store has it.
     pub(super) fn adopt(&mut self, record: ActionRecord) {
@@ -71,8 +74,14 @@ impl Driver {
                 self.go_on(id);
                 continue;
             }
-            warn!(paw_action = %id, "an action was interrupted by the end of an earlier pawd");
             point::reached(Point::Recovers);
+            if self.again(id) {
+                continue;
+            }
+            let Some(open) = self.open.get(&id) else {
+                continue;
+            };
+            warn!(paw_action = %id, "an action was interrupted by the end of an earlier pawd");
             self.ports.executor.interrupted(&open.record);
             let outcome = Outcome::failed(
                 "interrupted",
@@ -81,6 +90,26 @@ impl Driver {
             );
             self.end(id, outcome);
         }
+    }
+
+    /// Puts an action that was interrupted in line again, if it may be done twice; its start is judged, recorded and stored like the first.
+    fn again(&mut self, id: Uuid) -> bool {
+        let Some(open) = self.open.get_mut(&id) else {
+            return false;
+        };
+        let may = open.record.interrupted < MAX_AGAIN && self.ports.executor.repeats(&open.record);
+        let Some(state) = may
+            .then(|| next(open.record.state, Step::Again).ok())
+            .flatten()
+        else {
+            return false;
+        };
+        open.record.state = state;
+        open.record.started_ms = None;
+        open.record.interrupted += 1;
+        warn!(paw_action = %id, times = open.record.interrupted, "an action that was interrupted is done again");
+        self.queue.push(open.ticket());
+        true
     }
 
     /// Sees an execution through that an earlier life had begun. Its state does not change: it never stopped.
@@ -117,7 +146,17 @@ impl Driver {
             exchange,
             attempts,
         } = outcome;
+        let repeats = self.ports.executor.repeats(&open.record);
         let ending = match ending {
+            // The next life does it again.
+            Ending::Cancelled
+                if draining
+                    && repeats
+                    && open.reply.is_none()
+                    && open.record.state == State::Executing =>
+            {
+                Ending::Left
+            }
             // Nobody asked for this cancellation: pawd is stopping.
             Ending::Cancelled
                 if draining && open.reply.is_none() && open.record.state == State::Executing =>
@@ -167,7 +206,10 @@ impl Driver {
         let Open {
             mut record, reply, ..
         } = open;
-        record.state = State::Failed;
+        // What policy denied stays denied.
+        if let Ok(state) = next(record.state, Step::Fail) {
+            record.state = state;
+        }
         record.error = Some(failure("unavailable", &error.message, &error.data.hint));
         let entry = entry_of(Event::ActionEnded, &record, &self.ports.rules.borrow());
         let (audit, id) = (self.ports.audit.clone(), record.id);

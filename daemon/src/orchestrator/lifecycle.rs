@@ -4,14 +4,17 @@
 //!            ┌─ Ask ──► waiting_approval ─┬─ Approve ─┐
 //! (accepted) ┤                │  │        └─ Deny ────┼──► rejected
 //!            ├─ Allow ────────┼──┼─────────► approved ◄┘
-//!            └─ Deny ──► rejected │            │  │
-//!                             │   └ Expire     │  └ Cancel, Interrupt
-//!                      Cancel │      │         │ Start
-//!                             ▼      ▼         ▼
+//!            └─ Deny ──► rejected │           │   ▲
+//!                             │   └ Expire    │   │ Again
+//!                      Cancel │      │        │ Start
+//!                             ▼      ▼        ▼   │
 //!                     cancelled  expired   executing ─ Complete ─► completed
-//!                         ▲                    ├────── Fail, Interrupt ► failed
-//!                         └─────── Cancel ─────┴────── TimeOut ──► timed_out
+//!                         ▲                    ├────── TimeOut ──► timed_out
+//!                         └─────── Cancel ─────┴────── Fail ─────► failed
 //! ```
+//!
+//! Before its start, too, an action may be cancelled or fail. What was interrupted while it was being done has failed; only where doing it
+//! twice is the same as doing it once, it is done again.
 
 use paw_policy::State;
 
@@ -34,6 +37,8 @@ pub enum Step {
     Complete,
     /// It was tried and not done, or could not be tried.
     Fail,
+    /// It was interrupted, and doing it twice is the same as doing it once.
+    Again,
     /// Its deadline passed.
     TimeOut,
     /// Who asked takes it back.
@@ -42,7 +47,7 @@ pub enum Step {
 
 impl Step {
     /// Every step.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Allow,
         Self::Ask,
         Self::Deny,
@@ -51,6 +56,7 @@ impl Step {
         Self::Start,
         Self::Complete,
         Self::Fail,
+        Self::Again,
         Self::TimeOut,
         Self::Cancel,
     ];
@@ -72,13 +78,18 @@ pub struct IllegalStep {
 /// When the state does not know the step; the action stays as it is.
 pub const fn next(from: State, step: Step) -> Result<State, IllegalStep> {
     let to = match (from, step) {
-        (State::Queued, Step::Allow) | (State::WaitingApproval, Step::Approve) => State::Approved,
+        (State::Queued, Step::Allow)
+        | (State::WaitingApproval, Step::Approve)
+        | (State::Executing, Step::Again) => State::Approved,
         (State::Queued, Step::Ask) => State::WaitingApproval,
         (State::Queued | State::WaitingApproval, Step::Deny) => State::Rejected,
         (State::WaitingApproval, Step::Expire) => State::Expired,
         (State::Approved, Step::Start) => State::Executing,
         (State::Executing, Step::Complete) => State::Completed,
-        (State::Approved | State::Executing, Step::Fail) => State::Failed,
+        (
+            State::Queued | State::WaitingApproval | State::Approved | State::Executing,
+            Step::Fail,
+        ) => State::Failed,
         (State::Executing, Step::TimeOut) => State::TimedOut,
         (
             State::Queued | State::WaitingApproval | State::Approved | State::Executing,
@@ -134,7 +145,9 @@ mod tests {
                 if next(state, step) == Ok(State::Approved) {
                     assert!(matches!(
                         (state, step),
-                        (State::Queued, Step::Allow) | (State::WaitingApproval, Step::Approve)
+                        (State::Queued, Step::Allow)
+                            | (State::WaitingApproval, Step::Approve)
+                            | (State::Executing, Step::Again)
                     ));
                 }
             }
@@ -148,6 +161,8 @@ mod tests {
             for step in steps.into_iter().map(|index| Step::ALL[index]) {
                 if let Ok(to) = next(state, step) {
                     executed += usize::from(to == State::Executing);
+                    // What may be done again was not done, as far as that matters.
+                    executed -= usize::from(step == Step::Again);
                     state = to;
                 }
             }

@@ -10,6 +10,9 @@
 //! Whom nobody waits for goes behind whom somebody waits for, with two exceptions. So that it ends some day, it has its turn after
 //! [`IN_FRONT`] of the others were begun while it could have been. And so that it is not in the way, it never has more than its share of
 //! the places, of those of its kind and of the line: what is left over is for those that somebody waits for.
+//!
+//! Of what writes to an agent's workspace one is done after the other: each begins with what the one before it left, where two at once
+//! would find that the file they wrote has changed meanwhile. What only reads, and what others do, goes on beside it.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -58,6 +61,8 @@ pub struct Ticket {
     pub agent: Name,
     /// Whether somebody waits for it.
     pub urgency: Urgency,
+    /// Whether it writes to the agent's workspace.
+    pub writes: bool,
 }
 
 /// How many there may be.
@@ -96,7 +101,7 @@ pub struct Full {
 }
 
 /// Actions that wait their turn among each other: first come, first served.
-type Lane = (Urgency, Name, Kind);
+type Lane = (Urgency, Name, Kind, bool);
 
 /// How many are being done.
 #[derive(Debug, Default, Clone, Copy)]
@@ -122,6 +127,8 @@ impl Count {
 struct Served {
     /// How many of its actions are being done.
     running: usize,
+    /// How many of those write.
+    writing: usize,
     /// How many stand in line.
     waiting: usize,
     /// When one was last begun, counted in actions that were.
@@ -180,7 +187,12 @@ impl Queue {
     /// # Errors
     /// When the line is at its bound.
     pub fn room(&self, ticket: &Ticket, now_ms: u64) -> Result<(), Full> {
-        let lane = (ticket.urgency, ticket.agent.clone(), ticket.kind);
+        let lane = (
+            ticket.urgency,
+            ticket.agent.clone(),
+            ticket.kind,
+            ticket.writes,
+        );
         let behind = ticket.urgency == Urgency::Background;
         let all = self.waiting.len() < self.bounds.line;
         let share = self.bounds.share(ticket.urgency, self.bounds.line);
@@ -208,6 +220,7 @@ impl Queue {
             kind,
             agent,
             urgency,
+            writes,
         } = ticket;
         if self.waiting.contains_key(&id) || self.holds(id) {
             return;
@@ -215,7 +228,7 @@ impl Queue {
         self.arrivals += 1;
         self.agents.entry(agent.clone()).or_default().waiting += 1;
         self.waiting_behind += usize::from(urgency == Urgency::Background);
-        let lane = (urgency, agent, kind);
+        let lane = (urgency, agent, kind, writes);
         let line = self.lanes.entry(lane.clone()).or_default();
         line.insert(self.arrivals, id);
         self.waiting.insert(id, (lane, self.arrivals));
@@ -233,12 +246,13 @@ impl Queue {
             Urgency::Interactive => {}
         }
         self.leave(id, now_ms);
-        let (urgency, agent, kind) = lane;
+        let (urgency, agent, kind, writes) = lane;
         self.begin(Ticket {
             id,
             kind,
             agent,
             urgency,
+            writes,
         });
         Some(id)
     }
@@ -312,7 +326,14 @@ impl Queue {
     }
 
     fn could_take(&self, ticket: &Ticket) -> bool {
-        self.is_free(ticket.urgency, ticket.kind) && self.next().is_none()
+        self.is_free(ticket.urgency, ticket.kind)
+            && self.may_write(&ticket.agent, ticket.writes)
+            && self.next().is_none()
+    }
+
+    /// Whether nobody writes where this would.
+    fn may_write(&self, agent: &Name, writes: bool) -> bool {
+        !writes || self.agents.get(agent).is_none_or(|it| it.writing == 0)
     }
 
     fn is_free(&self, urgency: Urgency, kind: Kind) -> bool {
@@ -343,8 +364,10 @@ impl Queue {
             return None;
         }
         let lanes = self.lanes.iter();
-        let could = lanes.filter(|((of, _, kind), _)| *of == urgency && self.is_free(*of, *kind));
-        let rank = |(_, agent, _): &Lane, line: &BTreeMap<u64, Uuid>| {
+        let could = lanes.filter(|((of, agent, kind, writes), _)| {
+            *of == urgency && self.is_free(*of, *kind) && self.may_write(agent, *writes)
+        });
+        let rank = |(_, agent, _, _): &Lane, line: &BTreeMap<u64, Uuid>| {
             let served = self.agents.get(agent).copied().unwrap_or_default();
             let first = line.first_key_value().map(|(arrival, _)| *arrival);
             // Of one agent's kinds, the one that waits longest.
@@ -366,7 +389,9 @@ impl Queue {
         if ticket.urgency == Urgency::Background {
             self.held_behind.add(ticket.kind);
         }
-        self.agents.entry(ticket.agent.clone()).or_default().running += 1;
+        let agent = self.agents.entry(ticket.agent.clone()).or_default();
+        agent.running += 1;
+        agent.writing += usize::from(ticket.writes);
         self.running.insert(ticket.id, ticket);
     }
 
@@ -378,6 +403,7 @@ impl Queue {
         }
         if let Some(agent) = self.agents.get_mut(&ticket.agent) {
             agent.running -= 1;
+            agent.writing -= usize::from(ticket.writes);
         }
         self.forget();
     }
@@ -434,6 +460,14 @@ mod tests {
             kind,
             agent: agent.parse().unwrap(),
             urgency,
+            writes: false,
+        }
+    }
+
+    fn write(number: u128, agent: &str) -> Ticket {
+        Ticket {
+            writes: true,
+            ..tool(number, agent)
         }
     }
 
@@ -504,6 +538,36 @@ mod tests {
         assert_eq!(queue.pop(0), None, "no place for a chat");
         queue.done(id(1), 0);
         assert_eq!(queue.pop(0), Some(id(3)));
+    }
+
+    #[test]
+    fn what_writes_to_one_workspace_is_done_one_after_the_other() {
+        let mut queue = Queue::new(bounds(8, 8, 8));
+        (1..=3).for_each(|number| queue.push(write(number, "a")));
+        queue.push(write(4, "b"));
+        queue.push(tool(5, "a"));
+        let mut begun: Vec<_> = std::iter::from_fn(|| queue.pop(0)).collect();
+        begun.sort();
+        assert_eq!(
+            begun,
+            [id(1), id(4), id(5)],
+            "others, and what reads, wait for nobody"
+        );
+        assert!(!queue.take(&write(6, "a")), "one of its agent's writes");
+        assert!(queue.take(&tool(7, "a")));
+        queue.done(id(5), 0);
+        assert_eq!(queue.pop(0), None);
+        queue.done(id(1), 0);
+        assert_eq!(queue.pop(0), Some(id(2)));
+        queue.done(id(2), 0);
+        assert_eq!(queue.pop(0), Some(id(3)));
+        // One that an earlier life began is gone on with, whoever writes; the next waits for both.
+        queue.resume(write(8, "a"));
+        queue.push(write(9, "a"));
+        queue.done(id(3), 0);
+        assert_eq!(queue.pop(0), None);
+        queue.done(id(8), 0);
+        assert_eq!(queue.pop(0), Some(id(9)));
     }
 
     #[test]
@@ -627,6 +691,7 @@ mod tests {
         agent: usize,
         tool: bool,
         behind: bool,
+        writes: bool,
     }
 
     impl Sort {
@@ -641,17 +706,23 @@ mod tests {
             } else {
                 Urgency::Interactive
             };
-            ticket(number, ["a", "b", "c"][self.agent], kind, urgency)
+            Ticket {
+                writes: self.writes,
+                ..ticket(number, ["a", "b", "c"][self.agent], kind, urgency)
+            }
         }
     }
 
     fn command() -> impl Strategy<Value = Command> {
         let sort = || {
-            (0..3_usize, any::<bool>(), any::<bool>()).prop_map(|(agent, tool, behind)| Sort {
-                agent,
-                tool,
-                behind,
-            })
+            (0..3_usize, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
+                |(agent, tool, behind, writes)| Sort {
+                    agent,
+                    tool,
+                    behind,
+                    writes,
+                },
+            )
         };
         prop_oneof![
             8 => sort().prop_map(Command::Push),
@@ -688,9 +759,12 @@ mod tests {
             let any =
                 self.held(|_| true) < bounds.places && self.held(|it| it.kind == kind) < of_kind;
             let share = |of: usize| (of * bounds.background / 100).max(1);
-            any && (ticket.urgency != NOBODY
-                || self.held(|it| it.urgency == NOBODY) < share(bounds.places)
-                    && self.held(|it| it.urgency == NOBODY && it.kind == kind) < share(of_kind))
+            let alone =
+                !ticket.writes || self.held(|it| it.writes && it.agent == ticket.agent) == 0;
+            any && alone
+                && (ticket.urgency != NOBODY
+                    || self.held(|it| it.urgency == NOBODY) < share(bounds.places)
+                        && self.held(|it| it.urgency == NOBODY && it.kind == kind) < share(of_kind))
         }
 
         fn any_could(&self, urgency: Urgency) -> bool {
@@ -728,7 +802,9 @@ mod tests {
                     "an agent with less done waits"
                 );
             }
-            let same = |it: &&&Ticket| it.agent == one.agent && it.kind == one.kind;
+            let same = |it: &&&Ticket| {
+                it.agent == one.agent && it.kind == one.kind && it.writes == one.writes
+            };
             prop_assert_eq!(
                 peers.iter().find(same).map(|it| it.id),
                 Some(begun),
@@ -772,7 +848,7 @@ mod tests {
                             queue.push(ticket.clone());
                             seen.line.push(ticket);
                         } else {
-                            let alike = |it: &&Ticket| (it.urgency, &it.agent, it.kind) == (ticket.urgency, &ticket.agent, ticket.kind);
+                            let alike = |it: &&Ticket| (it.urgency, &it.agent, it.kind, it.writes) == (ticket.urgency, &ticket.agent, ticket.kind, ticket.writes);
                             prop_assert!(seen.line.iter().find(alike).is_some(), "who has nothing in line has room");
                         }
                     }

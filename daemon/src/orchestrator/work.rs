@@ -150,6 +150,9 @@ pub trait Execute: Send + Sync + 'static {
     /// An earlier pawd was executing this action, and nobody goes on with it.
     fn interrupted(&self, record: &ActionRecord);
 
+    /// Whether doing this action twice is the same as doing it once, so that it may be done again when it was interrupted.
+    fn repeats(&self, record: &ActionRecord) -> bool;
+
     /// Whether this action, which an earlier pawd was executing, still goes on.
     fn goes_on(&self, record: &ActionRecord) -> bool;
 

@@ -178,6 +178,8 @@ fn checked(skill: &Skill, listed: Vec<Listed>) -> Result<Announced, String> {
             description,
             input,
             item: None,
+            url: None,
+            idempotent: false,
         };
         if tools.insert(name, known).is_some() {
             return Err(format!("it announces {shown} twice"));

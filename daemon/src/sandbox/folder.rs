@@ -81,6 +81,8 @@ pub(super) fn read(dir: &Path, digest: Digest, origin: Provenance) -> Result<Ski
             description: format!("Run a script of this skill: {}.", named.join(", ")),
             input,
             item: None,
+            url: None,
+            idempotent: false,
         };
         tools.insert("run_script".to_owned(), tool);
     }

@@ -20,6 +20,7 @@ use super::{
     announce::MAX_DEPTH,
     folder,
     least::reaches,
+    named::Url,
     seal::{digest, read, sorted},
     sees::Sees,
 };
@@ -95,6 +96,12 @@ pub struct Tool {
     /// The argument that names what of the skill's directory it reads or writes, if it is one thing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub item: Option<String>,
+    /// The URL among its arguments whose host a call may reach.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<Url>,
+    /// Whether a call that was interrupted may be made again: it changes nothing, or the same to the same.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub idempotent: bool,
 }
 
 /// Why a directory is not a skill.
@@ -326,6 +333,10 @@ struct FileTool {
     input: String,
     #[serde(default)]
     item: Option<String>,
+    #[serde(default)]
+    url: Option<Url>,
+    #[serde(default)]
+    idempotent: bool,
 }
 
 type Wrong = (String, String);
@@ -434,11 +445,17 @@ fn check(file: File, digest: Digest, origin: Provenance) -> Result<Skill, Wrong>
             let why = "the name of a required argument of type string is expected";
             return Err((format!("{field}.item"), why.to_owned()));
         }
+        if let Some(url) = &tool.url {
+            let check = url.check(tool.class, names(&url.argument));
+            check.map_err(|why| (format!("{field}.url"), why.to_owned()))?;
+        }
         let tool_is = Tool {
             class: tool.class,
             description: tool.description,
             input,
             item: tool.item,
+            url: tool.url,
+            idempotent: tool.idempotent,
         };
         if tools.insert(tool.name, tool_is).is_some() {
             return Err((field, "it is there twice".to_owned()));
@@ -574,6 +591,21 @@ mod tests {
             "class = \"read-private\"",
             "class = \"read-private\"\nitem = \"depth\"",
             "tools.list.item",
+        );
+        check(
+            "class = \"read-private\"",
+            "class = \"read-private\"\nurl = {argument = \"path\", methods = [\"GET\"]}",
+            "only a tool of class egress or money",
+        );
+        check(
+            "class = \"write-destructive\"",
+            "class = \"egress\"\nurl = {argument = \"path\", methods = []}",
+            "tools.write.url",
+        );
+        check(
+            "class = \"write-destructive\"",
+            "class = \"egress\"\nurl = {argument = \"create_dirs\", methods = [\"GET\"]}",
+            "tools.write.url",
         );
         check(
             "workspace = true",

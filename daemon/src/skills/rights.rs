@@ -34,7 +34,16 @@ pub fn rights(skill: &Skill) -> Map<String, Value> {
         "tools": classes,
     });
     match value {
-        Value::Object(members) => members,
+        Value::Object(mut members) => {
+            let urls = skill.tools.iter();
+            let urls =
+                urls.filter_map(|(name, tool)| Some((name.clone(), json!(tool.url.as_ref()?))));
+            let urls: Map<String, Value> = urls.collect();
+            if !urls.is_empty() {
+                members.insert("urls".to_owned(), Value::Object(urls));
+            }
+            members
+        }
         _ => Map::new(),
     }
 }
@@ -76,7 +85,21 @@ fn lines(skill: &Skill) -> BTreeSet<String> {
         ));
     } else {
         let tools = skill.tools.iter();
-        lines.extend(tools.map(|(name, tool)| format!("tool {name}: {}", tool.class)));
+        lines.extend(tools.map(|(name, tool)| {
+            let host = tool.url.as_ref().map_or_else(String::new, |url| {
+                let methods = url.methods.join(" and ");
+                format!(
+                    ", {methods} to the host that its argument {} names",
+                    url.argument
+                )
+            });
+            let again = if tool.idempotent {
+                ", done again when it was interrupted"
+            } else {
+                ""
+            };
+            format!("tool {name}: {}{host}{again}", tool.class)
+        }));
     }
     lines
 }

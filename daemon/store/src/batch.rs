@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use paw_policy::{State, plan::is_deeper_than};
-use redb::{ReadableTable as _, WriteTransaction};
+use redb::WriteTransaction;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -16,10 +16,8 @@ use crate::{
     placed::Placed,
     proof::{self, ProofRecord},
     record::{ActionRecord, SessionRecord, TurnRecord},
-    schema::{
-        ACTIONS, ACTIONS_BY_SESSION, ACTIONS_BY_STATE, SESSIONS, SESSIONS_BY_OWNER, TURNS,
-        state_code,
-    },
+    schema::{ACTIONS, ACTIONS_BY_SESSION, ACTIONS_BY_STATE, state_code},
+    session,
     spent::{self, Account, Sum},
 };
 
@@ -62,6 +60,10 @@ enum Change {
     },
     DeleteSession {
         id: Uuid,
+    },
+    ForgetSession {
+        id: Uuid,
+        updated_ms: u64,
     },
     PutProof {
         runtime: String,
@@ -177,6 +179,14 @@ impl Batch {
     /// When the batch is full.
     pub fn delete_session(&mut self, id: Uuid) -> Result<&mut Self, StoreError> {
         self.add(Change::DeleteSession { id })
+    }
+
+    /// Removes a session and its turns, if nothing was said in it since then and nothing is under way in it; its actions stay.
+    ///
+    /// # Errors
+    /// When the batch is full.
+    pub fn forget_session(&mut self, id: Uuid, updated_ms: u64) -> Result<&mut Self, StoreError> {
+        self.add(Change::ForgetSession { id, updated_ms })
     }
 
     /// Stores what probes saw of a runtime, in place of what they saw before.
@@ -363,14 +373,15 @@ impl Change {
                 id,
                 owner,
                 document,
-            } => put_session(txn, id.as_u128(), *owner, document.get().as_bytes()),
+            } => session::put(txn, id.as_u128(), *owner, document.get().as_bytes()),
             Self::AppendTurn {
                 session,
                 seq,
                 document,
-            } => append_turn(txn, session.as_u128(), *seq, document.get().as_bytes()),
-            Self::Say { session, turns } => say(txn, session.as_u128(), turns),
-            Self::DeleteSession { id } => delete_session(txn, id.as_u128()),
+            } => session::append_turn(txn, session.as_u128(), *seq, document.get().as_bytes()),
+            Self::Say { session, turns } => session::say(txn, session.as_u128(), turns),
+            Self::DeleteSession { id } => session::delete(txn, id.as_u128()),
+            Self::ForgetSession { id, updated_ms } => session::forget(txn, *id, *updated_ms),
             Self::PutProof { runtime, document } => {
                 proof::put(txn, runtime, document.get().as_bytes())
             }
@@ -429,86 +440,6 @@ pub(crate) fn remove_action(txn: &WriteTransaction, id: u128) -> Result<(), Faul
     Ok(())
 }
 
-fn put_session(txn: &WriteTransaction, id: u128, owner: u32, document: &[u8]) -> Result<(), Fault> {
-    let mut by_owner = txn.open_table(SESSIONS_BY_OWNER)?;
-    if let Some(old) = txn.open_table(SESSIONS)?.insert(id, document)? {
-        let old: SessionRecord = parse("session", id, old.value())?;
-        by_owner.remove((old.owner_uid, id))?;
-    }
-    by_owner.insert((owner, id), ())?;
-    Ok(())
-}
-
-fn append_turn(
-    txn: &WriteTransaction,
-    session: u128,
-    seq: u64,
-    document: &[u8],
-) -> Result<(), Fault> {
-    let name = Uuid::from_u128(session);
-    if txn.open_table(SESSIONS)?.get(session)?.is_none() {
-        return Err(Fault::Refused(format!(
-            "turn {seq} of session {name}: there is no such session"
-        )));
-    }
-    let mut turns = txn.open_table(TURNS)?;
-    let next = next_place(&turns, session)?;
-    if seq != next {
-        return Err(Fault::Refused(format!(
-            "turn {seq} of session {name}: the next one is {next}"
-        )));
-    }
-    turns.insert((session, seq), document)?;
-    Ok(())
-}
-
-/// The place behind the last turn of a session.
-fn next_place(
-    turns: &redb::Table<'_, (u128, u64), &'static [u8]>,
-    session: u128,
-) -> Result<u64, Fault> {
-    let mut there = turns.range((session, 0)..=(session, u64::MAX))?;
-    Ok(match there.next_back() {
-        Some(last) => last?.0.value().1.saturating_add(1),
-        None => 0,
-    })
-}
-
-fn say(txn: &WriteTransaction, session: u128, said: &[TurnRecord]) -> Result<(), Fault> {
-    let mut sessions = txn.open_table(SESSIONS)?;
-    let mut record: SessionRecord = match sessions.get(session)? {
-        Some(document) => parse("session", session, document.value())?,
-        None => return Ok(()),
-    };
-    let mut turns = txn.open_table(TURNS)?;
-    let first = next_place(&turns, session)?;
-    for (seq, turn) in (first..).zip(said) {
-        let turn = TurnRecord {
-            seq,
-            ..turn.clone()
-        };
-        turns.insert((session, seq), written(&turn)?.as_slice())?;
-        record.turns = seq + 1;
-        record.updated_ms = turn.at_ms;
-        record.taint = record.taint.with(&turn.taint);
-    }
-    sessions.insert(session, written(&record)?.as_slice())?;
-    Ok(())
-}
-
-fn delete_session(txn: &WriteTransaction, id: u128) -> Result<(), Fault> {
-    let mut sessions = txn.open_table(SESSIONS)?;
-    let Some(old) = sessions.remove(id)? else {
-        return Ok(());
-    };
-    let old: SessionRecord = parse("session", id, old.value())?;
-    txn.open_table(SESSIONS_BY_OWNER)?
-        .remove((old.owner_uid, id))?;
-    txn.open_table(TURNS)?
-        .retain_in((id, 0)..=(id, u64::MAX), |_, _| false)?;
-    Ok(())
-}
-
 /// Reads a stored document.
 pub(crate) fn parse<T: DeserializeOwned>(what: &str, id: u128, bytes: &[u8]) -> Result<T, Fault> {
     serde_json::from_slice(bytes).map_err(unreadable(what, id))
@@ -523,7 +454,7 @@ fn unreadable(what: &str, id: u128) -> impl FnOnce(serde_json::Error) -> Fault {
     }
 }
 
-fn written(record: &impl Serialize) -> Result<Vec<u8>, Fault> {
+pub(crate) fn written(record: &impl Serialize) -> Result<Vec<u8>, Fault> {
     serde_json::to_vec(record)
         .map_err(|error| Fault::Document(format!("a record cannot be written as JSON: {error}")))
 }

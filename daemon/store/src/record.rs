@@ -61,6 +61,17 @@ pub struct ActionRecord {
     /// The chat whose model asked for it, where one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<Uuid>,
+    /// How often it was being done when that was interrupted, and was begun again.
+    #[serde(default, skip_serializing_if = "is_none_at_all")]
+    pub interrupted: u32,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde asks with a reference"
+)]
+const fn is_none_at_all(times: &u32) -> bool {
+    *times == 0
 }
 
 /// One try to have a model answer.
@@ -162,6 +173,9 @@ pub struct SessionRecord {
     pub updated_ms: u64,
     /// How many turns it has.
     pub turns: u64,
+    /// Bytes of those turns, as they are stored; of what was said before this was kept, none.
+    #[serde(default)]
+    pub bytes: u64,
     /// Where everything said in it came from; it only ever accumulates.
     pub taint: TaintSet,
 }

@@ -15,6 +15,7 @@ use crate::{
     batch::Batch,
     error::{Fault, StoreError},
     file::{self, OpenOptions, Opened},
+    forget::{Kept, Surplus, surplus},
     grant::{self, GrantRecord},
     job::{self, JobRecord, RunRecord},
     notes::{Notes, replay},
@@ -31,7 +32,9 @@ use crate::{
 /// The most actions that one transaction of [`Store::prune`] removes.
 const PRUNE_STEP: usize = 1000;
 
-/// The open store. Reads run beside each other and beside a write; writes wait for each other.
+/// The open store. Reads run beside each other and beside a write; writes wait for each other. A note that is not in the tables yet is put
+/// there before anything is read, which is a write: so a read after a note waits for the commit that is under way, its wait for the disk
+/// included.
 pub struct Store {
     pub(crate) path: PathBuf,
     options: OpenOptions,
@@ -148,6 +151,14 @@ impl Store {
                 return Ok(removed);
             }
         }
+    }
+
+    /// The conversations that are more than is kept of their owners, of each owner those first that were spoken in last.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn surplus_sessions(&self, kept: Kept) -> Result<Vec<Surplus>, StoreError> {
+        self.read(|txn| surplus(txn, kept))
     }
 
     /// The action with this id.

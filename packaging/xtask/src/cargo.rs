@@ -46,8 +46,9 @@ const HOST: [&str; 8] = [
 
 /// The crates whose binaries run inside a sandbox, where no library of the host can be relied on, and the one that makes a sandbox:
 /// it is started for each, and forks twice, so it has nothing to look for, to relocate and to copy.
-const STATIC: [&str; 6] = [
+const STATIC: [&str; 7] = [
     "paw-init",
+    "paw-fetch",
     "paw-files",
     "paw-memory",
     "paw-shell",

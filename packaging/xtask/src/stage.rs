@@ -24,7 +24,7 @@ pub(crate) fn stage(root: &Path, profile: Profile) -> Result<PathBuf> {
     let mut tree = Tree::at(cargo::target(root).join("stage").join(profile.directory()))?;
     programs(&mut tree, &built)?;
     image::base(&mut tree, "usr/lib/pawd/images/base")?;
-    for skill in ["files", "memory", "shell"] {
+    for skill in ["fetch", "files", "memory", "shell"] {
         let at = format!("usr/lib/pawd/skills/{skill}");
         tree.file(
             &format!("{at}/skill.toml"),

@@ -9,12 +9,8 @@ use std::{
 
 use paw_api::egress::{Hand, Reason};
 use paw_egress::run::Shared;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpListener,
-};
 
-use crate::rig::{Run, hand, names, shared};
+use crate::rig::{Run, encrypted, hand, names, shared};
 
 const SECRET: &str = "sk-live/0123456789+abcdefghij";
 
@@ -43,42 +39,7 @@ async fn endpoint_with(
     fs::write(&credential, format!("{SECRET}\n")).unwrap();
     fs::set_permissions(&credential, fs::Permissions::from_mode(0o400)).unwrap();
 
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(
-            vec![key.cert.der().clone()],
-            rustls::pki_types::PrivateKeyDer::try_from(key.signing_key.serialize_der()).unwrap(),
-        )
-        .unwrap();
-    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let asked = Arc::<Mutex<Vec<String>>>::default();
-    let (seen, answer) = (asked.clone(), Arc::new(answer));
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let (acceptor, seen, answer) = (acceptor.clone(), seen.clone(), answer.clone());
-            tokio::spawn(async move {
-                let Ok(mut stream) = acceptor.accept(stream).await else {
-                    return;
-                };
-                let (mut heard, mut buffer) = (Vec::new(), [0; 4096]);
-                while !heard.windows(4).any(|end| end == b"\r\n\r\n") {
-                    match stream.read(&mut buffer).await {
-                        Ok(0) | Err(_) => return,
-                        Ok(read) => heard.extend_from_slice(&buffer[..read]),
-                    }
-                }
-                let heard = String::from_utf8(heard).unwrap();
-                seen.lock().unwrap().push(heard.clone());
-                let _ = stream.write_all(&answer(&heard)).await;
-                let _ = stream.shutdown().await;
-            });
-        }
-    });
+    let (port, asked) = encrypted(&key, answer).await;
     let ceiling = format!(
         "ports = []\nallow_addresses = [\"127.0.0.1/32\"]\n[broker.api]\nurl = \"https://api.example:{port}/base\"\n\
          {source} = \"api\"\nca = {ca:?}\n[broker.other]\nurl = \"https://other.example:{port}/\"\ncredential = \"api\"\nca = {ca:?}"

@@ -12,3 +12,4 @@ mod limits;
 mod process;
 mod rig;
 mod rules;
+mod secure;

@@ -95,9 +95,11 @@ pub(crate) fn names(known: &[(&str, &[&str])]) -> Lookup {
 /// A broker with this ceiling.
 pub(crate) fn shared(ceiling: &str, credentials: &Path, lookup: Lookup) -> Arc<Shared> {
     let ceiling = Ceiling::parse(ceiling, Path::new("egress.toml"), credentials).unwrap();
+    let mut trusted = rustls::RootCertStore::empty();
+    trusted.add_parsable_certificates(ceiling.ca.iter().cloned());
     Arc::new(Shared {
         ceiling: Arc::new(ceiling),
-        outside: Outside::new(lookup, rustls::RootCertStore::empty()),
+        outside: Outside::new(lookup, trusted),
         values: Values::default(),
         places: Arc::new(Semaphore::new(64)),
         agents: Agents::default(),
@@ -106,6 +108,50 @@ pub(crate) fn shared(ceiling: &str, credentials: &Path, lookup: Lookup) -> Arc<S
             landlock_abi: 0,
         },
     })
+}
+
+/// An encrypted server on loopback that answers with what `answer` makes of a request: its port, and what it was asked.
+pub(crate) async fn encrypted(
+    key: &rcgen::CertifiedKey<rcgen::KeyPair>,
+    answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static,
+) -> (u16, Arc<Mutex<Vec<String>>>) {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![key.cert.der().clone()],
+            rustls::pki_types::PrivateKeyDer::try_from(key.signing_key.serialize_der()).unwrap(),
+        )
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let asked = Arc::<Mutex<Vec<String>>>::default();
+    let (seen, answer) = (asked.clone(), Arc::new(answer));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, seen, answer) = (acceptor.clone(), seen.clone(), answer.clone());
+            tokio::spawn(async move {
+                let Ok(mut stream) = acceptor.accept(stream).await else {
+                    return;
+                };
+                let (mut heard, mut buffer) = (Vec::new(), [0; 4096]);
+                while !heard.windows(4).any(|end| end == b"\r\n\r\n") {
+                    match stream.read(&mut buffer).await {
+                        Ok(0) | Err(_) => return,
+                        Ok(read) => heard.extend_from_slice(&buffer[..read]),
+                    }
+                }
+                let heard = String::from_utf8(heard).unwrap();
+                seen.lock().unwrap().push(heard.clone());
+                let _ = stream.write_all(&answer(&heard)).await;
+                let _ = stream.shutdown().await;
+            });
+        }
+    });
+    (port, asked)
 }
 
 /// A ceiling that lets loopback be reached at this port, and a lookup that leads there.
@@ -324,8 +370,8 @@ impl Run {
     /// One plain request without a body.
     pub(crate) async fn get(&mut self, target: &str) -> Answer {
         let authority = target
-            .strip_prefix("http://")
-            .unwrap_or(target)
+            .trim_start_matches("http://")
+            .trim_start_matches("https://")
             .split(['/', '?'])
             .next()
             .unwrap_or("");

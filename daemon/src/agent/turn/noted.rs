@@ -165,14 +165,16 @@ impl Turn<'_> {
         for (seq, turn) in (session.turns..).zip(&mut turns) {
             turn.seq = seq;
             session.taint = session.taint.with(&turn.taint);
+            session.bytes += serde_json::to_vec(turn).map_or(0, |turn| turn.len() as u64);
         }
         session.turns += turns.len() as u64;
         session.updated_ms = at_ms;
         let mut batch = Batch::new();
-        batch.put_session(&session)?;
+        // These first: they are refused where the conversation was deleted meanwhile, so that it is not there again.
         for turn in &turns {
             batch.append_turn(turn)?;
         }
+        batch.put_session(&session)?;
         turns.retain(|turn| turn.role != Speaker::User);
         Ok(Some((batch, turns)))
     }

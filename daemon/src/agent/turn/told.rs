@@ -216,6 +216,8 @@ pub(super) mod tests {
                 description: "Does\u{1b}[2J it.".into(),
                 input: json!({"type": "object"}),
                 item: None,
+                url: None,
+                idempotent: false,
             };
             ((*tool).to_owned(), known)
         };

@@ -88,7 +88,11 @@ impl ApprovalRpcServer for Family {
     ) -> RpcResult<Action> {
         let caller = caller(extensions).map_err(fail)?;
         let record = self.action(&id, &caller).map_err(fail)?;
-        if let Some(code) = &code {
+        // A code is good once, so it is not spent on what is refused anyway.
+        let fits = record.state == State::WaitingApproval
+            && record.digest == digest
+            && record.expires_ms.is_none_or(|expires| now_ms() < expires);
+        if let Some(code) = code.as_ref().filter(|_| fits) {
             self.spend(&caller, code, Some(record.id))
                 .await
                 .map_err(fail)?;
@@ -101,12 +105,20 @@ impl ApprovalRpcServer for Family {
             },
             note: note.map(|note| records::shorten_to(&note, 1_000)),
             by: caller,
-            code: code.is_some(),
+            code: code.is_some() && fits,
             count: count.map_or(1, |count| usize::try_from(count).unwrap_or(usize::MAX)),
             for_ms,
         };
-        let record = self.actions.answer(record.id, said).await.map_err(fail)?;
-        Ok(records::action(record, false))
+        let answered = self.actions.answer(record.id, said).await;
+        if code.is_some() && !fits {
+            // The refusal is on record; what it says is that a code is missing, since none was spent.
+            let message = "the answer fits no question that waits; the code is still good";
+            let hint = format!("look again: pawctl approval show {id}");
+            return Err(fail(
+                Error::new(ErrorKind::Conflict, message, hint).about(id),
+            ));
+        }
+        Ok(records::action(answered.map_err(fail)?, false))
     }
 
     async fn grants(&self, extensions: &Extensions) -> RpcResult<Vec<Grant>> {

@@ -99,6 +99,7 @@ pub(crate) fn action(n: u64, state: State, session: Option<Uuid>, text: &str) ->
         wait_reason: None,
         attempts: Vec::new(),
         parent: None,
+        interrupted: 0,
     }
 }
 
@@ -111,6 +112,7 @@ pub(crate) fn session(n: u64, owner: u32) -> SessionRecord {
         created_ms: n,
         updated_ms: n,
         turns: 0,
+        bytes: 0,
         taint: TaintSet::of(Taint::User),
     }
 }

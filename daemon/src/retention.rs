@@ -1,0 +1,127 @@
+//! Conversations that are more than is kept are forgotten: too old, too many of one user, or too long together.
+//!
+//! Which ones is the store's to find, how much is kept is configured (`[sessions]`). That one is forgotten is in the audit log before it
+//! is; its actions stay as long as actions do. One that is spoken in meanwhile, or in which something is under way, stays: the record
+//! of its end is then followed by another one, when that comes.
+
+use std::{sync::Arc, time::Duration};
+
+use paw_api::audit::{Entry, Event};
+use paw_store::{Batch, Kept, Surplus, TooMuch};
+use tokio::{
+    sync::watch,
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    audit::Audit,
+    clock::now_ms,
+    config::{Config, SessionBounds},
+    quota::scope,
+    storage::Storage,
+};
+
+/// How often it is looked for those that have become too old.
+const LOOK_EVERY: Duration = Duration::from_secs(3600);
+
+/// So many more conversations than when it was looked last are reason to look again.
+const GROWN_BY: u64 = 64;
+
+/// Milliseconds of a day.
+const DAY_MS: u64 = 24 * 3_600 * 1_000;
+
+/// Forgets what is more than is kept, until pawd stops.
+pub async fn keep(
+    mut config: watch::Receiver<Arc<Config>>,
+    storage: Storage,
+    audit: Audit,
+    stop: CancellationToken,
+) {
+    let mut often = interval(LOOK_EVERY);
+    often.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut known, mut bounds) = (0, None);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = often.tick() => {}
+            changed = config.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                if bounds == Some(config.borrow().sessions) {
+                    continue;
+                }
+            }
+            () = storage.grown() => {
+                if sessions(&storage) < known + GROWN_BY {
+                    continue;
+                }
+            }
+        }
+        let now = config.borrow_and_update().sessions;
+        bounds = Some(now);
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = look(now, &storage, &audit) => {}
+        }
+        known = sessions(&storage);
+    }
+}
+
+fn sessions(storage: &Storage) -> u64 {
+    storage.read().counts().map_or(0, |counts| counts.sessions)
+}
+
+async fn look(bounds: SessionBounds, storage: &Storage, audit: &Audit) {
+    let age = (bounds.days > 0).then(|| u64::from(bounds.days) * DAY_MS);
+    let kept = Kept {
+        sessions: bounds.keep,
+        bytes: bounds.bytes,
+        since_ms: age.map_or(0, |age| now_ms().saturating_sub(age)),
+    };
+    let store = storage.shared();
+    let found = tokio::task::spawn_blocking(move || store.surplus_sessions(kept)).await;
+    let surplus = match found {
+        Ok(Ok(surplus)) => surplus,
+        Ok(Err(error)) => {
+            return warn!(error = %paw_log::Chain(&error), remedy = error.remedy(), "old conversations were not looked for");
+        }
+        Err(error) => return warn!(error = %error, "old conversations were not looked for"),
+    };
+    for one in &surplus {
+        if let Err(why) = forget(one, storage, audit).await {
+            return warn!(error = %why, "old conversations were not forgotten; it is tried again");
+        }
+    }
+    if !surplus.is_empty() {
+        info!(
+            conversations = surplus.len(),
+            "old conversations were forgotten"
+        );
+    }
+}
+
+async fn forget(one: &Surplus, storage: &Storage, audit: &Audit) -> Result<(), String> {
+    let mut entry = Entry::new(Event::SessionDeleted);
+    let detail = &mut entry.detail;
+    detail.insert("session".into(), one.id.to_string());
+    detail.insert("of_uid".into(), one.owner.to_string());
+    let why = match one.why {
+        TooMuch::Old => "older than is kept",
+        TooMuch::Many => "more than are kept",
+        TooMuch::Long => "longer together than is kept",
+    };
+    detail.insert("why".into(), why.into());
+    let recorded = audit.durable(entry).await;
+    recorded.map_err(|error| error.to_string())?;
+    let forgotten = async {
+        let mut batch = Batch::new();
+        batch.forget_session(one.id, one.updated_ms)?;
+        batch.forget_part(&scope::of_session(&one.id.to_string()))?;
+        storage.commit(batch).await
+    };
+    let forgotten = forgotten.await;
+    forgotten.map_err(|error: paw_store::StoreError| paw_log::Chain(&error).to_string())
+}
