@@ -117,13 +117,8 @@ impl Intake {
             | Kind::ApiCall
             | Kind::SecretUse => return Err(not_executable(kind)),
         };
-        // Every text that a model is to read is screened first; what is found is one more label.
         let signs = match &operation {
-            Operation::Chat(chat) => screen::said(&chat.text).map_err(|why| {
-                let hint =
-                    "see what is hidden with `pawctl guard scan`, and send the text without it";
-                Error::new(ErrorKind::Denied, why, hint)
-            })?,
+            Operation::Chat(chat) => signs(&chat.text)?,
             Operation::ToolCall(_)
             | Operation::SandboxRun(_)
             | Operation::ApiCall(_)
@@ -552,6 +547,14 @@ fn origin(caller: &Caller) -> TaintSet {
     TaintSet::of(match caller.role {
         Role::Admin => Taint::Operator,
         Role::Approver | Role::User => Taint::User,
+    })
+}
+
+/// The labels of what is found in a text that a model is to read. Every one is screened first, whoever says it.
+fn signs(text: &str) -> Result<TaintSet, Error> {
+    screen::said(text).map_err(|why| {
+        let hint = "see what is hidden with `pawctl guard scan`, and send the text without it";
+        Error::new(ErrorKind::Denied, why, hint)
     })
 }
 

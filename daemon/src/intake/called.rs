@@ -8,7 +8,7 @@ use paw_store::{Caller, SessionRecord};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{Asked, Intake, agent, arguments::ToolAsked, unreadable};
+use super::{Asked, Intake, agent, arguments::ToolAsked, signs, unreadable};
 use crate::orchestrator::{handle::Submission, work::Progress};
 
 /// The most agents in a row: one that a person asks, one that it asks, and one that this asks.
@@ -84,7 +84,7 @@ impl Intake {
     ///
     /// # Errors
     /// As [`Intake::judge`].
-    pub fn judge_question(&self, question: Consulted) -> Result<Submission, Error> {
+    pub fn judge_question(&self, mut question: Consulted) -> Result<Submission, Error> {
         let denied = |message: String, hint: &str| Error::new(ErrorKind::Denied, message, hint);
         let config = Arc::clone(&self.config.borrow());
         let (asker, settings) = agent(&config, Some(question.by.agent.as_str()))?;
@@ -104,6 +104,7 @@ impl Intake {
             let message = format!("{MAX_DEPTH} agents in a row ask each other already");
             return Err(denied(message, "have one of them answer by itself"));
         }
+        question.by.taint = question.by.taint.with(&signs(&question.text)?);
         let asked = Asked {
             arguments: Map::from_iter([("text".to_owned(), Value::String(question.text))]),
             local_only: question.local_only,

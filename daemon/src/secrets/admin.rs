@@ -321,8 +321,22 @@ impl Secrets {
             .map_err(|error| error.about(shorten(name)))
     }
 
-    /// Records what is about to change, changes it, and records what came of that.
+    /// Records what is about to change, changes it, and records what came of that: all of it, also when who asked goes away meanwhile.
     async fn change<T: Send + 'static>(
+        &self,
+        note: Told,
+        work: impl FnOnce(&Vault, &StartKeys) -> Result<(T, Mark), VaultError> + Send + 'static,
+    ) -> Result<T, Error> {
+        let its = self.clone();
+        let made = tokio::spawn(async move { its.change_to_its_end(note, work).await });
+        made.await.unwrap_or_else(|error| {
+            Err(told(&VaultError::Unusable {
+                why: error.to_string(),
+            }))
+        })
+    }
+
+    async fn change_to_its_end<T: Send + 'static>(
         &self,
         note: Told,
         work: impl FnOnce(&Vault, &StartKeys) -> Result<(T, Mark), VaultError> + Send + 'static,

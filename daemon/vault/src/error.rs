@@ -36,7 +36,7 @@ pub enum VaultError {
         /// What was found.
         what: &'static str,
     },
-    /// It could not be opened when it was first looked at.
+    /// It could not be opened when it was first looked at, or again after a failure.
     #[error("the vault cannot be used: {why}")]
     Unusable {
         /// What was found then.

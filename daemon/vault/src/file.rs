@@ -2,11 +2,15 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Seek as _, Write as _},
+    io::{self, Seek as _, SeekFrom, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
+use nix::{
+    errno::Errno,
+    unistd::{Whence, lseek},
+};
 use redb::{
     Builder, Database, ReadTransaction, ReadableDatabase as _, ReadableTable as _, TableDefinition,
     WriteTransaction, backends::FileBackend,
@@ -33,11 +37,17 @@ pub(crate) struct Tries {
 pub(crate) struct Remains(PathBuf, Option<File>);
 
 impl Remains {
-    /// Writes zeros over it. Nobody may have it open as a database any more: closing one writes to it.
-    pub(crate) fn wipe(self) -> Result<(), VaultError> {
+    /// Writes zeros over it. Nobody may have it open as a database any more: closing one writes to it. The change that left it has
+    /// happened, whatever becomes of this.
+    pub(crate) fn wipe(self) {
         let Self(path, file) = self;
-        file.map_or(Ok(()), zero)
-            .map_err(io_error("wipe what was before", &path))
+        if let Err(error) = file.map_or(Ok(()), zero) {
+            tracing::warn!(
+                error = %error,
+                path = %path.display(),
+                "what the vault was before its last change is no file any more, but was not overwritten on the disk"
+            );
+        }
     }
 }
 
@@ -69,8 +79,8 @@ impl Vaulted {
                     .map_err(redb::Error::from)
             })
             .map_err(|error| engine("open", path, error))?;
-        // A draft is what a crash left of writing it anew: it never counted.
-        wipe(&draft(path))?;
+        // A draft is what a crash left of writing it anew: it never counted, and no fault of it keeps the vault from being read.
+        let _ = wipe(&draft(path));
         Ok(Some(Self {
             path: path.to_owned(),
             database,
@@ -249,26 +259,35 @@ fn draft(path: &Path) -> PathBuf {
 fn wipe(path: &Path) -> Result<(), VaultError> {
     match fs::OpenOptions::new().write(true).open(path) {
         Ok(file) => {
-            zero(file).map_err(io_error("wipe", path))?;
-            fs::remove_file(path).map_err(io_error("remove", path))
+            let zeroed = zero(file).map_err(io_error("wipe", path));
+            fs::remove_file(path).map_err(io_error("remove", path))?;
+            zeroed
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(io_error("open", path)(error)),
     }
 }
 
-/// Writes zeros over a file. On most disks and file systems what was there is gone then; where blocks are never written in place it is
-/// only no part of any file.
+/// Writes zeros over what a file holds. On most disks and file systems what was there is gone then; where blocks are never written in
+/// place it is only no part of any file. Its holes stay holes, so that it takes no room, which a full disk has not.
 fn zero(mut file: File) -> io::Result<()> {
     static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
-    let mut left = file.metadata()?.len();
-    file.rewind()?;
-    while left > 0 {
-        let step = usize::try_from(left).map_or(ZEROS.len(), |left| left.min(ZEROS.len()));
-        file.write_all(&ZEROS[..step])?;
-        left -= step as u64;
+    let mut at = 0;
+    loop {
+        let begin = match lseek(&file, at, Whence::SeekData) {
+            Ok(begin) => begin,
+            Err(Errno::ENXIO) => return file.sync_data(),
+            Err(error) => return Err(error.into()),
+        };
+        at = lseek(&file, begin, Whence::SeekHole)?;
+        let mut left = u64::try_from(at - begin).map_err(io::Error::other)?;
+        file.seek(SeekFrom::Start(begin.unsigned_abs()))?;
+        while left > 0 {
+            let step = usize::try_from(left).map_or(ZEROS.len(), |left| left.min(ZEROS.len()));
+            file.write_all(&ZEROS[..step])?;
+            left -= step as u64;
+        }
     }
-    file.sync_data()
 }
 
 fn sync_directory(path: &Path) -> Result<(), VaultError> {
@@ -314,5 +333,35 @@ fn engine(step: &'static str, path: &Path, error: redb::Error) -> VaultError {
             path: path.to_owned(),
             source: Box::new(source),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+    use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+
+    use super::*;
+
+    #[test]
+    fn what_is_wiped_takes_no_room() {
+        const LONG: u64 = 8 << 20;
+        let file = tempfile::tempfile().unwrap();
+        for at in [0, LONG / 2] {
+            file.write_all_at(b"a value", at).unwrap();
+        }
+        file.set_len(LONG).unwrap();
+        file.sync_all().unwrap();
+        let before = file.metadata().unwrap().blocks();
+        assert!(before * 512 < LONG, "this file system keeps no holes");
+        zero(file.try_clone().unwrap()).unwrap();
+        assert_eq!(file.metadata().unwrap().blocks(), before);
+        assert_eq!(file.metadata().unwrap().len(), LONG);
+        for at in [0, LONG / 2] {
+            let mut found = [1; 7];
+            file.read_exact_at(&mut found, at).unwrap();
+            assert_eq!(found, [0; 7], "at {at}");
+        }
     }
 }

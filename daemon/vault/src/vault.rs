@@ -88,6 +88,15 @@ pub struct Vault {
 struct Inner {
     file: Option<Vaulted>,
     open: Option<Open>,
+    /// A file that is there and could not be opened again after a failure, as on a full disk.
+    lost: Option<Lost>,
+}
+
+/// What is known of a file that cannot be used now.
+struct Lost {
+    /// Its keys, where it was open.
+    keys: Option<Arc<Keys>>,
+    why: String,
 }
 
 /// What is in memory while it is open.
@@ -112,7 +121,10 @@ impl Vault {
         Ok(Self {
             path: path.to_owned(),
             turn: Mutex::default(),
-            inner: RwLock::new(Inner { file, open: None }),
+            inner: RwLock::new(Inner {
+                file,
+                ..Inner::default()
+            }),
         })
     }
 
@@ -122,6 +134,7 @@ impl Vault {
     /// When the file cannot be read.
     pub fn status(&self) -> Result<Status, VaultError> {
         let inner = self.inner();
+        inner.usable()?;
         let Some(file) = &inner.file else {
             return Ok(Status {
                 state: State::Uninitialised,
@@ -158,6 +171,7 @@ impl Vault {
             if inner.open.is_some() {
                 return Err(VaultError::Unsealed);
             }
+            inner.usable()?;
             let file = inner.file.as_ref().ok_or(VaultError::Uninitialised)?;
             open::unlock(file, &self.path, with, now_ms)?
         };
@@ -169,7 +183,11 @@ impl Vault {
     /// Forgets the keys, at once. Whoever has a value already has it.
     pub fn seal(&self) {
         let _turn = self.turn();
-        self.inner_mut().open = None;
+        let mut inner = self.inner_mut();
+        inner.open = None;
+        if let Some(lost) = &mut inner.lost {
+            lost.keys = None;
+        }
     }
 
     /// The value of this version of a secret, or of the newest. Whether that may be had is not asked here.
@@ -229,8 +247,16 @@ impl Vault {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What it is now. One that could not be opened is tried again by each who asks.
     fn inner(&self) -> RwLockReadGuard<'_, Inner> {
-        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+        let read = || self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        let inner = read();
+        if inner.lost.is_none() {
+            return inner;
+        }
+        drop(inner);
+        self.inner_mut().find(&self.path);
+        read()
     }
 
     fn inner_mut(&self) -> RwLockWriteGuard<'_, Inner> {
@@ -246,8 +272,55 @@ impl fmt::Debug for Vault {
     }
 }
 
+impl Lost {
+    fn new(keys: Option<Arc<Keys>>, error: &VaultError) -> Self {
+        let why = std::iter::successors(Some(error as &dyn std::error::Error), |it| it.source());
+        let why: Vec<_> = why.map(ToString::to_string).collect();
+        Self {
+            keys,
+            why: why.join(": "),
+        }
+    }
+}
+
 impl Inner {
+    fn of(file: Vaulted, open: Open) -> Self {
+        Self {
+            file: Some(file),
+            open: Some(open),
+            lost: None,
+        }
+    }
+
+    /// Tries once more to open what could not be opened.
+    fn find(&mut self, path: &Path) {
+        let Some(Lost { keys, .. }) = self.lost.take() else {
+            return;
+        };
+        let found = match &keys {
+            Some(keys) => open::again(path, Arc::clone(keys)).map(|it| Self::of(it.0, it.1)),
+            None => Vaulted::open(path).map(|file| Self {
+                file,
+                ..Self::default()
+            }),
+        };
+        match found {
+            Ok(found) => *self = found,
+            Err(error) => self.lost = Some(Lost::new(keys, &error)),
+        }
+    }
+
+    fn usable(&self) -> Result<(), VaultError> {
+        match &self.lost {
+            None => Ok(()),
+            Some(lost) => Err(VaultError::Unusable {
+                why: lost.why.clone(),
+            }),
+        }
+    }
+
     fn opened(&self) -> Result<(&Vaulted, &Open), VaultError> {
+        self.usable()?;
         let file = self.file.as_ref().ok_or(VaultError::Uninitialised)?;
         let open = self.open.as_ref().ok_or(VaultError::Sealed)?;
         Ok((file, open))

@@ -7,7 +7,7 @@ use std::{
 
 use uuid::Uuid;
 
-use super::{Inner, NewKey, Open, Vault, mark, open, version};
+use super::{Inner, Lost, NewKey, Open, Vault, mark, open, version};
 use crate::{
     MAX_SECRETS, MAX_USERS, MAX_VERSIONS, Unfit, VaultError, check_name,
     crypt::Key,
@@ -24,9 +24,12 @@ impl Vault {
     /// When there is one, or it cannot be written.
     pub fn init(&self, key: &NewKey<'_>) -> Result<RecoveryKey, VaultError> {
         let _turn = self.turn();
-        if self.inner().file.is_some() {
+        // A file that cannot be used now is a vault all the same, and nothing may take its place.
+        let inner = self.inner();
+        if inner.file.is_some() || inner.lost.is_some() || self.path.symlink_metadata().is_ok() {
             return Err(VaultError::Initialised);
         }
+        drop(inner);
         let (keys, header, recovery) = new_keys(mark(Uuid::now_v7(), 1), key)?;
         let code = keys.sign(&header.bytes());
         let (file, _) = Vaulted::write_anew(&self.path, (&header, &code), std::iter::empty())?;
@@ -220,7 +223,7 @@ impl Vault {
             (file, remains, new, recovery)
         };
         self.replace(file, open);
-        remains.wipe()?;
+        remains.wipe();
         Ok(recovery)
     }
 
@@ -266,7 +269,7 @@ impl Vault {
             Ok(None) => self.inner_mut().open = Some(new),
             Ok(Some((file, remains))) => {
                 self.replace(file, new);
-                remains.wipe()?;
+                remains.wipe();
             }
             Err(error) => {
                 self.mend(new.keys)?;
@@ -299,28 +302,25 @@ impl Vault {
 
     /// Has this file in the place of the one before, which is closed.
     fn replace(&self, file: Vaulted, open: Open) {
-        *self.inner_mut() = Inner {
-            file: Some(file),
-            open: Some(open),
-        };
+        *self.inner_mut() = Inner::of(file, open);
     }
 
     /// Opens the file anew: the database gives up on a handle after the first access that failed. What was there before the failure is
-    /// there again, or the vault is sealed.
+    /// there again; or the vault is sealed; or it cannot be opened now, and the next who asks tries again.
     fn mend(&self, keys: Arc<Keys>) -> Result<(), VaultError> {
         let mut inner = self.inner_mut();
         // The old handle goes first, because it holds the lock of the file.
         *inner = Inner::default();
-        match open::again(&self.path, keys) {
+        match open::again(&self.path, Arc::clone(&keys)) {
             Ok((file, open)) => {
-                *inner = Inner {
-                    file: Some(file),
-                    open: Some(open),
-                };
+                *inner = Inner::of(file, open);
                 Ok(())
             }
             Err(error) => {
-                inner.file = Vaulted::open(&self.path)?;
+                match Vaulted::open(&self.path) {
+                    Ok(file) => inner.file = file,
+                    Err(why) => inner.lost = Some(Lost::new(Some(keys), &why)),
+                }
                 Err(error)
             }
         }

@@ -244,3 +244,79 @@ fn names_and_values_are_not_in_the_file() {
     let others: Vec<_> = fs::read_dir(place.dir.path()).unwrap().collect();
     assert_eq!(others.len(), 1, "{others:?}");
 }
+
+/// A change that writes the file anew fails where there is no place for the draft. Nothing is lost by it, and nothing takes the
+/// place of the vault.
+#[test]
+fn change_that_fails_leaves_the_vault_open_as_it_was() {
+    let place = Place::new();
+    let (vault, _) = place.make();
+    for name in ["a", "b"] {
+        vault.set(name, name.as_bytes(), NOW).unwrap();
+    }
+    let draft = place.dir.path().join("vault.redb.new");
+    fs::create_dir_all(draft.join("in the way")).unwrap();
+    let before = vault.status().unwrap();
+    for _ in 0..2 {
+        vault.remove("b").unwrap_err();
+        vault.rotate("a", b"another", 0, NOW).unwrap_err();
+        vault
+            .rekey(&NewKey::Host(&key(2), Source::File))
+            .unwrap_err();
+        assert_eq!(vault.status().unwrap(), before);
+        assert_eq!(value(&vault, "b"), Ok(b"b".to_vec()));
+        let again = vault.init(&NewKey::Host(&key(2), Source::File));
+        assert_eq!(message(again), "there is a vault already");
+    }
+    drop(vault);
+    let vault = place.open();
+    assert_eq!(
+        value(&vault, "a"),
+        Ok(b"a".to_vec()),
+        "nor does it keep it from being opened"
+    );
+    fs::remove_dir_all(&draft).unwrap();
+    vault.remove("b").unwrap();
+    assert_eq!(
+        message(vault.get("b", None, NOW)),
+        "there is no such secret"
+    );
+}
+
+/// A file that cannot be opened again after a failure is a vault that cannot be used, until it can be opened.
+#[test]
+fn vault_that_cannot_be_opened_again_is_no_vault_that_was_never_made() {
+    for sealed in [false, true] {
+        let place = Place::new();
+        let (vault, _) = place.make();
+        vault.set("a", b"a", NOW).unwrap();
+        let (draft, away) = (
+            place.dir.path().join("vault.redb.new"),
+            place.dir.path().join("away"),
+        );
+        fs::create_dir_all(draft.join("in the way")).unwrap();
+        fs::rename(place.file(), &away).unwrap();
+        fs::create_dir(place.file()).unwrap();
+        vault.remove("a").unwrap_err();
+        let cannot = "the vault cannot be used: open ";
+        assert!(
+            message(vault.status()).starts_with(cannot),
+            "{}",
+            message(vault.status())
+        );
+        assert!(value(&vault, "a").unwrap_err().starts_with(cannot));
+        let again = vault.init(&NewKey::Host(&key(2), Source::File));
+        assert_eq!(message(again), "there is a vault already");
+        if sealed {
+            vault.seal();
+        }
+        fs::remove_dir(place.file()).unwrap();
+        fs::rename(&away, place.file()).unwrap();
+        if sealed {
+            assert_eq!(vault.status().unwrap().state, State::Sealed);
+            vault.unseal(&Unlock::Host(&key(1)), NOW).unwrap();
+        }
+        assert_eq!(vault.status().unwrap().state, State::Unsealed);
+        assert_eq!(value(&vault, "a"), Ok(b"a".to_vec()));
+    }
+}
