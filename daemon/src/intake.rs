@@ -118,7 +118,11 @@ impl Intake {
             | Kind::SecretUse => return Err(not_executable(kind)),
         };
         let signs = match &operation {
-            Operation::Chat(chat) => signs(&chat.text)?,
+            // A schema is shown to the model, too.
+            Operation::Chat(chat) => match &chat.schema {
+                Some(schema) => signs(&chat.text)?.with(&signs(&schema.to_string())?),
+                None => signs(&chat.text)?,
+            },
             Operation::ToolCall(_)
             | Operation::SandboxRun(_)
             | Operation::ApiCall(_)

@@ -1,4 +1,4 @@
-//! What the screening of prompts (`paw_policy::guard`) has pawd do: pure.
+//! What the screening of prompts (`paw_policy::guard`) has pawd do.
 //!
 //! It makes things stricter and nothing else (rule R7). Signs of an attack are one more label of the data, `suspicious`, after which
 //! every call is asked for. Text that no reader sees is kept from the model. What is found here proves nothing about a text
@@ -8,6 +8,10 @@ use paw_policy::{
     Taint, TaintSet,
     guard::{Family, Guard, Outcome, Screening},
 };
+use tokio::runtime::{Handle, RuntimeFlavor};
+
+/// A text of more bytes may take longer than a thread that serves others should be away.
+const LONG: usize = 4 * 1024;
 
 /// What a model is to be shown of what a tool gave back.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,7 +27,7 @@ pub enum Shown {
 /// # Errors
 /// What is wrong with it, in words for who sent it, when something in it is hidden from readers.
 pub fn said(text: &str) -> Result<TaintSet, String> {
-    let found = Guard::shipped().screen(text);
+    let found = look(text);
     if found
         .families
         .iter()
@@ -41,7 +45,7 @@ pub fn said(text: &str) -> Result<TaintSet, String> {
 
 /// What a model is to be shown of this text of a tool.
 pub fn result(text: &str) -> Shown {
-    let found = Guard::shipped().screen(text);
+    let found = look(text);
     match found.verdict {
         Outcome::Pass | Outcome::Mark | Outcome::Ask => Shown::Text(labels(&found)),
         Outcome::Block => Shown::Withheld(format!(
@@ -49,6 +53,17 @@ pub fn result(text: &str) -> Shown {
              has to look at it",
             families(&found)
         )),
+    }
+}
+
+/// Looks at a text. A long one is looked at beside what this thread has to do for others.
+fn look(text: &str) -> Screening {
+    let screen = || Guard::shipped().screen(text);
+    let beside = |runtime: Handle| runtime.runtime_flavor() == RuntimeFlavor::MultiThread;
+    if text.len() > LONG && Handle::try_current().is_ok_and(beside) {
+        tokio::task::block_in_place(screen)
+    } else {
+        screen()
     }
 }
 

@@ -12,6 +12,7 @@ use paw_api::{
     action::{Action, ActionRpcClient, Answer},
     agent::SessionRpcClient,
     provider::{ChatEvent, ChatRpcClient},
+    system::ConfigRpcClient,
 };
 use paw_policy::{Kind, State, Taint};
 use serde_json::{Value, json};
@@ -269,6 +270,68 @@ async fn agents_that_ask_each_other_come_to_an_end() {
         .await
         .unwrap();
     assert_eq!(all.items.len(), 3);
+}
+
+/// A question that is under way gives its agent nothing that who asked may not give any more.
+#[tokio::test]
+async fn agent_that_may_be_asked_no_longer_does_nothing_more() {
+    let model = Model::start().await;
+    let pawd = Pawd::start(Setup::new().ollama(&model).with(TWO)).await;
+    let client = pawd.client().await;
+    model.will(Says::calls(&[ask("helper", "write it")]));
+    model.will(Says::calls(&[write("out.txt")]));
+    model.will(Says::calls(&[("files__list", json!({"path": "."}))]));
+    model.will(Says::says(&["no"]));
+    model.will(Says::says(&["no"]));
+    let mut heard = news(&client).await;
+    let mut chat = say_to(&client, "lead", "have it written").await;
+    accepted(&mut chat).await;
+    let asked = question(&client, &mut heard).await;
+    let alone = "[agent.lead]\nskills = [\"files\"]\n";
+    pawd.root.write("etc/pawd.d/60-alone.toml", alone);
+    within("a reload", ConfigRpcClient::reload(&client))
+        .await
+        .unwrap();
+    answer(&client, &asked.id, asked.digest, Answer::Deny)
+        .await
+        .unwrap();
+    rest(&mut chat).await;
+    let refusal = told(&model, 3);
+    assert!(
+        refusal.contains("agent lead may not ask agent helper"),
+        "{refusal}"
+    );
+}
+
+/// However often a model asks: a turn has a number of questions, all its answers together.
+#[tokio::test]
+async fn turn_asks_others_a_number_of_times_and_then_answers() {
+    let model = Model::start().await;
+    let pawd = Pawd::start(Setup::new().ollama(&model).with(TWO)).await;
+    let client = pawd.client().await;
+    // Answers of the helper come in no order, so all of them are the same.
+    for _ in 0..2 {
+        model.will(Says::calls(&[
+            ask("helper", "1"),
+            ask("helper", "2"),
+            ask("helper", "3"),
+            ask("helper", "4"),
+            ask("helper", "5"),
+        ]));
+        for _ in 0..5 {
+            model.will(Says::says(&["no"]));
+        }
+    }
+    let mut chat = say_to(&client, "lead", "ask again and again").await;
+    let id = accepted(&mut chat).await;
+    rest(&mut chat).await;
+    assert_eq!(children(&client, &id).await.len(), 8);
+    let messages = asked(&model, 10);
+    let refused = messages.iter().filter(|it| {
+        let text = it["content"].as_str().unwrap_or_default();
+        it["role"] == "tool" && text.contains("8 times at most")
+    });
+    assert_eq!(refused.count(), 2, "{messages:?}");
 }
 
 #[tokio::test]

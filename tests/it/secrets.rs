@@ -18,6 +18,7 @@ use paw_api::{
     trail::AuditRpcClient,
 };
 use serde_json::{Value, json};
+use tokio::{io::AsyncWriteExt as _, net::UnixStream};
 
 /// A value that stands nowhere by chance.
 const CANARY: &str = "sk-canary-7f3a91bcd4e05268";
@@ -500,4 +501,43 @@ async fn key_of_the_vault_that_others_may_read_is_none() {
     let (code, said) = harness::pawd::refused(&root).await;
     assert_eq!(code, 78, "{said}");
     assert!(said.contains("chmod 0400"), "{said}");
+}
+
+/// Who asks for a change and goes away has it made to its end, and on record to its end.
+#[tokio::test]
+async fn change_whose_caller_goes_away_is_recorded_to_its_end() {
+    let model = Model::start().await;
+    let pawd = with_key(&model).await;
+    let client = pawd.client().await;
+    done(&pawd, &["secret", "init"], "").await;
+    let mut caller = UnixStream::connect(pawd.root.control()).await.unwrap();
+    let asked = json!({"jsonrpc": "2.0", "id": 1, "method": "secret.rekey", "params": {"passphrase": "of nobody here"}});
+    caller
+        .write_all(format!("{asked}\n").as_bytes())
+        .await
+        .unwrap();
+    let outcomes = async || -> Vec<(String, String)> {
+        let all = records(&client, "vault_changed").await;
+        let told = |record: &Value| {
+            let entry = &record["entry"];
+            let change = entry["detail"]["change"].as_str().unwrap().to_owned();
+            (change, entry["outcome"].as_str().unwrap().to_owned())
+        };
+        all.iter().map(told).collect()
+    };
+    let begun = ("rekeyed".to_owned(), "begun".to_owned());
+    within("the record of its beginning", async {
+        while !outcomes().await.contains(&begun) {}
+    })
+    .await;
+    drop(caller);
+    // Changes are made one after the other, so this one follows that one's end.
+    done(&pawd, &["secret", "set", "cloud"], "value\n").await;
+    let rekeyed = ("rekeyed".to_owned(), "done".to_owned());
+    assert!(
+        outcomes().await.contains(&rekeyed),
+        "{:?}",
+        outcomes().await
+    );
+    assert_eq!(status(&client).await.key.as_deref(), Some("passphrase"));
 }

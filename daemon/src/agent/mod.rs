@@ -112,6 +112,7 @@ impl Execute for Agents {
         Box::pin(on_behalf(task.id, actor(&task.caller), async move {
             let Task {
                 id,
+                parent,
                 permit,
                 caller,
                 taint,
@@ -131,6 +132,7 @@ impl Execute for Agents {
                 Operation::Chat(chat) => {
                     let whose = turn::Whose {
                         id,
+                        parent,
                         caller: &caller,
                         agent: &plan.agent,
                         session: plan.session.as_deref(),

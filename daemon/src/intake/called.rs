@@ -9,7 +9,10 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::{Asked, Intake, agent, arguments::ToolAsked, signs, unreadable};
-use crate::orchestrator::{handle::Submission, work::Progress};
+use crate::{
+    config::Config,
+    orchestrator::{handle::Submission, work::Progress},
+};
 
 /// The most agents in a row: one that a person asks, one that it asks, and one that this asks.
 const MAX_DEPTH: usize = 3;
@@ -21,6 +24,8 @@ pub struct By {
     pub id: Uuid,
     /// The chat.
     pub chat: Uuid,
+    /// The chat of another agent that asked it.
+    pub parent: Option<Uuid>,
     /// Who asked the model.
     pub caller: Caller,
     /// The agent whose turn it is.
@@ -65,6 +70,7 @@ impl Intake {
     pub fn judge_call(&self, called: Called) -> Result<Submission, Error> {
         let config = Arc::clone(&self.config.borrow());
         let (agent, settings) = agent(&config, Some(called.by.agent.as_str()))?;
+        self.in_a_row(&config, &called.by)?;
         let asked = ToolAsked {
             skill: called.skill.to_string(),
             tool: called.tool,
@@ -85,25 +91,13 @@ impl Intake {
     /// # Errors
     /// As [`Intake::judge`].
     pub fn judge_question(&self, mut question: Consulted) -> Result<Submission, Error> {
-        let denied = |message: String, hint: &str| Error::new(ErrorKind::Denied, message, hint);
         let config = Arc::clone(&self.config.borrow());
-        let (asker, settings) = agent(&config, Some(question.by.agent.as_str()))?;
-        let (helper, its) = agent(&config, Some(question.helper.as_str()))?;
-        if !settings.agents.iter().any(|it| it.name == helper) {
-            let message = format!("agent {asker} may not ask agent {helper}");
-            return Err(denied(message, "add it to the agent's agents in pawd.toml"));
-        }
-        if let Some(what) = settings.lacks(its) {
-            let message = format!("agent {helper} has {what}, and agent {asker} has not");
-            return Err(denied(
-                message,
-                "an agent asks those alone that may do no more than it",
-            ));
-        }
-        if self.depth(question.by.chat)? >= MAX_DEPTH {
+        may_ask(&config, &question.by.agent, &question.helper)?;
+        if self.in_a_row(&config, &question.by)? >= MAX_DEPTH {
             let message = format!("{MAX_DEPTH} agents in a row ask each other already");
             return Err(denied(message, "have one of them answer by itself"));
         }
+        let (helper, its) = agent(&config, Some(question.helper.as_str()))?;
         question.by.taint = question.by.taint.with(&signs(&question.text)?);
         let asked = Asked {
             arguments: Map::from_iter([("text".to_owned(), Value::String(question.text))]),
@@ -137,17 +131,41 @@ impl Intake {
         Ok(submission)
     }
 
-    /// How many agents in a row this chat is the last of.
-    fn depth(&self, chat: Uuid) -> Result<usize, Error> {
-        let (mut depth, mut at) = (1, chat);
-        while depth < MAX_DEPTH {
-            let found = self.storage.read().action(at);
-            let record = found.map_err(|error| unreadable(&error))?;
-            let Some(parent) = record.and_then(|record| record.parent) else {
-                break;
+    /// How many agents in a row this chat's is the last of. Each of them must still be one that the one before may ask: the configuration
+    /// may have changed since it was.
+    fn in_a_row(&self, config: &Config, by: &By) -> Result<usize, Error> {
+        let (mut agents, mut helper, mut at) = (1, by.agent.clone(), by.parent);
+        while let Some(parent) = at {
+            let found = self.storage.read().action(parent);
+            let Some(asker) = found.map_err(|error| unreadable(&error))? else {
+                let message = format!("nobody knows any more who asked agent {helper}");
+                return Err(denied(message, "ask it again"));
             };
-            (depth, at) = (depth + 1, parent);
+            may_ask(config, &asker.plan.agent, &helper)?;
+            (agents, helper, at) = (agents + 1, asker.plan.agent, asker.parent);
         }
-        Ok(depth)
+        Ok(agents)
     }
+}
+
+/// Whether an agent may ask another one as things are.
+fn may_ask(config: &Config, asker: &Name, helper: &Name) -> Result<(), Error> {
+    let (asker, settings) = agent(config, Some(asker.as_str()))?;
+    let (helper, its) = agent(config, Some(helper.as_str()))?;
+    if !settings.agents.iter().any(|it| it.name == helper) {
+        let message = format!("agent {asker} may not ask agent {helper}");
+        return Err(denied(message, "add it to the agent's agents in pawd.toml"));
+    }
+    match settings.lacks(its) {
+        None => Ok(()),
+        Some(what) => {
+            let message = format!("agent {helper} has {what}, and agent {asker} has not");
+            let hint = "an agent asks those alone that may do no more than it";
+            Err(denied(message, hint))
+        }
+    }
+}
+
+fn denied(message: String, hint: &str) -> Error {
+    Error::new(ErrorKind::Denied, message, hint)
 }

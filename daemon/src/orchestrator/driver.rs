@@ -431,6 +431,7 @@ impl Driver {
         };
         let task = Task {
             id,
+            parent: open.record.parent,
             permit,
             caller: open.record.requested_by.clone(),
             taint: open.record.taint.clone(),

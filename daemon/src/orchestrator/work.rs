@@ -31,6 +31,8 @@ pub enum Progress {
 pub struct Task {
     /// Which action.
     pub id: Uuid,
+    /// The action that it is done for.
+    pub parent: Option<Uuid>,
     /// What may be done, once.
     pub permit: Permit<Plan>,
     /// Who asked.

@@ -45,6 +45,9 @@ const LEAST_RESULT: usize = 512;
 /// Turns of another agent's conversation that are looked through for where they were said.
 const LOOKED_THROUGH: usize = 1_000;
 
+/// How often a turn may ask other agents. With three agents in a row, one question comes to 73 conversations at most.
+const MAX_QUESTIONS: usize = 8;
+
 /// How long a change may take that keeps an action from being cancelled.
 const CHANGING: Duration = Duration::from_secs(1);
 
@@ -96,6 +99,7 @@ impl Turn<'_> {
         }
         let mut made: Vec<CallRecord> = Vec::new();
         let mut equal: BTreeMap<_, Uuid> = BTreeMap::new();
+        let mut questions = self.questions(self.turns.iter().flat_map(|turn| &turn.calls));
         for (place, call) in calls.into_iter().enumerate() {
             let taken = |id: &str| {
                 let earlier = self.turns.iter().flat_map(|turn| &turn.calls);
@@ -113,7 +117,10 @@ impl Turn<'_> {
                 call.id
             };
             let action = match self.meant(&call.name, &call.arguments) {
-                Ok(Meant::Agent { .. }) if place < MAX_CALLS => Some(Uuid::now_v7()),
+                Ok(Meant::Agent { .. }) if place < MAX_CALLS && questions < MAX_QUESTIONS => {
+                    questions += 1;
+                    Some(Uuid::now_v7())
+                }
                 Ok(Meant::Tool(which, _)) if place < MAX_CALLS => {
                     let same = key(&call.name, &call.arguments);
                     match which.class {
@@ -140,6 +147,13 @@ impl Turn<'_> {
             });
         }
         made
+    }
+
+    /// How many of these calls have asked another agent.
+    fn questions<'a>(&self, calls: impl Iterator<Item = &'a CallRecord>) -> usize {
+        calls
+            .filter(|call| call.action.is_some() && self.tools.asks(&call.name).is_some())
+            .count()
     }
 
     /// What a call means.
@@ -192,9 +206,14 @@ impl Turn<'_> {
             attempts: answer.attempts,
             by: Some((answer.target.provider, model, answer.local)),
         }];
+        let earlier = self.turns.iter().flat_map(|turn| &turn.calls);
+        let questions = self.questions(earlier.chain(&calls));
         for call in calls.iter().filter(|call| call.action.is_none()) {
             let why = match self.meant(&call.name, &call.arguments) {
                 Err(why) => why,
+                Ok(Meant::Agent { .. }) if questions == MAX_QUESTIONS => format!(
+                    "a turn asks other agents {MAX_QUESTIONS} times at most; answer with what they said"
+                ),
                 Ok(_) => format!("one answer may make {MAX_CALLS} calls; make this one again"),
             };
             let told = result::ours(format!("refused: {why}"));
@@ -242,7 +261,7 @@ impl Turn<'_> {
         if let Err(outcome) = waited {
             // Who leaves lets them be: they are the next pawd's.
             if outcome.ending != Ending::Left {
-                self.take_back(door, &children, &mut changes).await;
+                self.take_back(door, &children, &changes).await;
             }
             return Err(outcome);
         }
@@ -301,6 +320,7 @@ impl Turn<'_> {
         let by = By {
             id,
             chat: self.whose.id,
+            parent: self.whose.parent,
             caller: self.whose.caller.clone(),
             agent: self.whose.agent.clone(),
             taint: self.taint.clone(),
@@ -489,25 +509,19 @@ impl Turn<'_> {
         }
     }
 
-    /// The turn ends without them: what has not ended is taken back.
-    async fn take_back(&self, door: &Door, children: &[Child], changes: &mut Receiver<Change>) {
-        for child in children.iter().filter(|child| child.told.is_none()) {
-            // One that is just changing is cancelled after its change.
-            while let Err(error) = door
-                .actions
-                .cancel(child.id, self.whose.caller.clone())
-                .await
-            {
-                let changed = async {
-                    while changes
-                        .recv()
-                        .await
-                        .is_ok_and(|change| change.id != child.id)
-                    {}
-                };
-                if error.data.kind != ErrorKind::Busy || timeout(CHANGING, changed).await.is_err() {
-                    break;
-                }
+    /// The turn ends without them: what has not ended is taken back, all of it at once.
+    async fn take_back(&self, door: &Door, children: &[Child], changes: &Receiver<Change>) {
+        let open = children.iter().filter(|child| child.told.is_none());
+        join_all(open.map(|child| self.take_one_back(door, child.id, changes.resubscribe()))).await;
+    }
+
+    /// One that is just changing is cancelled after its change.
+    async fn take_one_back(&self, door: &Door, id: Uuid, mut changes: Receiver<Change>) {
+        while let Err(error) = door.actions.cancel(id, self.whose.caller.clone()).await {
+            let changed =
+                async { while changes.recv().await.is_ok_and(|change| change.id != id) {} };
+            if error.data.kind != ErrorKind::Busy || timeout(CHANGING, changed).await.is_err() {
+                return;
             }
         }
     }

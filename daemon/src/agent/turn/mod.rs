@@ -56,6 +56,8 @@ use crate::{
 pub(super) struct Whose<'a> {
     /// The chat.
     pub(super) id: Uuid,
+    /// The chat of another agent that asked it.
+    pub(super) parent: Option<Uuid>,
     /// Who asked.
     pub(super) caller: &'a Caller,
     /// Which agent answers.
@@ -122,6 +124,7 @@ pub(super) async fn go_on(agents: &Agents, task: Continuation) -> Outcome {
     noted::count(agents, &record, &turns);
     let whose = Whose {
         id: record.id,
+        parent: record.parent,
         caller: &record.requested_by,
         agent: &record.plan.agent,
         session: record.plan.session.as_deref(),

@@ -66,10 +66,18 @@ pub(super) fn of(record: &ActionRecord) -> Told {
         )),
         State::Rejected => {
             let note = record.approved_by.as_ref().and_then(|it| it.note.as_ref());
-            let note = note.map_or_else(String::new, |note| {
-                format!(" and said: {}", shorten_to(note, MAX_NOTE))
-            });
-            ours(format!("a person was asked and denied this call{note}"))
+            let (note, signs) = match note.map(|note| shorten_to(note, MAX_NOTE)) {
+                None => (String::new(), TaintSet::default()),
+                Some(note) => match screen::result(&note) {
+                    Shown::Text(signs) => (format!(" and said: {note}"), signs),
+                    Shown::Withheld(_) => (String::new(), TaintSet::of(Taint::Suspicious)),
+                },
+            };
+            let told = ours(format!("a person was asked and denied this call{note}"));
+            Told {
+                taint: told.taint.with(&signs),
+                ..told
+            }
         }
         State::Expired => ours("a person was asked and did not answer in time; it was not done"),
         State::Cancelled => ours("the call was cancelled"),
