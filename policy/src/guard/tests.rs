@@ -400,23 +400,28 @@ fn c3_time_is_linear_in_hostile_texts() {
         "69 67 6e 6f ",
         "aWdub3JlIGFsbCBw\n",
     ];
-    let best = |text: &str| {
+    // The time on a processor: what other programs take does not count.
+    let on_processor = || -> f64 {
+        let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+        stat.split(' ').next().unwrap().parse().unwrap()
+    };
+    let each_byte = |text: &str, times: usize| {
         let once = || {
-            let since = std::time::Instant::now();
-            screen(text);
-            since.elapsed()
+            let before = on_processor();
+            (0..times).for_each(|_| drop(screen(text)));
+            on_processor() - before
         };
-        (0..5).map(|_| once()).min().unwrap().as_secs_f64() / text.len() as f64
+        (0..3).map(|_| once()).fold(f64::INFINITY, f64::min) / (times * text.len()) as f64
     };
     for piece in hostile {
         let (short, long) = (
             piece.repeat((8 << 10) / piece.len()),
             piece.repeat((128 << 10) / piece.len()),
         );
-        let (short, long) = (best(&short), best(&long));
+        let (short, long) = (each_byte(&short, 32), each_byte(&long, 2));
         assert!(
             long < short * 4.0,
-            "{piece:?}: {short} s a byte, and {long} of a long text"
+            "{piece:?}: {short} ns a byte, and {long} of a long text"
         );
     }
 }
