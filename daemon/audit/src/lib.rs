@@ -12,6 +12,8 @@
 
 pub mod chain;
 pub mod format;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod key;
 pub mod log;
 pub mod read;

@@ -276,7 +276,7 @@ fn write_group(
 }
 
 /// A request, or why a line is none.
-fn understand(line: &[u8]) -> Result<Append, AppendRefused> {
+pub(crate) fn understand(line: &[u8]) -> Result<Append, AppendRefused> {
     let malformed = |seq, message: String| AppendRefused {
         seq,
         reason: RefuseReason::Malformed,

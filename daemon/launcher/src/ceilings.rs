@@ -242,7 +242,7 @@ impl Ceilings {
         Ok(ceilings)
     }
 
-    fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         for dir in self.image_dirs.iter().chain(&self.mount_prefixes) {
             if !is_normal(dir) {
                 return Err(format!(

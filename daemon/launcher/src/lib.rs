@@ -26,6 +26,8 @@ mod cgroup;
 mod connection;
 mod door;
 mod ends;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod hierarchies;
 mod host;
 mod image;

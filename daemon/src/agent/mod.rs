@@ -7,6 +7,8 @@ mod again;
 pub mod asked;
 pub mod chat;
 mod ended;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod net;
 pub mod run;
 pub mod skill;

@@ -108,7 +108,7 @@ pub(super) async fn compare(client: &Client, pinned: &Digest) -> Result<(), Trou
 }
 
 /// Every page of its tools. Saying too much is drift in one that was approved.
-async fn list(client: &Client, approved: bool) -> Result<Vec<Listed>, Trouble> {
+pub(super) async fn list(client: &Client, approved: bool) -> Result<Vec<Listed>, Trouble> {
     let (mut tools, mut cursor) = (Vec::new(), None);
     for _ in 0..MAX_PAGES {
         let page = client
@@ -133,7 +133,7 @@ async fn list(client: &Client, approved: bool) -> Result<Vec<Listed>, Trouble> {
     ))
 }
 
-fn checked(skill: &Skill, listed: Vec<Listed>) -> Result<Announced, String> {
+pub(super) fn checked(skill: &Skill, listed: Vec<Listed>) -> Result<Announced, String> {
     if listed.is_empty() {
         return Err("it announces no tool".to_owned());
     }

@@ -25,13 +25,16 @@ use rmcp::{
     transport::async_rw::AsyncRwTransport,
 };
 use serde_json::{Map, Value};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::{Instant, timeout, timeout_at},
+};
 
 use super::{
     announce,
     content::text_of,
     egress::{EgressError, Net, PROXY_ENVIRONMENT, Way},
-    frames::{Child, Output, Sandbox, SandboxError, Stdin},
+    frames::{Child, Output, Sandbox, SandboxError},
     launcher::Launcher,
     least::{plan, writes},
     manifest::Skill,
@@ -423,15 +426,18 @@ pub(super) struct Trouble {
     pub(super) drifted: bool,
 }
 
-type Transport = AsyncRwTransport<RoleClient, Strict<Output>, Stdin>;
-
 /// A server that has answered the handshake.
 pub(super) type Client = RunningService<RoleClient, ClientConfig>;
 
-async fn converse<T, F: Future<Output = Result<T, Trouble>>>(
-    transport: Transport,
+pub(super) async fn converse<T, F, R, W>(
+    transport: AsyncRwTransport<RoleClient, Strict<R>, W>,
     ask: impl FnOnce(Client) -> F,
-) -> Result<T, Trouble> {
+) -> Result<T, Trouble>
+where
+    F: Future<Output = Result<T, Trouble>>,
+    R: AsyncRead + Send + Unpin + 'static,
+    W: AsyncWrite + Send + Unpin + 'static,
+{
     let us = ClientConfig::new(
         ClientCapabilities::default(),
         Implementation::new("pawd", env!("CARGO_PKG_VERSION")),
@@ -448,7 +454,7 @@ async fn converse<T, F: Future<Output = Result<T, Trouble>>>(
     ask(client).await
 }
 
-async fn call_tool(
+pub(super) async fn call_tool(
     client: Client,
     skill: &Skill,
     tool: &str,

@@ -32,6 +32,8 @@ mod content;
 mod egress;
 mod folder;
 pub mod frames;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod keep;
 pub mod launcher;
 pub mod launchers;

@@ -185,7 +185,11 @@ fn digest(nonce: Uuid, number: u64, text: &[u8]) -> Digest {
 }
 
 /// Adds the records of one file to `found`, up to the first that is none.
-fn records(bytes: &[u8], store: Uuid, found: &mut Vec<(u64, Vec<u8>)>) -> io::Result<()> {
+pub(crate) fn records(
+    bytes: &[u8],
+    store: Uuid,
+    found: &mut Vec<(u64, Vec<u8>)>,
+) -> io::Result<()> {
     let Some((first, mut rest)) = bytes.split_at_checked(HEAD) else {
         return Ok(());
     };

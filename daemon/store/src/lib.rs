@@ -17,6 +17,8 @@ mod batch;
 mod error;
 mod file;
 mod forget;
+#[doc(hidden)]
+pub mod fuzz;
 mod grant;
 mod job;
 mod journal;

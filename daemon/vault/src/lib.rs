@@ -24,6 +24,8 @@
 mod crypt;
 mod error;
 mod file;
+#[doc(hidden)]
+pub mod fuzz;
 mod header;
 pub mod key;
 mod rows;

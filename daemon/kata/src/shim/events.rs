@@ -67,7 +67,7 @@ impl Events {
     }
 }
 
-fn hear(
+pub(crate) fn hear(
     mut socket: &UnixStream,
     frames: &mut Frames,
     id: &str,

@@ -14,6 +14,8 @@ mod anthropic;
 mod compatible;
 mod completions;
 mod fault;
+#[doc(hidden)]
+pub mod fuzz;
 mod gemini;
 pub(crate) mod library;
 mod lines;

@@ -32,7 +32,7 @@ mod limits;
 mod noted;
 mod repeat;
 mod result;
-mod text;
+pub(super) mod text;
 pub(super) mod told;
 
 use std::time::Duration;

@@ -51,7 +51,7 @@ const ARGUMENTS: &[&str] = &[
 const BESIDE: &[&str] = &["type", "id"];
 
 /// The name and the arguments of the one call that this text is; nothing, where it is no call or could be another one.
-pub(super) fn call(text: &str, known: impl Fn(&str) -> bool) -> Option<(String, String)> {
+pub(in crate::agent) fn call(text: &str, known: impl Fn(&str) -> bool) -> Option<(String, String)> {
     if text.len() > MAX_TEXT {
         return None;
     }
