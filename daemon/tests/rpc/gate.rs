@@ -18,6 +18,23 @@ fn everything() -> jsonrpsee::Methods {
     methods.into()
 }
 
+/// What is documented of each method, written by hand.
+const ROLES: &str = include_str!("../../api/roles.txt");
+
+#[test]
+fn every_method_has_the_role_that_is_documented() {
+    let written: Vec<&str> = ROLES
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .flat_map(str::split_whitespace)
+        .collect();
+    let is: Vec<&str> = TABLE
+        .iter()
+        .flat_map(|method| [method.name, method.role.as_str()])
+        .collect();
+    assert_eq!(written, is, "daemon/api/roles.txt has a line for each");
+}
+
 #[tokio::test]
 async fn each_method_is_reached_by_its_roles_and_no_others() {
     for role in [
