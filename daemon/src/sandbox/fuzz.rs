@@ -1,12 +1,16 @@
 //! What comes out of a sandbox, for the fuzzer: frames of paw-init, and messages of a skill's program.
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use rmcp::transport::async_rw::AsyncRwTransport;
 use serde_json::Map;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader},
     sync::{Semaphore, oneshot},
+    time::timeout,
 };
 
 use super::{
@@ -21,6 +25,12 @@ use super::{
 
 /// Output that is wanted of each command here, in bytes.
 const MOST_OUTPUT: u64 = 4096;
+
+/// The most answers of a program here.
+const MOST_PIECES: usize = 6;
+
+/// How long a program waits for a request before it says something unasked.
+const PATIENCE: Duration = Duration::from_millis(3);
 
 /// Has a sandbox in which the commands 1 and 2 run say these bytes.
 ///
@@ -70,7 +80,7 @@ pub async fn frames(bytes: &[u8]) {
 /// Has a skill's program answer the requests of a call with these bytes: each takes what stands before the next empty line. What
 /// it has announced is asked for first, and then one of its tools is called.
 pub async fn messages(bytes: &[u8], skill: &Skill) {
-    let pieces: Vec<Vec<u8>> = split(bytes).map(<[u8]>::to_vec).collect();
+    let pieces: Vec<Vec<u8>> = split(bytes).take(MOST_PIECES).map(<[u8]>::to_vec).collect();
     let tool = skill.tools.keys().next().cloned().unwrap_or_default();
     // Nothing waits for longer than a connection is there.
     let _ = talk(pieces.clone(), async |client: Client| {
@@ -102,25 +112,29 @@ where
     tokio::join!(converse(transport, ask), program(pieces, from, to)).0
 }
 
-/// Says one piece to each request, and goes away when it has none left.
+/// Says one piece to each request, or after a moment without one, and goes away when it has none left.
 async fn program(
     pieces: Vec<Vec<u8>>,
     from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
 ) {
     let mut lines = BufReader::new(from).lines();
-    let mut pieces = pieces.into_iter();
-    while let Ok(Some(line)) = lines.next_line().await {
-        if !line.contains("\"id\":") {
-            continue;
-        }
-        let Some(piece) = pieces.next() else {
-            return;
+    for piece in pieces {
+        let asked = async {
+            while let Ok(Some(line)) = lines.next_line().await {
+                if line.contains("\"id\":") {
+                    break;
+                }
+            }
         };
+        // Whoever waits for an answer that was none will ask nothing more.
+        let _ = timeout(PATIENCE, asked).await;
         if to.write_all(&piece).await.is_err() || to.write_all(b"\n").await.is_err() {
             return;
         }
     }
+    // The other side may still read what was said last; it closes at the end of it.
+    let _ = to.shutdown().await;
 }
 
 fn split(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
