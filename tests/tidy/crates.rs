@@ -67,6 +67,24 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("pawctl", &["paw-api", "paw-audit", "paw-log", "paw-policy"]),
     ("xtask", &["paw-log", "pawctl"]),
+    // It holds every reader of foreign bytes, and is in no program that ships.
+    (
+        "paw-fuzz",
+        &[
+            "paw-api",
+            "paw-audit",
+            "paw-egress",
+            "paw-image",
+            "paw-kata",
+            "paw-launch",
+            "paw-launcher",
+            "paw-llm",
+            "paw-policy",
+            "paw-store",
+            "paw-vault",
+            "pawd",
+        ],
+    ),
     (
         "paw-tests",
         &[
