@@ -12,7 +12,6 @@ mod images;
 mod journal;
 mod lifecycle;
 mod mcp;
-mod methods;
 mod pool;
 mod probes;
 mod roles;
@@ -30,7 +29,6 @@ use harness::report::run;
 
 fn main() -> ExitCode {
     let mut cases = roles::cases();
-    cases.extend(methods::cases());
     cases.extend(journal::cases());
     cases.extend(confinement::cases());
     cases.extend(sandbox::cases());
