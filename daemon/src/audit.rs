@@ -6,7 +6,9 @@
 use std::{collections::VecDeque, io, path::PathBuf, time::Duration};
 
 use futures_util::{Sink, SinkExt, StreamExt};
-use paw_api::audit::{Answer, Append, AppendRefused, Appended, Entry, MAX_LINE, MAX_UNANSWERED};
+use paw_api::audit::{
+    Answer, Append, AppendRefused, Appended, Entry, MAX_LINE, MAX_UNANSWERED, VaultMark,
+};
 use tokio::{
     net::UnixStream,
     sync::{mpsc, oneshot, watch},
@@ -71,6 +73,8 @@ pub struct Health {
     pub pid: u32,
     /// The landlock ABI that binds the writer, as it says.
     pub landlock_abi: u32,
+    /// The newest state of the vault that the log told of when the writer was reached.
+    pub vault: Option<VaultMark>,
 }
 
 /// Where the outcome of an append goes.
@@ -409,6 +413,7 @@ impl Talk<'_> {
                         writable: true,
                         pid: hello.pid,
                         landlock_abi: hello.landlock_abi,
+                        vault: hello.vault,
                         seq: health.seq,
                     };
                 });

@@ -50,6 +50,19 @@ pub struct Hello {
     pub pid: u32,
     /// The landlock ABI whose rules bind it.
     pub landlock_abi: u32,
+    /// The newest state of the vault that the log tells of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vault: Option<VaultMark>,
+}
+
+/// A state of a vault: whoever knows a newer one knows that this is an older copy of its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VaultMark {
+    /// Which vault.
+    pub vault: Uuid,
+    /// How many changes it has seen.
+    pub generation: u64,
 }
 
 /// The record is in the log.
@@ -184,6 +197,10 @@ pub enum Event {
     WorkspaceUndone,
     /// Written by the writer alone: bytes that a crash left half-written were dropped.
     LogRecovered,
+    /// Written by the writer alone: a new first key of the records' codes was handed out, and is in use from this record on.
+    LogKeyed,
+    /// Written by the writer alone: segments whose time was over are removed.
+    LogPruned,
 }
 
 /// One thing that happened, with everything needed to understand it later.

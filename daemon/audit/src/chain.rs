@@ -1,13 +1,19 @@
 //! Whether a line may follow the ones before it.
 
 use ed25519_dalek::VerifyingKey;
+use paw_api::audit::VaultMark;
 
-use crate::format::{
-    CHECKPOINT_EVERY, Checkpoint, LineError, Tag, is_checkpoint, read_checkpoint, read_record,
+use crate::{
+    format::{
+        CHECKPOINT_EVERY, Checkpoint, Contents, LineError, Tag, VERSION, is_checkpoint,
+        raw_vault_mark, read_checkpoint, read_record,
+    },
+    mac::Codes,
+    tree::Tree,
 };
 
 /// Where the log has come to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Tip {
     /// Number of the last record; 0 before the first.
     pub seq: u64,
@@ -17,6 +23,28 @@ pub struct Tip {
     pub next_checkpoint: u64,
     /// How many records there are since the last checkpoint.
     pub unsigned: u64,
+    /// The version of the segment's lines; 0 before the first.
+    pub version: u32,
+    /// Of which epoch the key of the last record's code was, or that of the next one's at a checkpoint.
+    pub epoch: u32,
+    /// The first segment that is kept.
+    pub first: u32,
+    /// The newest state of the vault that a record tells of.
+    pub vault: Option<VaultMark>,
+    /// The tree over the records.
+    pub tree: Tree,
+}
+
+impl Tip {
+    /// What a checkpoint that begins a log's part in this version says is there.
+    fn begin(&mut self, version: u32, said: Option<&Contents>) -> Option<()> {
+        if let Some(said) = said {
+            self.tree = said.tree()?;
+            (self.epoch, self.first, self.vault) = (said.epoch, said.first, said.vault);
+        }
+        self.version = version;
+        Some(())
+    }
 }
 
 /// What a line that fits is.
@@ -64,6 +92,25 @@ pub enum Break {
         /// The last record that stands before it.
         at: u64,
     },
+    /// The record's code was not made with its key.
+    #[error("the code of the record was not made with the record's key")]
+    Code,
+    /// A line of an older version stands behind newer ones, or of a newer one where no segment begins.
+    #[error("a line of version {found} stands where version {expected} is written")]
+    Version {
+        /// Which is written there.
+        expected: u32,
+        /// Which came.
+        found: u32,
+    },
+    /// The record is of another epoch than the one before, and does not say that it begins one.
+    #[error("the record is of epoch {found} where epoch {expected} is")]
+    Epoch {
+        /// Which is.
+        expected: u32,
+        /// Which came.
+        found: u32,
+    },
     /// More records follow each other than the writer ever leaves unsigned.
     #[error("a checkpoint is missing")]
     Unsigned,
@@ -77,15 +124,18 @@ pub enum Break {
 pub struct Chain {
     /// Where it has come to.
     pub tip: Tip,
+    /// What the records' codes are checked with.
+    pub codes: Codes,
     key: VerifyingKey,
 }
 
 impl Chain {
     /// The chain of a log before its first line.
     #[must_use]
-    pub fn new(key: VerifyingKey) -> Self {
+    pub fn new(key: VerifyingKey, codes: Codes) -> Self {
         Self {
             tip: Tip::default(),
+            codes,
             key,
         }
     }
@@ -93,16 +143,22 @@ impl Chain {
     /// The chain from a segment's first checkpoint on, believing the signature for all that was before it.
     ///
     /// # Errors
-    /// When the line is not a checkpoint that this key signed.
-    pub fn resume(key: VerifyingKey, first: &[u8]) -> Result<(Self, Checkpoint), Break> {
+    /// When the line is not a checkpoint that this key signed, or a segment does not begin with it.
+    pub fn resume(
+        key: VerifyingKey,
+        codes: Codes,
+        first: &[u8],
+    ) -> Result<(Self, Checkpoint), Break> {
         let checkpoint = read_checkpoint(first, &key)?;
-        let tip = Tip {
+        let mut tip = Tip {
             seq: checkpoint.seq,
             tag: *checkpoint.tag.as_bytes(),
             next_checkpoint: checkpoint.n + 1,
-            unsigned: 0,
+            ..Tip::default()
         };
-        Ok((Self { tip, key }, checkpoint))
+        tip.begin(checkpoint.v, checkpoint.log.as_ref())
+            .ok_or(Break::Start)?;
+        Ok((Self { tip, codes, key }, checkpoint))
     }
 
     /// Goes one line on. The line stands without its end, at `offset` of `segment`.
@@ -113,7 +169,7 @@ impl Chain {
         if is_checkpoint(line) {
             return self.checkpoint(line, segment, offset);
         }
-        let (record, tag) = read_record(line)?;
+        let (record, tag, coded) = read_record(line)?;
         let expected = self.tip.seq + 1;
         if record.seq != expected {
             return Err(Break::Number {
@@ -121,37 +177,63 @@ impl Chain {
                 found: record.seq,
             });
         }
-        if crate::format::tag(record.prev) != Some(self.tip.tag) {
+        let prev = self.tip.tag;
+        if crate::format::tag(record.prev) != Some(prev) {
             return Err(Break::Prev);
-        }
-        if self.tip.unsigned >= CHECKPOINT_EVERY {
-            return Err(Break::Unsigned);
         }
         if offset == 0 {
             return Err(Break::Start);
         }
-        let recovered = record
-            .entry
-            .get()
-            .starts_with("{\"event\":\"log_recovered\"");
-        self.tip = Tip {
-            seq: expected,
-            tag,
-            unsigned: self.tip.unsigned + 1,
-            ..self.tip
-        };
+        if record.v != self.tip.version {
+            return Err(Break::Version {
+                expected: self.tip.version,
+                found: record.v,
+            });
+        }
+        if self.tip.unsigned >= CHECKPOINT_EVERY {
+            return Err(Break::Unsigned);
+        }
+        let says = |event: &str| record.entry.get().starts_with(event);
+        match coded {
+            Some(coded) => {
+                let next = says("{\"event\":\"log_keyed\"");
+                if coded.epoch != self.tip.epoch && !(next && coded.epoch == self.tip.epoch + 1) {
+                    return Err(Break::Epoch {
+                        expected: self.tip.epoch,
+                        found: coded.epoch,
+                    });
+                }
+                let fits = self
+                    .codes
+                    .fits(expected, coded.epoch, &coded.mac, &prev, coded.body);
+                if !fits {
+                    return Err(Break::Code);
+                }
+                self.tip.epoch = coded.epoch;
+                self.tip.tree.push(&tag);
+            }
+            None if self.codes.demands(expected) => return Err(Break::Code),
+            None => {}
+        }
+        if let Some(mark) = raw_vault_mark(record.entry) {
+            self.tip.vault = Some(mark);
+        }
+        let recovered = says("{\"event\":\"log_recovered\"");
+        (self.tip.seq, self.tip.tag) = (expected, tag);
+        self.tip.unsigned += 1;
         Ok(Link::Record { recovered })
     }
 
     fn checkpoint(&mut self, line: &[u8], segment: u32, offset: u64) -> Result<Link, Break> {
         let checkpoint = read_checkpoint(line, &self.key)?;
         let expected = self.tip.next_checkpoint;
+        let content = Break::Content {
+            signed: checkpoint.seq,
+            at: self.tip.seq,
+        };
         // The content comes first: where records are missing, checkpoints are too, and the records are what matters.
         if checkpoint.seq != self.tip.seq || checkpoint.tag.as_bytes() != &self.tip.tag {
-            return Err(Break::Content {
-                signed: checkpoint.seq,
-                at: self.tip.seq,
-            });
+            return Err(content);
         }
         if checkpoint.n != expected {
             return Err(Break::CheckpointNumber {
@@ -160,13 +242,42 @@ impl Chain {
             });
         }
         if checkpoint.segment != segment || checkpoint.offset != offset {
-            return Err(Break::Content {
-                signed: checkpoint.seq,
-                at: self.tip.seq,
+            return Err(content);
+        }
+        let begins = offset == 0 && checkpoint.v > self.tip.version;
+        if checkpoint.v != self.tip.version && !begins {
+            return Err(Break::Version {
+                expected: self.tip.version,
+                found: checkpoint.v,
             });
+        }
+        if begins {
+            let mut tip = self.tip.clone();
+            let is_new = |said: &Contents| said.size == 0;
+            tip.begin(checkpoint.v, checkpoint.log.as_ref())
+                .filter(|()| checkpoint.log.as_ref().is_none_or(is_new))
+                .ok_or(content)?;
+            self.tip = tip;
+        }
+        if let Some(said) = &checkpoint.log {
+            let tree = &self.tip.tree;
+            let fits = (said.size, said.root.as_bytes()) == (tree.size(), &tree.root())
+                && (said.peaks.is_empty() || said.tree().as_ref() == Some(tree))
+                && said.epoch == self.tip.epoch
+                && said.vault == self.tip.vault
+                && said.first >= self.tip.first;
+            if !fits {
+                return Err(content);
+            }
+            self.tip.first = said.first;
         }
         self.tip.next_checkpoint += 1;
         self.tip.unsigned = 0;
         Ok(Link::Checkpoint(checkpoint))
     }
+}
+
+/// Whether the writer of this version can go on in a segment that has come to here.
+pub(crate) const fn is_ours(tip: &Tip) -> bool {
+    tip.version == VERSION
 }

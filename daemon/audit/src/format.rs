@@ -1,22 +1,35 @@
 //! What a line of the log looks like, and what of it is hashed and signed.
 //!
 //! ```text
-//! record      {"v":1,"seq":…,"boot_id":…,"mono_ns":…,"utc_ms":…,"entry":{…},"prev":"…","tag":"…"}
-//! checkpoint  {"checkpoint":{"v":1,"n":…,"segment":…,"offset":…,"seq":…,"tag":"…","utc_ms":…},"signature":"…"}
+//! record      {"v":2,"seq":…,"boot_id":…,"mono_ns":…,"utc_ms":…,"epoch":…,"entry":{…},"prev":"…","mac":"…","tag":"…"}
+//! checkpoint  {"checkpoint":{"v":2,"n":…,"segment":…,"offset":…,"seq":…,"tag":"…","utc_ms":…,"log":{…}},"signature":"…"}
+//! log         {"size":…,"root":"…","epoch":…,"first":…,"vault":{…},"peaks":["…",…]}
 //! ```
 //!
-//! The bytes that stand in the file are the canonical form: `tag` is SHA-256 over a domain, the tag before, and the record's
-//! bytes up to `,"tag":`; the signature (ed25519) is over a domain and the bytes of the checkpoint's object. Nothing is parsed and
-//! written again before it is checked, so there is no second way to write the same record.
+//! The bytes that stand in the file are the canonical form: `mac` is HMAC-SHA-256, by the key of this record alone ([`crate::mac`]), over
+//! a domain, the tag before, and the record's bytes up to `,"mac":`; `tag` is SHA-256 over a domain, the tag before, and the record's
+//! bytes up to `,"tag":`, its code among them; the signature (ed25519) is over a domain and the bytes of the checkpoint's object. Nothing is
+//! parsed and written again before it is checked, so there is no second way to write the same record.
+//!
+//! So who has only the public key finds each change and its place by the tags, and that it is one by the signatures; who has the first key
+//! of the codes needs to believe neither the signing key nor the host.
+//!
+//! Version 1 had no `epoch`, no `mac` and no `log`. Segments of it are read and verified, and followed by one of this version.
 
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
-use paw_api::audit::{Entry, MAX_LINE};
+use paw_api::audit::{Entry, Event, MAX_LINE, VaultMark};
+use paw_policy::Digest;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
+use crate::{mac::Ratchet, tree::Tree};
+
 /// The version of the format, in every line.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
+
+/// The version before, without codes and without a tree.
+pub const VERSION_1: u32 = 1;
 
 /// The longest line of a log, in bytes: the longest entry and what is put around it.
 pub const MAX_LOG_LINE: usize = MAX_LINE + 1024;
@@ -33,6 +46,9 @@ pub type Tag = [u8; 32];
 
 /// The length of `,"tag":"…"}` at the end of a record.
 const TAG_PART: usize = 8 + 64 + 2;
+
+/// The length of `,"mac":"…"` before it.
+const MAC_PART: usize = 8 + 64 + 1;
 
 /// When something was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +81,7 @@ struct Body<'a> {
     boot_id: &'a str,
     mono_ns: u64,
     utc_ms: u64,
+    epoch: u32,
     entry: &'a Entry,
     prev: &'a str,
 }
@@ -83,13 +100,30 @@ pub struct Record<'a> {
     pub mono_ns: u64,
     /// As [`Stamp::utc_ms`].
     pub utc_ms: u64,
+    /// Of which epoch the key of its code is; not in version 1.
+    #[serde(default)]
+    pub epoch: Option<u32>,
     /// What happened, as it was written.
     #[serde(borrow)]
     pub entry: &'a RawValue,
     /// Tag of the record before.
     pub prev: &'a str,
+    /// Its code; not in version 1.
+    #[serde(default)]
+    pub mac: Option<&'a str>,
     /// Its own tag.
     pub tag: &'a str,
+}
+
+/// What a record says of its code.
+#[derive(Debug, Clone, Copy)]
+pub struct Coded<'a> {
+    /// Of which epoch the key is.
+    pub epoch: u32,
+    /// The code.
+    pub mac: Tag,
+    /// What it is over.
+    pub body: &'a [u8],
 }
 
 /// The signed statement that the log has this content up to here.
@@ -107,9 +141,41 @@ pub struct Checkpoint {
     /// Number of the last record.
     pub seq: u64,
     /// Tag of the last record.
-    pub tag: paw_policy::Digest,
+    pub tag: Digest,
     /// When it was made, in milliseconds since the Unix epoch.
     pub utc_ms: u64,
+    /// What the log is by then; not in version 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<Contents>,
+}
+
+/// What a log is at a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Contents {
+    /// How many records the tree has: all but those of version 1.
+    pub size: u64,
+    /// Root of the Merkle tree over their tags.
+    pub root: Digest,
+    /// Of which epoch the key of the next record is.
+    pub epoch: u32,
+    /// The first segment that is kept; those before it were removed when their time was over.
+    pub first: u32,
+    /// The newest state of the vault that the log tells of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vault: Option<VaultMark>,
+    /// Where a segment begins: the tree itself ([`Tree::peaks`]), so that it can be continued without what is before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub peaks: Vec<Digest>,
+}
+
+impl Contents {
+    /// The tree, where a segment begins.
+    #[must_use]
+    pub fn tree(&self) -> Option<Tree> {
+        let peaks = self.peaks.iter().map(|peak| *peak.as_bytes()).collect();
+        Tree::of(self.size, peaks).filter(|tree| tree.root() == *self.root.as_bytes())
+    }
 }
 
 #[derive(Deserialize)]
@@ -137,10 +203,10 @@ pub enum LineError {
     Signature,
 }
 
-/// Appends the line of a record; returns its tag.
+/// Appends the line of the record that the key is for; returns its tag.
 pub(crate) fn write_record(
     out: &mut Vec<u8>,
-    seq: u64,
+    key: &mut Ratchet,
     boot_id: &str,
     at: Stamp,
     entry: &Entry,
@@ -149,17 +215,22 @@ pub(crate) fn write_record(
     let start = out.len();
     let body = Body {
         v: VERSION,
-        seq,
+        seq: key.next(),
         boot_id,
         mono_ns: at.mono_ns,
         utc_ms: at.utc_ms,
+        epoch: key.epoch(),
         entry,
         prev: &hex::encode(prev),
     };
     serde_json::to_writer(&mut *out, &body)
         .expect("strings, numbers and maps with text keys are always JSON, and memory takes them");
-    // The closing brace comes after the tag.
+    // The closing brace comes after code and tag.
     out.pop();
+    let mac = key.code(prev, &out[start..]);
+    out.extend_from_slice(b",\"mac\":\"");
+    out.extend_from_slice(hex::encode(mac).as_bytes());
+    out.push(b'"');
     let tag = record_tag(prev, &out[start..]);
     out.extend_from_slice(b",\"tag\":\"");
     out.extend_from_slice(hex::encode(tag).as_bytes());
@@ -188,7 +259,7 @@ pub fn is_checkpoint(line: &[u8]) -> bool {
 ///
 /// # Errors
 /// When it is not a record, or not the one that was hashed.
-pub fn read_record(line: &[u8]) -> Result<(Record<'_>, Tag), LineError> {
+pub fn read_record(line: &[u8]) -> Result<(Record<'_>, Tag, Option<Coded<'_>>), LineError> {
     let record = parse_record(line)?;
     let (Some(body), Some(prev), Some(tag)) = (
         line.len().checked_sub(TAG_PART),
@@ -201,10 +272,20 @@ pub fn read_record(line: &[u8]) -> Result<(Record<'_>, Tag), LineError> {
         return Err(LineError::Tag);
     }
     // Only now: a version that somebody else wrote there is a changed record, and not a newer one.
-    if record.v != VERSION {
-        return Err(LineError::Version(record.v));
-    }
-    Ok((record, tag))
+    let coded = match (record.v, record.epoch, record.mac) {
+        (VERSION_1, None, None) => None,
+        (VERSION, Some(epoch), Some(mac)) => {
+            let body = &line[..body];
+            let (Some(end), Some(mac)) = (body.len().checked_sub(MAC_PART), self::tag(mac)) else {
+                return Err(LineError::Unreadable);
+            };
+            let body = &body[..end];
+            Some(Coded { epoch, mac, body })
+        }
+        (VERSION_1 | VERSION, ..) => return Err(LineError::Unreadable),
+        (other, ..) => return Err(LineError::Version(other)),
+    };
+    Ok((record, tag, coded))
 }
 
 /// Reads a record without checking its tag.
@@ -241,10 +322,10 @@ pub fn read_checkpoint(line: &[u8], key: &VerifyingKey) -> Result<Checkpoint, Li
         return Err(LineError::Signature);
     }
     let checkpoint: Checkpoint = serde_json::from_str(object).map_err(|_| LineError::Unreadable)?;
-    if checkpoint.v == VERSION {
-        Ok(checkpoint)
-    } else {
-        Err(LineError::Version(checkpoint.v))
+    match (checkpoint.v, &checkpoint.log) {
+        (VERSION_1, None) | (VERSION, Some(_)) => Ok(checkpoint),
+        (VERSION_1 | VERSION, _) => Err(LineError::Unreadable),
+        (other, _) => Err(LineError::Version(other)),
     }
 }
 
@@ -252,6 +333,31 @@ pub fn read_checkpoint(line: &[u8], key: &VerifyingKey) -> Result<Checkpoint, Li
 pub(crate) fn parse_checkpoint(line: &[u8]) -> Option<Checkpoint> {
     let signed: Signed<'_> = serde_json::from_slice(line).ok()?;
     serde_json::from_str(signed.checkpoint.get()).ok()
+}
+
+/// The state of the vault that an entry tells of as reached.
+#[must_use]
+pub fn vault_mark(entry: &Entry) -> Option<VaultMark> {
+    let tells = matches!(entry.event, Event::VaultChanged | Event::SecretChanged)
+        && entry.outcome.as_deref() == Some("done");
+    let said = |name| entry.detail.get(name).filter(|_| tells);
+    Some(VaultMark {
+        vault: said("vault")?.parse().ok()?,
+        generation: said("generation")?.parse().ok()?,
+    })
+}
+
+/// The same, of an entry as it stands in the log.
+pub(crate) fn raw_vault_mark(entry: &RawValue) -> Option<VaultMark> {
+    let text = entry.get();
+    let may = [
+        "{\"event\":\"vault_changed\"",
+        "{\"event\":\"secret_changed\"",
+    ];
+    if !may.iter().any(|start| text.starts_with(start)) {
+        return None;
+    }
+    vault_mark(&serde_json::from_str(text).ok()?)
 }
 
 /// A tag from its text, which is lower-case hexadecimal.

@@ -2,25 +2,30 @@
 //!
 //! - [`format`]: what a line looks like, and what is hashed and signed.
 //! - [`chain`]: whether a line may follow the one before; the writer's recovery and the verifier use the same code.
+//! - [`mac`]: the key that moves on with each record. [`tree`]: the Merkle tree over all of them.
 //! - [`log`]: the writer. [`serve`]: who may ask it to write, over a Unix socket.
 //! - [`verify`]: whether a log is what was written. [`read`]: pages of it.
 //!
 //! A log is a directory: `audit.000001.log` and so on, `audit.pub` (the key that verifies), `audit.checkpoint` (the newest
-//! signature, so that a cut end shows), `audit.lock` (held by the writer). The signing key and a second `audit.checkpoint` are in
-//! a directory of the writer's own. What the log cannot do: somebody who has the signing key can write another history,
-//! and what is newer than the newest checkpoint (at most 256 records or one second) can be cut off.
+//! signature, so that a cut end shows), `audit.lock` (held by the writer). The signing key, the key of the next record
+//! (`audit.next`) and a second `audit.checkpoint` are in a directory of the writer's own. What the log cannot do: somebody who has the
+//! signing key can sign another history, which shows to who has the first key of the codes or an older checkpoint of the
+//! journal's; and what is newer than the newest checkpoint (at most 256 records or one second) can be cut off.
 
 pub mod chain;
 pub mod format;
 #[doc(hidden)]
 pub mod fuzz;
+mod index;
 pub mod key;
 pub mod log;
+pub mod mac;
 pub mod read;
 mod recover;
 pub mod segment;
 pub mod serve;
+pub mod tree;
 pub mod verify;
 
 pub use log::{Log, LogError};
-pub use verify::{Fault, Report, State, verify};
+pub use verify::{Checks, Fault, Report, State, verify, verify_with};

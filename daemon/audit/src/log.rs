@@ -14,13 +14,18 @@ use std::{
 };
 
 use ed25519_dalek::SigningKey;
-use paw_api::audit::Entry;
+use paw_api::audit::{Entry, Event, VaultMark};
 use paw_policy::Digest;
 
 use crate::{
     chain::Tip,
-    format::{CHECKPOINT_EVERY, Checkpoint, Stamp, VERSION, write_checkpoint, write_record},
+    format::{
+        CHECKPOINT_EVERY, Checkpoint, Contents, Stamp, VERSION, vault_mark, write_checkpoint,
+        write_record,
+    },
+    index::{self, Indexer},
     key::{KeyError, write_durably},
+    mac::{NextKey, Ratchet},
     segment::{self, WITNESS},
 };
 
@@ -33,6 +38,9 @@ pub const SIGN_WITHIN: Duration = Duration::from_secs(1);
 /// A segment that has reached this size, in bytes, is followed by a new one.
 pub const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
 
+/// A segment of this age is followed by a new one.
+pub const SEGMENT_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// Where a log lives and how it is written.
 #[derive(Debug, Clone)]
 pub struct Place {
@@ -44,6 +52,10 @@ pub struct Place {
     pub boot_id: String,
     /// [`SEGMENT_BYTES`], or less in a test.
     pub segment_bytes: u64,
+    /// A segment whose first line is so old is followed by a new one, if anything was written since.
+    pub segment_age: Duration,
+    /// A segment is removed when its last record is so old and a newer segment is there; never, where it is not said.
+    pub keep: Option<Duration>,
 }
 
 /// Why the log cannot be written.
@@ -117,12 +129,20 @@ pub struct Log {
     pub(crate) _lock: File,
     pub(crate) file: File,
     pub(crate) segment: u32,
+    /// The last record before it.
+    pub(crate) before: u64,
+    /// When its first line was written, in milliseconds since the Unix epoch.
+    pub(crate) begun_ms: u64,
     /// Length of the file, all of it good lines.
     pub(crate) len: u64,
-    /// Where the file ends.
-    pub(crate) written: Tip,
+    /// Where the file ends, and the key of the record that comes next there.
+    pub(crate) written: (Tip, Ratchet),
     /// Where the file will end after the next commit.
     pub(crate) tip: Tip,
+    /// The key of the record that comes next.
+    pub(crate) code: Ratchet,
+    pub(crate) next_key: NextKey,
+    pub(crate) index: Indexer,
     pub(crate) group: Vec<u8>,
     pub(crate) sync_by: Option<Instant>,
     pub(crate) sign_by: Option<Instant>,
@@ -131,21 +151,20 @@ pub struct Log {
 impl Log {
     /// Adds a record to the group that the next commit writes; returns its number.
     pub fn append(&mut self, entry: &Entry, at: Stamp) -> u64 {
-        let seq = self.tip.seq + 1;
-        let tag = write_record(
-            &mut self.group,
-            seq,
-            &self.place.boot_id,
-            at,
-            entry,
-            &self.tip.tag,
-        );
-        self.tip = Tip {
-            seq,
-            tag,
-            unsigned: self.tip.unsigned + 1,
-            ..self.tip
-        };
+        let seq = self.code.next();
+        self.tip.epoch = self.code.epoch();
+        let prev = self.tip.tag;
+        let boot_id = &self.place.boot_id;
+        let from = self.len + self.group.len() as u64;
+        let tag = write_record(&mut self.group, &mut self.code, boot_id, at, entry, &prev);
+        let to = self.len + self.group.len() as u64;
+        self.index.add(entry, seq, at.utc_ms, from, to);
+        (self.tip.seq, self.tip.tag) = (seq, tag);
+        self.tip.unsigned += 1;
+        self.tip.tree.push(&tag);
+        if let Some(mark) = vault_mark(entry) {
+            self.tip.vault = Some(mark);
+        }
         if self.tip.unsigned >= CHECKPOINT_EVERY {
             self.add_checkpoint(at);
         }
@@ -163,8 +182,9 @@ impl Log {
         }
         if !self.group.is_empty() {
             self.len += self.group.len() as u64;
-            self.written = self.tip;
+            self.written = (self.tip.clone(), self.code.clone());
             self.group.clear();
+            self.index.flush(false);
             self.sync_by.get_or_insert(now + SYNC_WITHIN);
             self.sign_by.get_or_insert(now + SIGN_WITHIN);
         }
@@ -207,39 +227,135 @@ impl Log {
             self.add_checkpoint(at);
         }
         self.commit(true, Instant::now())?;
-        if self.len >= self.place.segment_bytes {
+        self.save_key()?;
+        let age = at.utc_ms.saturating_sub(self.begun_ms);
+        let is_old = u128::from(age) >= self.place.segment_age.as_millis() && self.has_records();
+        let rotates = self.len >= self.place.segment_bytes || is_old;
+        if rotates {
+            self.prune(at)?;
             self.rotate(at)?;
         }
         self.write_witness(at)?;
         self.sign_by = None;
+        if rotates {
+            self.remove_pruned();
+        }
         Ok(())
     }
 
     /// Number of the last record that is in the file.
     #[must_use]
     pub const fn last(&self) -> u64 {
-        self.written.seq
+        self.written.0.seq
+    }
+
+    /// The newest state of the vault that a record in the file tells of.
+    #[must_use]
+    pub const fn vault(&self) -> Option<VaultMark> {
+        self.written.0.vault
+    }
+
+    /// Goes on with a new first key, and gives it, as it is to be written down: whoever has it can check every code from the next record
+    /// on. It is nowhere else.
+    ///
+    /// # Errors
+    /// As [`Log::commit`].
+    pub fn hand_out_key(&mut self, at: Stamp) -> Result<zeroize::Zeroizing<String>, LogError> {
+        let first = Ratchet::begin(self.code.epoch() + 1, self.code.next())?;
+        let written = first.written();
+        self.code = first;
+        let mut entry = Entry::new(Event::LogKeyed);
+        let epoch = self.code.epoch().to_string();
+        entry.detail.insert("epoch".into(), epoch);
+        self.append(&entry, at);
+        self.seal(at)?;
+        Ok(written)
+    }
+
+    /// Puts the key of the next record in place of the ones before it, which nobody has any more then.
+    pub(crate) fn save_key(&mut self) -> Result<(), LogError> {
+        let saved = self.next_key.save(&self.written.1);
+        saved.map_err(|source| LogError::io("write", self.next_key.path(), source))
+    }
+
+    /// Whether anything was written since the segment began.
+    const fn has_records(&self) -> bool {
+        self.written.0.seq > self.before
+    }
+
+    /// Says which segments are not kept any longer; they are removed once that is signed.
+    fn prune(&mut self, at: Stamp) -> Result<(), LogError> {
+        let Some(keep) = self.place.keep else {
+            return Ok(());
+        };
+        let old_ms = at
+            .utc_ms
+            .saturating_sub(u64::try_from(keep.as_millis()).unwrap_or(u64::MAX));
+        let failed = |path: &Path, source| LogError::io("read", path, source);
+        let dir = &self.place.dir;
+        let numbers = segment::list(dir).map_err(|source| failed(dir, source))?;
+        let mut first = self.tip.first;
+        // What is in a segment ends where the next one begins, and the one that is written into stays.
+        for number in numbers {
+            if number <= first {
+                continue;
+            }
+            let path = segment::path(dir, number);
+            match segment::first_checkpoint(&path).map_err(|source| failed(&path, source))? {
+                Some(begun) if begun.utc_ms < old_ms => first = number,
+                _ => break,
+            }
+        }
+        if first == self.tip.first {
+            return Ok(());
+        }
+        let mut entry = Entry::new(Event::LogPruned);
+        let detail = &mut entry.detail;
+        detail.insert("from_segment".into(), self.tip.first.to_string());
+        detail.insert("to_segment".into(), (first - 1).to_string());
+        self.append(&entry, at);
+        self.tip.first = first;
+        self.add_checkpoint(at);
+        self.commit(true, Instant::now())?;
+        self.save_key()
+    }
+
+    /// Removes the segments that the log says are not kept. What cannot be removed now is at the next time.
+    pub(crate) fn remove_pruned(&self) {
+        let numbers = segment::list(&self.place.dir).unwrap_or_default();
+        for number in numbers {
+            if number >= self.written.0.first {
+                break;
+            }
+            index::remove(&self.place.dir, number);
+            let path = segment::path(&self.place.dir, number);
+            match std::fs::remove_file(&path) {
+                Ok(()) => tracing::info!(path = %path.display(), "old segment removed"),
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), error = %error, "old segment cannot be removed");
+                }
+            }
+        }
     }
 
     fn add_checkpoint(&mut self, at: Stamp) {
         let offset = self.len + self.group.len() as u64;
-        let checkpoint = self.checkpoint(self.segment, offset, self.tip.next_checkpoint, at);
+        let checkpoint = self.checkpoint(self.segment, offset, self.tip.next_checkpoint, at, false);
         write_checkpoint(&mut self.group, &checkpoint, &self.key);
         self.tip.next_checkpoint += 1;
         self.tip.unsigned = 0;
     }
 
-    fn checkpoint(&self, segment: u32, offset: u64, n: u64, at: Stamp) -> Checkpoint {
-        let tag = Digest::from_bytes(self.tip.tag);
-        Checkpoint {
-            v: VERSION,
+    /// The checkpoint of what there is; the first of a segment has the tree itself.
+    fn checkpoint(&self, segment: u32, offset: u64, n: u64, at: Stamp, first: bool) -> Checkpoint {
+        checkpoint_of(
+            &self.tip,
+            self.code.epoch(),
+            (segment, offset),
             n,
-            segment,
-            offset,
-            seq: self.tip.seq,
-            tag,
-            utc_ms: at.utc_ms,
-        }
+            at,
+            first,
+        )
     }
 
     fn sync(&mut self) -> Result<(), LogError> {
@@ -260,7 +376,8 @@ impl Log {
     fn take_back(&mut self, step: &'static str, source: io::Error) -> LogError {
         let path = segment::path(&self.place.dir, self.segment);
         self.group.clear();
-        self.tip = self.written;
+        self.index.forget();
+        (self.tip, self.code) = self.written.clone();
         match self.file.set_len(self.len) {
             Ok(()) => LogError::io(step, &path, source),
             Err(source) => LogError::Lost {
@@ -275,12 +392,15 @@ impl Log {
     fn rotate(&mut self, at: Stamp) -> Result<(), LogError> {
         let next = self.segment + 1;
         let path = segment::path(&self.place.dir, next);
-        let first = self.checkpoint(next, 0, self.tip.next_checkpoint, at);
+        let first = self.checkpoint(next, 0, self.tip.next_checkpoint, at, true);
         let (file, len) = begin_segment(&path, &first, &self.key)
             .map_err(|source| LogError::io("begin", &path, source))?;
         (self.file, self.len, self.segment) = (file, len, next);
+        self.index.flush(true);
+        self.index = Indexer::open(&self.place.dir, next, len);
+        (self.begun_ms, self.before) = (at.utc_ms, self.tip.seq);
         self.tip.next_checkpoint += 1;
-        self.written = self.tip;
+        self.written.0 = self.tip.clone();
         Ok(())
     }
 
@@ -292,6 +412,7 @@ impl Log {
             self.len,
             self.tip.next_checkpoint.saturating_sub(1),
             at,
+            false,
         );
         let mut line = Vec::new();
         write_checkpoint(&mut line, &newest, &self.key);
@@ -301,7 +422,39 @@ impl Log {
             write_durably(&path, &line, mode)
                 .map_err(|source| LogError::io("write", &path, source))?;
         }
+        // Who has the log's files and its key has not yet what the journal was told, least of all where that is sent elsewhere.
+        let text = String::from_utf8_lossy(line.trim_ascii_end());
+        tracing::info!(message_id = paw_log::events::AUDIT_SIGNED, record = newest.seq, checkpoint = %text, "audit log signed");
         Ok(())
+    }
+}
+
+/// What is signed of a log that has come to here, with the key of the next record in this epoch.
+pub(crate) fn checkpoint_of(
+    tip: &Tip,
+    epoch: u32,
+    (segment, offset): (u32, u64),
+    n: u64,
+    at: Stamp,
+    first: bool,
+) -> Checkpoint {
+    let peaks = tip.tree.peaks().iter().filter(|_| first);
+    Checkpoint {
+        v: VERSION,
+        n,
+        segment,
+        offset,
+        seq: tip.seq,
+        tag: Digest::from_bytes(tip.tag),
+        utc_ms: at.utc_ms,
+        log: Some(Contents {
+            size: tip.tree.size(),
+            root: Digest::from_bytes(tip.tree.root()),
+            epoch,
+            first: tip.first,
+            vault: tip.vault,
+            peaks: peaks.map(|peak| Digest::from_bytes(*peak)).collect(),
+        }),
     }
 }
 

@@ -2,27 +2,25 @@
 //!
 //! A reader shows what stands in the files and checks nothing: whether it is what was written is for [`crate::verify`].
 
-use std::{
-    fs::File,
-    io::{self, BufRead as _, BufReader},
-    os::unix::fs::FileExt as _,
-    path::Path,
-};
+use std::{fs::File, io, os::unix::fs::FileExt as _, path::Path};
 
 use paw_api::audit::{Entry, Event};
+use paw_policy::Kind;
 use serde_json::{Value, value::RawValue};
 use uuid::Uuid;
 
 use crate::{
-    format::{MAX_LOG_LINE, is_checkpoint, parse_checkpoint, parse_record},
+    format::{MAX_LOG_LINE, is_checkpoint, parse_record},
+    index::{self, Wanted},
     segment::{self, Lines, Next},
 };
 
 /// The most records in one page.
 pub const MAX_PAGE: usize = 1000;
 
-/// The most lines looked at for one page, so that a filter that hits seldom gives shorter pages instead of long waits.
-pub const MAX_SCAN: usize = 200_000;
+/// The most lines looked at for one page, so that a filter that the index does not help with, and that hits seldom, gives shorter pages
+/// instead of long waits.
+pub const MAX_SCAN: usize = 1_000_000;
 
 const CHUNK: u64 = 256 * 1024;
 
@@ -35,6 +33,18 @@ pub struct Filter {
     pub events: Vec<Event>,
     /// That says this about this: a name of the detail, and its value.
     pub detail: Option<(String, String)>,
+    /// Not before this time, in milliseconds since the Unix epoch.
+    pub since_ms: Option<u64>,
+    /// Not after this time, in milliseconds since the Unix epoch.
+    pub until_ms: Option<u64>,
+    /// Of what this user did.
+    pub uid: Option<u32>,
+    /// About this agent.
+    pub agent: Option<String>,
+    /// About actions of this kind.
+    pub kind: Option<Kind>,
+    /// Of what ended so.
+    pub outcome: Option<String>,
 }
 
 /// One page of a log.
@@ -61,31 +71,58 @@ pub fn list(dir: &Path, filter: &Filter, before: Option<u64>, limit: usize) -> i
         return Ok(listed);
     }
     let mut looked = 0;
+    let wanted = Wanted::of(filter);
     for number in segment::list(dir)?.into_iter().rev() {
         let path = segment::path(dir, number);
         if first_after(&path)?.is_some_and(|last| last.saturating_add(1) >= before) {
             continue;
         }
-        let mut lines = Backwards::open(&path)?;
-        while let Some(line) = lines.next()? {
-            let Some(seq) = wanted_seq(&line, filter) else {
-                continue;
-            };
-            looked += 1;
-            if seq.number < before {
-                if seq.wanted
-                    && let Ok(value) = serde_json::from_slice(&line)
-                {
-                    listed.records.push(value);
-                }
-                if (listed.records.len() >= limit || looked >= MAX_SCAN) && seq.number > 1 {
-                    listed.next = Some(seq.number);
-                    return Ok(listed);
+        let file = File::open(&path)?;
+        let length = file.metadata()?.len();
+        for (from, to) in places(dir, number, length, before, &wanted) {
+            let mut lines = Backwards::between(&file, from, to)?;
+            while let Some(line) = lines.next()? {
+                let Some(seq) = wanted_seq(&line, filter) else {
+                    continue;
+                };
+                looked += 1;
+                if seq.number < before {
+                    if seq.wanted
+                        && let Ok(value) = serde_json::from_slice(&line)
+                    {
+                        listed.records.push(value);
+                    }
+                    if (listed.records.len() >= limit || looked >= MAX_SCAN) && seq.number > 1 {
+                        listed.next = Some(seq.number);
+                        return Ok(listed);
+                    }
                 }
             }
         }
     }
     Ok(listed)
+}
+
+/// Where in a segment what is wanted may be, the last place first: blocks that may have it, and whatever is in no block.
+fn places(dir: &Path, number: u32, length: u64, before: u64, wanted: &Wanted) -> Vec<(u64, u64)> {
+    let mut places = Vec::new();
+    let mut add = |from, to| match places.last_mut() {
+        Some((_, end)) if *end == from => *end = to,
+        _ => places.push((from, to)),
+    };
+    let mut end = 0;
+    for block in index::blocks(dir, number, length) {
+        if block.from > end {
+            add(end, block.from);
+        }
+        if block.first < before && block.may_have(wanted) {
+            add(block.from, block.to);
+        }
+        end = block.to;
+    }
+    add(end, length);
+    places.reverse();
+    places
 }
 
 /// Records newer than `after`, oldest first, at most `limit` and never more than [`MAX_PAGE`]: what `tail -f` shows next.
@@ -120,10 +157,7 @@ pub fn tail(dir: &Path, after: u64, limit: usize) -> io::Result<Vec<Value>> {
 
 /// Number of the last record before a segment, as its first line says.
 fn first_after(path: &Path) -> io::Result<Option<u64>> {
-    let mut line = Vec::new();
-    let mut from = io::Read::take(BufReader::with_capacity(1024, File::open(path)?), 4096);
-    from.read_until(b'\n', &mut line)?;
-    Ok(parse_checkpoint(line.trim_ascii_end()).map(|checkpoint| checkpoint.seq))
+    Ok(segment::first_checkpoint(path)?.map(|checkpoint| checkpoint.seq))
 }
 
 struct Looked {
@@ -140,7 +174,10 @@ fn wanted_seq(line: &[u8], filter: &Filter) -> Option<Looked> {
     let everything = *filter == Filter::default();
     Some(Looked {
         number: record.seq,
-        wanted: everything || wants(record.entry, filter),
+        wanted: everything
+            || (filter.since_ms.is_none_or(|since| record.utc_ms >= since)
+                && filter.until_ms.is_none_or(|until| record.utc_ms <= until)
+                && wants(record.entry, filter)),
     })
 }
 
@@ -151,27 +188,37 @@ fn wants(entry: &RawValue, filter: &Filter) -> bool {
             .action
             .is_none_or(|action| entry.action == Some(action))
             && (filter.events.is_empty() || filter.events.contains(&entry.event))
+            && filter
+                .uid
+                .is_none_or(|uid| entry.actor.is_some_and(|actor| actor.uid == uid))
+            && filter.kind.is_none_or(|kind| entry.kind == Some(kind))
+            && (filter.outcome.is_none() || entry.outcome == filter.outcome)
+            && filter
+                .agent
+                .as_ref()
+                .is_none_or(|agent| entry.detail.get("agent") == Some(agent))
             && filter.detail.as_ref().is_none_or(|(name, value)| {
                 entry.detail.get(name).is_some_and(|said| said == value)
             })
     })
 }
 
-/// The lines of a file from its end to its beginning.
-struct Backwards {
-    file: File,
+/// The lines of a part of a file from its end to its beginning.
+struct Backwards<'a> {
+    file: &'a File,
+    /// Where the part begins.
+    floor: u64,
     /// Where the bytes of `rest` begin in the file.
     start: u64,
     rest: Vec<u8>,
 }
 
-impl Backwards {
-    fn open(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
-        let start = file.metadata()?.len();
+impl<'a> Backwards<'a> {
+    fn between(file: &'a File, floor: u64, end: u64) -> io::Result<Self> {
         let mut lines = Self {
             file,
-            start,
+            floor,
+            start: end,
             rest: Vec::new(),
         };
         // Whatever is behind the last line end is not a line yet.
@@ -186,7 +233,7 @@ impl Backwards {
                 self.rest.pop();
                 return Ok(Some(line));
             }
-            if self.start == 0 {
+            if self.start == self.floor {
                 return Ok((!self.rest.is_empty()).then(|| std::mem::take(&mut self.rest)));
             }
             if self.rest.len() > MAX_LOG_LINE {
@@ -195,7 +242,7 @@ impl Backwards {
                     "a line is longer than a log can have",
                 ));
             }
-            let count = self.start.min(CHUNK);
+            let count = (self.start - self.floor).min(CHUNK);
             let mut chunk = vec![0; count as usize];
             self.file.read_exact_at(&mut chunk, self.start - count)?;
             chunk.append(&mut self.rest);

@@ -14,10 +14,12 @@ use ed25519_dalek::{SigningKey, VerifyingKey};
 use paw_api::audit::{Entry, Event};
 
 use crate::{
-    chain::{Chain, Tip},
+    chain::{Chain, is_ours},
     format::{Checkpoint, Stamp, VERSION, is_checkpoint, read_checkpoint},
+    index::Indexer,
     key,
-    log::{Log, LogError, Place, begin_segment},
+    log::{Log, LogError, Place, begin_segment, checkpoint_of},
+    mac::{Codes, NEXT, NextKey, Ratchet},
     segment::{self, LOCK, Lines, Next, WITNESS},
 };
 
@@ -39,16 +41,19 @@ impl Log {
         let lock = lock(&place.dir)?;
         let numbers =
             segment::list(&place.dir).map_err(|source| LogError::io("read", &place.dir, source))?;
+        let missing = |name| LogError::Tampered {
+            path: place.state.join(name),
+            what: "the log is there and its key is not".into(),
+        };
         let key = match key::load(&place.state)? {
             Some(key) => key,
             None if numbers.is_empty() => key::create(&place.state)?,
-            None => {
-                return Err(LogError::Tampered {
-                    path: place.state.join(key::SEED),
-                    what: "the log is there and its key is not".into(),
-                });
-            }
+            None => return Err(missing(key::SEED)),
         };
+        let saved = NextKey::load(&place.state)?;
+        let codes = saved
+            .as_ref()
+            .map_or_else(Codes::default, |(_, next)| Codes::from(next.clone()));
         key::publish(&place.dir, &key.verifying_key())?;
         let witness = read_witness(&place, &key)?;
         let mut numbers = numbers;
@@ -56,7 +61,7 @@ impl Log {
         let mut headless = Vec::new();
         while let Some(number) = numbers.last().copied() {
             let path = segment::path(&place.dir, number);
-            end = read_end(&path, number, &key)?;
+            end = read_end(&path, number, &key, &codes)?;
             if end.is_some() {
                 break;
             }
@@ -65,73 +70,106 @@ impl Log {
             numbers.pop();
         }
         let at = Stamp::now();
-        let (file, segment, len, tip, dropped) = match (end, numbers.last()) {
-            (
-                Some(End {
-                    chain,
-                    len,
-                    dropped,
-                }),
-                Some(&segment),
-            ) => {
-                let path = segment::path(&place.dir, segment);
-                if let Some(witness) = &witness
-                    && (witness.seq > chain.tip.seq || witness.n >= chain.tip.next_checkpoint)
-                {
-                    let what = format!(
-                        "record {} was signed, and the log ends with record {}",
-                        witness.seq, chain.tip.seq
-                    );
-                    return Err(LogError::Tampered { path, what });
-                }
-                let file = OpenOptions::new()
-                    .append(true)
-                    .open(&path)
-                    .map_err(|e| LogError::io("open", &path, e))?;
-                let lost = remove(&headless)?;
-                if dropped > 0 {
-                    file.set_len(len)
-                        .map_err(|e| LogError::io("cut", &path, e))?;
-                }
-                // Whatever is continued must be on the disk, also what the writer before could not sync any more.
-                file.sync_all()
-                    .map_err(|e| LogError::io("sync", &path, e))?;
-                (file, segment, len, chain.tip, dropped + lost)
+        let (chain, good, mut dropped) = match end {
+            Some(End {
+                chain,
+                len,
+                dropped,
+            }) => (chain, len, dropped),
+            None => (Chain::new(key.verifying_key(), Codes::default()), 0, 0),
+        };
+        let mut tip = chain.tip;
+        if let Some(witness) = &witness
+            && (witness.seq > tip.seq || witness.n >= tip.next_checkpoint)
+        {
+            let what = match numbers.last() {
+                Some(_) => format!(
+                    "record {} was signed, and the log ends with record {}",
+                    witness.seq, tip.seq
+                ),
+                None => format!("record {} was signed, and there is no log", witness.seq),
+            };
+            return Err(LogError::Tampered {
+                path: place.dir,
+                what,
+            });
+        }
+        dropped += remove(&headless)?;
+        let (next_key, code) = match saved {
+            Some((_, next)) if next.next() > tip.seq + 1 => {
+                let what = format!(
+                    "the key of record {} was in use, and the log ends with record {}",
+                    next.next(),
+                    tip.seq
+                );
+                return Err(LogError::Tampered {
+                    path: place.dir,
+                    what,
+                });
             }
-            _ => {
-                if let Some(witness) = witness {
-                    let what = format!("record {} was signed, and there is no log", witness.seq);
-                    return Err(LogError::Tampered {
-                        path: place.dir,
-                        what,
-                    });
-                }
-                let lost = remove(&headless)?;
-                let path = segment::path(&place.dir, 1);
-                let first = genesis(at);
-                let (file, len) = begin_segment(&path, &first, &key)
-                    .map_err(|e| LogError::io("begin", &path, e))?;
-                (
-                    file,
-                    1,
-                    len,
-                    Tip {
-                        next_checkpoint: 1,
-                        ..Tip::default()
-                    },
-                    lost,
-                )
+            Some((file, next)) => {
+                let next = chain.codes.into_key(tip.seq + 1).unwrap_or(next);
+                (file, next)
+            }
+            None if is_ours(&tip) => return Err(missing(NEXT)),
+            None => {
+                let first = Ratchet::begin(1, tip.seq + 1)?;
+                (NextKey::create(&place.state, &first)?, first)
             }
         };
+        let failed = |step, path: &Path, source| LogError::io(step, path, source);
+        let mut segment = numbers.last().copied().unwrap_or(0);
+        if segment > 0 {
+            let path = segment::path(&place.dir, segment);
+            let file = OpenOptions::new()
+                .append(true)
+                .open(&path)
+                .map_err(|e| failed("open", &path, e))?;
+            if dropped > 0 {
+                file.set_len(good).map_err(|e| failed("cut", &path, e))?;
+            }
+            // Whatever is continued must be on the disk, also what the writer before could not sync any more.
+            file.sync_all().map_err(|e| failed("sync", &path, e))?;
+        }
+        tip.first = tip.first.max(1);
+        let goes_on = segment > 0 && is_ours(&tip);
+        if !goes_on {
+            // The first segment of all, or the first of this version.
+            segment += 1;
+            let n = tip.next_checkpoint;
+            let first = checkpoint_of(&tip, code.epoch(), (segment, 0), n, at, true);
+            let path = segment::path(&place.dir, segment);
+            begin_segment(&path, &first, &key).map_err(|e| failed("begin", &path, e))?;
+            tip.next_checkpoint += 1;
+            tip.unsigned = 0;
+            (tip.version, tip.epoch) = (VERSION, code.epoch());
+        }
+        let path = segment::path(&place.dir, segment);
+        let file = OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .map_err(|e| failed("open", &path, e))?;
+        let len = file
+            .metadata()
+            .map_err(|e| failed("look at", &path, e))?
+            .len();
+        let begun = segment::first_checkpoint(&path).map_err(|e| failed("read", &path, e))?;
+        let (begun_ms, before) = begun.map_or((at.utc_ms, tip.seq), |it| (it.utc_ms, it.seq));
+        let index = Indexer::open(&place.dir, segment, len);
         let mut log = Self {
             place,
+            index,
             key,
             _lock: lock,
             file,
             segment,
+            before,
+            begun_ms,
             len,
-            written: tip,
+            written: (tip.clone(), code.clone()),
             tip,
+            code,
+            next_key,
             group: Vec::new(),
             sync_by: None,
             sign_by: None,
@@ -143,16 +181,17 @@ impl Log {
                 .insert("dropped_bytes".into(), dropped.to_string());
             entry
                 .detail
-                .insert("after_record".into(), tip.seq.to_string());
-            log.append(&entry, at);
-            log.commit(true, Instant::now())?;
+                .insert("after_record".into(), log.last().to_string());
             tracing::warn!(
                 dropped_bytes = dropped,
-                after_record = tip.seq,
+                after_record = log.last(),
                 "audit log recovered"
             );
+            log.append(&entry, at);
+            log.commit(true, Instant::now())?;
         }
         log.seal(at)?;
+        log.remove_pruned();
         Ok(log)
     }
 }
@@ -167,19 +206,6 @@ fn remove(paths: &[PathBuf]) -> Result<u64, LogError> {
         fs::remove_file(path).map_err(|source| LogError::io("remove", path, source))?;
     }
     Ok(bytes)
-}
-
-fn genesis(at: Stamp) -> Checkpoint {
-    let tag = paw_policy::Digest::from_bytes([0; 32]);
-    Checkpoint {
-        v: VERSION,
-        n: 0,
-        segment: 1,
-        offset: 0,
-        seq: 0,
-        tag,
-        utc_ms: at.utc_ms,
-    }
 }
 
 fn lock(dir: &Path) -> Result<File, LogError> {
@@ -216,13 +242,18 @@ fn read_witness(place: &Place, key: &SigningKey) -> Result<Option<Checkpoint>, L
 }
 
 /// Follows a segment to its last good line; `None` when it has not even a first one.
-fn read_end(path: &Path, number: u32, key: &SigningKey) -> Result<Option<End>, LogError> {
+fn read_end(
+    path: &Path,
+    number: u32,
+    key: &SigningKey,
+    codes: &Codes,
+) -> Result<Option<End>, LogError> {
     let failed = |source| LogError::io("read", path, source);
     let key = key.verifying_key();
     let mut lines = Lines::open(path).map_err(failed)?;
     let total = fs::metadata(path).map_err(failed)?.len();
     let mut chain = match lines.next().map_err(failed)? {
-        Next::Line(first) => match Chain::resume(key, first) {
+        Next::Line(first) => match Chain::resume(key, codes.clone(), first) {
             Ok((chain, checkpoint)) if checkpoint.segment == number && checkpoint.offset == 0 => {
                 Some(chain)
             }

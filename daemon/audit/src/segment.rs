@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::format::MAX_LOG_LINE;
+use crate::format::{Checkpoint, MAX_LOG_LINE, parse_checkpoint};
+
+/// The longest first line of a segment, in bytes: the 64 roots that a tree can have, and what is around them.
+const MAX_FIRST: u64 = 8 * 1024;
 
 /// Name of the newest checkpoint, beside the log and in the writer's own directory.
 pub const WITNESS: &str = "audit.checkpoint";
@@ -43,6 +46,17 @@ pub fn list(dir: &Path) -> io::Result<Vec<u32>> {
     }
     numbers.sort_unstable();
     Ok(numbers)
+}
+
+/// What a segment's first line says, believed by nobody yet.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn first_checkpoint(path: &Path) -> io::Result<Option<Checkpoint>> {
+    let mut line = Vec::new();
+    let mut from = BufReader::with_capacity(4096, File::open(path)?).take(MAX_FIRST);
+    from.read_until(b'\n', &mut line)?;
+    Ok(parse_checkpoint(line.trim_ascii_end()))
 }
 
 /// Whether a writer has this log open now.

@@ -82,6 +82,10 @@ pub fn serve(
             }
         }
         if ready.listener {
+            let hello = Hello {
+                vault: log.vault(),
+                ..hello
+            };
             accept(listener, allowed, hello, &mut connections)?;
         }
         write_group(&mut log, &mut connections, &mut refusing)?;
@@ -294,9 +298,9 @@ pub(crate) fn understand(line: &[u8]) -> Result<Append, AppendRefused> {
     let append: Append = serde_json::from_slice(line)
         .map_err(|error| malformed(None, format!("the line is not a request: {error}")))?;
     match append.record.event {
-        Event::LogRecovered => Err(malformed(
+        Event::LogRecovered | Event::LogKeyed | Event::LogPruned => Err(malformed(
             Some(append.seq),
-            "log_recovered is written by paw-audit alone".to_owned(),
+            "what the log tells of itself is written by paw-audit alone".to_owned(),
         )),
         _ => Ok(append),
     }

@@ -5,12 +5,14 @@
 
 use std::{
     fs,
+    io::{IsTerminal as _, Write as _},
     os::{
         fd::{AsFd as _, OwnedFd},
         unix::{fs::MetadataExt as _, net::UnixListener},
     },
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::Parser;
@@ -21,7 +23,8 @@ use nix::sys::{
 use paw_api::audit::Hello;
 use paw_audit::{
     Log, LogError,
-    log::{Place, SEGMENT_BYTES},
+    format::Stamp,
+    log::{Place, SEGMENT_AGE, SEGMENT_BYTES},
     serve::{ServeError, serve},
 };
 use paw_confine::{
@@ -63,6 +66,15 @@ pub(crate) struct Options {
     /// Group to become when started as root.
     #[arg(long, requires = "uid")]
     gid: Option<u32>,
+    /// After how many days a segment of the log is followed by a new one.
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..))]
+    segment_age: Option<u16>,
+    /// For how many days records are kept at least; without it nothing is removed.
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..))]
+    keep: Option<u16>,
+    /// Go on with a new first key of the records' codes, write it to standard output, and end. The service must be stopped.
+    #[arg(long, conflicts_with = "listen_fd")]
+    hand_out_key: bool,
     /// Users who may append; without it, the owner of the socket, or the one that this process runs as.
     #[arg(long, value_name = "U")]
     peer_uid: Vec<u32>,
@@ -91,6 +103,8 @@ pub(crate) enum Failed {
     Seccomp(#[from] SeccompError),
     #[error(transparent)]
     Proof(#[from] ProofError),
+    #[error("write the key to standard output; it is lost, ask for another one")]
+    HandOut(#[source] std::io::Error),
     #[error(transparent)]
     Log(#[from] LogError),
     #[error(transparent)]
@@ -106,7 +120,11 @@ impl Failed {
             Self::Root | Self::Drop(_) | Self::Landlock(_) | Self::Proof(_) => PERMISSION,
             Self::Seccomp(_) => BUG,
             Self::Logging(_) => CONFIG,
-            Self::BootId(_) | Self::Signals(_) | Self::Log(_) | Self::Serve(_) => 1,
+            Self::BootId(_)
+            | Self::Signals(_)
+            | Self::HandOut(_)
+            | Self::Log(_)
+            | Self::Serve(_) => 1,
         })
     }
 }
@@ -127,7 +145,10 @@ pub(crate) fn options() -> Result<Options, ExitCode> {
 /// Serves until it is told to stop.
 pub(crate) fn run(options: Options) -> Result<(), Failed> {
     let _logging = paw_log::init("paw-audit", None)?;
-    let listener = UnixListener::from(listening(options.listen_fd)?);
+    let listener = match options.hand_out_key {
+        true => None,
+        false => Some(UnixListener::from(listening(options.listen_fd)?)),
+    };
     let lifeline = options
         .lifeline_fd
         .map(inherited)
@@ -142,8 +163,8 @@ pub(crate) fn run(options: Options) -> Result<(), Failed> {
     // A socket of mode 0600 can be opened by its owner, so the unit that made it has said who may append. Read before
     // landlock hides the path.
     let owner = listener
-        .local_addr()
-        .ok()
+        .as_ref()
+        .and_then(|listener| listener.local_addr().ok())
         .and_then(|address| Some(fs::metadata(address.as_pathname()?).ok()?.uid()));
     let me = nix::unistd::geteuid().as_raw();
     let (uid, gid) = options
@@ -162,8 +183,13 @@ pub(crate) fn run(options: Options) -> Result<(), Failed> {
         state: options.state,
         boot_id,
         segment_bytes: SEGMENT_BYTES,
+        segment_age: options.segment_age.map_or(SEGMENT_AGE, days),
+        keep: options.keep.map(days),
     };
-    let log = Log::open(place)?;
+    let mut log = Log::open(place)?;
+    if options.hand_out_key {
+        return hand_out_key(&mut log);
+    }
     tracing::info!(last_record = log.last(), "audit log open");
     // Who started us by hand does not listen.
     let _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status("recording")]);
@@ -173,10 +199,34 @@ pub(crate) fn run(options: Options) -> Result<(), Failed> {
     let hello = Hello {
         pid: std::process::id(),
         landlock_abi,
+        vault: None,
+    };
+    let Some(listener) = listener else {
+        return Err(Failed::NoSocket);
     };
     serve(log, &listener, &peers, &stop, hello)?;
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     tracing::info!("audit log closed");
+    Ok(())
+}
+
+fn days(count: u16) -> Duration {
+    Duration::from_secs(u64::from(count) * 24 * 3600)
+}
+
+/// Writes a new first key where nobody but who started this sees it.
+fn hand_out_key(log: &mut Log) -> Result<(), Failed> {
+    let mut out = std::io::stdout();
+    if out.is_terminal() {
+        tracing::warn!(
+            "this is the only copy of the key: keep it off this host, and wipe it from the screen"
+        );
+    }
+    let written = log.hand_out_key(Stamp::now())?;
+    out.write_all(written.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(Failed::HandOut)?;
+    tracing::info!(record = log.last(), "a new first key was handed out");
     Ok(())
 }
 

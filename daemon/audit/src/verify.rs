@@ -3,20 +3,23 @@
 //! Where a line does not fit, the fault is named by what an editor of the file would have done to get there. The names help
 //! a person; that there *is* a fault is what is proven.
 
+mod ahead;
+
 use std::{fs, io, path::Path};
 
 use ed25519_dalek::VerifyingKey;
+use paw_api::audit::VaultMark;
 use serde::Serialize;
+use serde_json::value::RawValue;
 
+use self::ahead::Rest;
 use crate::{
     chain::{Break, Chain, Link},
-    format::{Checkpoint, LineError, is_checkpoint, parse_record, read_checkpoint},
+    format::{Checkpoint, LineError, is_checkpoint, read_checkpoint},
     key,
+    mac::{Codes, Ratchet},
     segment::{self, Lines, Next, WITNESS},
 };
-
-/// How far ahead a missing record is looked for before it is called deleted, in lines.
-const LOOK_AHEAD: usize = 4096;
 
 /// What an editor would have done to a log that does not fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -36,8 +39,10 @@ pub enum Fault {
     CheckpointMissing,
     /// A checkpoint was not signed with the key.
     BadSignature,
-    /// The newest checkpoint tells of another history than the log.
+    /// The newest checkpoint, or one that was kept elsewhere, tells of another history than the log.
     Forked,
+    /// A record's code was not made with its key: the log was written anew by somebody who has the signing key alone.
+    WrongKey,
 }
 
 /// What a verification comes to.
@@ -63,6 +68,14 @@ pub struct Report {
     pub state: State,
     /// Records that fit.
     pub records: u64,
+    /// Records before them that are not kept any longer, as the log says itself.
+    pub removed: u64,
+    /// Records whose code was checked, with a first key that was kept elsewhere.
+    pub codes: u64,
+    /// Checkpoints that were kept elsewhere and fit.
+    pub witnesses: u64,
+    /// The newest state of the vault that the log tells of.
+    pub vault: Option<VaultMark>,
     /// Checkpoints that fit.
     pub checkpoints: u64,
     /// Records after the newest checkpoint: they fit, and whoever can write the file could have changed or cut them.
@@ -81,15 +94,62 @@ pub struct Report {
     pub key_given: bool,
 }
 
+/// What a log is verified with, beside its own files.
+#[derive(Debug, Clone, Default)]
+pub struct Checks {
+    /// The public key; without it the one beside the log.
+    pub key: Option<VerifyingKey>,
+    /// First keys of the records' codes.
+    pub codes: Vec<Ratchet>,
+    /// Checkpoints that were kept elsewhere, as they stand in the log or were told to the journal.
+    pub witnesses: Vec<Vec<u8>>,
+}
+
+impl Checks {
+    /// Finds checkpoints in a text: a journal's export, or a copy of `audit.checkpoint`.
+    pub fn add_witnesses(&mut self, text: &str) {
+        for line in text.lines() {
+            // In JSON, a journal has quotes within quotes.
+            let line = line.replace("\\\"", "\"");
+            if let Some(start) = line.find("{\"checkpoint\":{")
+                && let Some(Ok(found)) = serde_json::Deserializer::from_str(&line[start..])
+                    .into_iter::<&RawValue>()
+                    .next()
+            {
+                self.witnesses.push(found.get().as_bytes().to_vec());
+            }
+        }
+    }
+}
+
 /// Verifies the log in this directory, with this key or else with the one beside the log.
 ///
 /// A log that is being written is verified up to where it was at some moment of the call.
 #[must_use]
 pub fn verify(dir: &Path, given: Option<&VerifyingKey>) -> Report {
+    verify_with(
+        dir,
+        Checks {
+            key: given.copied(),
+            ..Checks::default()
+        },
+    )
+}
+
+/// Verifies the log in this directory with all of this.
+///
+/// A log that is being written is verified up to where it was at some moment of the call.
+#[must_use]
+pub fn verify_with(dir: &Path, with: Checks) -> Report {
+    let given = with.key;
     let mut report = Report {
         ok: false,
         state: State::Unverifiable,
         records: 0,
+        removed: 0,
+        codes: 0,
+        witnesses: 0,
+        vault: None,
         checkpoints: 0,
         unsigned: 0,
         recovered: 0,
@@ -99,10 +159,7 @@ pub fn verify(dir: &Path, given: Option<&VerifyingKey>) -> Report {
         key: None,
         key_given: given.is_some(),
     };
-    let key = match given
-        .copied()
-        .map_or_else(|| key::read_public(&dir.join(key::PUBLIC)), Ok)
-    {
+    let key = match given.map_or_else(|| key::read_public(&dir.join(key::PUBLIC)), Ok) {
         Ok(key) => key,
         Err(error) => {
             return report.unverifiable(format!(
@@ -122,22 +179,27 @@ pub fn verify(dir: &Path, given: Option<&VerifyingKey>) -> Report {
     };
     let mut walk = Walk {
         dir,
-        chain: Chain::new(key),
+        chain: Chain::new(key, Codes::with(with.codes)),
+        key,
         report,
         torn: None,
         witness: None,
+        elsewhere: Vec::new(),
     };
     let done = walk
         .read_witness(witness, &key)
+        .and_then(|()| walk.read_elsewhere(&with.witnesses))
         .and_then(|()| walk.segments(&numbers))
-        .and_then(|()| walk.end());
+        .and_then(|()| walk.end(&numbers));
     let Walk {
         chain,
         mut report,
         torn,
         ..
     } = walk;
-    report.records = chain.tip.seq;
+    report.records = chain.tip.seq - report.removed;
+    report.codes = chain.codes.checked;
+    report.vault = chain.tip.vault;
     report.checkpoints = chain.tip.next_checkpoint;
     report.unsigned = chain.tip.unsigned;
     match done {
@@ -181,10 +243,13 @@ enum Stop {
 struct Walk<'a> {
     dir: &'a Path,
     chain: Chain,
+    key: VerifyingKey,
     report: Report,
     /// What is half-written at the end.
     torn: Option<String>,
     witness: Option<Checkpoint>,
+    /// What was kept elsewhere and is still to be compared, the last record first.
+    elsewhere: Vec<Checkpoint>,
 }
 
 impl Walk<'_> {
@@ -209,8 +274,89 @@ impl Walk<'_> {
         }
     }
 
+    fn read_elsewhere(&mut self, lines: &[Vec<u8>]) -> Result<(), Stop> {
+        for line in lines {
+            match read_checkpoint(line, &self.key) {
+                Ok(checkpoint) => self.elsewhere.push(checkpoint),
+                Err(LineError::Version(version)) => {
+                    return Err(Stop::Unreadable(format!(
+                        "a checkpoint that was kept elsewhere has version {version}; use a newer pawctl"
+                    )));
+                }
+                Err(error) => {
+                    return Err(Stop::Bad {
+                        fault: Fault::Forked,
+                        seq: None,
+                        reason: format!(
+                            "a checkpoint that was kept elsewhere is not of this log's key: {error}"
+                        ),
+                    });
+                }
+            }
+        }
+        self.elsewhere
+            .sort_by_key(|checkpoint| std::cmp::Reverse(checkpoint.seq));
+        Ok(())
+    }
+
+    /// Compares what was kept elsewhere with the record that the log has come to.
+    fn compare_with_elsewhere(&mut self) -> Result<(), Stop> {
+        let (seq, tag) = (self.chain.tip.seq, self.chain.tip.tag);
+        while let Some(kept) = self.elsewhere.pop_if(|kept| kept.seq <= seq) {
+            if kept.seq == seq && kept.tag.as_bytes() != &tag {
+                return Err(Stop::Bad {
+                    fault: Fault::Forked,
+                    seq: Some(seq),
+                    reason: format!(
+                        "a checkpoint that was kept elsewhere tells of another record {seq}"
+                    ),
+                });
+            }
+            // What is before the first segment that is kept cannot be compared.
+            self.report.witnesses += u64::from(kept.seq == seq);
+        }
+        Ok(())
+    }
+
+    /// Where the log begins with a later segment than the first, because the ones before it are not kept.
+    fn begin_at(&mut self, number: u32) -> Result<(), Stop> {
+        let missing = |reason: String| Stop::Bad {
+            fault: Fault::Deleted,
+            seq: Some(1),
+            reason,
+        };
+        let path = segment::path(self.dir, number);
+        let before = segment::path(self.dir, number - 1);
+        let may = self.witness.as_ref().and_then(|it| it.log.as_ref());
+        if may.is_none_or(|log| log.first < number) {
+            return Err(missing(format!("{} is missing", before.display())));
+        }
+        let mut lines = Lines::open(&path)
+            .map_err(|error| Stop::Unreadable(format!("read {}: {error}", path.display())))?;
+        let codes = self.chain.codes.clone();
+        if let Ok(Next::Line(line)) = lines.next()
+            && let Ok((chain, checkpoint)) = Chain::resume(self.key, codes, line)
+            && (checkpoint.segment, checkpoint.offset) == (number, 0)
+        {
+            self.report.removed = chain.tip.seq;
+            self.chain = chain;
+            // The line is walked over again, as that of every segment.
+            self.chain.tip.next_checkpoint -= 1;
+            return self.compare_with_elsewhere();
+        }
+        Err(Stop::Bad {
+            fault: Fault::BadSignature,
+            seq: None,
+            reason: format!("{} does not begin with a checkpoint", path.display()),
+        })
+    }
+
     fn segments(&mut self, numbers: &[u32]) -> Result<(), Stop> {
-        for (expected, number) in (1..).zip(numbers) {
+        let first = numbers.first().copied().unwrap_or(1);
+        if first > 1 {
+            self.begin_at(first)?;
+        }
+        for (expected, number) in (first..).zip(numbers) {
             if *number != expected {
                 let reason = format!("{} is missing", segment::path(self.dir, expected).display());
                 return Err(Stop::Bad {
@@ -246,10 +392,14 @@ impl Walk<'_> {
                 Ok(Link::Record { recovered }) => {
                     self.report.recovered += u64::from(recovered);
                     empty = false;
+                    if !self.elsewhere.is_empty() {
+                        self.compare_with_elsewhere()?;
+                    }
                     continue;
                 }
                 Ok(Link::Checkpoint(checkpoint)) => {
                     empty = false;
+                    self.compare_with_elsewhere()?;
                     self.compare_with_witness(&checkpoint)?;
                     continue;
                 }
@@ -300,11 +450,9 @@ impl Walk<'_> {
     }
 
     fn compare_with_witness(&self, checkpoint: &Checkpoint) -> Result<(), Stop> {
+        let said = |it: &Checkpoint| (it.seq, it.tag, it.log.as_ref().map(|log| log.root));
         match &self.witness {
-            Some(witness)
-                if witness.n == checkpoint.n
-                    && (witness.seq, witness.tag) != (checkpoint.seq, checkpoint.tag) =>
-            {
+            Some(witness) if witness.n == checkpoint.n && said(witness) != said(checkpoint) => {
                 let reason = format!(
                     "{WITNESS} tells of another record {} than the log",
                     witness.seq
@@ -319,8 +467,8 @@ impl Walk<'_> {
         }
     }
 
-    fn end(&mut self) -> Result<(), Stop> {
-        let tip = self.chain.tip;
+    fn end(&mut self, numbers: &[u32]) -> Result<(), Stop> {
+        let tip = &self.chain.tip;
         let bad = |fault, seq, reason: String| {
             Err(Stop::Bad {
                 fault,
@@ -328,6 +476,22 @@ impl Walk<'_> {
                 reason,
             })
         };
+        if let Some(kept) = self.elsewhere.first() {
+            return bad(
+                Fault::Truncated,
+                tip.seq + 1,
+                format!(
+                    "the log ends with record {} and a checkpoint that was kept elsewhere tells of record {}",
+                    tip.seq, kept.seq
+                ),
+            );
+        }
+        if let Some(first) = numbers.first()
+            && *first > tip.first.max(1)
+        {
+            let path = segment::path(self.dir, first - 1);
+            return bad(Fault::Deleted, 1, format!("{} is missing", path.display()));
+        }
         match &self.witness {
             None if tip.seq == 0 => Ok(()),
             None => bad(
@@ -373,6 +537,9 @@ impl Walk<'_> {
             Break::Line(LineError::Unreadable | LineError::Tag) | Break::Prev => {
                 bad(Fault::Modified, next)
             }
+            Break::Code => bad(Fault::WrongKey, next),
+            // It fits the record before it, so that somebody added it who has not seen how the writer goes on.
+            Break::Version { .. } | Break::Epoch { .. } => bad(Fault::Inserted, next),
             Break::Number { expected, found } if found < expected => bad(Fault::Inserted, found),
             Break::Number { expected, .. } if rest.has_record(expected) => {
                 bad(Fault::Reordered, expected)
@@ -396,39 +563,5 @@ impl Walk<'_> {
     /// The first record that no signature has covered yet.
     fn first_unsigned(&self) -> u64 {
         (self.chain.tip.seq - self.chain.tip.unsigned.min(self.chain.tip.seq)) + 1
-    }
-}
-
-/// What comes after the line that does not fit, in the same segment and not far.
-struct Rest {
-    /// Whether any of it is a line of a log.
-    has_lines: bool,
-    numbers: Vec<u64>,
-}
-
-impl Rest {
-    fn read(lines: &mut Lines) -> io::Result<Self> {
-        let mut rest = Self {
-            has_lines: false,
-            numbers: Vec::new(),
-        };
-        for _ in 0..LOOK_AHEAD {
-            match lines.next()? {
-                Next::End => break,
-                Next::Partial => (),
-                Next::Line(line) if is_checkpoint(line) => rest.has_lines = true,
-                Next::Line(line) => {
-                    if let Ok(record) = parse_record(line) {
-                        rest.has_lines = true;
-                        rest.numbers.push(record.seq);
-                    }
-                }
-            }
-        }
-        Ok(rest)
-    }
-
-    fn has_record(&self, seq: u64) -> bool {
-        self.numbers.contains(&seq)
     }
 }

@@ -131,6 +131,13 @@ Look at \"systemctl status paw-audit\" and the free space of /var/log/pawd."
     "the audit writer is back"
     "Actions are executed again."
 
+    AUDIT_SIGNED "3b8e5f0c64d94a7fa1c2d7e90b16f4a8"
+    "the audit log was signed"
+    "All records up to @RECORD@ are covered by the signature in the field CHECKPOINT.
+
+Kept away from this host, for example by forwarding the journal, it shows whether the log was written
+anew or cut off later: \"pawctl audit verify DIR --witness FILE\"."
+
     AUDIT_BROKEN "356666b67d4a451b94fedcc3622801e5"
     "the audit log was changed or is damaged"
     "A record does not continue the chain. Nothing is appended to a broken chain.

@@ -8,7 +8,12 @@
 
 mod crash;
 mod door;
+mod faults;
+mod forger;
+mod keys;
 mod mutations;
+mod old;
 mod pages;
 mod room;
+mod rotation;
 mod support;

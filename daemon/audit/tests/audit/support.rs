@@ -19,7 +19,11 @@ use std::{
 
 use command_fds::{CommandFdExt as _, FdMapping};
 use paw_api::audit::{Actor, Answer, Append, Entry, Event};
-use paw_audit::{Log, LogError, format::Stamp, log::Place};
+use paw_audit::{
+    Log, LogError,
+    format::Stamp,
+    log::{Place, SEGMENT_AGE},
+};
 use paw_policy::{Kind, Risk};
 use uuid::Uuid;
 
@@ -113,6 +117,8 @@ impl Dirs {
             state: self.state.clone(),
             boot_id,
             segment_bytes,
+            segment_age: SEGMENT_AGE,
+            keep: None,
         }
     }
 
@@ -212,6 +218,23 @@ impl Writer {
             child: apart(|| command.spawn()).unwrap(),
             lifeline: Some(lifeline),
         }
+    }
+
+    /// Has the program go on with a new first key, and returns what it writes.
+    pub(crate) fn hand_out_key(dirs: &Dirs) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_paw-audit"));
+        command.arg("--hand-out-key");
+        command
+            .arg("--log-dir")
+            .arg(&dirs.log)
+            .arg("--state")
+            .arg(&dirs.state);
+        if my_uid() == 0 {
+            command.args(["--uid", &NOBODY.to_string(), "--gid", &NOBODY.to_string()]);
+        }
+        let done = apart(|| command.output()).unwrap();
+        assert!(done.status.success(), "{done:?}");
+        String::from_utf8(done.stdout).unwrap()
     }
 
     pub(crate) fn kill(mut self) {

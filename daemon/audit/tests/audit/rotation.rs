@@ -1,0 +1,73 @@
+//! When a segment ends, and when it is removed.
+
+use std::{fs, time::Duration};
+
+use paw_audit::{Fault, State, format::Stamp, read, segment, verify};
+
+use crate::support::{Dirs, entry, open};
+
+const DAY: u64 = 24 * 3600 * 1000;
+
+/// A log into which one record a day is written, for so many days, in segments of a week; returns its last record.
+fn days(dirs: &Dirs, count: u64, keep: Option<Duration>) -> u64 {
+    let mut place = dirs.place(u64::MAX);
+    place.segment_age = Duration::from_secs(7 * 24 * 3600);
+    place.keep = keep;
+    let now = Stamp::now().utc_ms;
+    let mut log = open(place).unwrap();
+    for n in 0..count {
+        let at = Stamp {
+            mono_ns: 1,
+            utc_ms: now + n * DAY,
+        };
+        log.append(&entry(n), at);
+        log.seal(at).unwrap();
+        // Nothing was written since, so nothing begins either.
+        log.seal(at).unwrap();
+    }
+    log.last()
+}
+
+#[test]
+fn segment_of_a_week_is_followed_by_another() {
+    let dirs = Dirs::new();
+    assert_eq!(days(&dirs, 30, None), 30);
+    assert_eq!(segment::list(&dirs.log).unwrap(), [1, 2, 3, 4, 5]);
+    let report = verify(&dirs.log, None);
+    assert_eq!(
+        (report.state, report.records),
+        (State::Ok, 30),
+        "{report:?}"
+    );
+}
+
+#[test]
+fn what_is_kept_long_enough_is_removed_with_a_record_and_the_rest_is_verified() {
+    let dirs = Dirs::new();
+    let last = days(&dirs, 60, Some(Duration::from_secs(15 * 24 * 3600)));
+    let numbers = segment::list(&dirs.log).unwrap();
+    assert!(numbers[0] > 3 && numbers.len() >= 3, "{numbers:?}");
+    let report = verify(&dirs.log, None);
+    assert_eq!(
+        (report.state, report.removed + report.records),
+        (State::Ok, last),
+        "{report:?}"
+    );
+    let told = read::tail(&dirs.log, 0, 1000).unwrap();
+    assert!(
+        told.iter()
+            .any(|record| record["entry"]["event"] == "log_pruned"),
+        "the log says so itself"
+    );
+    // The chain goes on from what is left, also after another start.
+    dirs.write(200, 5, u64::MAX);
+    assert_eq!(verify(&dirs.log, None).state, State::Ok);
+    // One more than the log says is not kept is missing.
+    fs::remove_file(dirs.segment(numbers[0])).unwrap();
+    let report = verify(&dirs.log, None);
+    assert_eq!(
+        (report.state, report.fault),
+        (State::Tampered, Some(Fault::Deleted)),
+        "{report:?}"
+    );
+}
