@@ -1,6 +1,7 @@
 //! The words on the command line, and nothing else. Man pages and completions are made from [`command`].
 
 mod approval;
+mod audit;
 mod guard;
 mod image;
 mod job;
@@ -19,6 +20,7 @@ use clap_complete::Shell;
 
 pub(crate) use self::{
     approval::Approval,
+    audit::{Audit, AuditFilter, ExportFormat},
     guard::Guard,
     image::Image,
     job::Job,
@@ -410,58 +412,6 @@ pub(crate) enum Config {
     Check,
     /// Read the files again; a fault leaves everything as it is
     Reload,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Audit {
-    /// List records, newest first
-    List(AuditFilter),
-    /// Show one record
-    Show {
-        /// Its number
-        seq: u64,
-    },
-    /// Show the newest records, oldest of them first
-    Tail {
-        /// How many
-        #[arg(short = 'n', long, value_name = "N", default_value_t = 10)]
-        lines: u32,
-        /// Go on with records as they come
-        #[arg(short, long)]
-        follow: bool,
-    },
-    /// Check chain and signatures: exit 0 whole, 1 tampered with, 2 cannot be verified, 3 torn tail
-    Verify {
-        /// Log directory, or a file in it, to check without pawd
-        path: Option<PathBuf>,
-        /// Public key that was kept elsewhere; without it the one beside the log
-        #[arg(long, value_name = "FILE", requires = "path")]
-        key: Option<PathBuf>,
-    },
-    /// Write records as JSON lines, oldest first
-    Export {
-        /// File to make; stdout if not given
-        file: Option<PathBuf>,
-        /// From this record on
-        #[arg(long, value_name = "SEQ", default_value_t = 1)]
-        from: u64,
-    },
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct AuditFilter {
-    /// Only those about this action
-    #[arg(long, value_name = "ID")]
-    pub(crate) action: Option<String>,
-    /// Only those of this event
-    #[arg(long, value_name = "EVENT")]
-    pub(crate) event: Option<String>,
-    /// Only those with a smaller number
-    #[arg(long, value_name = "SEQ")]
-    pub(crate) before: Option<u64>,
-    /// At most this many [default: 50]
-    #[arg(short = 'n', long, value_name = "N")]
-    pub(crate) limit: Option<u32>,
 }
 
 #[derive(Debug, Subcommand)]

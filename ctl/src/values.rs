@@ -27,6 +27,25 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A moment as milliseconds since 1970: a time like `2h` that has passed since, or one like `2026-11-24T09:00:00Z`.
+pub(crate) fn moment(text: &str) -> Result<u64, String> {
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    let then = match duration(text) {
+        Ok(ago) => now.saturating_sub(ago).as_millis(),
+        Err(_) => {
+            let read: Result<jiff::Timestamp, _> = text.parse();
+            let millis = read.map(jiff::Timestamp::as_millisecond);
+            let millis = millis.ok().and_then(|it| u128::try_from(it).ok());
+            millis.ok_or(
+                "a moment looks like 30m or 2d, which is so long ago, or like 2026-11-24T09:00:00Z",
+            )?
+        }
+    };
+    u64::try_from(then).map_err(|error| error.to_string())
+}
+
 /// What a sandbox may reach, or `none`, which is what it may without this.
 pub(crate) fn net(text: &str) -> Result<Option<NetRule>, BadRule> {
     match text {

@@ -50,5 +50,6 @@ mod service;
 mod sessions;
 mod skills;
 mod start;
+mod trail;
 mod turns;
 mod watch;

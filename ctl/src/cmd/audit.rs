@@ -1,8 +1,14 @@
 //! `pawctl audit`: reading the log through pawd, and checking it with or without pawd.
 
+mod cef;
+mod verify;
+
 use std::{path::Path, sync::LazyLock};
 
-use paw_api::{events::EventItem, trail::Verification};
+use paw_api::{
+    events::EventItem,
+    trail::{AuditFilter, AuditPage, Verification},
+};
 use serde_json::{Map, Value, json};
 
 use super::{agent::Sink, block};
@@ -23,16 +29,7 @@ pub(super) async fn run(
 ) -> Result<u8, Failure> {
     match command {
         cli::Audit::List(filter) => {
-            let pawd = Connection::open(global).await?;
-            let params = Params::named(
-                json!({"action": filter.action, "event": filter.event, "before": filter.before, "limit": filter.limit}),
-            );
-            let answer = pawd
-                .call("list audit records", "audit.list", params)
-                .await?;
-            out.answer(&answer, |list: &Vec<Value>, look| {
-                records(list, look, "no audit records")
-            })?;
+            list(global, out, filter).await?;
             Ok(exit::DONE)
         }
         cli::Audit::Show { seq } => {
@@ -68,18 +65,68 @@ pub(super) async fn run(
         cli::Audit::Verify {
             path: Some(path),
             key,
-        } => verify_files(out, &path, key.as_deref()),
+            codes,
+            witness,
+        } => verify::verify_files(
+            out,
+            &path,
+            verify::checks(key.as_deref(), codes.as_deref(), &witness)?,
+        ),
         cli::Audit::Verify { path: None, .. } => {
             let pawd = Connection::open(global).await?;
             let answer = pawd
                 .call_patiently("verify the audit log", "audit.verify", Params::none())
                 .await?;
             let seen: Verification = answer.read()?;
-            out.answer(&answer, verified)?;
-            Ok(verify_code(&seen))
+            out.answer(&answer, verify::verified)?;
+            Ok(verify::verify_code(&seen))
         }
-        cli::Audit::Export { file, from } => export(global, file.as_deref(), from).await,
+        cli::Audit::Export { file, from, format } => {
+            export(global, file.as_deref(), from, format).await
+        }
     }
+}
+
+/// Records that fit. What the older method can find is asked of that, so that an older pawd answers, too.
+async fn list(global: &Global, out: &mut Out, wanted: cli::AuditFilter) -> Result<(), Failure> {
+    let doing = "list audit records";
+    let pawd = Connection::open(global).await?;
+    let none = "no audit records";
+    let (before, limit) = (wanted.before, wanted.limit);
+    if wanted.since.is_none()
+        && wanted.until.is_none()
+        && wanted.uid.is_none()
+        && wanted.agent.is_none()
+        && wanted.kind.is_none()
+        && wanted.outcome.is_none()
+    {
+        let params = json!({"action": wanted.action, "event": wanted.event, "before": before, "limit": limit});
+        let answer = pawd
+            .call(doing, "audit.list", Params::named(params))
+            .await?;
+        return out.answer(&answer, |list: &Vec<Value>, look| records(list, look, none));
+    }
+    let filter = AuditFilter {
+        since: wanted.since,
+        until: wanted.until,
+        uid: wanted.uid,
+        action: wanted.action,
+        agent: wanted.agent,
+        kind: wanted.kind,
+        event: wanted.event,
+        outcome: wanted.outcome,
+    };
+    let params = json!({"filter": filter, "before": before, "limit": limit});
+    let answer = pawd
+        .call(doing, "audit.find", Params::named(params))
+        .await?;
+    out.answer(&answer, |page: &AuditPage, look| {
+        let mut shown = records(&page.records, look, none);
+        if let Some(next) = page.next {
+            shown.push_str(&format!("There may be older ones: --before {next}\n"));
+        }
+        shown
+    })
 }
 
 /// A line for each record.
@@ -87,19 +134,6 @@ pub(super) fn records(list: &[Value], look: &Look, none: &str) -> String {
     let rows = list.iter().map(|record| row(record, look)).collect();
     let head = ["SEQ", "TIME", "EVENT", "ACTION", "WHO", "WHAT"];
     table::table(&head, rows, look, none)
-}
-
-/// Exit code of `verify`: the log is not what was written.
-const TAMPERED: u8 = 1;
-
-/// Exit code of `verify` for what pawd saw. A state that this pawctl does not know is not taken for a good one.
-fn verify_code(seen: &Verification) -> u8 {
-    match seen.state.as_str() {
-        "ok" if seen.ok => exit::DONE,
-        "unverifiable" => 2,
-        "torn_tail" => 3,
-        _ => TAMPERED,
-    }
 }
 
 async fn page(
@@ -184,7 +218,9 @@ fn row(record: &Value, look: &Look) -> Vec<table::Field> {
     let dash = || "-".to_owned();
     let event = word(entry, "event").unwrap_or_else(dash);
     let tone = match event.as_str() {
-        "action_rejected" | "rpc_denied" | "config_refused" | "log_recovered" => Tone::Warn,
+        "action_rejected" | "rpc_denied" | "config_refused" | "log_recovered" | "log_pruned" => {
+            Tone::Warn
+        }
         _ => Tone::Plain,
     };
     vec![
@@ -335,7 +371,12 @@ async fn newest(
 }
 
 /// All records from `from` on, oldest first, page by page.
-async fn export(global: &Global, file: Option<&Path>, from: u64) -> Result<u8, Failure> {
+async fn export(
+    global: &Global,
+    file: Option<&Path>,
+    from: u64,
+    format: cli::ExportFormat,
+) -> Result<u8, Failure> {
     let doing = "export the audit log";
     let pawd = Connection::open(global).await?;
     let newest: Vec<Value> = page(&pawd, doing, None, 1).await?.read()?;
@@ -346,146 +387,20 @@ async fn export(global: &Global, file: Option<&Path>, from: u64) -> Result<u8, F
         let after_page = next.saturating_add(PAGE).min(end.saturating_add(1));
         let answer = page(&pawd, doing, Some(after_page), after_page - next).await?;
         let mut text = String::new();
-        for raw in json::lines(&answer.raw).into_iter().rev() {
-            text.push_str(raw);
-            text.push('\n');
+        match format {
+            cli::ExportFormat::Jsonl => {
+                for raw in json::lines(&answer.raw).into_iter().rev() {
+                    text.push_str(raw);
+                    text.push('\n');
+                }
+            }
+            cli::ExportFormat::Cef => {
+                let records: Vec<Value> = answer.read()?;
+                text.extend(records.iter().rev().map(cef::line));
+            }
         }
         sink.write(text.as_bytes())?;
         next = after_page;
     }
     Ok(exit::DONE)
-}
-
-fn verified(seen: &Verification, look: &Look) -> String {
-    let counted = format!(
-        "{} records, {} checkpoints",
-        text::count(seen.records),
-        text::count(seen.checkpoints)
-    );
-    match verify_code(seen) {
-        exit::DONE => {
-            return format!(
-                "{} the audit log is whole and unchanged: {counted}\n",
-                look.dot(Tone::Good)
-            );
-        }
-        3 => {
-            return format!(
-                "{} all that was signed is whole; a crash tore the end, and a record tells of it: {counted}\n",
-                look.dot(Tone::Warn)
-            );
-        }
-        2 => {
-            let why = text::line(seen.fault.as_deref().unwrap_or("no reason given")).into_owned();
-            return format!(
-                "{} the audit log cannot be verified: {why}\n  do:  see that audit.pub is beside the log and that the writer has run\n",
-                look.dot(Tone::Bad)
-            );
-        }
-        _ => {}
-    }
-    let fault = text::line(seen.fault.as_deref().unwrap_or("unknown fault")).into_owned();
-    let place = seen
-        .first_bad_seq
-        .map_or_else(String::new, |seq| format!(" at record {seq}"));
-    let wrong = look.paint(Tone::Bad, &format!("{fault}{place}"));
-    format!(
-        "{} the audit log is not what was written: {wrong} ({counted} fit)\n  do:  keep the files as they are, copy them away, and find out who could write to them\n",
-        look.dot(Tone::Bad)
-    )
-}
-
-/// Checks a log without pawd, by the same code that its writer recovers with.
-fn verify_files(out: &mut Out, path: &Path, key: Option<&Path>) -> Result<u8, Failure> {
-    let key = match key.map(paw_audit::key::read_public).transpose() {
-        Ok(key) => key,
-        Err(error) => {
-            return Err(Failure::Usage {
-                doing: "verify the audit log".to_owned(),
-                why: error.to_string(),
-                remedy: "name a copy of the log's audit.pub".to_owned(),
-            });
-        }
-    };
-    // A log is a directory; somebody who names one of its files means the log that it is part of.
-    let directory = match path.parent() {
-        Some(parent) if path.is_file() => parent,
-        _ => path,
-    };
-    let report = paw_audit::verify(directory, key.as_ref());
-    match out.format {
-        Format::Json | Format::Jsonl => {
-            let document =
-                serde_json::to_string(&report).map_err(|source| Failure::Unreadable {
-                    doing: "write the report".to_owned(),
-                    source,
-                })?;
-            out.json(&document);
-        }
-        Format::Table => {
-            let shown = checked(&report, &out.look);
-            out.print(&shown);
-        }
-    }
-    Ok(match report.state {
-        paw_audit::State::Ok => exit::DONE,
-        paw_audit::State::Tampered => TAMPERED,
-        paw_audit::State::Unverifiable => 2,
-        paw_audit::State::TornTail => 3,
-    })
-}
-
-fn checked(report: &paw_audit::Report, look: &Look) -> String {
-    let (tone, verdict) = match report.state {
-        paw_audit::State::Ok => (Tone::Good, "the audit log is whole and unchanged"),
-        paw_audit::State::Tampered => (Tone::Bad, "the audit log is not what was written"),
-        paw_audit::State::Unverifiable => (Tone::Bad, "the audit log cannot be verified"),
-        paw_audit::State::TornTail => (
-            Tone::Warn,
-            "all that was signed is whole; a crash tore the end",
-        ),
-    };
-    let fault = report
-        .fault
-        .and_then(|fault| serde_json::to_value(fault).ok());
-    let fault = fault
-        .as_ref()
-        .and_then(Value::as_str)
-        .map(|fault| match report.first_bad_seq {
-            Some(seq) => format!("{fault} at record {seq}"),
-            None => fault.to_owned(),
-        });
-    let key = report.key.as_deref().map(|key| {
-        if report.key_given {
-            key.to_owned()
-        } else {
-            format!("{key} (found beside the log)")
-        }
-    });
-    let mut shown = format!("{} {}\n", look.dot(tone), look.paint(tone, verdict));
-    shown.push_str(&block(vec![
-        (
-            "  Records",
-            Some(format!(
-                "{} ({} not yet signed)",
-                text::count(report.records),
-                report.unsigned
-            )),
-        ),
-        ("Checkpoints", Some(text::count(report.checkpoints))),
-        (
-            "Recoveries",
-            Some(report.recovered.to_string()).filter(|_| report.recovered > 0),
-        ),
-        ("Fault", fault),
-        (
-            "Why",
-            report
-                .reason
-                .as_deref()
-                .map(|reason| text::line(reason).into_owned()),
-        ),
-        ("Key", key),
-    ]));
-    shown
 }

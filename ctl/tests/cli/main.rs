@@ -738,6 +738,12 @@ fn an_audit_export_is_in_order_and_complete() {
         })
         .collect();
     assert_eq!(seqs, (400..=2500).collect::<Vec<_>>());
+    let events = fake.run(&["audit", "export", "--from", "2499", "--format", "cef"]);
+    let lines: Vec<&str> = events.stdout.lines().collect();
+    assert!(
+        lines.len() == 2 && lines[1].contains("externalId=2500"),
+        "{lines:?}"
+    );
 }
 
 #[test]
@@ -911,7 +917,7 @@ fn every_method_that_is_called_exists_with_these_parameters() {
         session delete x|sandbox runtimes|sandbox list|sandbox kill x|sandbox run -- x|skill list|skill show x|skill call x y|skill verify|skill verify x|skill enable x|skill disable x|skill remove x|mcp --agent x|\
         provider list|provider show x|provider test x|provider reset x|route list|route show x|budget show|budget show x|budget set x --cost 1.5 --tokens 2 --per day --each user,agent --provider p --model m --agent a --user u|budget set x --remove|metrics|provider add x --kind a --base-url b --model c --api-key-credential d --check-interval 1m|\
         provider edit x --no-api-key --no-allow-plaintext|provider remove x|provider default x|model ab x|model list --provider x|model show x --provider y|model switch x --provider y --agent z --unlisted --timeout 1m|model switch --agent z --back|model pull x --provider y|\
-        model warm x --provider y --timeout 1m|job list|job add --cron c --tz z --agent a --name n --overlap --catch-up x|job remove x|job run x|job history x -n 1|policy show|config show|config reload|audit list --action x --event y --before 3 -n 1|audit verify|\
+        model warm x --provider y --timeout 1m|job list|job add --cron c --tz z --agent a --name n --overlap --catch-up x|job remove x|job run x|job history x -n 1|policy show|config show|config reload|audit list --action x --event y --before 3 -n 1|audit list --since 2h --until 2026-11-24T09:00:00Z --uid 7 --agent a --kind chat --outcome failed|audit verify|\
         audit tail|audit tail -f|secret init|secret rekey|secret status|secret unlock|secret lock|secret list|secret show x|secret remove x --version 1|secret allow x agent:y|secret deny x agent:y|secret log x --before 3 --limit 1|backup x|chat x --agent a --session s --provider p --model m --local-only --image Cargo.toml|bench rpc";
     let fake = Fake::new(|_, _| Reply::Error(ErrorKind::Denied, "no", "no"));
     for command in commands.split('|') {

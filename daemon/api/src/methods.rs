@@ -164,6 +164,12 @@ const TO_RPC: &[Method] = &[
         "Shows one question.",
     ),
     call(
+        "audit.find",
+        Role::Admin,
+        &["filter", "before", "limit"],
+        "Finds audit records, newest first.",
+    ),
+    call(
         "audit.list",
         Role::Admin,
         &["action", "event", "before", "limit"],

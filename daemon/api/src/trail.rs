@@ -22,6 +22,37 @@ pub struct Verification {
     pub fault: Option<String>,
 }
 
+/// Which records are wanted; what is not said narrows nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuditFilter {
+    /// Not before this time, in milliseconds since 1970.
+    pub since: Option<u64>,
+    /// Not after this time, in milliseconds since 1970.
+    pub until: Option<u64>,
+    /// Of what this user did.
+    pub uid: Option<u32>,
+    /// About this action.
+    pub action: Option<String>,
+    /// About this agent.
+    pub agent: Option<String>,
+    /// About actions of this kind.
+    pub kind: Option<String>,
+    /// Of this event.
+    pub event: Option<String>,
+    /// Of what ended so: `completed`, `failed`, `done`, …
+    pub outcome: Option<String>,
+}
+
+/// Records that were found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AuditPage {
+    /// The records, newest first, exactly as they are stored.
+    pub records: Vec<Value>,
+    /// What to give as `before` to look further; none when everything was looked at.
+    pub next: Option<u64>,
+}
+
 /// The audit log.
 #[rpc(server, client, namespace = "audit", namespace_separator = ".")]
 pub trait AuditRpc {
@@ -34,6 +65,15 @@ pub trait AuditRpc {
         before: Option<u64>,
         limit: Option<u32>,
     ) -> RpcResult<Vec<Value>>;
+
+    /// Records that fit a filter, newest first, at most `limit` (1000; 50 if not given), and where to look further.
+    #[method(name = "find", param_kind = map, with_extensions)]
+    async fn find(
+        &self,
+        filter: AuditFilter,
+        before: Option<u64>,
+        limit: Option<u32>,
+    ) -> RpcResult<AuditPage>;
 
     /// Reads the whole log and checks chain and signatures.
     #[method(name = "verify", param_kind = map, with_extensions)]

@@ -55,6 +55,7 @@ fn result_of(method: &str) -> Option<SchemaOf> {
         "approval.list" => of::<Vec<action::Approval>>,
         "approval.show" => of::<action::Approval>,
         "audit.list" => of::<Vec<Value>>,
+        "audit.find" => of::<trail::AuditPage>,
         "audit.verify" => of::<trail::Verification>,
         "budget.list" => of::<Vec<budget::Budget>>,
         "budget.remove" | "budget.set" => of::<budget::Budget>,

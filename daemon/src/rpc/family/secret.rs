@@ -142,7 +142,6 @@ impl SecretRpcServer for Family {
     ) -> RpcResult<Vec<Value>> {
         let of_vault = name.is_none().then_some(Event::VaultChanged);
         let filter = Filter {
-            action: None,
             events: [
                 Event::SecretUsed,
                 Event::SecretRefused,
@@ -152,6 +151,7 @@ impl SecretRpcServer for Family {
             .chain(of_vault)
             .collect(),
             detail: name.map(|name| ("secret".to_owned(), name)),
+            ..Filter::default()
         };
         self.records(filter, before, limit).await
     }

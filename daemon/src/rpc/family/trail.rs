@@ -8,9 +8,9 @@ use jsonrpsee::{
 };
 use paw_api::{
     Error, ErrorKind,
-    trail::{AuditRpcServer, Verification},
+    trail::{AuditFilter, AuditPage, AuditRpcServer, Verification},
 };
-use paw_audit::read::{self, Filter};
+use paw_audit::read::{self, Filter, Listed};
 use serde_json::Value;
 
 use super::{Family, fail};
@@ -28,32 +28,37 @@ impl AuditRpcServer for Family {
         before: Option<u64>,
         limit: Option<u32>,
     ) -> RpcResult<Vec<Value>> {
-        let invalid =
-            |message: &str, hint: &str| fail(Error::new(ErrorKind::Invalid, message, hint));
-        let action = match action {
-            None => None,
-            Some(id) => Some(
-                id.parse()
-                    .map_err(|_| invalid("`action` is no id", "use the whole id of the action"))?,
-            ),
-        };
-        let event = match event {
-            None => None,
-            Some(word) => Some(
-                serde_json::from_value(Value::String(word)).map_err(|error| {
-                    invalid(
-                        &format!("`event` is no event of the log: {error}"),
-                        "see pawctl-audit(1)",
-                    )
-                })?,
-            ),
-        };
         let filter = Filter {
-            action,
-            events: event.into_iter().collect(),
-            detail: None,
+            action: read_word("action", action)?,
+            events: read_word("event", event)?.into_iter().collect(),
+            ..Filter::default()
         };
         self.records(filter, before, limit).await
+    }
+
+    async fn find(
+        &self,
+        _: &Extensions,
+        filter: AuditFilter,
+        before: Option<u64>,
+        limit: Option<u32>,
+    ) -> RpcResult<AuditPage> {
+        let filter = Filter {
+            action: read_word("action", filter.action)?,
+            events: read_word("event", filter.event)?.into_iter().collect(),
+            kind: read_word("kind", filter.kind)?,
+            since_ms: filter.since,
+            until_ms: filter.until,
+            uid: filter.uid,
+            agent: filter.agent,
+            outcome: filter.outcome,
+            detail: None,
+        };
+        let listed = self.page(filter, before, limit).await?;
+        Ok(AuditPage {
+            records: listed.records,
+            next: listed.next,
+        })
     }
 
     async fn verify(&self, _: &Extensions) -> RpcResult<Verification> {
@@ -77,13 +82,23 @@ impl AuditRpcServer for Family {
 }
 
 impl Family {
-    /// A page of the log.
+    /// Records of the log, newest first.
     pub(super) async fn records(
         &self,
         filter: Filter,
         before: Option<u64>,
         limit: Option<u32>,
     ) -> RpcResult<Vec<Value>> {
+        Ok(self.page(filter, before, limit).await?.records)
+    }
+
+    /// A page of the log.
+    async fn page(
+        &self,
+        filter: Filter,
+        before: Option<u64>,
+        limit: Option<u32>,
+    ) -> RpcResult<Listed> {
         let limit = limit.unwrap_or(50);
         if limit == 0 || limit > MAX_RECORDS {
             return Err(fail(Error::new(
@@ -99,8 +114,23 @@ impl Family {
         let listed = tokio::task::spawn_blocking(move || {
             read::list(&directory, &filter, before, limit as usize)
         });
-        Ok(finished(listed.await)?.records)
+        finished(listed.await)
     }
+}
+
+/// What a word of a filter stands for.
+fn read_word<T: serde::de::DeserializeOwned>(
+    name: &str,
+    word: Option<String>,
+) -> RpcResult<Option<T>> {
+    let read = word.map(|word| serde_json::from_value(Value::String(word)));
+    read.transpose().map_err(|error| {
+        fail(Error::new(
+            ErrorKind::Invalid,
+            format!("`{name}` is none: {error}"),
+            "use the whole id of an action, and words as they stand in the records: pawctl audit list -o json",
+        ))
+    })
 }
 
 /// The word that stands for a fault or a state on every wire.
