@@ -405,6 +405,56 @@ async fn vault_opens_with_its_key_at_the_start_and_else_with_the_recovery_key() 
     assert_eq!(keys(&model), [CANARY, CANARY]);
 }
 
+/// The attacker has a copy of the file from before a secret was replaced, and puts it back; then one of another vault.
+#[tokio::test]
+async fn older_copy_of_the_vault_is_not_opened_but_with_the_recovery_key() {
+    let model = Model::start().await;
+    let mut pawd = with_key(&model).await;
+    let recovery = recovery_key(&done(&pawd, &["secret", "init"], "").await);
+    done(&pawd, &["secret", "set", "cloud"], "sk-old-0000").await;
+    pawd.stop().await;
+    let file = pawd.root.path().join("state/vault.redb");
+    let older = fs::read(&file).unwrap();
+    pawd.start_again().await;
+    done(&pawd, &["secret", "rotate", "cloud"], CANARY).await;
+    pawd.stop().await;
+    let newer = fs::read(&file).unwrap();
+    // The writer of the log is started anew, too: what it knows comes from the log.
+    pawd.audit.as_mut().unwrap().kill9().await;
+    pawd.start_audit_again();
+    fs::write(&file, &older).unwrap();
+    pawd.start_again().await;
+    assert_eq!(status(&pawd.client().await).await.state, "sealed");
+    let (code, said) = refused(&pawd, &["secret", "unlock"], "").await;
+    assert!(code == 1 && said.contains("older copy"), "{said}");
+    let told = records(&pawd.client().await, "vault_changed").await;
+    let outcome = told[0]["entry"]["outcome"].as_str().unwrap();
+    assert!(outcome.contains("older copy"), "{outcome}");
+    // What was not rolled back opens.
+    pawd.stop().await;
+    fs::write(&file, &newer).unwrap();
+    pawd.start_again().await;
+    assert_eq!(status(&pawd.client().await).await.state, "unsealed");
+    // Who restores a backup says so with the recovery key, and from then on it is the one that is known.
+    pawd.stop().await;
+    fs::write(&file, &older).unwrap();
+    pawd.start_again().await;
+    done(&pawd, &["secret", "unlock", "--recovery"], &recovery).await;
+    pawd.stop().await;
+    pawd.start_again().await;
+    assert_eq!(status(&pawd.client().await).await.state, "unsealed");
+    // Another vault in its place, with the same key of the host.
+    pawd.stop().await;
+    fs::remove_file(&file).unwrap();
+    pawd.start_again().await;
+    done(&pawd, &["secret", "init"], "").await;
+    pawd.stop().await;
+    fs::write(&file, &newer).unwrap();
+    pawd.start_again().await;
+    let (code, said) = refused(&pawd, &["secret", "unlock"], "").await;
+    assert!(code == 1 && said.contains("another vault"), "{said}");
+}
+
 #[tokio::test]
 async fn vault_with_a_passphrase_is_opened_by_a_person() {
     let model = Model::start().await;

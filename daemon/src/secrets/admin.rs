@@ -171,9 +171,10 @@ impl Secrets {
             With { .. } => "key of the host",
         };
         let note = Told::of_vault(by, "unlocked").with("with", what.into());
+        let inner = Arc::clone(&self.0);
         self.change(note, move |vault, keys| {
-            unlock(vault, keys, &with)?;
-            Ok(((), vault.mark()?))
+            let mark = inner.open(vault, &with, || unlock(vault, keys, &with))?;
+            Ok(((), mark))
         })
         .await
     }
@@ -366,6 +367,7 @@ impl Secrets {
         };
         let entry = match &done {
             Ok((_, mark)) => {
+                self.0.reached(*mark);
                 let mut entry = note.entry("done".into());
                 mark_of(&mut entry, *mark);
                 entry

@@ -2,18 +2,20 @@
 //!
 //! - [`start`]: keys that pawd is started with, read before the drop.
 //! - [`admin`]: what an administrator does with it.
+//! - `older`: that a copy of its file from before some change is not taken for it.
 //!
 //! A value is had at the moment of its use, and nobody here keeps one. What a sealed vault is asked for is refused and recorded like
 //! anything else.
 
 pub mod admin;
+mod older;
 pub mod start;
 
 use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc};
 
 use paw_api::{
     Error, ErrorKind,
-    audit::{Actor, Entry, Event},
+    audit::{Actor, Entry, Event, VaultMark},
 };
 use paw_llm::KeySource;
 use paw_policy::Name;
@@ -51,6 +53,8 @@ struct Inner {
     audit: Audit,
     /// Changes are made and recorded one after the other, so that the log has their order.
     turn: Mutex<()>,
+    /// The state of the vault that this pawd had recorded last.
+    newest: std::sync::Mutex<Option<VaultMark>>,
 }
 
 /// What somebody opens the vault with: at most one of them; without any, the key that pawd was started with.
@@ -163,6 +167,7 @@ impl Secrets {
             keys: std::sync::Mutex::new(keys),
             audit,
             turn: Mutex::default(),
+            newest: std::sync::Mutex::default(),
         }))
     }
 
@@ -174,6 +179,9 @@ impl Secrets {
             // It was told of when it was read.
             Err(_) => return,
         };
+        if let (State::Uninitialised, Some(known)) = (state, self.newest()) {
+            error!(vault = %known.vault, change = known.generation, "the vault that the audit log knows is gone; put back its file, what needs a secret does not work");
+        }
         if state != State::Sealed {
             return;
         }
