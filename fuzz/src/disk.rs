@@ -10,11 +10,12 @@ use std::{
 use flate2::{Compression, write::GzEncoder};
 use paw_api::audit::{Entry, Event};
 use paw_audit::{
-    Log,
+    Checks, Log,
     chain::Chain,
     format::{Stamp, is_checkpoint, parse_record, read_checkpoint, read_record},
     key,
-    log::Place,
+    log::{Place, SEGMENT_AGE},
+    mac::{Codes, Ratchet},
     read, segment, verify,
 };
 use paw_launch::root::Root;
@@ -39,6 +40,8 @@ impl Written {
             state: directory.path().join("state"),
             boot_id: "00000000-0000-4000-8000-000000000000".to_owned(),
             segment_bytes: 1 << 20,
+            segment_age: SEGMENT_AGE,
+            keep: None,
         };
         for dir in [&place.dir, &place.state] {
             fs::create_dir(dir).expect("a directory");
@@ -76,17 +79,23 @@ pub(crate) fn audit_log(bytes: &[u8]) {
     LOG.with(|written| {
         let dir = written.directory.path().join("log");
         let public = key::read_public(&dir.join(key::PUBLIC)).expect("the writer left it there");
-        let mut chain = Chain::new(public);
+        let mut chain = Chain::new(public, Codes::default());
         let mut offset = 0;
         for line in bytes.split(|byte| *byte == b'\n') {
             let _ = is_checkpoint(line);
             let _ = read_record(line);
             let _ = parse_record(line);
             let _ = read_checkpoint(line, &public);
-            let _ = Chain::resume(public, line);
+            let _ = Chain::resume(public, Codes::default(), line);
             let _ = chain.step(line, 1, offset);
             offset += line.len() as u64 + 1;
         }
+        let text = String::from_utf8_lossy(bytes);
+        let _ = Ratchet::read(&text);
+        Checks::default().add_witnesses(&text);
+        // An index is read as it is, and no list is wrong for it.
+        let index = segment::path(&dir, 1).with_extension("index");
+        fs::write(index, bytes).expect("there is room");
         fs::write(segment::path(&dir, 1), bytes).expect("there is room");
         let report = verify(&dir, None);
         // What was signed is whole or it is not, whatever stands behind it.
