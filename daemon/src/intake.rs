@@ -123,10 +123,11 @@ impl Intake {
                 Some(schema) => signs(&chat.text)?.with(&signs(&schema.to_string())?),
                 None => signs(&chat.text)?,
             },
-            Operation::ToolCall(_)
-            | Operation::SandboxRun(_)
-            | Operation::ApiCall(_)
-            | Operation::SkillChange(_) => TaintSet::default(),
+            // What is passed to a tool goes out, and may go far.
+            Operation::ToolCall(call) => screen::passed(&call.arguments),
+            Operation::SandboxRun(_) | Operation::ApiCall(_) | Operation::SkillChange(_) => {
+                TaintSet::default()
+            }
         };
         let taint = place
             .as_ref()

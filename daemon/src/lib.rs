@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod audit;
 pub mod boot;
+pub mod canaries;
 pub mod clock;
 pub mod codes;
 pub mod config;

@@ -6,8 +6,9 @@
 
 use paw_policy::{
     Taint, TaintSet,
-    guard::{Family, Guard, Outcome, Screening},
+    guard::{Family, Guard, Outcome, Screening, secrets::secrets_in},
 };
+use serde_json::{Map, Value};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 /// A text of more bytes may take longer than a thread that serves others should be away.
@@ -64,6 +65,17 @@ fn look(text: &str) -> Screening {
         tokio::task::block_in_place(screen)
     } else {
         screen()
+    }
+}
+
+/// The labels that what is passed to a tool has because of what stands in it: a key that goes where a key is not for makes every call
+/// be asked for.
+pub fn passed(arguments: &Map<String, Value>) -> TaintSet {
+    let text = serde_json::to_string(arguments).unwrap_or_default();
+    if secrets_in(&text).is_empty() {
+        TaintSet::default()
+    } else {
+        TaintSet::of(Taint::Suspicious)
     }
 }
 

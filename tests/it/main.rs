@@ -29,6 +29,7 @@ mod helpers;
 mod instructions;
 mod jobs;
 mod kept;
+mod leaving;
 mod lengths;
 mod memory;
 mod metrics;

@@ -161,6 +161,8 @@ pub enum Event {
     SecretChanged,
     /// The vault is about to be made, opened, sealed, or given another key; then, what came of that.
     VaultChanged,
+    /// What a model wrote holds a key, or held the mark of its instructions and was withheld.
+    TextScreened,
     /// A sandbox may reach something, by a rule of its run.
     EgressAllowed,
     /// A sandbox was kept from reaching something.

@@ -35,6 +35,7 @@ use self::{
 };
 use crate::{
     audit::Audit,
+    canaries::Canaries,
     config::Config,
     gateway::{breakers::Breakers, kept::Answers},
     intake::Intake,
@@ -90,6 +91,8 @@ pub struct Agents {
     pub egress: PathBuf,
     /// The audit log, for what sandboxes reach.
     pub audit: Audit,
+    /// Marks of the instructions of conversations.
+    pub canaries: Canaries,
     /// The vault, for what brokers take of it.
     pub secrets: Secrets,
     /// What policy says now.

@@ -36,6 +36,7 @@ use crate::{
         skill::tell_drift,
     },
     audit::Audit,
+    canaries::Canaries,
     codes::Codes,
     config::{ActionBounds, Config, Paths, check::Written, registered::Registered},
     events::News,
@@ -194,6 +195,10 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
     let (asks, asked) = questions::channel();
     let quotas = Quotas::new(config_now.clone(), storage.clone());
     let rates = Rates::new(config_now.clone());
+    let mut drawn = [0; 32];
+    getrandom::fill(&mut drawn)
+        .context("draw what marks of conversations are made of")
+        .map_err(Fatal::Software)?;
     let executor = Arc::new(Agents {
         config: config_now.clone(),
         providers: providers_now.clone(),
@@ -213,6 +218,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         ways: Ways::default(),
         egress: paths.socket("egress"),
         audit: audit.clone(),
+        canaries: Canaries::of(drawn),
         secrets: secrets.clone(),
         rules: rules_now.clone(),
         asks,

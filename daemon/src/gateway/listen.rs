@@ -9,7 +9,7 @@ use std::{
 use futures_util::{Stream, stream};
 use paw_api::provider::{ChatEvent, ToolCalled};
 use paw_llm::{ChatRequest, ChatStream, Done, LlmError, Told, ToolCall, ToolChoice};
-use paw_policy::Target;
+use paw_policy::{Target, guard::secrets::Canary};
 use tokio::sync::mpsc;
 
 use crate::{orchestrator::work::Progress, providers::Known};
@@ -32,25 +32,89 @@ pub struct Spoken {
 }
 
 /// Who hears the pieces. A listener that is gone does not end an attempt: its caller cancels for that.
+///
+/// It hears nothing of the mark of the instructions, wherever pieces end: what may be its beginning waits for the next piece, and after
+/// the mark nothing more is heard of that attempt.
 #[derive(Debug)]
 pub struct Listener {
     to: Option<mpsc::Sender<ChatEvent>>,
     seq: u64,
+    canary: Canary,
+    /// The end of what was heard, and what waits behind it.
+    heard: String,
+    waits: usize,
+    /// The mark has come.
+    stopped: bool,
 }
+
+/// How much of what was heard is looked at again with the next piece, in bytes.
+const BEHIND: usize = 256;
 
 impl Listener {
     /// Who hears the pieces of a chat; nobody, of what is not one.
     #[must_use]
-    pub fn new(progress: Progress) -> Self {
+    pub fn new(progress: Progress, canary: Canary) -> Self {
         let to = match progress {
             Progress::Chat(to) => Some(to),
             Progress::None | Progress::Run { .. } => None,
         };
-        Self { to, seq: 0 }
+        Self {
+            to,
+            seq: 0,
+            canary,
+            heard: String::new(),
+            waits: 0,
+            stopped: false,
+        }
     }
 
     /// Hears a piece of the answer.
     pub async fn hear(&mut self, text: String) {
+        let text = self.pass(text);
+        if !text.is_empty() {
+            self.tell_piece(text).await;
+        }
+    }
+
+    /// The answer is over: what waited is heard.
+    pub async fn rest(&mut self) {
+        let from = self.heard.len() - std::mem::take(&mut self.waits);
+        let rest = self.heard.split_off(from);
+        if !rest.is_empty() {
+            self.tell_piece(rest).await;
+        }
+        self.forget();
+    }
+
+    /// What may be heard with this piece.
+    fn pass(&mut self, text: String) -> String {
+        if self.stopped {
+            return String::new();
+        }
+        let from = self.heard.len() - self.waits;
+        self.heard.push_str(&text);
+        if self.canary.is_in(&self.heard) {
+            self.stopped = true;
+            (self.heard, self.waits) = (String::new(), 0);
+            return String::new();
+        }
+        self.waits = self.canary.begins_at_the_end_of(&self.heard[from..]);
+        let piece = if from == self.heard.len() - text.len() && self.waits == 0 {
+            text
+        } else {
+            self.heard[from..self.heard.len() - self.waits].to_owned()
+        };
+        let keep = self.heard.len().saturating_sub(BEHIND.max(self.waits));
+        let keep = self.heard.floor_char_boundary(keep);
+        self.heard.drain(..keep);
+        piece
+    }
+
+    fn forget(&mut self) {
+        (self.heard, self.waits, self.stopped) = (String::new(), 0, false);
+    }
+
+    async fn tell_piece(&mut self, text: String) {
         let seq = self.seq;
         self.seq += 1;
         self.tell(ChatEvent::Delta { seq, text }).await;
@@ -64,6 +128,7 @@ impl Listener {
 
     /// What was heard so far is void; without a piece there is nothing to be told.
     pub async fn begin_again(&mut self, by: &Target, why: &str) {
+        self.forget();
         if self.seq > 0 {
             self.seq = 0;
             self.tell(ChatEvent::StreamReset {
@@ -77,6 +142,7 @@ impl Listener {
 
     /// What became of a tool that the model called. The model is asked again after that, so pieces are numbered from 0 again.
     pub async fn tool(&mut self, called: ToolCalled) {
+        self.forget();
         self.seq = 0;
         self.tell(ChatEvent::Tool(called)).await;
     }
@@ -186,5 +252,61 @@ async fn next(at: At) -> Option<(Heard, At)> {
             done,
         })),
         None => ended(Err(LlmError::Cut { source: None })),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listener() -> (Listener, Canary) {
+        let canary = Canary::of(*b"0123456789abcdef");
+        (Listener::new(Progress::None, canary.clone()), canary)
+    }
+
+    /// What is heard of these pieces, and of the end.
+    fn heard(listener: &mut Listener, pieces: &[&str]) -> String {
+        let mut all: String = pieces
+            .iter()
+            .map(|piece| listener.pass((*piece).to_owned()))
+            .collect();
+        let from = listener.heard.len() - listener.waits;
+        all.push_str(&listener.heard[from..]);
+        all
+    }
+
+    #[test]
+    fn ordinary_pieces_are_heard_as_they_come() {
+        let (mut listener, _) = listener();
+        for piece in ["Hello", ", wörld", " abcdef 30", &"é".repeat(400), "."] {
+            assert_eq!(listener.pass(piece.to_owned()), piece);
+        }
+        assert!(listener.heard.len() <= BEHIND + 1);
+    }
+
+    #[test]
+    fn nothing_of_the_mark_is_heard_beyond_its_first_characters_however_it_is_cut() {
+        for size in 1..=40 {
+            let (mut listener, canary) = listener();
+            let text = format!("It is {} and more.", canary.text());
+            let pieces: Vec<&str> = (0..text.len())
+                .step_by(size)
+                .map(|at| &text[at..(at + size).min(text.len())])
+                .collect();
+            let told = heard(&mut listener, &pieces);
+            assert!(told.len() <= "It is ".len() + 3, "{size}: {told}");
+            assert!(listener.stopped);
+        }
+    }
+
+    #[test]
+    fn beginning_of_a_mark_that_was_none_is_heard_after_all() {
+        let (mut listener, canary) = listener();
+        let begins = &canary.text()[..20];
+        assert_eq!(listener.pass(begins.to_owned()), "");
+        let told = heard(&mut listener, &["zz", " and so on"]);
+        assert_eq!(told, format!("{begins}zz and so on"));
+        let told = heard(&mut listener, &["end ", begins]);
+        assert!(told.ends_with(begins), "{told}");
     }
 }

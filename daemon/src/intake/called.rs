@@ -12,6 +12,7 @@ use super::{Asked, Intake, agent, arguments::ToolAsked, signs, unreadable};
 use crate::{
     config::Config,
     orchestrator::{handle::Submission, work::Progress},
+    screen,
 };
 
 /// The most agents in a row: one that a person asks, one that it asks, and one that this asks.
@@ -77,12 +78,16 @@ impl Intake {
             arguments: called.arguments,
         };
         let call = self.tool((&agent, settings), asked)?;
+        let by = By {
+            taint: called.by.taint.with(&screen::passed(&call.arguments)),
+            ..called.by
+        };
         let plan = Plan {
             agent,
             session: Some(called.session.to_string()),
             operation: Operation::ToolCall(call),
         };
-        self.of_a_model(plan, called.by, None)
+        self.of_a_model(plan, by, None)
     }
 
     /// Judges a question to another agent: a chat like any other, in a conversation of its own, in the name of who asked the model, which

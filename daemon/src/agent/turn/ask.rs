@@ -6,7 +6,7 @@ use paw_policy::Target;
 use paw_store::{Attempt, Sum};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Early, Turn, add, context, limits::Stop};
+use super::{Early, Turn, add, context, leaving, limits::Stop};
 use crate::{
     agent::{again::Again, chat},
     config::routes::OnBreak,
@@ -30,7 +30,7 @@ pub(super) struct Answer {
 impl Turn<'_> {
     /// Asks the model. With a reason to stop it is asked for an answer alone.
     pub(super) async fn ask(&mut self, stop: Option<&Stop>) -> Result<Answer, Early> {
-        let request = self.request(stop);
+        let mut request = self.request(stop);
         let caller = self.whose.caller;
         let again = Again::of(
             self.agents,
@@ -59,6 +59,9 @@ impl Turn<'_> {
                 attempts,
             });
         }
+        // What is kept is found by what was asked, whatever conversation that was in.
+        let asked = again.is_some().then(|| request.clone());
+        leaving::mark(&mut request.messages, &self.canary);
         let began = Instant::now();
         // The question has this time; its last attempt is cut off a little later by the same limit.
         let deadline = began + self.left;
@@ -92,8 +95,10 @@ impl Turn<'_> {
             Some(Ok(Err(unanswered))) => Err(Box::new(self.no_answer(&unanswered, &attempts))),
             Some(Ok(Ok((at, spoken)))) => {
                 let by = &self.ready.targets[at];
-                if let Some(again) = &again {
-                    again.keep(&question.request, by, &spoken);
+                if let (Some(again), Some(asked)) = (&again, &asked)
+                    && !self.canary.is_in(&spoken.text)
+                {
+                    again.keep(asked, by, &spoken);
                 }
                 let (target, local) = (by.target.clone(), by.known.settings.is_local());
                 self.usage = used(self.usage, &spoken);

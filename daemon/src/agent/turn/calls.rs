@@ -19,6 +19,7 @@ use super::{
     ask::Answer,
     context,
     fence::{MAX_RESULT, bounded},
+    leaving::WITHHELD_ARGUMENTS,
     limits::{MAX_RESULTS, key},
     noted::More,
     result, text, told,
@@ -158,6 +159,9 @@ impl Turn<'_> {
 
     /// What a call means.
     fn meant(&self, name: &str, arguments: &str) -> Result<Meant<'_>, String> {
+        if arguments == WITHHELD_ARGUMENTS {
+            return Err("its arguments held the mark of the instructions".into());
+        }
         let members = || {
             text::members(arguments)
                 .ok_or("its arguments are no JSON object, or say a member twice")

@@ -17,6 +17,7 @@
 //! - [`text`]: calls that a model wrote as text. Pure.
 //! - [`fence`]: how data is shown. Pure.
 //! - [`context`]: what was said and done before, as a model is shown it. Pure.
+//! - [`leaving`]: what a model wrote, looked through before anybody hears of it.
 //! - [`limits`], [`repeat`]: when it is enough. Pure.
 //! - [`ask`]: one question. [`calls`]: what comes of one answer with calls. [`result`]: what an action came to, for the model. Pure.
 //! - [`noted`]: what is in the store of a turn that goes on.
@@ -28,6 +29,7 @@ mod calls;
 pub(super) mod context;
 pub(super) mod fence;
 mod guide;
+mod leaving;
 mod limits;
 mod noted;
 mod repeat;
@@ -38,7 +40,7 @@ pub(super) mod told;
 use std::time::Duration;
 
 use paw_api::provider::{ChatResult, Usage};
-use paw_policy::{ChatArguments, Name, Operation, TaintSet};
+use paw_policy::{ChatArguments, Name, Operation, TaintSet, guard::secrets::Canary};
 use paw_store::{ActionRecord, Attempt, Caller, TurnRecord};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -87,6 +89,8 @@ struct Turn<'a> {
     ready: chat::Ready,
     tools: Told,
     fence: Fence,
+    /// The mark of its instructions.
+    canary: Canary,
     listener: Listener,
     /// Where all that it has read came from.
     taint: TaintSet,
@@ -177,6 +181,7 @@ pub(super) async fn run(
     // What was said since it was accepted is read, too, so it counts like what it has done itself.
     let read = ready.earlier.iter().chain(&turns);
     let taint = read.fold(whose.taint.clone(), |all, turn| all.with(&turn.taint));
+    let canary = agents.canaries.of_session(ready.session);
     let mut turn = Turn {
         agents,
         whose,
@@ -186,7 +191,8 @@ pub(super) async fn run(
         chat,
         tools,
         fence,
-        listener: Listener::new(progress),
+        listener: Listener::new(progress, canary.clone()),
+        canary,
         taint,
         usage: told_by(&attempts),
         attempts,
@@ -216,10 +222,11 @@ impl Turn<'_> {
                 true => None,
                 false => limits::stop(&self.turns, self.ready.settings.max_turns),
             };
-            let answer = match self.ask(stop.as_ref()).await {
+            let mut answer = match self.ask(stop.as_ref()).await {
                 Ok(answer) => answer,
                 Err(outcome) => return Err(unanswered(*outcome, stop.as_ref())),
             };
+            self.look_through(&mut answer).await;
             let calls = match stop {
                 None => self.calls_of(&answer),
                 Some(_) => Vec::new(),
