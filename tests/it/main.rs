@@ -53,4 +53,5 @@ mod skills;
 mod start;
 mod trail;
 mod turns;
+mod vault;
 mod watch;

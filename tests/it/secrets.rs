@@ -21,10 +21,10 @@ use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt as _, net::UnixStream};
 
 /// A value that stands nowhere by chance.
-const CANARY: &str = "sk-canary-7f3a91bcd4e05268";
+pub(crate) const CANARY: &str = "sk-canary-7f3a91bcd4e05268";
 
 /// A pawd with a key for its vault, and the model as provider `local`, so that its port may be connected to.
-async fn with_key(model: &Model) -> Pawd {
+pub(crate) async fn with_key(model: &Model) -> Pawd {
     let setup = Setup::new().ollama(model);
     let root = setup.root();
     key_file(&root, "etc/vault.key", '1');
@@ -56,21 +56,21 @@ async fn told(pawd: &Pawd, arguments: &[&str], stdin: &str) -> Output {
     within("pawctl", ended).await.unwrap()
 }
 
-async fn done(pawd: &Pawd, arguments: &[&str], stdin: &str) -> String {
+pub(crate) async fn done(pawd: &Pawd, arguments: &[&str], stdin: &str) -> String {
     let output = told(pawd, arguments, stdin).await;
     assert!(output.status.success(), "{arguments:?}: {output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
 
 /// Exit code, and what it said.
-async fn refused(pawd: &Pawd, arguments: &[&str], stdin: &str) -> (i32, String) {
+pub(crate) async fn refused(pawd: &Pawd, arguments: &[&str], stdin: &str) -> (i32, String) {
     let output = told(pawd, arguments, stdin).await;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     (output.status.code().unwrap(), said)
 }
 
 /// A provider `mine` whose key is the secret of this name.
-async fn provider(client: &Client, model: &Model, secret: &str) {
+pub(crate) async fn provider(client: &Client, model: &Model, secret: &str) {
     let spec = ProviderSpec {
         kind: Some("openai".into()),
         base_url: Some(model.url()),
@@ -82,13 +82,13 @@ async fn provider(client: &Client, model: &Model, secret: &str) {
     client.add("mine".into(), spec).await.unwrap();
 }
 
-async fn test(client: &Client) -> Result<(), String> {
+pub(crate) async fn test(client: &Client) -> Result<(), String> {
     let tested = ProviderRpcClient::test(client, Some("mine".into())).await;
     tested.map(drop).map_err(|error| error.to_string())
 }
 
 /// Keys that the model was asked with for an answer, in their order.
-fn keys(model: &Model) -> Vec<String> {
+pub(crate) fn keys(model: &Model) -> Vec<String> {
     let asked = model.asked().into_iter();
     asked
         .filter(|it| it.line.contains("completions"))
@@ -104,18 +104,18 @@ fn keys(model: &Model) -> Vec<String> {
 }
 
 /// The recovery key that pawctl showed.
-fn recovery_key(shown: &str) -> String {
+pub(crate) fn recovery_key(shown: &str) -> String {
     let line = shown.lines().find(|it| it.starts_with("Recovery key: "));
     line.unwrap()
         .trim_start_matches("Recovery key: ")
         .to_owned()
 }
 
-async fn status(client: &Client) -> VaultStatus {
+pub(crate) async fn status(client: &Client) -> VaultStatus {
     SecretRpcClient::status(client).await.unwrap()
 }
 
-async fn records(client: &Client, event: &str) -> Vec<Value> {
+pub(crate) async fn records(client: &Client, event: &str) -> Vec<Value> {
     AuditRpcClient::list(client, None, Some(event.into()), None, None)
         .await
         .unwrap()
@@ -135,7 +135,7 @@ fn files_with(directory: &Path, needles: &[Vec<u8>], found: &mut Vec<String>) {
     }
 }
 
-fn holds(bytes: &[u8], needle: &[u8]) -> bool {
+pub(crate) fn holds(bytes: &[u8], needle: &[u8]) -> bool {
     bytes.windows(needle.len()).any(|part| part == needle)
 }
 

@@ -1,6 +1,6 @@
 //! The command line of `pawctl secret`.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 
@@ -63,6 +63,25 @@ pub(crate) enum Secret {
         name: String,
         #[command(flatten)]
         users: Users,
+    },
+    /// Write the whole vault, encrypted as it is, to a new file
+    Export {
+        /// The file; nobody else may read it
+        file: PathBuf,
+    },
+    /// Put such a file in the place of the vault, and open it with a key that it was made with
+    Import {
+        /// The file
+        file: PathBuf,
+        /// With the recovery key
+        #[arg(long, conflicts_with = "passphrase")]
+        recovery: bool,
+        /// With a passphrase
+        #[arg(long)]
+        passphrase: bool,
+        /// Even if it is older than the vault that is there, or of another one: what came after it is lost
+        #[arg(long)]
+        force: bool,
     },
     /// List uses, refusals and changes of secrets, newest first
     Log {

@@ -1,5 +1,6 @@
 //! `pawctl secret`: the vault. Nothing here shows a value; a recovery key is shown once, when it is made.
 
+mod copy;
 mod keyfile;
 
 use paw_api::secret::{Hidden, Secret, VaultKeyed, VaultStatus};
@@ -86,6 +87,21 @@ pub(super) async fn run(
                 let done = format!("{} may no longer use", text::line(&user));
                 change(&pawd, out, &doing, "secret.deny", params, &done).await?;
             }
+        }
+        cli::Secret::Export { file } => copy::export(&pawd, out, &file).await?,
+        cli::Secret::Import {
+            file,
+            recovery,
+            passphrase,
+            force,
+        } => {
+            let key = match (recovery, passphrase) {
+                (true, _) => Some(("recovery", "Recovery key")),
+                (_, true) => Some(("passphrase", "Passphrase of the vault")),
+                _ => None,
+            };
+            let answer = copy::import(&pawd, &file, key, force).await?;
+            out.answer(&answer, status)?;
         }
         cli::Secret::List => {
             let answer = pawd

@@ -114,6 +114,17 @@ pub struct VaultKeyed {
     pub status: VaultStatus,
 }
 
+/// All of a vault in one piece. It is of no use without a key that opened the vault when it was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct VaultCopy {
+    /// The piece, in base64.
+    pub copy: String,
+    /// Which vault it is.
+    pub vault: String,
+    /// How many changes it has seen.
+    pub generation: u64,
+}
+
 /// Secrets.
 #[rpc(server, client, namespace = "secret", namespace_separator = ".")]
 pub trait SecretRpc {
@@ -172,6 +183,22 @@ pub trait SecretRpc {
     /// Lets somebody use a secret no longer.
     #[method(name = "deny", param_kind = map, with_extensions)]
     async fn deny(&self, name: String, user: String) -> RpcResult<Secret>;
+
+    /// All of the vault in one piece, encrypted as it is.
+    #[method(name = "export", param_kind = map, with_extensions)]
+    async fn export(&self) -> RpcResult<VaultCopy>;
+
+    /// Puts such a piece in the place of what is there, and opens it: with a key as in [`SecretRpcServer::unlock`], which must be one
+    /// that opened the vault when it was made. One that is older than the vault, or of another one, only with `force`.
+    #[method(name = "import", param_kind = map, with_extensions)]
+    async fn import(
+        &self,
+        copy: String,
+        passphrase: Option<Hidden>,
+        recovery: Option<Hidden>,
+        key: Option<Hidden>,
+        force: Option<bool>,
+    ) -> RpcResult<VaultStatus>;
 
     /// Audit records of secrets, newest first, exactly as they are stored: uses, refusals and changes, of one secret or of all; `limit`
     /// at most 1000 (50 if not given).

@@ -293,6 +293,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         .context("write the first record")
         .map_err(Fatal::Software)?;
     secrets.open_at_start().await;
+    parts.spawn(secrets.clone().keep_time(stop.clone()));
     for drift in &drifts {
         tell_drift(&audit, drift, None).await;
     }

@@ -100,8 +100,11 @@ fn result_of(method: &str) -> Option<SchemaOf> {
         "secret.allow" | "secret.deny" | "secret.remove" | "secret.rotate" | "secret.set"
         | "secret.show" => of::<secret::Secret>,
         "secret.init" | "secret.rekey" => of::<secret::VaultKeyed>,
+        "secret.export" => of::<secret::VaultCopy>,
         "secret.list" => of::<Vec<secret::Secret>>,
-        "secret.lock" | "secret.status" | "secret.unlock" => of::<secret::VaultStatus>,
+        "secret.import" | "secret.lock" | "secret.status" | "secret.unlock" => {
+            of::<secret::VaultStatus>
+        }
         "secret.log" => of::<Vec<Value>>,
         "session.list" => of::<action::Page<agent::Session>>,
         "session.show" => of::<agent::Transcript>,

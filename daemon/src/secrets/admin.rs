@@ -31,7 +31,7 @@ pub struct Wanted {
 }
 
 /// What is to be recorded of a change.
-struct Told {
+pub(super) struct Told {
     event: Event,
     what: &'static str,
     secret: Option<String>,
@@ -50,7 +50,7 @@ impl Told {
         }
     }
 
-    fn of_vault(by: Option<&Caller>, what: &'static str) -> Self {
+    pub(super) fn of_vault(by: Option<&Caller>, what: &'static str) -> Self {
         Self {
             event: Event::VaultChanged,
             what,
@@ -60,9 +60,16 @@ impl Told {
         }
     }
 
-    fn with(mut self, key: &'static str, value: String) -> Self {
+    pub(super) fn with(mut self, key: &'static str, value: String) -> Self {
         self.detail.push((key, value));
         self
+    }
+
+    /// The record of it, with this state of the vault.
+    pub(super) fn at(&self, mark: Mark, outcome: &str) -> Entry {
+        let mut entry = self.entry(outcome.into());
+        mark_of(&mut entry, mark);
+        entry
     }
 
     fn entry(&self, outcome: String) -> Entry {
@@ -323,7 +330,7 @@ impl Secrets {
     }
 
     /// Records what is about to change, changes it, and records what came of that: all of it, also when who asked goes away meanwhile.
-    async fn change<T: Send + 'static>(
+    pub(super) async fn change<T: Send + 'static>(
         &self,
         note: Told,
         work: impl FnOnce(&Vault, &StartKeys) -> Result<(T, Mark), VaultError> + Send + 'static,
@@ -368,9 +375,8 @@ impl Secrets {
         let entry = match &done {
             Ok((_, mark)) => {
                 self.0.reached(*mark);
-                let mut entry = note.entry("done".into());
-                mark_of(&mut entry, *mark);
-                entry
+                self.0.changed.notify_one();
+                note.at(*mark, "done")
             }
             Err(error) => note.entry(format!("failed: {}", paw_log::Chain(error))),
         };

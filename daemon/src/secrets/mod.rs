@@ -1,15 +1,18 @@
 //! The vault in pawd: who may have a value, on whose behalf, and that this is in the audit log before it is given out.
 //!
 //! - [`start`]: keys that pawd is started with, read before the drop.
-//! - [`admin`]: what an administrator does with it.
+//! - [`admin`]: what an administrator does with it; [`copy`]: a copy of it, and back.
 //! - `older`: that a copy of its file from before some change is not taken for it.
+//! - [`time`]: versions whose time is over.
 //!
 //! A value is had at the moment of its use, and nobody here keeps one. What a sealed vault is asked for is refused and recorded like
 //! anything else.
 
 pub mod admin;
+pub mod copy;
 mod older;
 pub mod start;
+pub mod time;
 
 use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc};
 
@@ -24,7 +27,7 @@ use paw_vault::{
     key::{HostKey, RecoveryKey},
 };
 use secrecy::{ExposeSecret as _, SecretString};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 use tracing::{error, info};
 use uuid::Uuid;
 
@@ -55,6 +58,8 @@ struct Inner {
     turn: Mutex<()>,
     /// The state of the vault that this pawd had recorded last.
     newest: std::sync::Mutex<Option<VaultMark>>,
+    /// Something was changed, and with it perhaps what ends next.
+    changed: Notify,
 }
 
 /// What somebody opens the vault with: at most one of them; without any, the key that pawd was started with.
@@ -168,6 +173,7 @@ impl Secrets {
             audit,
             turn: Mutex::default(),
             newest: std::sync::Mutex::default(),
+            changed: Notify::new(),
         }))
     }
 
@@ -322,12 +328,17 @@ impl KeySource for ProviderKey {
 pub fn told(error: &VaultError) -> Error {
     let kind = match error {
         VaultError::NotFound | VaultError::NoVersion => ErrorKind::NotFound,
-        VaultError::Unfit(_) | VaultError::Key(_) => ErrorKind::Invalid,
+        VaultError::Unfit(_)
+        | VaultError::Key(_)
+        | VaultError::NoCopy(_)
+        | VaultError::CopyTooLong => ErrorKind::Invalid,
         VaultError::Uninitialised
         | VaultError::Initialised
         | VaultError::Sealed
         | VaultError::Unsealed
-        | VaultError::Exists => ErrorKind::Conflict,
+        | VaultError::Exists
+        | VaultError::Older { .. }
+        | VaultError::AnotherVault => ErrorKind::Conflict,
         VaultError::WrongKey | VaultError::Paused { .. } => ErrorKind::Denied,
         VaultError::Tampered { .. }
         | VaultError::InUse { .. }
@@ -347,21 +358,30 @@ pub fn told(error: &VaultError) -> Error {
 /// Opens the vault with what is given, or with a key that pawd was started with.
 fn unlock(vault: &Vault, keys: &StartKeys, with: &With) -> Result<(), VaultError> {
     let now = now_ms();
+    opening(keys, with, |key| vault.unseal(key, now).map(drop))
+}
+
+/// Does something that takes a key with what is given, or with the keys that pawd was started with.
+fn opening<T>(
+    keys: &StartKeys,
+    with: &With,
+    open: impl Fn(&Unlock<'_>) -> Result<T, VaultError>,
+) -> Result<T, VaultError> {
     if let Some(recovery) = &with.recovery {
         let key = RecoveryKey::parse(recovery)?;
-        return vault.unseal(&Unlock::Recovery(&key), now).map(drop);
+        return open(&Unlock::Recovery(&key));
     }
     if let Some(passphrase) = &with.passphrase {
-        return vault.unseal(&Unlock::Passphrase(passphrase), now).map(drop);
+        return open(&Unlock::Passphrase(passphrase));
     }
     if let Some(key) = &with.key {
         let key = HostKey::parse(key.expose_secret().as_bytes())?;
-        return vault.unseal(&Unlock::Host(&key), now).map(drop);
+        return open(&Unlock::Host(&key));
     }
     let mut last = VaultError::Sealed;
     for (key, _) in &keys.0 {
-        match vault.unseal(&Unlock::Host(key), now) {
-            Ok(_) => return Ok(()),
+        match open(&Unlock::Host(key)) {
+            Ok(opened) => return Ok(opened),
             // An interrupted change of the key leaves two, one of which is right.
             Err(error @ VaultError::WrongKey) => last = error,
             Err(error) => return Err(error),

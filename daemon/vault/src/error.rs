@@ -54,6 +54,23 @@ pub enum VaultError {
     /// There is one of that name.
     #[error("there is a secret of that name already")]
     Exists,
+    /// What is to be put back is no copy of a vault.
+    #[error("this is no whole copy of a vault: {0}")]
+    NoCopy(&'static str),
+    /// What is to be put back is older than what is there.
+    #[error("the copy is older than the vault: it has seen {copy} changes, the vault {here}")]
+    Older {
+        /// Changes that the copy has seen.
+        copy: u64,
+        /// Changes that the vault has seen.
+        here: u64,
+    },
+    /// What is to be put back is a copy of another vault than the one that is there.
+    #[error("the copy is one of another vault")]
+    AnotherVault,
+    /// There is too much for a copy.
+    #[error("the vault is longer than a copy can be, {} bytes", crate::MAX_COPY)]
+    CopyTooLong,
     /// Its time is over, or it was revoked.
     #[error("there is no such version of that secret")]
     NoVersion,
@@ -112,6 +129,15 @@ impl VaultError {
             Self::InUse { .. } => "only one pawd may run on one state directory",
             Self::NotFound => "see `pawctl secret list`",
             Self::Exists => "to give it another value, run: pawctl secret rotate NAME",
+            Self::NoCopy(_) => {
+                "use a copy that `pawctl secret export` made, and that nobody changed"
+            }
+            Self::Older { .. } | Self::AnotherVault => {
+                "use a newer copy; or put it back all the same, and lose what came after it: --force"
+            }
+            Self::CopyTooLong => {
+                "stop pawd and copy vault.redb of its state directory: it is of no use without a key, either"
+            }
             Self::NoVersion => "see `pawctl secret show NAME`",
             Self::Unfit(_) | Self::Key(_) => "correct it, and try again",
             Self::Memory(_) => {

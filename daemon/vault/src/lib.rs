@@ -36,7 +36,7 @@ pub use error::VaultError;
 pub use header::{Mark, Source};
 pub use rows::{Class, Secret, Unfit, User, Version, check_name};
 pub use value::Value;
-pub use vault::{NewKey, State, Status, Unlock, Vault};
+pub use vault::{MAX_COPY, NewKey, State, Status, Unlock, Vault};
 
 /// The longest value, in bytes.
 pub const MAX_VALUE: usize = 16 * 1024;

@@ -474,6 +474,7 @@ mod tests {
         }
         for good in [
             "provider:openai",
+            "broker:mail",
             "agent:a",
             "skill:files",
             "bridge:telegram",
@@ -490,6 +491,63 @@ mod tests {
         ] {
             assert_eq!(bad.parse::<User>(), Err(Unfit::User), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_row_opens_in_its_own_place_alone() {
+        let keys = Keys::of(Key::random().unwrap()).unwrap();
+        let (vault, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let version = Version {
+            number: 1,
+            class: Class::Text,
+            created_ms: 5,
+            until_ms: None,
+        };
+        let row = keys.hide(vault, "name", &version, b"value").unwrap();
+        let shows = |vault, name: &str, version: Version, row: &[u8]| {
+            let shown = keys.show(vault, name, &version, row).unwrap();
+            shown.is_some_and(|value| value.bytes() == b"value")
+        };
+        assert!(shows(vault, "name", version, &row));
+        assert!(!shows(other, "name", version, &row));
+        assert!(!shows(vault, "eman", version, &row));
+        for elsewhere in [
+            Version {
+                number: 2,
+                ..version
+            },
+            Version {
+                class: Class::Bytes,
+                ..version
+            },
+            Version {
+                created_ms: 6,
+                ..version
+            },
+        ] {
+            assert!(!shows(vault, "name", elsewhere, &row), "{elsewhere:?}");
+        }
+        // The data key of one version with the value of another, and either in the other's place.
+        let second = keys.hide(vault, "name", &version, b"other").unwrap();
+        assert!(!shows(
+            vault,
+            "name",
+            version,
+            &[&second[..WRAPPED], &row[WRAPPED..]].concat()
+        ));
+        assert!(!shows(vault, "name", version, &row[WRAPPED..]));
+        assert!(!shows(vault, "name", version, &row[..WRAPPED]));
+
+        let secret = Secret {
+            name: "name".into(),
+            created_ms: 5,
+            versions: vec![version],
+            users: BTreeSet::new(),
+        };
+        let (key, list) = keys.about(vault, &secret).unwrap();
+        assert_eq!(keys.read_about(vault, &key, &list), Some(secret));
+        assert_eq!(keys.read_about(other, &key, &list), None);
+        assert_eq!(keys.read_about(vault, &keys.about_key("eman"), &list), None);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A vault and its states. Changes are made one after the other; values are read beside each other and beside a change.
 
 mod change;
+mod copy;
 mod open;
 
 use std::{
@@ -10,6 +11,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
+pub use copy::MAX_COPY;
 use secrecy::SecretString;
 use uuid::Uuid;
 

@@ -18,6 +18,18 @@ pub(super) const ROWS: &[Method] = &[
         "Lets somebody use a secret no longer.",
     ),
     call(
+        "secret.export",
+        Role::Admin,
+        &[],
+        "Gives the whole vault, encrypted, to be kept elsewhere.",
+    ),
+    call(
+        "secret.import",
+        Role::Admin,
+        &["copy", "passphrase", "recovery", "key", "force"],
+        "Puts a copy of the vault in its place.",
+    ),
+    call(
         "secret.init",
         Role::Admin,
         &["passphrase", "key"],

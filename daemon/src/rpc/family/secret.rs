@@ -1,12 +1,17 @@
 //! `secret.*`
 
+#![allow(
+    clippy::too_many_arguments,
+    reason = "they are the members of a message, passed by name on the wire"
+)]
+
 use jsonrpsee::{
     Extensions,
     core::{RpcResult, async_trait},
 };
 use paw_api::{
     audit::Event,
-    secret::{Hidden, Secret, SecretRpcServer, VaultKeyed, VaultStatus},
+    secret::{Hidden, Secret, SecretRpcServer, VaultCopy, VaultKeyed, VaultStatus},
 };
 use paw_audit::read::Filter;
 use serde_json::Value;
@@ -45,14 +50,8 @@ impl SecretRpcServer for Family {
         key: Option<Hidden>,
     ) -> RpcResult<VaultStatus> {
         let caller = caller(extensions).map_err(fail)?;
-        let text = |hidden: Option<Hidden>| hidden.map(|it| it.0);
-        let with = With {
-            passphrase: text(passphrase),
-            recovery: text(recovery),
-            key: text(key),
-        };
         self.secrets
-            .unlock(Some(&caller), with)
+            .unlock(Some(&caller), with(passphrase, recovery, key))
             .await
             .map_err(fail)?;
         Ok(self.secrets.status())
@@ -133,6 +132,28 @@ impl SecretRpcServer for Family {
         denied.map_err(fail)
     }
 
+    async fn export(&self, extensions: &Extensions) -> RpcResult<VaultCopy> {
+        let caller = caller(extensions).map_err(fail)?;
+        self.secrets.export(&caller).await.map_err(fail)
+    }
+
+    async fn import(
+        &self,
+        extensions: &Extensions,
+        copy: String,
+        passphrase: Option<Hidden>,
+        recovery: Option<Hidden>,
+        key: Option<Hidden>,
+        force: Option<bool>,
+    ) -> RpcResult<VaultStatus> {
+        let caller = caller(extensions).map_err(fail)?;
+        let with = with(passphrase, recovery, key);
+        let force = force.unwrap_or(false);
+        let imported = self.secrets.import(&caller, &copy, with, force).await;
+        imported.map_err(fail)?;
+        Ok(self.secrets.status())
+    }
+
     async fn log(
         &self,
         _: &Extensions,
@@ -154,6 +175,15 @@ impl SecretRpcServer for Family {
             ..Filter::default()
         };
         self.records(filter, before, limit).await
+    }
+}
+
+fn with(passphrase: Option<Hidden>, recovery: Option<Hidden>, key: Option<Hidden>) -> With {
+    let text = |hidden: Option<Hidden>| hidden.map(|it| it.0);
+    With {
+        passphrase: text(passphrase),
+        recovery: text(recovery),
+        key: text(key),
     }
 }
 

@@ -301,7 +301,7 @@ impl Vault {
     }
 
     /// Has this file in the place of the one before, which is closed.
-    fn replace(&self, file: Vaulted, open: Open) {
+    pub(super) fn replace(&self, file: Vaulted, open: Open) {
         *self.inner_mut() = Inner::of(file, open);
     }
 

@@ -26,17 +26,7 @@ pub(super) fn unlock(
         let wait_ms = (tries.until_ms - now_ms).min(super::WAIT[1]);
         return Err(VaultError::Paused { wait_ms });
     }
-    let keys = match with {
-        Unlock::Host(key) => header.unwrap(Slot::Usual, &key.0)?,
-        Unlock::Recovery(key) => header.unwrap(Slot::Recovery, &key.0)?,
-        Unlock::Passphrase(passphrase) => match (header.source, header.work) {
-            (Source::Passphrase, Some(work)) => {
-                header.unwrap(Slot::Usual, &work.key(passphrase)?)?
-            }
-            _ => None,
-        },
-    };
-    let Some(keys) = keys else {
+    let Some(keys) = keys_of(&header, with)? else {
         if guessed {
             file.set_tries(one_more(tries, now_ms))?;
         }
@@ -52,21 +42,41 @@ pub(super) fn unlock(
     Ok(open)
 }
 
+/// The keys that this opens in a header, if it is the right one.
+pub(super) fn keys_of(header: &Header, with: &Unlock<'_>) -> Result<Option<Keys>, VaultError> {
+    match with {
+        Unlock::Host(key) => header.unwrap(Slot::Usual, &key.0),
+        Unlock::Recovery(key) => header.unwrap(Slot::Recovery, &key.0),
+        Unlock::Passphrase(passphrase) => match (header.source, header.work) {
+            (Source::Passphrase, Some(work)) => header.unwrap(Slot::Usual, &work.key(passphrase)?),
+            _ => Ok(None),
+        },
+    }
+}
+
 /// Reads all rows and checks that they are those that the header covers, and that each is in its place.
 fn load(file: &Vaulted, path: &Path, keys: Arc<Keys>, header: Header) -> Result<Open, VaultError> {
-    let rows = file.rows()?;
+    load_rows(&file.rows()?, keys, header).map_err(|what| tampered(path, what))
+}
+
+/// The same of rows that were read; or what is wrong with them.
+pub(super) fn load_rows(
+    rows: &[(RowKey, Vec<u8>)],
+    keys: Arc<Keys>,
+    header: Header,
+) -> Result<Open, &'static str> {
     let tree = Tree::of(rows.iter().map(|(key, row)| (&key[..], &row[..])));
     if !header.covers(&tree) {
-        return Err(tampered(path, "its rows are not those of its header"));
+        return Err("its rows are not those of its header");
     }
     let mut secrets = BTreeMap::new();
     let mut values: Vec<&RowKey> = Vec::new();
-    for (key, row) in &rows {
+    for (key, row) in rows {
         match key.first() {
             Some(&crate::rows::ABOUT) => {
                 let secret = keys
                     .read_about(header.vault, key, row)
-                    .ok_or_else(|| tampered(path, "a list of it was changed"))?;
+                    .ok_or("a list of it was changed")?;
                 secrets.insert(secret.name.clone(), Arc::new(secret));
             }
             _ => values.push(key),
@@ -82,7 +92,7 @@ fn load(file: &Vaulted, path: &Path, keys: Arc<Keys>, header: Header) -> Result<
     listed.sort_unstable();
     // Rows come sorted.
     if !listed.iter().eq(values) {
-        return Err(tampered(path, "its values are not those of its lists"));
+        return Err("its values are not those of its lists");
     }
     Ok(Open {
         keys,
