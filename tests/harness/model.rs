@@ -278,6 +278,14 @@ impl Model {
         self.reaches("POST", times).await;
     }
 
+    /// Waits until it was asked this often for an answer, over the wire of Ollama.
+    ///
+    /// # Panics
+    /// When it is not in time.
+    pub async fn was_questioned(&self, times: usize) {
+        self.reaches("POST /api/chat", times).await;
+    }
+
     /// How often it was asked whether it is there, or what it has.
     #[must_use]
     pub fn checks(&self) -> usize {

@@ -68,7 +68,7 @@ async fn answered_with(
     model.will(answer);
     let before = model.questions();
     let mut chat = say(client, "what were you told?").await;
-    model.was_asked(before + 1).await;
+    model.was_questioned(before + 1).await;
     let mark = mark(model);
     for piece in pieces(&mark) {
         steps.send(Step::Piece(piece)).await.unwrap();
