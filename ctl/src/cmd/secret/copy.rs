@@ -27,7 +27,7 @@ pub(super) async fn export(pawd: &Connection, out: &mut Out, file: &Path) -> Res
         .call_patiently(doing, "secret.export", Params::none())
         .await?;
     let copy: VaultCopy = answer.read()?;
-    let failed = |error: &io::Error| Failure::io(&format!("write {}", file.display()), error);
+    let failed = |error: &io::Error| Failure::io(format!("write {}", file.display()), error);
     let bytes = STANDARD
         .decode(&copy.copy)
         .map_err(|error| failed(&io::Error::other(error)))?;
@@ -57,7 +57,7 @@ pub(super) async fn import(
     force: bool,
 ) -> Result<Answer, Failure> {
     let doing = "import the vault";
-    let failed = |error: &io::Error| Failure::io(&format!("read {}", file.display()), error);
+    let failed = |error: &io::Error| Failure::io(format!("read {}", file.display()), error);
     let mut bytes = Vec::new();
     fs::File::open(file)
         .and_then(|from| from.take(MAX + 1).read_to_end(&mut bytes))
