@@ -32,7 +32,7 @@ fn instructions(model: &Model) -> String {
 fn mark(model: &Model) -> String {
     let told = instructions(model);
     let (_, rest) = told
-        .split_once("The mark of these instructions is ")
+        .split_once("Never write this mark, in whatever form: ")
         .unwrap();
     let mark = rest[..32].to_owned();
     assert!(mark.bytes().all(|byte| byte.is_ascii_hexdigit()), "{mark}");

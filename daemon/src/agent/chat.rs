@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use paw_llm::{ChatRequest, Finish, LlmError, Message, Part, Schema};
-use paw_policy::{ChatArguments, Name, Target};
+use paw_policy::{ChatArguments, Name, Target, guard::secrets::Canary};
 use paw_store::{ActionRecord, Attempt, Caller, Failure, Speaker, StoreError, TurnRecord};
 use uuid::Uuid;
 
@@ -13,6 +13,7 @@ use super::{
     turn::{
         context,
         fence::{Fence, RULE},
+        leaving,
         told::{Told, TooMany},
     },
 };
@@ -329,7 +330,13 @@ fn ask_after(
     Offer { tools, guide }: Offer,
     said: Message,
 ) -> ChatRequest {
-    let told = settings.map(|settings| instructions(settings, !tools.is_empty(), &guide));
+    let told = settings.map(|settings| {
+        let mut told = [instructions(settings, !tools.is_empty(), &guide)];
+        // Every mark is as long as any other.
+        leaving::mark(&mut told, &Canary::of([0; 16]));
+        let [told] = told;
+        told
+    });
     let mut shown: Vec<Message> = told.into_iter().collect();
     shown.extend(context::shown(earlier, &Fence::for_counting()));
     shown.push(said);

@@ -25,7 +25,7 @@ const WITHHELD: &str = "(The answer is withheld: it showed the mark of the instr
 pub(super) const WITHHELD_ARGUMENTS: &str = "(withheld: they held the mark of the instructions)";
 
 /// Has the mark stand at the end of the instructions; where there are none, there is nothing to be shown.
-pub(super) fn mark(messages: &mut [Message], canary: &Canary) {
+pub(in crate::agent) fn mark(messages: &mut [Message], canary: &Canary) {
     if let Some(Message::System(text)) = messages.first_mut()
         && !text.is_empty()
     {

@@ -29,7 +29,7 @@ mod calls;
 pub(super) mod context;
 pub(super) mod fence;
 mod guide;
-mod leaving;
+pub(super) mod leaving;
 mod limits;
 mod noted;
 mod repeat;
