@@ -169,7 +169,7 @@ async fn each_conversation_has_a_mark_of_its_own_and_answers_without_it_pass() {
     let mut marks = Vec::new();
     for _ in 0..2 {
         let events = rest(&mut say(&client, "hello").await).await;
-        assert_eq!(done(&events).text, "Hello, world");
+        assert_eq!(done(&events).text, "Hello world");
         marks.push(mark(&model));
     }
     assert_ne!(marks[0], marks[1]);

@@ -98,7 +98,9 @@ impl Listener {
             (self.heard, self.waits) = (String::new(), 0);
             return String::new();
         }
-        self.waits = self.canary.begins_at_the_end_of(&self.heard[from..]);
+        // What was heard of it already cannot be taken back; the rest of it waits.
+        let begun = self.canary.begins_at_the_end_of(&self.heard);
+        self.waits = begun.min(self.heard.len() - from);
         let piece = if from == self.heard.len() - text.len() && self.waits == 0 {
             text
         } else {
