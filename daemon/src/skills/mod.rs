@@ -16,6 +16,7 @@
 pub mod incoming;
 mod pins;
 mod rights;
+mod signs;
 
 use std::{
     collections::BTreeMap,
@@ -30,6 +31,7 @@ pub use self::{
     incoming::{Incoming, NotTaken, Piece},
     pins::{Pin, Pins, PinsError},
     rights::{difference, rights},
+    signs::suspicious,
 };
 use crate::{
     config::Paths,

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use paw_launch::request::Image;
 use serde_json::{Map, Value, json};
 
+use super::signs::signs;
 use crate::sandbox::{Sees, Skill, manifest::UNSAID};
 
 /// What a skill may do, for the plan of its approval.
@@ -48,14 +49,18 @@ pub fn rights(skill: &Skill) -> Map<String, Value> {
     }
 }
 
-/// How what `new` may do differs from what `old` may, or from nothing: `+` for what it gets, `-` for what it loses.
+/// How what `new` may do differs from what `old` may, or from nothing: `+` for what it gets, `-` for what it loses. Behind that, with
+/// `!`, what in the words of `new` bears signs of an attack, whether `old` said it, too, or not.
 #[must_use]
 pub fn difference(old: Option<&Skill>, new: Option<&Skill>) -> Vec<String> {
+    let signed = new;
     let lines = |skill: Option<&Skill>| skill.map(lines).unwrap_or_default();
     let (old, new) = (lines(old), lines(new));
     let lost = old.difference(&new).map(|line| format!("- {line}"));
     let got = new.difference(&old).map(|line| format!("+ {line}"));
-    lost.chain(got).collect()
+    let signs = signed.map(signs).unwrap_or_default();
+    let signs = signs.into_iter().map(|line| format!("! {line}"));
+    lost.chain(got).chain(signs).collect()
 }
 
 fn lines(skill: &Skill) -> BTreeSet<String> {

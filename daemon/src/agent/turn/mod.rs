@@ -180,7 +180,8 @@ pub(super) async fn run(
         .collect();
     // What was said since it was accepted is read, too, so it counts like what it has done itself.
     let read = ready.earlier.iter().chain(&turns);
-    let taint = read.fold(whose.taint.clone(), |all, turn| all.with(&turn.taint));
+    let taint = whose.taint.clone().with(&tools.taint());
+    let taint = read.fold(taint, |all, turn| all.with(&turn.taint));
     let canary = agents.canaries.of_session(ready.session);
     let mut turn = Turn {
         agents,
