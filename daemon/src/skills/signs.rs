@@ -26,7 +26,7 @@ const MAX_KNOWN: usize = 256;
 
 /// One line for each text of the skill that bears signs of an attack: where it stands, what was found, and the words.
 #[must_use]
-pub fn signs(skill: &Skill) -> Vec<String> {
+pub(super) fn signs(skill: &Skill) -> Vec<String> {
     let mut found = Vec::new();
     each(skill, |place, text, screening| {
         found.push(line(place, text, &screening));
