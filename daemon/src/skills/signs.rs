@@ -123,6 +123,8 @@ mod tests {
             description: description.to_owned(),
             input: json!({"type": "object"}),
             item: None,
+            url: None,
+            idempotent: false,
         };
         Skill {
             name: name.parse().unwrap(),
