@@ -27,7 +27,7 @@ fn main() {
     vault.init(&NewKey::Host(&key, Source::File)).unwrap();
     let value = [b'x'; 200];
     let puts = measured(USUAL, |n| {
-        drop(vault.set(&format!("name-{n}"), &value, NOW).unwrap())
+        let _mark = vault.set(&format!("name-{n}"), &value, NOW).unwrap();
     });
     told("put, 200 bytes", &puts);
     let gets = measured(20_000, |n| {
