@@ -240,7 +240,7 @@ async fn what_was_fetched_taints_what_is_done_with_it() {
                     called.action_id.expect("it is one"),
                     called.digest.expect("it waits"),
                 );
-                let asked = within("the call", client.show(id.clone()))
+                let asked = within("the call", ActionRpcClient::show(&client, id.clone()))
                     .await
                     .expect("it is there");
                 seen.push((called.tool, asked.taint.iter().any(|it| it == Taint::Web)));

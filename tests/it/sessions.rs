@@ -117,7 +117,7 @@ async fn conversation_in_which_something_is_under_way_is_not_forgotten() {
     steps.send(Step::Piece("still here".into())).await.unwrap();
     steps.send(Step::End).await.unwrap();
     let events = rest(&mut waits).await;
-    done(&events);
+    assert_eq!(done(&events).text, "still here");
 }
 
 #[tokio::test]
