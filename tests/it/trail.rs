@@ -42,14 +42,14 @@ async fn audit_list_finds_by_time_user_agent_kind_and_outcome_and_an_export_has_
         .map(|it| &it["entry"]["event"])
         .collect();
     assert_eq!(events, ["action_ended"], "{found}");
-    let uid = found[0]["entry"]["actor"]["uid"].to_string();
-    let of_user = shown(&pawd, &["--uid", &uid, "--since", "1h"]).await;
+    let uid = found[0]["entry"]["actor"]["uid"].as_u64().unwrap();
+    let of_user = shown(&pawd, &["--uid", &uid.to_string(), "--since", "1h"]).await;
     let of_user = of_user.as_array().unwrap();
     assert!(
         of_user.len() > 1
             && of_user
                 .iter()
-                .all(|it| it["entry"]["actor"]["uid"].to_string() == uid)
+                .all(|it| it["entry"]["actor"]["uid"].as_u64() == Some(uid))
     );
     for nothing in [
         ["--uid", "4242"],

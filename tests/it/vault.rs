@@ -13,7 +13,7 @@ use crate::secrets::{
 #[tokio::test]
 async fn version_whose_time_is_over_is_destroyed_then_without_anybody_asking() {
     let model = Model::start().await;
-    let mut pawd = with_key(&model).await;
+    let pawd = with_key(&model).await;
     let client = pawd.client().await;
     done(&pawd, &["secret", "init"], "").await;
     done(&pawd, &["secret", "set", "cloud"], "value-one").await;
