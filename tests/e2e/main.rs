@@ -12,6 +12,7 @@ mod images;
 mod journal;
 mod lifecycle;
 mod mcp;
+mod methods;
 mod pool;
 mod probes;
 mod roles;
@@ -29,6 +30,7 @@ use harness::report::run;
 
 fn main() -> ExitCode {
     let mut cases = roles::cases();
+    cases.extend(methods::cases());
     cases.extend(journal::cases());
     cases.extend(confinement::cases());
     cases.extend(sandbox::cases());

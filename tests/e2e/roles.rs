@@ -44,26 +44,26 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 /// Groups that every Debian has, used here for the three roles.
-const CONFIG: &str = "[roles]\nadmin = \"adm\"\napprover = \"staff\"\nuser = \"users\"\n\n[agent.default]\nskills = [\"files\"]\n";
-const ADM: u32 = 4;
-const STAFF: u32 = 50;
-const USERS: u32 = 100;
+pub(crate) const CONFIG: &str = "[roles]\nadmin = \"adm\"\napprover = \"staff\"\nuser = \"users\"\n\n[agent.default]\nskills = [\"files\"]\n";
+pub(crate) const ADM: u32 = 4;
+pub(crate) const STAFF: u32 = 50;
+pub(crate) const USERS: u32 = 100;
 
-const ALICE: u32 = 48_001;
-const BOB: u32 = 48_002;
-const CAROL: u32 = 48_003;
+pub(crate) const ALICE: u32 = 48_001;
+pub(crate) const BOB: u32 = 48_002;
+pub(crate) const CAROL: u32 = 48_003;
 
-struct House {
-    pawd: Pawd,
+pub(crate) struct House {
+    pub(crate) pawd: Pawd,
     guests: Vec<Somebody>,
 }
 
 impl House {
-    async fn open() -> Self {
+    pub(crate) async fn open() -> Self {
         Self::with(Setup::only(CONFIG).shipped_policy()).await
     }
 
-    async fn with(setup: Setup) -> Self {
+    pub(crate) async fn with(setup: Setup) -> Self {
         let pawd = Pawd::start(setup).await;
         // Where the group that may connect does not exist, the mode of the socket stands in for it.
         pawd.root.mode("run/control.sock", 0o666);
@@ -73,7 +73,7 @@ impl House {
         }
     }
 
-    fn guest(&mut self, uid: u32, groups: &[u32]) -> &Client {
+    pub(crate) fn guest(&mut self, uid: u32, groups: &[u32]) -> &Client {
         let program = Path::new(env!("CARGO_BIN_EXE_be-somebody"));
         self.guests.push(Somebody::connect(
             program,

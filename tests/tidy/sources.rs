@@ -48,6 +48,10 @@ const SLEEPS: &[(&str, &str)] = &[
         "the timer of a deadline, raced against events",
     ),
     (
+        "daemon/src/secrets/time.rs",
+        "the timer of a version's end, raced against events",
+    ),
+    (
         "ctl/tests/cli/main.rs",
         "plays a pawd that answers when the time that was asked for is over",
     ),
