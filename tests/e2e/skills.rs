@@ -90,20 +90,24 @@ async fn every_tool_of_files(floor: &str) {
     let listed = files("list", json!({"path": ".", "depth": 2})).await;
     assert!(listed["text"].as_str().unwrap().contains("d/note.txt"));
     let edit = json!({"path": "d/note.txt", "old": "world", "new": "heron"});
-    files("edit", edit).await;
+    let edited = files("edit", edit).await;
     let read = async || files("read", json!({"path": "d/note.txt"})).await["text"].clone();
     assert_eq!(read().await, "hello heron");
     let found = files("search", json!({"text": "heron"})).await;
     assert_eq!(found["text"], "d/note.txt:1: hello heron\n");
-    files("delete", json!({"path": "d", "recursive": true})).await;
+    let deleted = files("delete", json!({"path": "d", "recursive": true})).await;
     let gone = scene
         .call("files", "read", json!({"path": "d/note.txt"}))
         .await;
     assert_eq!(gone.state, State::Failed, "{gone:?}");
     // Each call is a sandbox of its own, and each change a commit: what undo needs is in the workspace.
-    files("undo", json!({})).await;
+    let undo = async |made: &Value| {
+        let change = json!({"change": made["structured"]["change"]});
+        files("undo", change).await;
+    };
+    undo(&deleted).await;
     assert_eq!(read().await, "hello heron");
-    files("undo", json!({})).await;
+    undo(&edited).await;
     assert_eq!(read().await, "hello world");
 }
 

@@ -80,8 +80,7 @@ struct DeleteArguments {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct UndoArguments {
-    #[serde(default)]
-    change: Option<String>,
+    change: String,
 }
 
 /// The skill.
@@ -228,7 +227,7 @@ impl Files {
     }
 
     fn undo(&self, UndoArguments { change }: UndoArguments) -> Result<Said, Fault> {
-        let undone = self.0.undo(change.as_deref())?;
+        let undone = self.0.undo(&change)?;
         let told = format!("took back {} of {}", undone.what, undone.path);
         let beside = json!({"path": undone.path, "what": undone.what, "change": undone.id});
         Ok(said(told, beside))

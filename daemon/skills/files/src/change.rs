@@ -171,17 +171,12 @@ impl Tree {
         Ok((count, change))
     }
 
-    /// Takes a change back, the latest if none is named.
-    pub(crate) fn undo(&self, change: Option<&str>) -> Result<Undone, TreeError> {
+    /// Takes a change back. It is named, and never just the latest: who approves it approves that one, whatever is changed meanwhile.
+    pub(crate) fn undo(&self, change: &str) -> Result<Undone, TreeError> {
         let mut kept = self.kept()?;
-        let (id, entry) = match change {
-            None => kept.pop().ok_or(TreeError::NothingToUndo)?,
-            Some(id) => {
-                let at = kept.iter().position(|(known, _)| known == id);
-                let id: String = id.escape_default().take(40).collect();
-                kept.swap_remove(at.ok_or(TreeError::NoChange { id })?)
-            }
-        };
+        let at = kept.iter().position(|(known, _)| known == change);
+        let id: String = change.escape_default().take(40).collect();
+        let (id, entry) = kept.swap_remove(at.ok_or(TreeError::NoChange { id })?);
         let path: Inside = entry.path.parse()?;
         self.is_as_left(&path, entry.after.as_deref())?;
         self.restore(&path, &id, &entry)?;

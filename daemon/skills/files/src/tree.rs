@@ -81,8 +81,6 @@ pub(crate) enum TreeError {
         "{path} is too large to be kept for undo; set for_good to do it all the same, for good"
     )]
     TooLargeToKeep { path: String },
-    #[error("there is no change that could be taken back")]
-    NothingToUndo,
     #[error("there is no change {id}; the latest 32 are kept, as far as there is room")]
     NoChange { id: String },
     #[error(

@@ -38,6 +38,18 @@ impl Skill {
         self.root.path().join(name)
     }
 
+    /// The latest change that can be taken back, as undo wants it; one that there never was if there is none.
+    fn latest(&self) -> Value {
+        let kept = fs::read_dir(self.path(".paw-undo")).into_iter().flatten();
+        let names = kept.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        json!({"change": names.max().unwrap_or_else(|| "0".repeat(20))})
+    }
+
+    fn take_latest_back(&mut self) -> Value {
+        let latest = self.latest();
+        self.call("undo", latest).1
+    }
+
     fn text(&self, name: &str) -> String {
         fs::read_to_string(self.path(name)).unwrap()
     }
@@ -424,15 +436,18 @@ fn an_edit_changes_exactly_what_was_named_and_can_be_taken_back() {
     // Not the older one: somebody has changed the file since, the later edit.
     let why = skill.refused("undo", json!({"change": first["change"]}));
     assert!(why.contains("not as that change left it"), "{why}");
-    let (_, undone) = skill.call("undo", json!({}));
+    let undone = skill.take_latest_back();
     assert_eq!(
         undone,
         json!({"path": "a.txt", "what": "edit", "change": second["change"]})
     );
     assert_eq!(skill.text("a.txt"), "ONE two two\n");
-    skill.call("undo", json!({}));
+    skill.take_latest_back();
     assert_eq!(skill.text("a.txt"), "one two two\n");
-    assert!(skill.refused("undo", json!({})).contains("no change"));
+    let why = skill.refused("undo", json!({}));
+    assert!(why.contains("change"), "what is taken back is named: {why}");
+    let none = skill.latest();
+    assert!(skill.refused("undo", none).contains("no change"));
     fs::write(skill.path("bytes"), b"one\xff").unwrap();
     let why = skill.refused("edit", json!({"path": "bytes", "old": "one", "new": "x"}));
     assert!(why.contains("is no text"), "{why}");
@@ -450,8 +465,8 @@ fn a_write_is_taken_back_to_what_was_there_or_to_nothing() {
     skill.call("write", json!({"path": "new", "text": "after"}));
     // Another process of the skill, as for each call, knows the same.
     let mut skill = Skill::at(skill.root);
-    skill.call("undo", json!({}));
-    skill.call("undo", json!({}));
+    skill.take_latest_back();
+    skill.take_latest_back();
     assert_eq!(
         (names(skill.root.path()), skill.text("old").as_str()),
         (vec!["old".to_owned()], "before")
@@ -479,7 +494,7 @@ fn a_deleted_tree_comes_back_as_it_was() {
         fs::metadata("/etc/passwd").is_ok(),
         "the link was deleted, not what it points to"
     );
-    skill.call("undo", json!({}));
+    skill.take_latest_back();
     assert_eq!(skill.text("d/e/file"), "text");
     assert_eq!(fs::read(skill.path("d/bytes")).unwrap(), b"\0\xff");
     assert!(skill.path("d/e/empty").is_dir());
@@ -494,7 +509,8 @@ fn a_deleted_tree_comes_back_as_it_was() {
     }
     // What came into its place is not thrown away.
     fs::write(skill.path("d/link"), "mine").unwrap();
-    let why = skill.refused("undo", json!({}));
+    let latest = skill.latest();
+    let why = skill.refused("undo", latest);
     assert!(why.contains("changed it since"), "{why}");
     assert_eq!(skill.text("d/link"), "mine");
     for path in [
@@ -572,7 +588,7 @@ fn what_is_kept_for_undo_is_bounded_and_nobody_s_to_read_or_write() {
     assert!(!text.contains("paw-undo") && listing["entries"].as_array().unwrap().len() == 1);
     let (_, found) = skill.call("search", json!({"name": "entry.json"}));
     assert_eq!(found["hits"], json!([]));
-    let (_, undone) = skill.call("undo", json!({}));
+    let undone = skill.take_latest_back();
     assert_eq!(undone["change"], last["change"]);
     // Whatever another program writes there leads nowhere else.
     let dir = skill.path(".paw-undo/99999999999999999999");
@@ -580,8 +596,8 @@ fn what_is_kept_for_undo_is_bounded_and_nobody_s_to_read_or_write() {
     let entry =
         json!({"what": "write", "path": "../../x", "before": [], "after": null, "bytes": 0});
     fs::write(dir.join("entry.json"), entry.to_string()).unwrap();
-    let (_, undone) = skill.call("undo", json!({}));
-    assert_ne!(undone["change"], "99999999999999999999");
+    let why = skill.refused("undo", json!({"change": "99999999999999999999"}));
+    assert!(why.contains("no change"), "{why}");
     // Nor does a link in its place.
     fs::remove_dir_all(skill.path(".paw-undo")).unwrap();
     let outside = tempfile::tempdir().unwrap();
@@ -675,7 +691,7 @@ fn a_directory_that_becomes_a_link_in_between_leads_nowhere() {
                 "edit",
                 json!({"path": "d/file", "old": "plain", "new": "other"}),
             ),
-            ("undo", json!({})),
+            ("undo", skill.latest()),
             ("search", json!({"path": "d", "text": "secret"})),
             ("delete", json!({"path": "d/file"})),
         ] {
