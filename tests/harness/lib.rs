@@ -3,6 +3,7 @@
 //! Nothing here knows what pawd should do; it starts it as systemd would and looks at it from outside. Every process that is
 //! started sits in a guard that kills it by its own process id and sees it end, also when a test fails.
 
+pub mod asking;
 pub mod chaos;
 pub mod deadline;
 pub mod dialect;
@@ -21,6 +22,7 @@ pub mod stage;
 pub mod standalone;
 pub mod words;
 
+pub use asking::Asking;
 pub use chaos::Chaos;
 pub use deadline::{LIMIT, within};
 pub use dialect::Dialect;

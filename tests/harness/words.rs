@@ -1,6 +1,6 @@
 //! What the tests say to pawd again and again.
 
-use crate::{Pawd, within};
+use crate::{Asking, Pawd, within};
 use jsonrpsee::{
     async_client::Client,
     core::client::{Error as CallError, Subscription},
@@ -10,7 +10,7 @@ use paw_api::{
     action::{Action, ActionRpcClient, Answer, Approval, ApprovalRpcClient},
     error::ErrorData,
     events::{EventItem, EventsRpcClient},
-    provider::{ChatEvent, ChatResult, ChatRpcClient, ToolCalled},
+    provider::{ChatEvent, ChatResult, ToolCalled},
 };
 use paw_policy::{Digest, State};
 use serde_json::{Map, Value, json};
@@ -57,7 +57,7 @@ pub fn refused<T: std::fmt::Debug>(result: Result<T, CallError>, kind: ErrorKind
 /// # Panics
 /// When it is otherwise; that is the failure of the test.
 pub async fn say(client: &Client, text: &str) -> Subscription<ChatEvent> {
-    let begun = client.send(text.into(), None, None, None, None, None, None, None, None);
+    let begun = Asking::new(text).ask(client);
     within("beginning a chat", begun)
         .await
         .expect("the chat is accepted")

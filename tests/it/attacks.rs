@@ -7,13 +7,13 @@
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use harness::{
-    Answer as Says, Model, Pawd, Setup, root, stage, within,
+    Answer as Says, Asking, Model, Pawd, Setup, root, stage, within,
     words::{accepted, answer, in_workspace, leave_in_workspace, rest, show},
 };
 use jsonrpsee::{async_client::Client, core::client::Subscription};
 use paw_api::{
     action::{Action, ActionRpcClient, Answer},
-    provider::{ChatEvent, ChatResult, ChatRpcClient},
+    provider::{ChatEvent, ChatResult},
 };
 use paw_policy::{Decision, Risk, State, Taint};
 use serde_json::{Value, json};
@@ -287,9 +287,7 @@ impl Scene {
         for _ in 0..obeys {
             self.model.will(Says::Obeys);
         }
-        let begun = self
-            .client
-            .send(text.into(), None, None, None, None, None, None, None, None);
+        let begun = Asking::new(text).ask(&self.client);
         within("beginning a chat", begun).await.unwrap()
     }
 

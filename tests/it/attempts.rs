@@ -1,13 +1,13 @@
 //! Every attempt to have a model answer is in the record of the action, whatever became of it.
 
 use harness::{
-    Answer, Model, Pawd, Setup, Step, within,
+    Answer, Asking, Model, Pawd, Setup, Step, within,
     words::{accepted, finally, next, object, refused, rest, say},
 };
 use paw_api::{
     ErrorKind,
     action::{Action, ActionRpcClient},
-    provider::{ChatEvent, ChatRpcClient},
+    provider::ChatEvent,
 };
 use paw_policy::State;
 use serde_json::json;
@@ -154,18 +154,9 @@ async fn what_cannot_name_a_model_is_refused() {
         let asked = client.submit("chat".into(), arguments, None, None, None, None);
         refused(asked.await, ErrorKind::Invalid);
     }
-    let longest = client
-        .send(
-            "hello".into(),
-            None,
-            None,
-            None,
-            Some("m".repeat(256)),
-            None,
-            None,
-            None,
-            None,
-        )
+    let longest = Asking::new("hello")
+        .model("m".repeat(256))
+        .ask(&client)
         .await;
     assert!(longest.is_ok(), "{longest:?}");
 }

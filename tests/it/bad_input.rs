@@ -4,7 +4,7 @@
 use std::{fs, time::Duration};
 
 use harness::{
-    Dialect, Pawd, Setup,
+    Asking, Dialect, Pawd, Setup,
     chaos::{Chaos, Fault},
     dialect::{Refusal, TEXT},
     within,
@@ -14,7 +14,7 @@ use jsonrpsee::async_client::Client;
 use paw_api::{
     ErrorKind,
     action::{Action, ActionRpcClient, Failure},
-    provider::{ChatEvent, ChatRpcClient},
+    provider::ChatEvent,
 };
 use serde_json::{Value, json};
 
@@ -50,17 +50,7 @@ async fn stage(scenes: &[Scene], limits: &str) -> (Chaos, Pawd) {
 
 async fn ask(client: &Client, provider: &str) -> Action {
     let named = Some(provider.to_owned());
-    let begun = client.send(
-        "hello".into(),
-        None,
-        None,
-        named,
-        None,
-        None,
-        None,
-        None,
-        None,
-    );
+    let begun = Asking::new("hello").provider(named).ask(client);
     let mut chat = within("beginning a chat", begun).await.expect("accepted");
     let id = accepted(&mut chat).await;
     let events = rest(&mut chat).await;
@@ -139,7 +129,7 @@ async fn question_that_is_too_long_is_refused_before_anybody_is_asked() {
     let client = pawd.client().await;
     let ask = |bytes: usize| {
         let (text, beside) = ("x".repeat(bytes), Some("beside".to_owned()));
-        client.send(text, None, None, beside, None, None, None, None, None)
+        Asking::new(text).provider(beside).ask(&client)
     };
     let said = refused(ask(64 * 1024 + 1).await.map(drop), ErrorKind::Invalid);
     assert!(said.hint.contains("shorter"), "{said:?}");
@@ -168,17 +158,11 @@ async fn schema_that_cannot_be_one_and_pictures_that_are_none_are_refused_before
         chat.extend(object(json!({"text": "hello", "provider": "beside"})));
         let submitted = client.submit("chat".into(), chat, None, None, None, None);
         refused(submitted.await, ErrorKind::Invalid);
-        let sent = client.send(
-            "hello".into(),
-            None,
-            None,
-            beside(),
-            None,
-            None,
-            None,
-            schema,
-            images,
-        );
+        let sent = Asking::new("hello")
+            .provider(beside())
+            .schema(schema)
+            .images(images)
+            .ask(&client);
         refused(sent.await.map(drop), ErrorKind::Invalid);
     }
     assert_eq!(chaos.asked("beside").len(), 0);
@@ -312,17 +296,10 @@ async fn deep_schema_is_taken_and_what_is_wrong_inside_is_found() {
     }
     let ask = |schema: Value| {
         let beside = Some("beside".to_owned());
-        client.send(
-            "hello".into(),
-            None,
-            None,
-            beside,
-            None,
-            None,
-            None,
-            Some(schema),
-            None,
-        )
+        Asking::new("hello")
+            .provider(beside)
+            .schema(schema)
+            .ask(&client)
     };
     let begun = tokio::time::timeout(Duration::from_secs(10), ask(deep)).await;
     begun.expect("at once").expect("it is a schema");

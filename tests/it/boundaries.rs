@@ -13,12 +13,12 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use harness::{ANSWERS_ALL, Model, Pawd, Setup, within, words::object};
+use harness::{ANSWERS_ALL, Asking, Model, Pawd, Setup, within, words::object};
 use jsonrpsee::{async_client::Client, core::client::Error as CallError};
 use nix::sys::signal::Signal;
 use paw_api::{
     action::{Action, ActionRpcClient, Answer, ApprovalRpcClient},
-    provider::{ChatEvent, ChatRpcClient},
+    provider::ChatEvent,
     sandbox::{RunEvent, RunSpec, SandboxRpcClient},
     trail::AuditRpcClient,
 };
@@ -255,7 +255,7 @@ impl World {
 
     async fn read_chat(&mut self, client: &Client) -> Result<(), Gone> {
         let text = self.token();
-        let begun = client.send(text, None, None, None, None, None, None, None, None);
+        let begun = Asking::new(text).ask(client);
         let mut chat = here(within("beginning a chat", begun).await)?;
         loop {
             match within("a piece of a chat", chat.next()).await {

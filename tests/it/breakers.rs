@@ -3,14 +3,14 @@
 use std::time::{Duration, Instant};
 
 use harness::{
-    Answer, Model, Pawd, Setup, Step, Trouble, within,
+    Answer, Asking, Model, Pawd, Setup, Step, Trouble, within,
     words::{accepted, finally, refused, rest},
 };
 use jsonrpsee::{async_client::Client, core::client::Subscription};
 use paw_api::{
     ErrorKind,
     action::Action,
-    provider::{ChatEvent, ChatRpcClient, Provider, ProviderRpcClient, RouteRpcClient},
+    provider::{ChatEvent, Provider, ProviderRpcClient, RouteRpcClient},
     system::ConfigRpcClient,
     trail::AuditRpcClient,
 };
@@ -45,17 +45,7 @@ impl Two {
 
 async fn begin(client: &Client) -> Subscription<ChatEvent> {
     let route = Some("main".to_owned());
-    let begun = client.send(
-        "hello".into(),
-        None,
-        None,
-        None,
-        None,
-        None,
-        route,
-        None,
-        None,
-    );
+    let begun = Asking::new("hello").route(route).ask(client);
     within("beginning a chat", begun).await.expect("accepted")
 }
 
@@ -310,17 +300,9 @@ async fn model_that_loads_is_not_left_alone() {
 async fn provider_that_is_asked_by_its_name_is_asked_whatever_its_breaker_says() {
     let (two, client) = first_is_out().await;
     let before = two.first.questions();
-    let begun = client.send(
-        "hello".into(),
-        None,
-        None,
-        Some("first".into()),
-        None,
-        None,
-        None,
-        None,
-        None,
-    );
+    let begun = Asking::new("hello")
+        .provider("first".to_owned())
+        .ask(&client);
     let events = rest(&mut begun.await.unwrap()).await;
     assert!(
         matches!(events.last(), Some(ChatEvent::Failed { .. })),

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use futures_util::{StreamExt, stream};
 use harness::{
-    Dialect, Pawd, Setup,
+    Asking, Dialect, Pawd, Setup,
     chaos::{Chaos, Fault, reserve, url},
     dialect::{INPUT, OUTPUT, TEXT},
     within,
@@ -19,7 +19,7 @@ use harness::{
 use jsonrpsee::async_client::Client;
 use paw_api::{
     action::{Action, ActionRpcClient},
-    provider::{Attempt, ChatEvent, ChatRpcClient, ProviderRpcClient},
+    provider::{Attempt, ChatEvent, ProviderRpcClient},
 };
 
 use crate::metrics::told;
@@ -85,17 +85,10 @@ async fn ask(
     let before = chaos.asked(provider).len();
     let named = route.is_none().then(|| provider.to_owned());
     let route = route.map(str::to_owned);
-    let begun = client.send(
-        "hello".into(),
-        None,
-        None,
-        named,
-        None,
-        None,
-        route,
-        None,
-        None,
-    );
+    let begun = Asking::new("hello")
+        .provider(named)
+        .route(route)
+        .ask(client);
     let mut chat = within("beginning a chat", begun).await.expect("accepted");
     let id = accepted(&mut chat).await;
     let events = rest(&mut chat).await;
@@ -359,17 +352,7 @@ async fn connection_that_is_refused_is_made_again_or_the_error_says_so() {
     let mut begun = Vec::new();
     for dialect in Dialect::ALL {
         let provider = Some(dialect.kind().to_owned());
-        let chat = client.send(
-            "hello".into(),
-            None,
-            None,
-            provider,
-            None,
-            None,
-            None,
-            None,
-            None,
-        );
+        let chat = Asking::new("hello").provider(provider).ask(&client);
         begun.push(within("beginning a chat", chat).await.expect("accepted"));
         let failing = async {
             let show = || ProviderRpcClient::show(&client, dialect.kind().into());

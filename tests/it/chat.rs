@@ -1,12 +1,12 @@
 //! Talking with a model: pieces as they come, and every way in which it can fail.
 
-use harness::{Answer, Model, Pawd, Setup, Step, within};
+use harness::{Answer, Asking, Model, Pawd, Setup, Step, within};
 use jsonrpsee::core::client::Error as CallError;
 use paw_api::{
     ErrorKind,
     action::ActionRpcClient,
     agent::SessionRpcClient,
-    provider::{ChatEvent, ChatRpcClient, ProviderRpcClient},
+    provider::{ChatEvent, ProviderRpcClient},
 };
 use paw_policy::State;
 use serde_json::json;
@@ -79,18 +79,9 @@ async fn conversation_goes_on_with_what_was_said() {
     let client = pawd.client().await;
     let first = rest(&mut say(&client, "my name is Ada").await).await;
     let session = done(&first).session.clone();
-    let second = client
-        .send(
-            "what is my name?".into(),
-            None,
-            Some(session.clone()),
-            None,
-            None,
-            None,
-            None,
-            None,
-            None,
-        )
+    let second = Asking::new("what is my name?")
+        .session(session.clone())
+        .ask(&client)
         .await
         .unwrap();
     let mut second = second;
@@ -269,18 +260,9 @@ async fn unknown_provider_is_not_replaced_by_another() {
     let model = Model::start().await;
     let pawd = Pawd::start(Setup::new().ollama(&model)).await;
     let client = pawd.client().await;
-    let asked = client
-        .send(
-            "hello".into(),
-            None,
-            None,
-            Some("elsewhere".into()),
-            None,
-            None,
-            None,
-            None,
-            None,
-        )
+    let asked = Asking::new("hello")
+        .provider("elsewhere".to_owned())
+        .ask(&client)
         .await;
     refused(asked.map(drop), ErrorKind::NotFound);
     assert!(
@@ -330,19 +312,7 @@ async fn chat_without_listener_is_kept_as_an_action() {
 async fn without_provider_a_chat_is_refused_with_what_to_do() {
     let pawd = Pawd::start(Setup::new()).await;
     let client = pawd.client().await;
-    let asked = client
-        .send(
-            "hello".into(),
-            None,
-            None,
-            None,
-            None,
-            None,
-            None,
-            None,
-            None,
-        )
-        .await;
+    let asked = Asking::new("hello").ask(&client).await;
     match asked {
         Err(CallError::Call(error)) => {
             assert!(error.data().unwrap().get().contains("hint"), "{error}")

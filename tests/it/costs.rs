@@ -1,13 +1,13 @@
 //! What an answer cost: by the prices that are configured, for each attempt, whatever became of it.
 
 use harness::{
-    Answer, Model, Pawd, Setup, Step, within,
+    Answer, Asking, Model, Pawd, Setup, Step, within,
     words::{accepted, finally, next, rest, say},
 };
 use jsonrpsee::async_client::Client;
 use paw_api::{
     action::{Action, ActionRpcClient},
-    provider::{ChatEvent, ChatResult, ChatRpcClient},
+    provider::{ChatEvent, ChatResult},
     system::ConfigRpcClient,
 };
 use serde_json::json;
@@ -27,17 +27,7 @@ async fn ask(client: &Client) -> (Option<ChatResult>, Action) {
 
 async fn ask_of(client: &Client, provider: &str) -> (Option<ChatResult>, Action) {
     let provider = Some(provider.to_owned());
-    let begun = client.send(
-        "hello".into(),
-        None,
-        None,
-        provider,
-        None,
-        None,
-        None,
-        None,
-        None,
-    );
+    let begun = Asking::new("hello").provider(provider).ask(client);
     let mut chat = within("beginning a chat", begun).await.expect("accepted");
     let id = accepted(&mut chat).await;
     let result = match rest(&mut chat).await.pop() {

@@ -1,12 +1,12 @@
 //! Providers are looked at also when nobody talks to them, and what was seen of them is in the list.
 
 use harness::{
-    Answer, Check, Model, Pawd, Setup,
+    Answer, Asking, Check, Model, Pawd, Setup,
     words::{rest, say},
 };
 use jsonrpsee::async_client::Client;
 use paw_api::{
-    provider::{ChatEvent, ChatRpcClient, Provider, ProviderRpcClient},
+    provider::{ChatEvent, Provider, ProviderRpcClient},
     system::ConfigRpcClient,
 };
 use serde_json::json;
@@ -85,17 +85,7 @@ async fn one_check_at_a_time_delays_no_chat_and_no_stop() {
     assert_eq!(silent.checks(), 1);
 
     let client = pawd.client().await;
-    let chat = client.send(
-        "hello".into(),
-        Some("other".into()),
-        None,
-        None,
-        None,
-        None,
-        None,
-        None,
-        None,
-    );
+    let chat = Asking::new("hello").agent("other".to_owned()).ask(&client);
     let events = rest(&mut chat.await.unwrap()).await;
     assert!(
         matches!(events.last(), Some(ChatEvent::Done(_))),

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use harness::{
-    Answer, Model, Pawd, Setup, Step, within,
+    Answer, Asking, Model, Pawd, Setup, Step, within,
     words::{accepted, done, finally, next, rest},
 };
 use jsonrpsee::{async_client::Client, core::client::Subscription};
 use paw_api::{
     action::Action,
-    provider::{ChatEvent, ChatRpcClient, RouteRpcClient},
+    provider::{ChatEvent, RouteRpcClient},
 };
 use tokio::{sync::mpsc::Sender, time::timeout};
 
@@ -67,17 +67,7 @@ impl Two {
 
 async fn ask(client: &Client) -> Subscription<ChatEvent> {
     let route = Some("main".to_owned());
-    let begun = client.send(
-        "hello".into(),
-        None,
-        None,
-        None,
-        None,
-        None,
-        route,
-        None,
-        None,
-    );
+    let begun = Asking::new("hello").route(route).ask(client);
     within("beginning a chat", begun).await.expect("accepted")
 }
 

@@ -1,7 +1,7 @@
 //! Agents that ask each other: none gets more rights by it, nothing is laundered, nothing is lost, and it comes to an end.
 
 use harness::{
-    Answer as Says, Model, Pawd, Setup, within,
+    Answer as Says, Asking, Model, Pawd, Setup, within,
     words::{
         accepted, answer, done, finally, in_workspace, leave_in_workspace, news, question, rest,
         show,
@@ -11,7 +11,7 @@ use jsonrpsee::{async_client::Client, core::client::Subscription};
 use paw_api::{
     action::{Action, ActionRpcClient, Answer},
     agent::SessionRpcClient,
-    provider::{ChatEvent, ChatRpcClient},
+    provider::ChatEvent,
     system::ConfigRpcClient,
 };
 use paw_policy::{Kind, State, Taint};
@@ -33,17 +33,7 @@ fn write(path: &str) -> (&'static str, Value) {
 }
 
 async fn say_to(client: &Client, agent: &str, text: &str) -> Subscription<ChatEvent> {
-    let begun = client.send(
-        text.into(),
-        Some(agent.into()),
-        None,
-        None,
-        None,
-        None,
-        None,
-        None,
-        None,
-    );
+    let begun = Asking::new(text).agent(agent.to_owned()).ask(client);
     within("beginning a chat", begun).await.unwrap()
 }
 
@@ -154,17 +144,10 @@ async fn what_a_helper_has_read_is_read_by_who_asked_it() {
     model.will(Says::calls(&[write("evil.txt")]));
     model.will(Says::says(&["no"]));
     model.will(Says::says(&["no"]));
-    let again = client.send(
-        "let the helper do it".into(),
-        Some("lead".into()),
-        session,
-        None,
-        None,
-        None,
-        None,
-        None,
-        None,
-    );
+    let again = Asking::new("let the helper do it")
+        .agent("lead".to_owned())
+        .session(session)
+        .ask(&client);
     let mut chat = within("beginning a chat", again).await.unwrap();
     let id = accepted(&mut chat).await;
     let asked = question(&client, &mut heard).await;

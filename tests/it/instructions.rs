@@ -3,14 +3,11 @@
 use std::fs;
 
 use harness::{
-    Model, Pawd, Setup, root,
+    Asking, Model, Pawd, Setup, root,
     words::{rest, show},
 };
 use jsonrpsee::async_client::Client;
-use paw_api::{
-    provider::{ChatEvent, ChatRpcClient},
-    skill::SkillStoreRpcClient,
-};
+use paw_api::{provider::ChatEvent, skill::SkillStoreRpcClient};
 use paw_policy::Taint;
 use tempfile::TempDir;
 
@@ -51,20 +48,8 @@ impl Scene {
     /// What the model of this agent is told, each message with who says it.
     async fn told(&self, agent: &str) -> Vec<(String, String)> {
         let before = self.model.asked().len();
-        let agent = Some(agent.to_owned());
-        let question = "what time is it?".into();
-        let begun = ChatRpcClient::send(
-            &self.client,
-            question,
-            agent,
-            None,
-            None,
-            None,
-            None,
-            None,
-            None,
-            None,
-        );
+        let asking = Asking::new("what time is it?").agent(agent.to_owned());
+        let begun = asking.ask(&self.client);
         let mut chat = harness::within("a chat", begun).await.unwrap();
         let events = rest(&mut chat).await;
         let Some(ChatEvent::Done(result)) = events.last() else {

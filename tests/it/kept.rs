@@ -1,13 +1,13 @@
 //! Answers that a route keeps are given again to who asks exactly the same, and to nobody else.
 
 use harness::{
-    Answer, Model, Pawd, Setup, within,
+    Answer, Asking, Model, Pawd, Setup, within,
     words::{rest, show},
 };
 use jsonrpsee::async_client::Client;
 use paw_api::{
     budget::BudgetRpcClient,
-    provider::{ChatEvent, ChatResult, ChatRpcClient},
+    provider::{ChatEvent, ChatResult},
     system::ConfigRpcClient,
     trail::AuditRpcClient,
 };
@@ -31,17 +31,7 @@ fn setup(model: &Model) -> Setup {
 }
 
 async fn ask(client: &Client, text: &str, agent: &str) -> (ChatResult, Vec<ChatEvent>) {
-    let begun = client.send(
-        text.into(),
-        Some(agent.into()),
-        None,
-        None,
-        None,
-        None,
-        None,
-        None,
-        None,
-    );
+    let begun = Asking::new(text).agent(agent.to_owned()).ask(client);
     let mut chat = within("beginning a chat", begun).await.unwrap();
     let events = rest(&mut chat).await;
     match events.last() {
@@ -176,31 +166,18 @@ async fn answer_kept_of_a_provider_on_this_host_keeps_its_conversation_here() {
     let (kept, _) = ask(&client, "a secret of this host", "exact").await;
     assert!(kept.cached);
     // The conversation that it was given in was held here, too.
-    let far = client.send(
-        "go on".into(),
-        Some("exact".into()),
-        Some(kept.session),
-        Some("away".into()),
-        None,
-        None,
-        None,
-        None,
-        None,
-    );
+    let far = Asking::new("go on")
+        .agent("exact".to_owned())
+        .session(kept.session)
+        .provider("away".to_owned())
+        .ask(&client);
     harness::words::refused(far.await.map(drop), paw_api::ErrorKind::Denied);
     // Nor is it given to a question that would go elsewhere.
     away.will(Answer::says(&["another"]));
-    let far = client.send(
-        "a secret of this host".into(),
-        Some("exact".into()),
-        None,
-        None,
-        None,
-        None,
-        Some("far".into()),
-        None,
-        None,
-    );
+    let far = Asking::new("a secret of this host")
+        .agent("exact".to_owned())
+        .route("far".to_owned())
+        .ask(&client);
     let events = rest(&mut far.await.unwrap()).await;
     assert!(
         matches!(events.last(), Some(ChatEvent::Done(done)) if !done.cached && done.text == "another"),
@@ -223,17 +200,7 @@ async fn answer_that_is_kept_counts_as_a_request_and_takes_no_tokens() {
     let before = spent().await;
     assert!(ask(&client, "hello", "exact").await.0.cached);
     assert_eq!(spent().await, before);
-    let begun = client.send(
-        "hello".into(),
-        Some("exact".into()),
-        None,
-        None,
-        None,
-        None,
-        None,
-        None,
-        None,
-    );
+    let begun = Asking::new("hello").agent("exact".to_owned()).ask(&client);
     let events = rest(&mut begun.await.unwrap()).await;
     let Some(ChatEvent::Failed { message, error }) = events.last() else {
         panic!("{events:?}");

@@ -1,7 +1,7 @@
 //! What goes out: what a model wrote, and what it passes to tools, is looked through for the mark of its instructions and for keys.
 
 use harness::{
-    Answer as Says, Model, Pawd, Setup, Step, within,
+    Answer as Says, Asking, Model, Pawd, Setup, Step, within,
     words::{accepted, call, done, in_workspace, leave_in_workspace, rest, say, show, tool},
 };
 use jsonrpsee::async_client::Client;
@@ -146,19 +146,7 @@ async fn call_that_passes_the_mark_on_is_refused() {
 }
 
 async fn client_say(client: &Client, text: &str, session: &str) -> Vec<ChatEvent> {
-    use paw_api::provider::ChatRpcClient as _;
-    let session = Some(session.to_owned());
-    let begun = client.send(
-        text.into(),
-        None,
-        session,
-        None,
-        None,
-        None,
-        None,
-        None,
-        None,
-    );
+    let begun = Asking::new(text).session(session.to_owned()).ask(client);
     rest(&mut within("beginning a chat", begun).await.unwrap()).await
 }
 

@@ -1,10 +1,10 @@
 //! What is long: each end is kept, and each list and each conversation can be read to its end, whatever stands in it.
 
 use harness::{
-    Answer as Says, Model, Pawd, Setup, within,
+    Answer as Says, Asking, Model, Pawd, Setup, within,
     words::{accepted, call, done, finally, leave_in_workspace, rest},
 };
-use paw_api::{action::ActionRpcClient, agent::SessionRpcClient, provider::ChatRpcClient};
+use paw_api::{action::ActionRpcClient, agent::SessionRpcClient};
 use paw_policy::State;
 use serde_json::json;
 
@@ -22,17 +22,9 @@ async fn end_of_an_action_is_kept_where_its_result_is_too_long_for_the_store() {
     model.will(Says::says(&[&control_characters(128 * 1024)]));
     // What begins like a GIF is one here, and the model is none.
     let picture = format!("R0lGODlh{}", "AAAA".repeat(40_957));
-    let said = client.send(
-        format!("x{}", control_characters(16_310)),
-        None,
-        None,
-        None,
-        None,
-        None,
-        None,
-        None,
-        Some(vec![picture]),
-    );
+    let said = Asking::new(format!("x{}", control_characters(16_310)))
+        .images(vec![picture])
+        .ask(&client);
     let mut chat = within("beginning a chat", said).await.unwrap();
     let id = accepted(&mut chat).await;
     assert_eq!(done(&rest(&mut chat).await).text.len(), 128 * 1024);
@@ -83,17 +75,7 @@ async fn conversation_is_shown_to_its_end_however_long_it_is() {
     let mut session = None;
     for number in 0..36 {
         let text = format!("{number}{}", control_characters(40 * 1024));
-        let said = client.send(
-            text,
-            None,
-            session.clone(),
-            None,
-            None,
-            None,
-            None,
-            None,
-            None,
-        );
+        let said = Asking::new(text).session(session.clone()).ask(&client);
         let mut chat = within("beginning a chat", said).await.unwrap();
         session = Some(done(&rest(&mut chat).await).session.clone());
     }

@@ -1,13 +1,13 @@
 //! What an agent remembers: where a note came from is pawd's to know, and comes with the note into whatever conversation reads it.
 
 use harness::{
-    Answer as Says, Model, Pawd, Setup, root, stage, within,
+    Answer as Says, Asking, Model, Pawd, Setup, root, stage, within,
     words::{accepted, answer, finally, object},
 };
 use jsonrpsee::{async_client::Client, core::client::Subscription};
 use paw_api::{
     action::{Action, ActionRpcClient, Answer},
-    provider::{ChatEvent, ChatRpcClient},
+    provider::ChatEvent,
 };
 use paw_policy::{Decision, Risk, State, Taint};
 use serde_json::{Value, json};
@@ -81,9 +81,7 @@ impl Scene {
         for _ in 0..times {
             self.model.will(Says::Obeys);
         }
-        let begun = self
-            .client
-            .send(text.into(), None, None, None, None, None, None, None, None);
+        let begun = Asking::new(text).ask(&self.client);
         let mut chat: Subscription<ChatEvent> = within("beginning a chat", begun).await.unwrap();
         let id = accepted(&mut chat).await;
         loop {

@@ -1,7 +1,7 @@
 //! What pawd counts and times of itself: as programs collect it, bounded in what it names, and true.
 
 use harness::{
-    Model, Pawd, Setup, Trouble,
+    Asking, Model, Pawd, Setup, Trouble,
     openmetrics::Exposition,
     within,
     words::{accepted, answer, ask_to_write, call, finally, refused, rest, say},
@@ -10,7 +10,7 @@ use jsonrpsee::async_client::Client;
 use paw_api::{
     ErrorKind,
     action::{ActionRpcClient, Answer},
-    provider::{ChatEvent, ChatRpcClient},
+    provider::ChatEvent,
     system::{Metrics, SystemRpcClient},
 };
 use serde_json::{Value, json};
@@ -26,17 +26,9 @@ pub(crate) async fn told(client: &Client) -> Exposition {
 }
 
 async fn ask(client: &Client, model: Option<&str>) -> Vec<ChatEvent> {
-    let begun = client.send(
-        "hello".into(),
-        None,
-        None,
-        None,
-        model.map(str::to_owned),
-        None,
-        None,
-        None,
-        None,
-    );
+    let begun = Asking::new("hello")
+        .model(model.map(str::to_owned))
+        .ask(client);
     rest(&mut within("beginning a chat", begun).await.expect("accepted")).await
 }
 
@@ -182,17 +174,7 @@ async fn what_callers_name_is_in_no_label() {
         ask(&client, Some(&format!("secret-{number}"))).await;
     }
     let provider = Some("secret-provider".to_owned());
-    let begun = client.send(
-        "hello".into(),
-        None,
-        None,
-        provider,
-        None,
-        None,
-        None,
-        None,
-        None,
-    );
+    let begun = Asking::new("hello").provider(provider).ask(&client);
     refused(begun.await.map(drop), ErrorKind::NotFound);
     let made_up = jsonrpsee::core::client::ClientT::request::<Value, _>(
         &client,

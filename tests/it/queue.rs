@@ -1,11 +1,11 @@
 //! Whose turn it is when there are more actions than places.
 
-use harness::{Answer as Says, Model, Pawd, Setup, Step, within};
+use harness::{Answer as Says, Asking, Model, Pawd, Setup, Step, within};
 use jsonrpsee::{async_client::Client, core::client::Subscription};
 use paw_api::{
     ErrorKind,
     action::{Action, ActionRpcClient as _},
-    provider::{ChatEvent, ChatRpcClient as _},
+    provider::ChatEvent,
     system::SystemRpcClient as _,
 };
 use paw_policy::State;
@@ -45,7 +45,7 @@ async fn leave(client: &Client, agent: &str, text: &str) -> Action {
 /// Asks for a chat and stays; it was accepted.
 async fn stay(client: &Client, agent: &str, text: &str) -> Subscription<ChatEvent> {
     let agent = Some(agent.into());
-    let begun = client.send(text.into(), agent, None, None, None, None, None, None, None);
+    let begun = Asking::new(text).agent(agent).ask(client);
     let mut chat = within("beginning a chat", begun)
         .await
         .expect("the chat is accepted");
@@ -155,17 +155,7 @@ async fn agent_that_floods_the_line_keeps_no_other_from_being_next() {
         chats.push(stay(&client, "busy", &format!("busy {number}")).await);
     }
     let agent = Some("busy".into());
-    let more = client.send(
-        "too much".into(),
-        agent,
-        None,
-        None,
-        None,
-        None,
-        None,
-        None,
-        None,
-    );
+    let more = Asking::new("too much").agent(agent).ask(&client);
     let data = refused(
         within("a chat too many", more).await.map(|_| ()),
         ErrorKind::Busy,

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use harness::{
-    Answer, Model, Pawd, Setup, Step, within,
+    Answer, Asking, Model, Pawd, Setup, Step, within,
     words::{accepted, call, finally, next, refused, rest, say},
 };
 use jsonrpsee::async_client::Client;
@@ -12,7 +12,7 @@ use paw_api::{
     ErrorKind,
     agent::SessionRpcClient,
     budget::{Budget, BudgetRpcClient, Spent},
-    provider::{ChatEvent, ChatResult, ChatRpcClient},
+    provider::{ChatEvent, ChatResult},
     system::ConfigRpcClient,
 };
 use paw_policy::State;
@@ -370,17 +370,7 @@ async fn question_that_ended_with_pawd_counts_also_when_its_agent_is_gone() {
     let (_steps, answer) = Answer::steps();
     model.will(answer);
     let agent = Some("other".to_owned());
-    let begun = client.send(
-        "hello".into(),
-        agent,
-        None,
-        None,
-        None,
-        None,
-        None,
-        None,
-        None,
-    );
+    let begun = Asking::new("hello").agent(agent).ask(&client);
     let mut chat = within("beginning a chat", begun).await.unwrap();
     let id = accepted(&mut chat).await;
     within("the model is asked", model.was_asked(1)).await;

@@ -1,15 +1,12 @@
 //! Rates: how often pawd may be called, and agents may act, in a minute.
 
 use harness::{
-    Answer as Says, Model, Pawd, Setup, within,
+    Answer as Says, Asking, Model, Pawd, Setup, within,
     words::{call, data, finally, object, refused, rest, say},
 };
 use jsonrpsee::async_client::Client;
 use paw_api::{
-    ErrorKind,
-    action::ActionRpcClient as _,
-    error::ErrorData,
-    provider::{ChatEvent, ChatRpcClient as _},
+    ErrorKind, action::ActionRpcClient as _, error::ErrorData, provider::ChatEvent,
     system::SystemRpcClient as _,
 };
 use paw_policy::State;
@@ -35,17 +32,7 @@ fn used_up(data: &ErrorData, rate: &str) {
 /// A chat of this agent that is refused.
 async fn no_chat(client: &Client, agent: &str) -> ErrorData {
     let agent = Some(agent.into());
-    let asked = client.send(
-        "hello".into(),
-        agent,
-        None,
-        None,
-        None,
-        None,
-        None,
-        None,
-        None,
-    );
+    let asked = Asking::new("hello").agent(agent).ask(client);
     let answer = within("a chat too many", asked).await.map(|_| ());
     refused(answer, ErrorKind::Busy)
 }
@@ -124,17 +111,7 @@ async fn actions_of_each_agent_and_user_are_counted_alone() {
     }
     used_up(&no_chat(&client, "default").await, "each");
     let agent = Some("other".into());
-    let sent = client.send(
-        "hello".into(),
-        agent,
-        None,
-        None,
-        None,
-        None,
-        None,
-        None,
-        None,
-    );
+    let sent = Asking::new("hello").agent(agent).ask(&client);
     let mut chat = within("beginning a chat", sent).await.unwrap();
     assert!(matches!(
         rest(&mut chat).await.last(),

@@ -1,7 +1,7 @@
 //! A turn that pawd's end interrupts goes on where it stood: nothing is done twice, nothing is lost, and it comes to the right end.
 
 use harness::{
-    Answer as Says, Model, Pawd, Setup, Step, within,
+    Answer as Says, Asking, Model, Pawd, Setup, Step, within,
     words::{
         accepted, answer, done, finally, in_workspace, leave_in_workspace, news, next, object,
         question, rest, say, show, tool,
@@ -12,7 +12,6 @@ use nix::sys::signal::Signal;
 use paw_api::{
     action::{Action, ActionRpcClient, Answer, Approval, ApprovalRpcClient},
     agent::SessionRpcClient,
-    provider::ChatRpcClient,
     trail::AuditRpcClient,
 };
 use paw_policy::{State, Taint};
@@ -165,17 +164,7 @@ async fn what_came_into_the_conversation_meanwhile_is_among_what_a_turn_has_read
     let session = show(&client, &id).await.session.unwrap();
     model.will(Says::calls(&[read("mail.txt")]));
     model.will(Says::says(&["read"]));
-    let other = client.send(
-        "read the mail".into(),
-        None,
-        Some(session),
-        None,
-        None,
-        None,
-        None,
-        None,
-        None,
-    );
+    let other = Asking::new("read the mail").session(session).ask(&client);
     let mut other = within("a second turn", other).await.unwrap();
     assert_eq!(done(&rest(&mut other).await).text, "read");
 

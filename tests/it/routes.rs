@@ -1,7 +1,7 @@
 //! Targets that stand in for each other: who is asked when one fails, what is never passed on, and what the record says of it.
 
 use harness::{
-    Answer, Model, Pawd, Setup, Step, within,
+    Answer, Asking, Model, Pawd, Setup, Step, within,
     words::{accepted, done, finally, object, refused, rest, say, show},
 };
 use jsonrpsee::{async_client::Client, core::client::Subscription};
@@ -9,7 +9,7 @@ use paw_api::{
     ErrorKind,
     action::{Action, ActionRpcClient},
     agent::SessionRpcClient,
-    provider::{ChatEvent, ChatRpcClient, ProviderRpcClient, ProviderSpec},
+    provider::{ChatEvent, ProviderRpcClient, ProviderSpec},
     system::ConfigRpcClient,
 };
 use paw_policy::State;
@@ -66,17 +66,10 @@ fn from_here(may_leave_host: bool) -> String {
 
 async fn ask_by(client: &Client, route: &str, session: Option<String>) -> Subscription<ChatEvent> {
     let route = Some(route.to_owned());
-    let begun = client.send(
-        "hello".into(),
-        None,
-        session,
-        None,
-        None,
-        None,
-        route,
-        None,
-        None,
-    );
+    let begun = Asking::new("hello")
+        .session(session)
+        .route(route)
+        .ask(client);
     within("beginning a chat", begun).await.expect("accepted")
 }
 
@@ -456,32 +449,17 @@ async fn conversation_held_on_this_host_is_shown_to_no_target_elsewhere() {
                   \n[route.out]\ntargets = [{ provider = \"away\" }]\n";
     let pawd = Pawd::start(here_and_away(&here, &away, routes)).await;
     let client = pawd.client().await;
-    let begun = client.send(
-        "hello".into(),
-        None,
-        None,
-        Some("here".into()),
-        None,
-        None,
-        None,
-        None,
-        None,
-    );
+    let begun = Asking::new("hello")
+        .provider("here".to_owned())
+        .ask(&client);
     let events = rest(&mut begun.await.unwrap()).await;
     let session = done(&events).session.clone();
     let mut second = ask_by(&client, "main", Some(session.clone())).await;
     assert_eq!(done(&rest(&mut second).await).provider, "here");
-    let out = client.send(
-        "hello".into(),
-        None,
-        Some(session),
-        None,
-        None,
-        None,
-        Some("out".into()),
-        None,
-        None,
-    );
+    let out = Asking::new("hello")
+        .session(session)
+        .route("out".to_owned())
+        .ask(&client);
     refused(out.await.map(drop), ErrorKind::Denied);
     assert_eq!(away.questions(), 0);
     // A new conversation may be held elsewhere.
@@ -496,17 +474,10 @@ async fn conversation_held_on_this_host_stays_on_it_when_its_provider_moves() {
     let client = pawd.client().await;
     let ask_here = |session: Option<String>| {
         let here = Some("here".into());
-        client.send(
-            "hello".into(),
-            None,
-            session,
-            here,
-            None,
-            None,
-            None,
-            None,
-            None,
-        )
+        Asking::new("hello")
+            .session(session)
+            .provider(here)
+            .ask(&client)
     };
     let events = rest(&mut ask_here(None).await.unwrap()).await;
     let session = done(&events).session.clone();
@@ -534,17 +505,10 @@ async fn only_targets_on_this_host_are_asked_where_a_caller_wants_that() {
     let client = pawd.client().await;
     let local_only = |route: &str| {
         let route = Some(route.to_owned());
-        client.send(
-            "hello".into(),
-            None,
-            None,
-            None,
-            None,
-            Some(true),
-            route,
-            None,
-            None,
-        )
+        Asking::new("hello")
+            .local_only(true)
+            .route(route)
+            .ask(&client)
     };
     let events = rest(&mut local_only("main").await.unwrap()).await;
     assert_eq!(done(&events).provider, "here");

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use harness::{
-    Answer, Model, Pawd, Setup, Step, within,
+    Answer, Asking, Model, Pawd, Setup, Step, within,
     words::{accepted, data, finally, next, refused, rest},
 };
 use jsonrpsee::async_client::Client;
@@ -11,7 +11,7 @@ use paw_api::{
     ErrorKind,
     action::Action,
     model::ModelRpcClient,
-    provider::{Arm, Arms, ChatEvent, ChatResult, ChatRpcClient, RouteRpcClient},
+    provider::{Arm, Arms, ChatEvent, ChatResult, RouteRpcClient},
 };
 use serde_json::Value;
 use tokio::time::timeout;
@@ -46,17 +46,7 @@ impl Three {
 
 async fn say_in(client: &Client, text: &str, session: Option<String>) -> (ChatResult, Action) {
     let route = Some("main".to_owned());
-    let begun = client.send(
-        text.into(),
-        None,
-        session,
-        None,
-        None,
-        None,
-        route,
-        None,
-        None,
-    );
+    let begun = Asking::new(text).session(session).route(route).ask(client);
     let mut chat = within("beginning a chat", begun).await.expect("accepted");
     let id = accepted(&mut chat).await;
     match rest(&mut chat).await.pop() {
@@ -86,17 +76,7 @@ async fn quickest_is_asked_first_and_those_that_nobody_heard_are_tried() {
     let (steps, answer) = Answer::steps();
     three.models[0].will(answer);
     let route = Some("main".to_owned());
-    let begun = client.send(
-        "hello".into(),
-        None,
-        None,
-        None,
-        None,
-        None,
-        route,
-        None,
-        None,
-    );
+    let begun = Asking::new("hello").route(route).ask(&client);
     let mut chat = within("beginning a chat", begun).await.expect("accepted");
     accepted(&mut chat).await;
     three.models[0].was_asked(1).await;
@@ -166,17 +146,7 @@ async fn target_that_cannot_call_tools_is_left_out_where_the_agent_has_some() {
     let client = pawd.client().await;
     for (agent, expected) in [(None, "two"), (Some("mute".to_owned()), "one")] {
         let route = Some("main".to_owned());
-        let begun = client.send(
-            "hello".into(),
-            agent,
-            None,
-            None,
-            None,
-            None,
-            route,
-            None,
-            None,
-        );
+        let begun = Asking::new("hello").agent(agent).route(route).ask(&client);
         let mut chat = within("beginning a chat", begun).await.expect("accepted");
         match rest(&mut chat).await.pop() {
             Some(ChatEvent::Done(result)) => assert_eq!(result.provider, expected),
@@ -209,7 +179,7 @@ async fn target_that_is_known_not_to_hold_a_question_is_left_out() {
     let (result, _) = say_in(&client, &long(150), Some(result.session)).await;
     assert_eq!(result.provider, "two");
     let route = Some("main".to_owned());
-    let begun = client.send(long(5_000), None, None, None, None, None, route, None, None);
+    let begun = Asking::new(long(5_000)).route(route).ask(&client);
     let error = within("beginning a chat", begun).await;
     let said = format!("{error:?}");
     assert!(

@@ -1,14 +1,13 @@
 //! Conversations: what is kept of them, and what of them is forgotten.
 
 use harness::{
-    Answer as Says, Model, Pawd, Setup, Step, within,
+    Answer as Says, Asking, Model, Pawd, Setup, Step, within,
     words::{accepted, done, rest, say},
 };
 use jsonrpsee::async_client::Client;
 use paw_api::{
     action::ActionRpcClient,
     agent::{Session, SessionRpcClient},
-    provider::ChatRpcClient,
     system::ConfigRpcClient,
     trail::AuditRpcClient,
 };
@@ -59,17 +58,9 @@ async fn oldest_conversations_beyond_those_that_are_kept_are_forgotten_on_record
     assert_eq!(listed(&client).await.len(), 3);
     // Spoken in last, the oldest is none of those that go.
     model.will(Says::says(&["again"]));
-    let again = client.send(
-        "once more".into(),
-        None,
-        Some(oldest.clone()),
-        None,
-        None,
-        None,
-        None,
-        None,
-        None,
-    );
+    let again = Asking::new("once more")
+        .session(oldest.clone())
+        .ask(&client);
     let mut again = within("a chat", again).await.unwrap();
     rest(&mut again).await;
 

@@ -1,7 +1,7 @@
 //! A model that calls tools by itself: what is done for it, what waits for a person, and how every turn comes to an end.
 
 use harness::{
-    Answer as Says, Model, Pawd, Setup, within,
+    Answer as Says, Asking, Model, Pawd, Setup, within,
     words::{
         accepted, answer, done, finally, in_workspace, leave_in_workspace, object, rest, say, show,
         tool,
@@ -166,18 +166,7 @@ async fn what_was_done_is_in_the_conversation_and_later_turns_see_it() {
         "{said}"
     );
 
-    let again = paw_api::provider::ChatRpcClient::send(
-        &client,
-        "and again?".into(),
-        None,
-        Some(session),
-        None,
-        None,
-        None,
-        None,
-        None,
-        None,
-    );
+    let again = Asking::new("and again?").session(session).ask(&client);
     rest(&mut again.await.unwrap()).await;
     let roles: Vec<String> = shown(&model)
         .iter()
@@ -389,20 +378,7 @@ async fn turn_that_calls_without_end_is_made_to_answer() {
         .with("\n[agent.short]\nskills = [\"files\"]\nmax_turns = 2\n");
     let pawd = Pawd::start(setup).await;
     let client = pawd.client().await;
-    let ask = || {
-        paw_api::provider::ChatRpcClient::send(
-            &client,
-            "do it".into(),
-            Some("short".into()),
-            None,
-            None,
-            None,
-            None,
-            None,
-            None,
-            None,
-        )
-    };
+    let ask = || Asking::new("do it").agent("short".to_owned()).ask(&client);
     for path in ["a", "b"] {
         model.will(Says::calls(&[read(path)]));
     }
@@ -512,20 +488,12 @@ async fn model_of_an_agent_without_skills_or_with_a_schema_is_told_of_no_tool() 
             "Hello.".into(),
             vec![("files__read".into(), json!({"path": "a"}))],
         ));
-        let mut chat = paw_api::provider::ChatRpcClient::send(
-            &client,
-            "hello".into(),
-            agent,
-            None,
-            None,
-            None,
-            None,
-            None,
-            schema,
-            None,
-        )
-        .await
-        .unwrap();
+        let mut chat = Asking::new("hello")
+            .agent(agent)
+            .schema(schema)
+            .ask(&client)
+            .await
+            .unwrap();
         let id = accepted(&mut chat).await;
         assert_eq!(done(&rest(&mut chat).await).text, "Hello.");
         assert_eq!(calls_of(&client, &id).await, []);

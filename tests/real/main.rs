@@ -13,7 +13,7 @@ use std::{
 };
 
 use harness::{
-    Pawd, Root, Running, Setup, cases,
+    Asking, Pawd, Root, Running, Setup, cases,
     report::{Case, run},
     within,
     words::rest,
@@ -22,7 +22,7 @@ use jsonrpsee::async_client::Client;
 use paw_api::{
     agent::AgentRpcClient,
     model::{ModelRpcClient, SwitchEvent},
-    provider::{ChatEvent, ChatResult, ChatRpcClient},
+    provider::{ChatEvent, ChatResult},
 };
 use serde_json::Value;
 use tokio::{
@@ -147,7 +147,7 @@ async fn pawd(kind: &str, port: u16) -> (Pawd, Client) {
 }
 
 async fn ask(client: &Client, text: &str) -> (ChatResult, usize) {
-    let begun = client.send(text.into(), None, None, None, None, None, None, None, None);
+    let begun = Asking::new(text).ask(client);
     let mut chat = within("beginning a chat", begun)
         .await
         .expect("it is accepted");
@@ -201,7 +201,7 @@ async fn chat_that_is_cancelled_frees_the_slot_of_the_server() {
     server.listens().await;
     let (_pawd, client) = pawd("openai-compatible", port).await;
     let text = "Write a very long story about a lighthouse, at least two thousand words.";
-    let begun = client.send(text.into(), None, None, None, None, None, None, None, None);
+    let begun = Asking::new(text).ask(&client);
     let mut chat = within("beginning a chat", begun)
         .await
         .expect("it is accepted");
