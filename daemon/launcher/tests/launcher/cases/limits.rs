@@ -15,7 +15,7 @@ fn meddler(script: &str) -> Rig {
     let real = rig.dir.path().join("libexec/paw-create-real");
     fs::rename(&create, &real).unwrap();
     let text = format!(
-        "#!/bin/busybox sh\nLEAVES=$(/bin/busybox find /sys/fs/cgroup -type d -path '*{}/sb-*')\nREAL={}\n{script}\nexec $REAL \"$@\"\n",
+        "#!/bin/busybox sh\nLEAVES=$(/bin/busybox find /sys/fs/cgroup -type d -path '*{}/sb-*' 2>/dev/null)\nREAL={}\n{script}\nexec $REAL \"$@\"\n",
         rig.cgroup,
         real.display()
     );
