@@ -7,14 +7,14 @@ use harness::{FakeLauncher, Pawd, Setup, within, words::finally};
 use jsonrpsee::{async_client::Client, core::client::Subscription};
 use paw_api::{
     ErrorKind,
-    action::{Action, ActionRpcClient},
+    action::{Action, ActionRpcClient, Answer},
     sandbox::{LogEvent, RunEvent, RunResult, RunSpec, SandboxRpcClient},
 };
 use paw_policy::State;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
-use harness::words::{object, refused, show};
+use harness::words::{answer, ask_to_write, refused, show};
 
 /// A run that was begun: its action, its sandbox, and what is heard of it.
 struct Run {
@@ -297,17 +297,11 @@ async fn call_of_a_tool_does_not_outlive_pawd() {
     let client = pawd.client().await;
     // Its paw-init stands still, so the call cannot end before pawd does.
     pawd.launcher.as_ref().unwrap().will_stop();
-    let arguments = object(json!({"skill": "files", "tool": "list", "arguments": {"path": "."}}));
-    let submitted = ActionRpcClient::submit(
-        &client,
-        "tool_call".into(),
-        arguments,
-        None,
-        None,
-        None,
-        None,
-    );
-    let action = within("a call", submitted).await.unwrap();
+    // One that may not be done twice.
+    let action = ask_to_write(&client, "out.txt", "hello").await;
+    answer(&client, &action.id, action.digest, Answer::Approve)
+        .await
+        .unwrap();
     pawd.launcher.as_ref().unwrap().wait_for_running(1);
     let client = killed_and_back(&mut pawd).await;
     assert_eq!(failure(finally(&client, &action.id).await), "interrupted");
