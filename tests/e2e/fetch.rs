@@ -51,14 +51,18 @@ async fn system(ports: &[u16], certificate: &str, more: &str) -> Standalone {
         .iter()
         .map(|port| format!("\"*.test:{port}\""))
         .collect();
-    let skills = "[agent.default]\nskills = [\"files\", \"fetch\"]\n";
+    // A later file says all of an agent.
+    let agent = format!(
+        "[agent.default]\nskills = [\"files\", \"fetch\"]\nnet = [{}]\n",
+        net.join(", ")
+    );
     Standalone::start_with(
-        &format!("net = [{}]\n{more}", net.join(", ")),
+        more,
         false,
         &[
             ("etc/egress.toml", &ceiling),
             ("etc/ca.pem", certificate),
-            ("etc/pawd.d/10-skills.toml", skills),
+            ("etc/pawd.d/10-agent.toml", &agent),
         ],
     )
     .await
