@@ -150,14 +150,13 @@ const LISTS: &[&str] = &[
     "action.list",
     "session.list",
     "job.list",
-    "workspace.list",
     "sandbox.stats",
     "system.status",
     "system.metrics",
 ];
 
 /// What needs layers of a real launcher; whose they are is what `only_whose_it_is_decides_and_administrators` tries.
-const OF_LAYERS: &[&str] = &["workspace.diff", "workspace.discard"];
+const OF_LAYERS: &[&str] = &["workspace.list", "workspace.diff", "workspace.discard"];
 
 /// What a user is not told anything of, whosever it is.
 const CLOSED: &[&str] = &[
