@@ -6,6 +6,12 @@
 use unicode_normalization::char::{canonical_combining_class, decompose_compatible};
 use unicode_security::confusable_detection::skeleton;
 
+/// How many times as long as its source a view may be before what stands for several characters is folded to a blank.
+const SWOLLEN: usize = 2;
+
+/// So much more, in bytes, for texts that begin with such characters.
+const SWOLLEN_MORE: usize = 256;
+
 /// A folded text, and where each of its bytes was.
 #[derive(Debug)]
 pub(super) struct Folded {
@@ -89,11 +95,16 @@ fn fold_wide(text: &str, whole_words: bool) -> (Folded, usize) {
         let mut foreign = false;
         let mut latin = false;
         let start = folded.bytes.len();
-        each_folded(character, |c| {
-            folded.push(c, at as u32);
-            latin |= c.is_ascii_alphabetic();
-            foreign |= looks_latin(c);
-        });
+        // A text of characters that stand for up to eighteen would take as many times as long. Letters in disguise stand for one or two.
+        if start > SWOLLEN * at + SWOLLEN_MORE && stands_for(character) > 2 {
+            folded.push(' ', at as u32);
+        } else {
+            each_folded(character, |c| {
+                folded.push(c, at as u32);
+                latin |= c.is_ascii_alphabetic();
+                foreign |= looks_latin(c);
+            });
+        }
         let is_word = folded.bytes.len() == start || latin || foreign;
         word.latin |= latin;
         word.foreign |= foreign;
@@ -248,6 +259,13 @@ fn each_folded(character: char, mut each: impl FnMut(char)) {
             }
         }),
     }
+}
+
+/// How many characters a character is folded to.
+fn stands_for(character: char) -> usize {
+    let mut count = 0;
+    each_folded(character, |_| count += 1);
+    count
 }
 
 /// The letter of a braille cell, or a space.
