@@ -407,6 +407,11 @@ fn c3_characters_that_stand_for_many_swell_no_view() {
         let found = screen(&format!("{text} {wide}"));
         assert_ne!(found.verdict, Outcome::Pass, "{many}");
     }
+    // Nor where the view is already too long when the order begins.
+    let many = "\u{fdfa}".repeat(60);
+    let found = fold::fold(&format!("{many} {wide}")).bytes;
+    let found = String::from_utf8(found).unwrap();
+    assert!(found.ends_with(order), "{found}");
 }
 
 /// C3: what is made to take long takes as long for each byte as in a short text, with room for a machine that is busy.
