@@ -15,13 +15,9 @@ use harness::{
     words::{rest, say},
 };
 use paw_api::{provider::ChatEvent, trail::AuditRpcClient};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpListener,
-};
 
 use crate::{
-    egress::{GET, holds_any, ring, shell},
+    egress::{GET, endpoint_of, holds_any, shell},
     without_sandboxes,
 };
 
@@ -104,55 +100,29 @@ fn files_with(directory: &Path, found: &mut Vec<String>) {
 
 /// An endpoint that knows who comes with one of these, and sends back all that it was asked to who asks for `/base/echo`.
 async fn endpoint() -> (u16, String, Arc<Mutex<Vec<String>>>) {
-    let key = rcgen::generate_simple_self_signed(["api.test".to_owned()]).expect("ring makes keys");
-    let private = rustls::pki_types::PrivateKeyDer::try_from(key.signing_key.serialize_der());
-    let config = rustls::ServerConfig::builder_with_provider(ring())
-        .with_safe_default_protocol_versions()
-        .expect("ring has what they need")
-        .with_no_client_auth()
-        .with_single_cert(vec![key.cert.der().clone()], private.expect("a key"))
-        .expect("they belong together");
-    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind("127.0.0.1:0")
-        .await
-        .expect("loopback is there");
-    let port = listener.local_addr().expect("it is bound").port();
     let asked = Arc::<Mutex<Vec<String>>>::default();
     let seen = Arc::clone(&asked);
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let Ok(mut stream) = acceptor.accept(stream).await else {
-                continue;
-            };
-            let mut head = [0; 4096];
-            let read = stream.read(&mut head).await.unwrap_or_default();
-            let head = String::from_utf8_lossy(&head[..read]).into_owned();
-            let token = head
-                .split("authorization: Bearer ")
-                .nth(1)
-                .and_then(|rest| rest.split("\r\n").next())
-                .unwrap_or_default();
-            let body = if head.starts_with("GET /base/echo ") {
-                head.clone()
-            } else if head.starts_with("GET /base/hex ") {
-                token.bytes().map(|byte| format!("{byte:02x}")).collect()
-            } else if head.starts_with("GET /base/base64 ") {
-                STANDARD.encode(format!("you said {token}!"))
-            } else {
-                "served\n".to_owned()
-            };
-            seen.lock()
-                .expect("nobody panics with it")
-                .push(token.to_owned());
-            let answer = format!(
-                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
-                body.len()
-            );
-            let _ = stream.write_all(answer.as_bytes()).await;
-            let _ = stream.shutdown().await;
+    let (port, certificate) = endpoint_of("api.test", move |head| {
+        let token = head
+            .split("authorization: Bearer ")
+            .nth(1)
+            .and_then(|rest| rest.split("\r\n").next())
+            .unwrap_or_default();
+        seen.lock()
+            .expect("nobody panics with it")
+            .push(token.to_owned());
+        if head.starts_with("GET /base/echo ") {
+            head.to_owned()
+        } else if head.starts_with("GET /base/hex ") {
+            token.bytes().map(|byte| format!("{byte:02x}")).collect()
+        } else if head.starts_with("GET /base/base64 ") {
+            STANDARD.encode(format!("you said {token}!"))
+        } else {
+            "served\n".to_owned()
         }
-    });
-    (port, key.cert.pem(), asked)
+    })
+    .await;
+    (port, certificate, asked)
 }
 
 /// A system with a key for its vault, a model whose key is the secret `cloud`, and a broker whose secret is `mail`.

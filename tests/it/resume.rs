@@ -55,6 +55,16 @@ fn told(model: &Model) -> Vec<String> {
         .collect()
 }
 
+/// Waits until the launcher has a sandbox that runs.
+async fn runs_one(pawd: &mut Pawd) {
+    let launcher = pawd.launcher.take().unwrap();
+    let launcher = tokio::task::spawn_blocking(move || {
+        launcher.wait_for_running(1);
+        launcher
+    });
+    pawd.launcher = Some(launcher.await.unwrap());
+}
+
 #[tokio::test]
 async fn ten_steps_with_two_approvals_a_denial_and_a_crash_come_to_the_right_end() {
     let model = Model::start().await;
@@ -196,12 +206,7 @@ async fn tool_that_a_kill_interrupts_is_not_repeated_and_the_model_is_told() {
     let id = accepted(&mut chat).await;
     let asked = question(&client, &mut heard).await;
     decide(&client, &asked, Answer::Approve).await;
-    let launcher = pawd.launcher.take().unwrap();
-    let launcher = tokio::task::spawn_blocking(move || {
-        launcher.wait_for_running(1);
-        launcher
-    });
-    pawd.launcher = Some(launcher.await.unwrap());
+    runs_one(&mut pawd).await;
     pawd.daemon.kill9().await;
     pawd.start_again().await;
     let client = pawd.client().await;
@@ -232,12 +237,7 @@ async fn read_that_a_kill_interrupts_is_done_again() {
     let mut chat = say(&client, "read it").await;
     let id = accepted(&mut chat).await;
     while tool(&mut chat, "executing").await.tool != "files/read" {}
-    let launcher = pawd.launcher.take().unwrap();
-    let launcher = tokio::task::spawn_blocking(move || {
-        launcher.wait_for_running(1);
-        launcher
-    });
-    pawd.launcher = Some(launcher.await.unwrap());
+    runs_one(&mut pawd).await;
     pawd.daemon.kill9().await;
     pawd.start_again().await;
     let client = pawd.client().await;
