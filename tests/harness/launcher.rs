@@ -638,6 +638,7 @@ fn attestation(plan: &SandboxPlan) -> Attestation {
         runtime_version: "fake".into(),
         runtime_digest: Digest::of(b"fake"),
         init_digest: Digest::of(b"fake"),
+        root_digest: None,
         seccomp: 0,
         no_new_privs: false,
         capabilities: std::array::from_fn(|_| "0000000000000000".to_owned()),

@@ -457,6 +457,7 @@ fn attestation(result: &Value) -> Option<String> {
             Some(format!("{} {}", said("runtime")?, said("runtime_version")?)),
         ),
         ("paw-init", said("init_digest")),
+        ("Image", said("root_digest").filter(|it| it != "null")),
         ("Host uid", said("uid")),
         ("No new privs", said("no_new_privs")),
         ("Seccomp", said("seccomp")),

@@ -19,6 +19,7 @@ use std::{
 use paw_launch::{
     image::{Added, ImageBounds, MAX_RECORD, Origin, Record, Suggested},
     request::{Refusal, RefusalReason},
+    tree::{Measured, measure},
 };
 use paw_policy::{Digest, Name};
 
@@ -28,7 +29,6 @@ use crate::{
     root::Root,
     store::{Store, StoreError, Workplace},
     stream::{Bounded, Hashed, unpack},
-    tree::{Measured, measure},
 };
 
 /// The most names that images may have.

@@ -7,7 +7,7 @@
 //! - `store`: names, trees, what is being made, and how two of us keep out of each other's way.
 //! - `add`, `list`, `sweep`: what is asked of it.
 //! - `layout`, `oci`: an OCI image layout and its documents; `layer`, `stream`: archives and their packing.
-//! - `path`, `root`, `tree`: which names are paths, a root that is being made, and its digest.
+//! - `path`, `root`: which names are paths, and a root that is being made.
 //! - `fuzz`: what is foreign here, for the fuzzer.
 
 mod add;
@@ -22,7 +22,6 @@ mod root;
 mod store;
 mod stream;
 mod sweep;
-mod tree;
 
 #[cfg(test)]
 mod tests;

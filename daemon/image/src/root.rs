@@ -5,31 +5,19 @@
 
 use std::{
     collections::BTreeSet,
-    ffi::CStr,
     fs,
     io::{self, Read, Write as _},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, OwnedFd},
     path::Path,
 };
 
+use paw_launch::tree::{BENEATH, DIR, names, open_beneath};
 use rustix::{
-    fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps},
+    fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps},
     io::Errno,
 };
 
 use crate::path::TreePath;
-
-/// How every directory on the way is opened.
-const DIR: OFlags = OFlags::DIRECTORY
-    .union(OFlags::RDONLY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
-
-/// Stays beneath, and passes through nothing that leads elsewhere.
-const BENEATH: ResolveFlags = ResolveFlags::BENEATH
-    .union(ResolveFlags::NO_SYMLINKS)
-    .union(ResolveFlags::NO_MAGICLINKS)
-    .union(ResolveFlags::NO_XDEV);
 
 /// Why an entry was not made.
 #[derive(Debug, thiserror::Error)]
@@ -290,20 +278,6 @@ fn kind(dir: impl AsFd, name: &[u8]) -> Result<Option<FileType>, Errno> {
     }
 }
 
-/// Names in a directory, in order.
-pub(crate) fn names(dir: impl AsFd) -> Result<Vec<Vec<u8>>, Errno> {
-    let mut names: Vec<Vec<u8>> = Vec::new();
-    for entry in Dir::read_from(dir)? {
-        let entry = entry?;
-        let name: &CStr = entry.file_name();
-        if name != c"." && name != c".." {
-            names.push(name.to_bytes().to_vec());
-        }
-    }
-    names.sort();
-    Ok(names)
-}
-
 /// Removes whatever stands at a name, with all that is in it, following nothing. Its depth was bounded when it was made.
 fn clear(dir: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
     match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
@@ -316,9 +290,4 @@ fn clear(dir: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
         clear(&below, &entry)?;
     }
     rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)
-}
-
-/// A directory in a directory.
-pub(crate) fn open_beneath(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
-    rustix::fs::openat2(dir, name, DIR, Mode::empty(), BENEATH)
 }

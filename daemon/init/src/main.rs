@@ -2,7 +2,7 @@
 //! [`paw_launch::frame`].
 //!
 //! It runs inside, without privilege, and nobody trusts it: whatever it says is bounded again outside. It decides nothing
-//! about isolation; it was put into its cage before its first instruction. One thread, one `poll`, no allocation that grows
+//! about isolation; it was put into its cage before its first instruction. One thread, one list of what it waits for, no allocation that grows
 //! without a bound, so that a command can neither block it nor blow it up.
 
 mod child;
@@ -13,6 +13,7 @@ mod outbox;
 mod resume;
 mod serve;
 mod start;
+mod watch;
 
 use std::{
     io::{self, Write},

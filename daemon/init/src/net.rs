@@ -73,18 +73,18 @@ impl Net {
         self.open.clear();
     }
 
-    /// The port, while one more connection may be accepted.
-    pub(crate) fn listener(&self) -> Option<BorrowedFd<'_>> {
-        let room = self.open.len() < MAX_CONNECTIONS;
-        self.listener.as_ref().filter(|_| room).map(AsFd::as_fd)
+    /// The port, and whether one more connection may be accepted.
+    pub(crate) fn listener(&self) -> Option<(BorrowedFd<'_>, bool)> {
+        let has_room = self.open.len() < MAX_CONNECTIONS;
+        self.listener.as_ref().map(|it| (it.as_fd(), has_room))
     }
 
     /// Connections by number, with whether there is something to read or to write for each.
-    pub(crate) fn wanted(&self) -> impl Iterator<Item = (u32, BorrowedFd<'_>, bool, bool)> {
-        self.open.iter().filter_map(|(number, connection)| {
+    pub(crate) fn connections(&self) -> impl Iterator<Item = (u32, BorrowedFd<'_>, bool, bool)> {
+        self.open.iter().map(|(number, connection)| {
             let reads = !connection.ended_said && connection.window > 0;
             let writes = !connection.waiting.is_empty();
-            (reads || writes).then(|| (*number, connection.socket.as_fd(), reads, writes))
+            (*number, connection.socket.as_fd(), reads, writes)
         })
     }
 

@@ -7,8 +7,8 @@ use std::{
 
 use nix::{
     errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
+        epoll::EpollFlags,
         prctl,
         signal::{SigSet, Signal},
         signalfd::{SfdFlags, SignalFd},
@@ -28,6 +28,7 @@ use crate::{
     outbox::Outbox,
     resume::resume,
     start::{failed, start},
+    watch::{Interest, Watch},
 };
 
 /// How many commands may run at once, with those whose end is not forgotten; one more is answered with `EAGAIN`.
@@ -77,15 +78,15 @@ enum Outside {
     Done,
 }
 
-/// Something that became ready.
+/// Something that became ready. A command has, beside its number, which may be given again, its process id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Source {
     Outside,
     Reader,
     ChildEnds,
-    Stdin(u32),
-    Stdout(u32),
-    Stderr(u32),
+    Stdin(u32, Option<Pid>),
+    Stdout(u32, Option<Pid>),
+    Stderr(u32, Option<Pid>),
     Port,
     Connection(u32),
 }
@@ -113,6 +114,10 @@ impl Init {
             step: "make stdout non-blocking",
             errno,
         })?;
+        let mut watch = Watch::new().map_err(|errno| Fault::Kernel {
+            step: "make a list of descriptors to watch",
+            errno,
+        })?;
         self.outbox.control(
             Tag::Hello,
             0,
@@ -126,7 +131,13 @@ impl Init {
                 step: "write to stdout",
                 errno,
             })?;
-            for (source, events) in self.wait(stdin, stdout, child_ends.as_fd())? {
+            let ready = watch
+                .wait(&self.open(stdin, stdout, child_ends.as_fd()))
+                .map_err(|errno| Fault::Kernel {
+                    step: "watch descriptors",
+                    errno,
+                })?;
+            for (source, events) in ready {
                 match source {
                     Source::Outside => {
                         if self.take(stdin)? == Outside::Done {
@@ -134,7 +145,7 @@ impl Init {
                         }
                     }
                     // Room is used at the top of the loop; here only the news that there will never be any counts.
-                    Source::Reader if events.contains(PollFlags::POLLERR) => {
+                    Source::Reader if events.contains(EpollFlags::EPOLLERR) => {
                         return Err(Fault::Kernel {
                             step: "write to stdout",
                             errno: Errno::EPIPE,
@@ -146,23 +157,23 @@ impl Init {
                         let _ = child_ends.read_signal();
                         self.reap();
                     }
-                    Source::Stdin(number) => {
+                    Source::Stdin(number, _) => {
                         if let Some(child) = self.children.get_mut(&number) {
-                            if events.contains(PollFlags::POLLERR) {
+                            if events.contains(EpollFlags::EPOLLERR) {
                                 child.stdin.reader_left(number, &mut self.outbox);
                             } else {
                                 child.stdin.flush(number, &mut self.outbox);
                             }
                         }
                     }
-                    Source::Stdout(number) => {
+                    Source::Stdout(number, _) => {
                         if let Some(child) = self.children.get_mut(&number) {
                             child
                                 .stdout
                                 .relay(number, &mut self.outbox, &mut self.scratch);
                         }
                     }
-                    Source::Stderr(number) => {
+                    Source::Stderr(number, _) => {
                         if let Some(child) = self.children.get_mut(&number) {
                             child
                                 .stderr
@@ -191,80 +202,49 @@ impl Init {
         }
     }
 
-    /// Waits until something can be done. What must not be read now is not asked for, which is how full queues hold back
-    /// whoever fills them.
-    fn wait(
-        &self,
-        stdin: BorrowedFd<'_>,
-        stdout: BorrowedFd<'_>,
-        child_ends: BorrowedFd<'_>,
-    ) -> Result<Vec<(Source, PollFlags)>, Fault> {
-        let writable = if self.outbox.is_empty() {
-            PollFlags::empty()
-        } else {
-            PollFlags::POLLOUT
-        };
-        let mut sources = vec![
-            // Asked even without an event, because it tells when the outside stops reading for good.
-            (Source::Reader, PollFd::new(stdout, writable)),
-            (
-                Source::ChildEnds,
-                PollFd::new(child_ends, PollFlags::POLLIN),
-            ),
-        ];
-        if self.outbox.has_room() {
-            sources.push((Source::Outside, PollFd::new(stdin, PollFlags::POLLIN)));
-            for (number, child) in &self.children {
-                if let Some(pipe) = child.stdin.pipe() {
-                    let events = if child.stdin.is_waiting() {
-                        PollFlags::POLLOUT
-                    } else {
-                        PollFlags::empty()
-                    };
-                    sources.push((Source::Stdin(*number), PollFd::new(pipe, events)));
-                }
-                if child.is_draining() {
-                    continue;
-                }
-                for (source, output) in [
-                    (Source::Stdout(*number), &child.stdout),
-                    (Source::Stderr(*number), &child.stderr),
-                ] {
-                    if let Some(pipe) = output.pipe().filter(|_| output.is_wanted()) {
-                        sources.push((source, PollFd::new(pipe, PollFlags::POLLIN)));
-                    }
+    /// Every open descriptor, with what is waited for on it. What must not be read now is not asked for, which is how full queues
+    /// hold back whoever fills them.
+    fn open<'a>(
+        &'a self,
+        stdin: BorrowedFd<'a>,
+        stdout: BorrowedFd<'a>,
+        child_ends: BorrowedFd<'a>,
+    ) -> Vec<Interest<'a, Source>> {
+        let when = |is: bool, events| if is { events } else { EpollFlags::empty() };
+        let has_room = self.outbox.has_room();
+        let readable = |is: bool| (is && has_room).then_some(EpollFlags::EPOLLIN);
+        // Asked even without an event, because it tells when the outside stops reading for good.
+        let writable = when(!self.outbox.is_empty(), EpollFlags::EPOLLOUT);
+        let mut open = Vec::with_capacity(3 + 3 * self.children.len());
+        let mut add = |source, fd, events| open.push(Interest { source, fd, events });
+        add(Source::Reader, stdout, Some(writable));
+        add(Source::ChildEnds, child_ends, Some(EpollFlags::EPOLLIN));
+        add(Source::Outside, stdin, readable(true));
+        for (number, child) in &self.children {
+            if let Some(pipe) = child.stdin.pipe() {
+                let events = when(child.stdin.is_waiting(), EpollFlags::EPOLLOUT);
+                let source = Source::Stdin(*number, child.pid);
+                add(source, pipe, has_room.then_some(events));
+            }
+            for (source, output) in [
+                (Source::Stdout(*number, child.pid), &child.stdout),
+                (Source::Stderr(*number, child.pid), &child.stderr),
+            ] {
+                if let Some(pipe) = output.pipe() {
+                    let wanted = output.is_wanted() && !child.is_draining();
+                    add(source, pipe, readable(wanted));
                 }
             }
         }
-        if self.outbox.has_room() {
-            if let Some(port) = self.net.listener() {
-                sources.push((Source::Port, PollFd::new(port, PollFlags::POLLIN)));
-            }
-            for (number, socket, reads, writes) in self.net.wanted() {
-                let mut events = PollFlags::empty();
-                events.set(PollFlags::POLLIN, reads);
-                events.set(PollFlags::POLLOUT, writes);
-                sources.push((Source::Connection(number), PollFd::new(socket, events)));
-            }
+        if let Some((port, takes_more)) = self.net.listener() {
+            add(Source::Port, port, readable(takes_more));
         }
-        let (sources, mut polled): (Vec<Source>, Vec<PollFd<'_>>) = sources.into_iter().unzip();
-        match poll(&mut polled, PollTimeout::NONE) {
-            Ok(_) => {}
-            Err(Errno::EINTR) => return Ok(Vec::new()),
-            Err(errno) => {
-                return Err(Fault::Kernel {
-                    step: "poll",
-                    errno,
-                });
-            }
+        for (number, socket, reads, writes) in self.net.connections() {
+            let events = when(reads, EpollFlags::EPOLLIN) | when(writes, EpollFlags::EPOLLOUT);
+            let wanted = has_room && !events.is_empty();
+            add(Source::Connection(number), socket, wanted.then_some(events));
         }
-        Ok(sources
-            .into_iter()
-            .zip(&polled)
-            .filter_map(|(source, fd)| {
-                Some((source, fd.revents()?)).filter(|(_, events)| !events.is_empty())
-            })
-            .collect())
+        open
     }
 
     /// Reads from the outside once and does what the whole frames say.

@@ -8,7 +8,7 @@
 //! - [`frame`]: what goes over stdin and stdout of `paw-init`, the PID 1 of every sandbox, in every runtime.
 //! - [`resume`]: how another pawd goes on with those frames after the one that began was killed.
 //! - [`shim`]: what is told of a containerd shim, from one process of the launcher's to the next.
-//! - [`root`]: what paw-launcher has paw-create put a sandbox's root together from.
+//! - [`root`]: what paw-launcher has paw-create put a sandbox's root together from; [`tree`]: what the digest of an image is of.
 //!
 //! This crate knows no process of ours: it only says what the bytes mean.
 
@@ -26,6 +26,8 @@ pub mod resume;
 pub mod root;
 #[cfg(feature = "requests")]
 pub mod shim;
+#[cfg(feature = "requests")]
+pub mod tree;
 #[cfg(feature = "requests")]
 mod waiting;
 #[cfg(feature = "requests")]

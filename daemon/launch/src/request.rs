@@ -533,6 +533,9 @@ pub struct Facts {
     pub runtime_digest: Digest,
     /// Digest of the paw-init binary that runs in it.
     pub init_digest: Digest,
+    /// Digest of the image that its root is made of, see [`crate::tree`]: of one that was added, its address; of a shipped one, what it was
+    /// when the launcher first used it. None for a directory of somebody's and for the host's own files, which change.
+    pub root_digest: Option<Digest>,
     /// `Seccomp:` of paw-init, or of the kernel that it runs on; 2 is a filter. So are the next five.
     pub seccomp: u32,
     /// `NoNewPrivs:` of paw-init.

@@ -11,7 +11,8 @@ use paw_confine::userns::Extent;
 use paw_policy::Digest;
 
 use crate::{
-    bundle::Bundles, ceilings::Ceilings, cgroup::Parent, memory::Memory, runtime::Runtimes,
+    bundle::Bundles, ceilings::Ceilings, cgroup::Parent, image::Shipped, memory::Memory,
+    runtime::Runtimes,
 };
 
 /// Everything that does not change while the launcher lives.
@@ -30,6 +31,8 @@ pub(crate) struct Host {
     pub(crate) programs: PathBuf,
     /// Whether jobs run here. They expect to be nobody on the host, so not where we are root.
     pub(crate) has_jobs: bool,
+    /// The images that ship.
+    pub(crate) shipped: Shipped,
     /// What makes sandboxes.
     pub(crate) runtimes: Runtimes,
     /// The paw-init program.

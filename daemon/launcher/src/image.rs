@@ -9,6 +9,7 @@
 //! neither has to be told about the other in time.
 
 use std::{
+    cell::RefCell,
     collections::BTreeMap,
     fs,
     io::{self, Read as _},
@@ -20,12 +21,13 @@ use std::{
 use paw_launch::{
     image::{ImageCharge, ImageOrder, MAX_RECORD, Record},
     request::{Limits, Refusal, RefusalReason, SandboxId},
+    tree,
 };
 use paw_policy::{Digest, Name};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use crate::{
-    ceilings::refusal,
+    ceilings::{Approved, ApprovedImage, refusal},
     job::{Job, Program},
     serve::Launcher,
 };
@@ -122,6 +124,44 @@ pub(crate) fn named(
             format!("find the image {name}: {error}"),
             "ask again if it is being removed; else remove it and add it again",
         )),
+    }
+}
+
+/// Digests of the images that ship, each measured when it is used for the first time in this life of ours: an upgrade of the package
+/// begins another one.
+#[derive(Debug)]
+pub(crate) struct Shipped {
+    images: PathBuf,
+    measured: RefCell<BTreeMap<PathBuf, Digest>>,
+}
+
+impl Shipped {
+    pub(crate) fn new(data: &Path) -> Self {
+        Self {
+            images: data.join("images"),
+            measured: RefCell::default(),
+        }
+    }
+
+    /// The digest of the image of a plan: an added one is named by it. `None` for a directory of somebody's and for the host's own
+    /// files, which change as their owner likes.
+    pub(crate) fn digest(&self, plan: &Approved) -> io::Result<Option<Digest>> {
+        if let Some(tree) = &plan.tree {
+            return Ok(Some(tree.digest));
+        }
+        let ApprovedImage::Dir(path) = &plan.image else {
+            return Ok(None);
+        };
+        if path.parent() != Some(&self.images) {
+            return Ok(None);
+        }
+        if let Some(digest) = self.measured.borrow().get(path) {
+            return Ok(Some(*digest));
+        }
+        let root = rustix::fs::open(path, tree::DIR, Mode::empty())?;
+        let digest = tree::measure(&root)?.digest;
+        self.measured.borrow_mut().insert(path.clone(), digest);
+        Ok(Some(digest))
     }
 }
 

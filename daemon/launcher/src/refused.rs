@@ -26,6 +26,8 @@ pub(crate) enum CreateError {
     Pipe(#[source] Errno),
     #[error("read paw-init")]
     Init(#[source] io::Error),
+    #[error("read the image")]
+    Root(#[source] io::Error),
     #[error("start paw-create")]
     Spawn(#[source] io::Error),
     #[error("paw-create failed: {0}")]
@@ -55,11 +57,7 @@ impl CreateError {
                 "run it without an io weight, or schedule the disk by bfq; see `pawctl doctor`",
             ),
             Self::Attest(_)
-            | Self::Cgroup(
-                CgroupError::ReadBack { .. }
-                | CgroupError::Cpuset { .. }
-                | CgroupError::Elsewhere { .. },
-            ) => (
+            | Self::Cgroup(CgroupError::ReadBack { .. } | CgroupError::Elsewhere { .. }) => (
                 RefusalReason::Attestation,
                 "run `pawctl doctor --prove`; the sandbox was killed before a command ran in it",
             ),

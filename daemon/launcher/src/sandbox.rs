@@ -114,6 +114,7 @@ pub(crate) struct Sandbox {
     limits: Limits,
     bundle: Bundle,
     init_digest: Digest,
+    root_digest: Option<Digest>,
     streams: Streams,
     /// paw-init, or what lives and ends with it, from when it is known until it is reaped.
     init: Option<Pid>,
@@ -157,6 +158,7 @@ impl Sandbox {
         let mut steps = Steps::begin();
         let leaf = host.parent.leaf(&plan.id);
         let init_digest = host.init.digest().map_err(CreateError::Init)?;
+        let root_digest = host.shipped.digest(&plan).map_err(CreateError::Root)?;
         let bundle = host.bundles.make(&plan, leaf.path(), &*runtime)?;
         let limits = runtime.leaf_limits(&plan.limits);
         let started = leaf
@@ -193,6 +195,7 @@ impl Sandbox {
                     limits,
                     bundle,
                     init_digest,
+                    root_digest,
                     streams: ours,
                     init,
                     exit: None,
@@ -350,6 +353,7 @@ impl Sandbox {
             leaf: &self.leaf,
             bound: &self.bundle.bound,
             init_digest: self.init_digest,
+            root_digest: self.root_digest,
             launcher_map: &host.map,
             landlock_abi: host.landlock_abi,
             unheld: &host.unheld,

@@ -55,6 +55,7 @@ use crate::{
     cgroup::{CgroupError, Parent},
     door::{self, DoorError},
     host::{self, Host},
+    image::Shipped,
     job::Program,
     kata::{leftovers::LeftoverError, private::PrivateError},
     memory::Memory,
@@ -238,6 +239,7 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
     let host = Host {
         unheld: parent.unheld(),
         ceilings,
+        shipped: Shipped::new(&places.data),
         data: places.data,
         skills: places.skills,
         state: places.state,

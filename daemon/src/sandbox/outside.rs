@@ -329,6 +329,7 @@ pub(super) fn attestation(plan: &SandboxPlan) -> Attestation {
             runtime_version: "fake".to_owned(),
             runtime_digest: Digest::of(b""),
             init_digest: Digest::of(b""),
+            root_digest: None,
             seccomp: 0,
             no_new_privs: false,
             capabilities: Default::default(),

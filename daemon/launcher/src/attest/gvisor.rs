@@ -165,6 +165,7 @@ pub(crate) fn gvisor(
         runtime_version: runtime.version(),
         runtime_digest: digest_of(runtime)?,
         init_digest: expected.init_digest,
+        root_digest: expected.root_digest,
         seccomp: sentry.status.seccomp,
         no_new_privs: sentry.status.no_new_privs,
         capabilities: sentry.status.caps.clone(),

@@ -83,6 +83,8 @@ pub(crate) struct Expected<'a> {
     pub(crate) bound: &'a [Bound],
     /// Digest of the paw-init that was mounted.
     pub(crate) init_digest: Digest,
+    /// Digest of the image, if it has one.
+    pub(crate) root_digest: Option<Digest>,
     /// The launcher's own map, which turns its ids into the host's.
     pub(crate) launcher_map: &'a [Extent],
     pub(crate) landlock_abi: u32,
@@ -170,6 +172,7 @@ pub(crate) fn process(
         runtime_version: maker.version(),
         runtime_digest: digest_of(maker)?,
         init_digest: expected.init_digest,
+        root_digest: expected.root_digest,
         seccomp: status.seccomp,
         no_new_privs: status.no_new_privs,
         capabilities: status.caps,

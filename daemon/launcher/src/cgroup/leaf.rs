@@ -12,7 +12,7 @@ use paw_launch::request::{Limits, Usage};
 
 use super::{
     CgroupError, dir_of, files, io,
-    mounted::{inherit_cpuset, read_text, same_cpuset, write},
+    mounted::{read_text, write},
     swap,
 };
 
@@ -75,11 +75,8 @@ impl Leaf {
 
     /// Makes it in every hierarchy, empty.
     pub(crate) fn make(&self) -> Result<(), CgroupError> {
-        for (controllers, dir) in &self.dirs {
+        for dir in self.dirs.values() {
             fs::create_dir(dir).map_err(files("make", dir))?;
-            if controllers.split(',').any(|name| name == "cpuset") {
-                inherit_cpuset(dir)?;
-            }
         }
         Ok(())
     }
@@ -148,9 +145,6 @@ impl Leaf {
         same("cpu quota", quota_us.into(), quota(wanted).into())?;
         same("cpu period", period_us.into(), PERIOD_US.into())?;
         swap::read_back(self.dir("memory")?, self.unified, wanted.memory)?;
-        if let (false, Ok(cpuset)) = (self.unified, self.dir("cpuset")) {
-            same_cpuset(cpuset)?;
-        }
         let io_weight = match (self.io_dir(), wanted.io_weight) {
             (Some(dir), weight) => io::read_back(dir, weight)?,
             (None, Some(_)) => return Err(CgroupError::NoIoWeight),

@@ -5,7 +5,7 @@
 //! swallows a failed move. Membership is checked from outside before the start, see [`Leaf::holds`].
 //!
 //! Two layouts are known. v2: one tree at `/sys/fs/cgroup`; the launcher itself sits in `PARENT/supervisor`, because a group
-//! with members cannot hand out controllers. v1 (also the hybrid of it): a tree for each controller, `PARENT` in all of them.
+//! with members cannot hand out controllers. v1 (also the hybrid of it): a tree for each controller, `PARENT` in all that are used.
 
 mod io;
 mod leaf;
@@ -24,7 +24,7 @@ use std::{
 use cgroups_rs::fs::hierarchies;
 use paw_launch::request::SandboxId;
 
-use self::mounted::{inherit_cpuset, read_text, v1_mounts, write};
+use self::mounted::{read_text, v1_mounts, write};
 pub(crate) use self::{io::LARGEST as LARGEST_IO_WEIGHT, leaf::Leaf};
 use crate::ceilings::Total;
 
@@ -40,6 +40,10 @@ const LIMITED: [&str; 3] = ["cpu", "memory", "pids"];
 
 /// Controllers that are used where they are there, see [`io`].
 const WELCOME: [&str; 1] = ["io"];
+
+/// Controllers of v1 that are used: those that limit, count, or stop. A process stays where the launcher is in every other hierarchy,
+/// since a group costs time that limits nothing; runc has other ideas, see [`crate::hierarchies`].
+const USED: [&str; 6] = ["blkio", "cpu", "cpuacct", "freezer", "memory", "pids"];
 
 /// Why a cgroup is not what it should be.
 #[derive(Debug, thiserror::Error)]
@@ -65,13 +69,6 @@ pub(crate) enum CgroupError {
     /// A file of a hierarchy says something unexpected.
     #[error("{path} has no readable {what}")]
     Unreadable { path: PathBuf, what: &'static str },
-    /// A sandbox may run on other processors, or use other memory, than the group above it.
-    #[error("{file} reads back as {is:?} and is {wanted:?} in the group above")]
-    Cpuset {
-        file: &'static str,
-        is: String,
-        wanted: String,
-    },
     /// Swap cannot be limited, and there is swap.
     #[error("swap is in use and cannot be limited; boot with swapaccount=1, or without swap")]
     Swap,
@@ -132,7 +129,7 @@ impl Parent {
         let dirs = if unified {
             BTreeMap::from([(String::new(), Path::new(UNIFIED).join(relative))])
         } else {
-            v1_mounts()?
+            v1_mounts(&USED)?
                 .into_iter()
                 .map(|(controllers, mount)| (controllers, mount.join(relative)))
                 .collect()
@@ -155,13 +152,7 @@ impl Parent {
             self.enable_controllers(&self.dirs[""])?;
         }
         self.limit_total(total)?;
-        for (controllers, dir) in &self.dirs {
-            if controllers
-                .split(',')
-                .any(|controller| controller == "cpuset")
-            {
-                inherit_cpuset(dir)?;
-            }
+        for dir in self.dirs.values() {
             // The limit files of this directory stay root's: they hold the total.
             let given = [
                 "",

@@ -8,13 +8,13 @@ use std::{
 
 use super::{CgroupError, files};
 
-/// Mount points of the v1 hierarchies that have controllers, by those controllers as `/proc/PID/cgroup` names them.
-pub(super) fn v1_mounts() -> Result<BTreeMap<String, PathBuf>, CgroupError> {
+/// Mount points of the v1 hierarchies that have any of these controllers, by all that each has as `/proc/PID/cgroup` names them.
+pub(super) fn v1_mounts(wanted: &[&str]) -> Result<BTreeMap<String, PathBuf>, CgroupError> {
     let own = read_text(Path::new("/proc/self/cgroup"))?;
     let mounts = read_text(Path::new("/proc/self/mountinfo"))?;
     let mut found = BTreeMap::new();
     for controllers in own.lines().filter_map(|line| line.split(':').nth(1)) {
-        if controllers.is_empty() || controllers.starts_with("name=") {
+        if !controllers.split(',').any(|name| wanted.contains(&name)) {
             continue;
         }
         let mount = mounts.lines().find_map(|line| {
@@ -29,39 +29,6 @@ pub(super) fn v1_mounts() -> Result<BTreeMap<String, PathBuf>, CgroupError> {
         found.extend(mount.map(|mount| (controllers.to_owned(), mount)));
     }
     Ok(found)
-}
-
-/// A new cpuset is empty and takes no process; it starts as its parent's copy.
-pub(super) fn inherit_cpuset(dir: &Path) -> Result<(), CgroupError> {
-    for file in ["cpuset.cpus", "cpuset.mems"] {
-        let mut chain: Vec<&Path> = dir
-            .ancestors()
-            .take_while(|dir| dir.join(file).exists())
-            .collect();
-        chain.reverse();
-        for pair in chain.windows(2) {
-            if read_text(&pair[1].join(file))?.trim().is_empty() {
-                write(&pair[1].join(file), read_text(&pair[0].join(file))?.trim())?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Reads back that a group has the processors and the memory nodes of the group above it.
-pub(super) fn same_cpuset(dir: &Path) -> Result<(), CgroupError> {
-    for file in ["cpuset.cpus", "cpuset.mems"] {
-        let above = dir.parent().unwrap_or(dir);
-        let (is, wanted) = (read_text(&dir.join(file))?, read_text(&above.join(file))?);
-        if is != wanted {
-            return Err(CgroupError::Cpuset {
-                file,
-                is: is.trim().to_owned(),
-                wanted: wanted.trim().to_owned(),
-            });
-        }
-    }
-    Ok(())
 }
 
 /// Whether this host has swap at all.

@@ -117,6 +117,7 @@ fn machine(pid: i32, expected: &Expected<'_>, kata: &Kata) -> Result<Facts, Atte
         runtime_version: kata.version(),
         runtime_digest: kata.digest().map_err(AttestError::Program)?,
         init_digest: expected.init_digest,
+        root_digest: expected.root_digest,
         seccomp: status.seccomp,
         no_new_privs: status.no_new_privs,
         capabilities: status.caps,

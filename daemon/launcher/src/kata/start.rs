@@ -36,6 +36,7 @@ use crate::{
     cgroup::Parent,
     door,
     host::{self, Host},
+    image::Shipped,
     runtime::{Maker, Runtimes},
     serve::{Launcher, Sources, notify},
     slots::Slots,
@@ -191,6 +192,7 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
     )?;
     let host = Host {
         unheld: parent.unheld(),
+        shipped: Shipped::new(&places.data),
         data: places.data,
         skills: places.skills,
         programs: places.programs,

@@ -104,6 +104,11 @@ pub(crate) fn an_image_stays_while_a_sandbox_runs_in_it() {
     let mut client = rig.client();
     let image = added(&mut client, "mine");
     let mut running = client.create(inside(plan(1), "mine"));
+    assert_eq!(
+        running.attestation.facts.root_digest,
+        Some(image.digest),
+        "what it runs in is told by its content"
+    );
     let page: ImagePage = ask(&mut client, ImageOrder::List { after: None });
     let mine = page
         .images

@@ -9,6 +9,7 @@ use std::{
 use paw_confine::report::Confinement;
 use paw_launch::{
     request::{Image, Limits, Mount, MountSource, Reply, Request, SandboxPlan},
+    tree::measure,
     workspace::Settle,
 };
 
@@ -114,6 +115,9 @@ pub(crate) fn attestation_says_what_the_kernel_says() {
     assert_eq!(running.attestation.digest, digest);
     let init = paw_policy::Digest::of(&fs::read(rig.dir.path().join("libexec/paw-init")).unwrap());
     assert_eq!(facts.init_digest, init);
+    let image = fs::File::open(rig.dir.path().join("data/images/busybox")).unwrap();
+    let root = measure(&image.into()).unwrap().digest;
+    assert_eq!(facts.root_digest, Some(root));
 }
 
 pub(crate) fn memory_over_the_limit_is_killed_and_told() {

@@ -3,32 +3,51 @@
 //! The walk is canonical: a directory before what is in it, names in the order of their bytes, every field with its length. Times
 //! and owners are not in it, because no tree keeps them.
 
-use std::{fs, io::Read as _, os::fd::OwnedFd};
+use std::{
+    ffi::CStr,
+    fs,
+    io::Read as _,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
 
 use paw_policy::Digest;
 use rustix::{
-    fs::{AtFlags, FileType, Mode, OFlags},
+    fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags},
     io::Errno,
 };
 use sha2::{Digest as _, Sha256};
 
-use crate::root::{names, open_beneath};
-
 /// The first bytes of what is digested; another walk would be another number.
 const WALK: &[u8] = b"paw-tree-1\n";
 
+/// How every directory on the way is opened.
+pub const DIR: OFlags = OFlags::DIRECTORY
+    .union(OFlags::RDONLY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
+/// Stays beneath, and passes through nothing that leads elsewhere.
+pub const BENEATH: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::NO_MAGICLINKS)
+    .union(ResolveFlags::NO_XDEV);
+
 /// A tree, measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Measured {
-    pub(crate) digest: Digest,
+pub struct Measured {
+    /// Of every path with its kind, mode, size and content.
+    pub digest: Digest,
     /// Of its files.
-    pub(crate) bytes: u64,
+    pub bytes: u64,
     /// Files, directories and links, the root not counted.
-    pub(crate) entries: u64,
+    pub entries: u64,
 }
 
 /// Walks a tree.
-pub(crate) fn measure(root: &OwnedFd) -> Result<Measured, Errno> {
+///
+/// # Errors
+/// When something in it cannot be read, or is neither file, directory nor link (`NOTSUP`).
+pub fn measure(root: &OwnedFd) -> Result<Measured, Errno> {
     let mut walk = Walk {
         hash: Sha256::new_with_prefix(WALK),
         bytes: 0,
@@ -59,7 +78,7 @@ impl Walk {
             match FileType::from_raw_mode(found.st_mode) {
                 FileType::Directory => {
                     self.entry(b'd', &path, &mode, &[]);
-                    self.below(&open_beneath(std::os::fd::AsFd::as_fd(dir), &name)?, &path)?;
+                    self.below(&open_beneath(dir.as_fd(), &name)?, &path)?;
                 }
                 FileType::RegularFile => {
                     let (size, digest) = content(dir, &name)?;
@@ -102,4 +121,29 @@ fn content(dir: &OwnedFd, name: &[u8]) -> Result<(u64, [u8; 32]), Errno> {
         size += count as u64;
         hash.update(&buffer[..count]);
     }
+}
+
+/// Names in a directory, in order.
+///
+/// # Errors
+/// When it cannot be listed.
+pub fn names(dir: impl AsFd) -> Result<Vec<Vec<u8>>, Errno> {
+    let mut names: Vec<Vec<u8>> = Vec::new();
+    for entry in Dir::read_from(dir)? {
+        let entry = entry?;
+        let name: &CStr = entry.file_name();
+        if name != c"." && name != c".." {
+            names.push(name.to_bytes().to_vec());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// A directory in a directory.
+///
+/// # Errors
+/// When there is none of this name, or the way to it leads elsewhere.
+pub fn open_beneath(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
+    rustix::fs::openat2(dir, name, DIR, Mode::empty(), BENEATH)
 }
