@@ -25,7 +25,7 @@ pub struct Tip {
     pub unsigned: u64,
     /// The version of the segment's lines; 0 before the first.
     pub version: u32,
-    /// Of which epoch the key of the last record's code was, or that of the next one's at a checkpoint.
+    /// Of which epoch the key of the next record's code is.
     pub epoch: u32,
     /// The first segment that is kept.
     pub first: u32,
@@ -103,7 +103,7 @@ pub enum Break {
         /// Which came.
         found: u32,
     },
-    /// The record is of another epoch than the one before, and does not say that it begins one.
+    /// The record is of another epoch than the one before, and none ended there.
     #[error("the record is of epoch {found} where epoch {expected} is")]
     Epoch {
         /// Which is.
@@ -196,8 +196,7 @@ impl Chain {
         let says = |event: &str| record.entry.get().starts_with(event);
         match coded {
             Some(coded) => {
-                let next = says("{\"event\":\"log_keyed\"");
-                if coded.epoch != self.tip.epoch && !(next && coded.epoch == self.tip.epoch + 1) {
+                if coded.epoch != self.tip.epoch {
                     return Err(Break::Epoch {
                         expected: self.tip.epoch,
                         found: coded.epoch,
@@ -209,7 +208,8 @@ impl Chain {
                 if !fits {
                     return Err(Break::Code);
                 }
-                self.tip.epoch = coded.epoch;
+                // Its own code is by a key of the epoch that it ends: without that, nobody begins another one.
+                self.tip.epoch += u32::from(says("{\"event\":\"log_keyed\""));
                 self.tip.tree.push(&tag);
             }
             None if self.codes.demands(expected) => return Err(Break::Code),

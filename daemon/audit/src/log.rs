@@ -255,19 +255,21 @@ impl Log {
         self.written.0.vault
     }
 
-    /// Goes on with a new first key, and gives it, as it is to be written down: whoever has it can check every code from the next record
-    /// on. It is nowhere else.
+    /// Goes on with a new first key, and gives it, as it is to be written down: whoever has it can check every code behind the record
+    /// that tells of it. It is nowhere else.
     ///
     /// # Errors
     /// As [`Log::commit`].
     pub fn hand_out_key(&mut self, at: Stamp) -> Result<zeroize::Zeroizing<String>, LogError> {
-        let first = Ratchet::begin(self.code.epoch() + 1, self.code.next())?;
+        // The record of it is the last one of the epoch that ends: only who has its key can end it.
+        let first = Ratchet::begin(self.code.epoch() + 1, self.code.next() + 1)?;
         let written = first.written();
-        self.code = first;
         let mut entry = Entry::new(Event::LogKeyed);
-        let epoch = self.code.epoch().to_string();
-        entry.detail.insert("epoch".into(), epoch);
+        let detail = &mut entry.detail;
+        detail.insert("epoch".into(), first.epoch().to_string());
         self.append(&entry, at);
+        self.tip.epoch = first.epoch();
+        self.code = first;
         self.seal(at)?;
         Ok(written)
     }

@@ -12,7 +12,8 @@
 //!
 //! Who takes the key that is on the disk, or in memory, can make codes of records to come and none of those before: a hash is not
 //! turned round. So whoever has the first key can tell a history that was written anew from the one that was written, even where the
-//! key that signs was taken as well. Keys that follow from one first key are an *epoch*; each record says of which it is.
+//! key that signs was taken as well. Keys that follow from one first key are an *epoch*; each record says of which it is, and the
+//! one that ends an epoch is coded by its last key.
 
 use std::{
     fmt,
@@ -304,27 +305,34 @@ pub struct Codes {
     first: Vec<Ratchet>,
     /// How many were checked.
     pub checked: u64,
+    /// Where records begin, behind those that were, whose epoch is another one than those of the keys; and which.
+    unknown: Option<(u64, u32)>,
 }
 
 impl Codes {
     /// From the record on that this key is for; what is before it is not looked at.
     #[must_use]
-    pub const fn from(key: Ratchet) -> Self {
+    pub fn from(key: Ratchet) -> Self {
         Self {
             now: Some(key),
-            first: Vec::new(),
-            checked: 0,
+            ..Self::default()
         }
     }
 
     /// Of all records of the epochs that these are the first keys of.
     #[must_use]
-    pub const fn with(first: Vec<Ratchet>) -> Self {
+    pub fn with(first: Vec<Ratchet>) -> Self {
         Self {
-            now: None,
             first,
-            checked: 0,
+            ..Self::default()
         }
+    }
+
+    /// From which record on, and of which epoch, the end of the log could not be checked although first keys were given. What is
+    /// before a record that was checked could not be another one either: its code is over all of it.
+    #[must_use]
+    pub const fn unknown_end(&self) -> Option<(u64, u32)> {
+        self.unknown
     }
 
     /// The key of this record.
@@ -364,6 +372,9 @@ impl Codes {
             .clone()
             .filter(|key| key.epoch == epoch && key.next <= record)
         else {
+            if self.demands(record) {
+                self.unknown = self.unknown.or(Some((record, epoch)));
+            }
             return true;
         };
         key.go_to(record);
@@ -372,6 +383,7 @@ impl Codes {
         if fits {
             self.checked += 1;
             self.now = Some(key);
+            self.unknown = None;
         }
         fits
     }

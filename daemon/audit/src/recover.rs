@@ -107,8 +107,14 @@ impl Log {
                     what,
                 });
             }
-            Some((file, next)) => {
-                let next = chain.codes.into_key(tip.seq + 1).unwrap_or(next);
+            Some((mut file, next)) => {
+                let mut next = chain.codes.into_key(tip.seq + 1).unwrap_or(next);
+                if next.epoch() < tip.epoch {
+                    // The crash came when another first key was about to be given: nobody ever got it.
+                    next = Ratchet::begin(tip.epoch, tip.seq + 1)?;
+                    let kept = file.save(&next);
+                    kept.map_err(|source| LogError::io("write", file.path(), source))?;
+                }
                 (file, next)
             }
             None if is_ours(&tip) => return Err(missing(NEXT)),

@@ -177,6 +177,7 @@ pub fn verify_with(dir: &Path, with: Checks) -> Report {
         Ok(numbers) => numbers,
         Err(error) => return report.unverifiable(format!("read {}: {error}", dir.display())),
     };
+    let has_codes = !with.codes.is_empty();
     let mut walk = Walk {
         dir,
         chain: Chain::new(key, Codes::with(with.codes)),
@@ -202,8 +203,14 @@ pub fn verify_with(dir: &Path, with: Checks) -> Report {
     report.vault = chain.tip.vault;
     report.checkpoints = chain.tip.next_checkpoint;
     report.unsigned = chain.tip.unsigned;
-    match done {
-        Ok(()) => {
+    match (done, chain.codes.unknown_end()) {
+        (Ok(()), Some((record, epoch))) => report.unverifiable(format!(
+            "the codes of record {record} and those behind it are of epoch {epoch}, whose first key is not among those given"
+        )),
+        (Ok(()), None) if has_codes && report.codes == 0 => {
+            report.unverifiable("no record has a code of the first keys given".to_owned())
+        }
+        (Ok(()), None) => {
             report.ok = true;
             report.state = if torn.is_some() || report.recovered > 0 {
                 State::TornTail
@@ -213,12 +220,12 @@ pub fn verify_with(dir: &Path, with: Checks) -> Report {
             report.reason = torn;
             report
         }
-        Err(Stop::Bad { fault, seq, reason }) => {
+        (Err(Stop::Bad { fault, seq, reason }), _) => {
             report.state = State::Tampered;
             (report.fault, report.first_bad_seq, report.reason) = (Some(fault), seq, Some(reason));
             report
         }
-        Err(Stop::Unreadable(reason)) => report.unverifiable(reason),
+        (Err(Stop::Unreadable(reason)), _) => report.unverifiable(reason),
     }
 }
 

@@ -94,6 +94,12 @@ pub(super) fn checks(
                 "name a file that paw-audit --hand-out-key wrote",
             )
         })?;
+        if checks.codes.is_empty() {
+            return Err(usage(
+                format!("{} has no key", path.display()),
+                "name a file that paw-audit --hand-out-key wrote",
+            ));
+        }
     }
     for path in witness {
         let before = checks.witnesses.len();

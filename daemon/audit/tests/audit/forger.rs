@@ -70,6 +70,7 @@ pub(crate) fn signed_anew(
     mut change: impl FnMut(u64, &str, &Tag) -> Option<String>,
 ) {
     let (mut tag, mut tree, mut last): (Tag, _, u64) = ([0; 32], Tree::default(), 0);
+    let mut epoch = None;
     let mut newest = None;
     for number in segment::list(dir).unwrap() {
         let path = segment::path(dir, number);
@@ -91,6 +92,10 @@ pub(crate) fn signed_anew(
                 tag = tag_of(&tag, body.as_bytes());
                 tree.push(&tag);
                 let tag = hex::encode(tag);
+                let record: Value =
+                    serde_json::from_str(&format!("{body},\"tag\":\"{tag}\"}}")).unwrap();
+                let ends = u64::from(record["entry"]["event"] == "log_keyed");
+                epoch = record["epoch"].as_u64().map(|of| of + ends);
                 out.extend_from_slice(format!("{body},\"tag\":\"{tag}\"}}\n").as_bytes());
             } else {
                 let value: Value = serde_json::from_slice(&line).unwrap();
@@ -100,6 +105,7 @@ pub(crate) fn signed_anew(
                     (last, Digest::from_bytes(tag), out.len() as u64);
                 let log = said.log.as_mut().unwrap();
                 (log.size, log.root) = (tree.size(), Digest::from_bytes(tree.root()));
+                log.epoch = epoch.map_or(log.epoch, |epoch| epoch.try_into().unwrap());
                 if !log.peaks.is_empty() || said.offset == 0 {
                     let peaks = tree.peaks().iter();
                     log.peaks = peaks.map(|peak| Digest::from_bytes(*peak)).collect();
