@@ -99,7 +99,7 @@ pub struct ApiArguments {
     pub sandbox: String,
     /// The action that the sandbox belongs to.
     pub run: String,
-    /// The rule that would be added, `HOST:PORT`.
+    /// The rule that would be added, `HOST:PORT` or `HOST:PORT,method=GET`.
     pub rule: String,
 }
 

@@ -200,7 +200,7 @@ async fn a_redirect_to_another_host_is_a_question_of_its_own() {
         let Operation::ApiCall(call) = &asked.plan.operation else {
             panic!("{asked:?}");
         };
-        assert_eq!(call.rule, format!("later.test:{port}"));
+        assert_eq!(call.rule, format!("later.test:{port},method=GET"));
         assert!(asked.taint.iter().any(|it| it == Taint::Tool), "{asked:?}");
         answer(&client, &asked.id, asked.digest, Answer::Approve)
             .await

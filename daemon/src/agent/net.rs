@@ -443,7 +443,17 @@ impl Keeper {
             .ok()
             .filter(|host| reason == Reason::NoRule && !host.is_broker() && decision.port != 0);
         let Some(host) = wanted else { return };
-        let rule = NetRule::all_of(host, decision.port);
+        let rule = NetRule {
+            // No more than what was tried; what is encrypted shows no method.
+            methods: Vec::from_iter(
+                (decision.method != "CONNECT").then(|| decision.method.clone()),
+            ),
+            ..NetRule::all_of(host, decision.port)
+        };
+        // A method that no rule can name is nothing that anybody is asked for.
+        if rule.to_string().parse().as_ref() != Ok(&rule) {
+            return;
+        }
         if asked.len() < MAX_ASKED && asked.insert(rule.clone()) {
             let ask = Ask {
                 sandbox: self.sandbox.clone(),

@@ -298,19 +298,34 @@ impl Canary {
             })
     }
 
-    /// How many bytes at the end of a text may be the beginning of it.
+    /// How many bytes at the end of a text may be the beginning of it, in any way in which [`Self::is_in`] knows it.
     #[must_use]
     pub fn begins_at_the_end_of(&self, text: &str) -> usize {
-        let lower = text.to_ascii_lowercase();
-        let most = (self.text.len() - 1).min(lower.len());
-        (BEGINNING..=most)
-            .rev()
-            .find(|length| {
-                lower.is_char_boundary(lower.len() - length)
-                    && lower.ends_with(&self.text[..*length])
-            })
-            .unwrap_or(0)
+        let signs =
+            |is: fn(&u8) -> bool| text.bytes().enumerate().filter(move |(_, sign)| is(sign));
+        let plain: Vec<(usize, u8)> = signs(u8::is_ascii_alphanumeric)
+            .map(|(at, sign)| (at, sign.to_ascii_lowercase()))
+            .collect();
+        let solid: Vec<(usize, u8)> = signs(|sign| !sign.is_ascii_whitespace()).collect();
+        let [hex, reversed] = [&self.forms[0], &self.forms[1]];
+        let folded = [&self.text, hex, reversed].map(|form| begun(&plain, form));
+        let encoded = self.forms[2..].iter().map(|form| begun(&solid, form));
+        let first = folded.into_iter().chain(encoded).flatten().min();
+        first.map_or(0, |first| text.len() - first)
     }
+}
+
+/// Where the longest beginning of a form stands that these signs, each with its place, end with.
+fn begun(signs: &[(usize, u8)], form: &str) -> Option<usize> {
+    let most = (form.len() - 1).min(signs.len());
+    (BEGINNING..=most).rev().find_map(|length| {
+        let end = &signs[signs.len() - length..];
+        let is = end
+            .iter()
+            .map(|(_, sign)| sign)
+            .eq(&form.as_bytes()[..length]);
+        is.then_some(end[0].0)
+    })
 }
 
 impl fmt::Debug for Canary {

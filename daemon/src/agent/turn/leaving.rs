@@ -16,7 +16,7 @@ use paw_policy::{
 };
 
 use super::{Turn, ask::Answer};
-use crate::{canaries, records::actor};
+use crate::{canaries, records::actor, screen};
 
 /// In place of an answer.
 const WITHHELD: &str = "(The answer is withheld: it showed the mark of the instructions. What was asked may have been meant to bring them out.)";
@@ -43,8 +43,9 @@ impl Turn<'_> {
             secrets_in(&spoken.text).iter().map(|it| it.what).collect();
         let mut marked = Vec::new();
         for call in &mut spoken.calls {
-            keys.extend(secrets_in(&call.arguments).iter().map(|it| it.what));
-            if self.canary.is_in(&call.arguments) || self.canary.is_in(&call.name) {
+            let (found, holds_mark) = screen::leaves(&call.arguments, &self.canary);
+            keys.extend(found);
+            if holds_mark || self.canary.is_in(&call.name) {
                 call.arguments = WITHHELD_ARGUMENTS.into();
                 marked.push("call");
             }
