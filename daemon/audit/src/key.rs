@@ -9,6 +9,8 @@ use std::{
 
 use ed25519_dalek::{SigningKey, VerifyingKey};
 
+use crate::segment;
+
 /// Name of the public key, beside the log: 64 hexadecimal digits and a line end.
 pub const PUBLIC: &str = "audit.pub";
 
@@ -116,14 +118,14 @@ pub fn publish(dir: &Path, key: &VerifyingKey) -> Result<(), KeyError> {
 /// # Errors
 /// When it cannot be read or is not a key.
 pub fn read_public(path: &Path) -> Result<VerifyingKey, KeyError> {
-    let text = fs::read_to_string(path).map_err(|source| KeyError::Io {
+    let text = segment::read_small(path, 4096).map_err(|source| KeyError::Io {
         step: "read",
         path: path.to_owned(),
         source,
     })?;
     let mut bytes = [0; 32];
     let bad = || KeyError::Bad(path.to_owned());
-    hex::decode_to_slice(text.trim_end(), &mut bytes).map_err(|_| bad())?;
+    hex::decode_to_slice(text.trim_ascii_end(), &mut bytes).map_err(|_| bad())?;
     VerifyingKey::from_bytes(&bytes).map_err(|_| bad())
 }
 

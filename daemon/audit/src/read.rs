@@ -77,7 +77,7 @@ pub fn list(dir: &Path, filter: &Filter, before: Option<u64>, limit: usize) -> i
         if first_after(&path)?.is_some_and(|last| last.saturating_add(1) >= before) {
             continue;
         }
-        let file = File::open(&path)?;
+        let file = segment::open(&path)?;
         let length = file.metadata()?.len();
         for (from, to) in places(dir, number, length, before, &wanted) {
             let mut lines = Backwards::between(&file, from, to)?;

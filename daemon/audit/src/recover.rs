@@ -18,7 +18,7 @@ use crate::{
     format::{Checkpoint, Stamp, VERSION, is_checkpoint, read_checkpoint},
     index::Indexer,
     key,
-    log::{Log, LogError, Place, begin_segment, checkpoint_of},
+    log::{Log, LogError, Place, SIGN_WITHIN, begin_segment, checkpoint_of},
     mac::{Codes, NEXT, NextKey, Ratchet},
     segment::{self, LOCK, Lines, Next, WITNESS},
 };
@@ -196,8 +196,15 @@ impl Log {
             log.append(&entry, at);
             log.commit(true, Instant::now())?;
         }
-        log.seal(at)?;
-        log.remove_pruned();
+        match log.seal(at) {
+            Ok(()) => log.remove_pruned(),
+            // As while it runs: it refuses what has no room, and signs when there is some again.
+            Err(error) if error.is_passing() => {
+                tracing::warn!(error = %paw_log::Chain(&error), "audit log cannot be signed");
+                log.sign_by = Some(Instant::now() + SIGN_WITHIN);
+            }
+            Err(error) => return Err(error),
+        }
         Ok(log)
     }
 }

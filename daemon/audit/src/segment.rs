@@ -1,10 +1,13 @@
 //! The files of a log: their names, and their lines one by one.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     io::{self, BufRead as _, BufReader, Read as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
+
+use nix::fcntl::OFlag;
 
 use crate::format::{Checkpoint, MAX_LOG_LINE, parse_checkpoint};
 
@@ -48,13 +51,43 @@ pub fn list(dir: &Path) -> io::Result<Vec<u32>> {
     Ok(numbers)
 }
 
+/// Opens a file of a log, which somebody else may have put there: a plain file and nothing else.
+///
+/// # Errors
+/// When it is a link, a pipe or anything else, or cannot be opened.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits())
+        .open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::other("it is no plain file"))
+    }
+}
+
+/// Reads a file of a log that is never longer than this many bytes.
+///
+/// # Errors
+/// When it is longer, or as [`open`].
+pub(crate) fn read_small(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        return Err(io::Error::other(format!("it is longer than {most} bytes")));
+    }
+    Ok(bytes)
+}
+
 /// What a segment's first line says, believed by nobody yet.
 ///
 /// # Errors
 /// When it cannot be read.
 pub fn first_checkpoint(path: &Path) -> io::Result<Option<Checkpoint>> {
     let mut line = Vec::new();
-    let mut from = BufReader::with_capacity(4096, File::open(path)?).take(MAX_FIRST);
+    let mut from = BufReader::with_capacity(4096, open(path)?).take(MAX_FIRST);
     from.read_until(b'\n', &mut line)?;
     Ok(parse_checkpoint(line.trim_ascii_end()))
 }
@@ -88,7 +121,7 @@ pub(crate) enum Next<'a> {
 impl Lines {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         Ok(Self {
-            from: BufReader::with_capacity(256 * 1024, File::open(path)?),
+            from: BufReader::with_capacity(256 * 1024, open(path)?),
             line: Vec::new(),
             offset: 0,
             next: 0,

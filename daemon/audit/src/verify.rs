@@ -5,7 +5,7 @@
 
 mod ahead;
 
-use std::{fs, io, path::Path};
+use std::{io, path::Path};
 
 use ed25519_dalek::VerifyingKey;
 use paw_api::audit::VaultMark;
@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use self::ahead::Rest;
 use crate::{
     chain::{Break, Chain, Link},
-    format::{Checkpoint, LineError, is_checkpoint, read_checkpoint},
+    format::{Checkpoint, LineError, MAX_LOG_LINE, is_checkpoint, read_checkpoint},
     key,
     mac::{Codes, Ratchet},
     segment::{self, Lines, Next, WITNESS},
@@ -141,6 +141,33 @@ pub fn verify(dir: &Path, given: Option<&VerifyingKey>) -> Report {
 /// A log that is being written is verified up to where it was at some moment of the call.
 #[must_use]
 pub fn verify_with(dir: &Path, with: Checks) -> Report {
+    let look = || (read_witness(dir), segment::list(dir).ok());
+    let mut again = AGAIN;
+    let (mut witness, mut numbers) = look();
+    loop {
+        let seen = (witness.as_ref().ok().cloned(), numbers);
+        let report = verify_once(dir, with.clone(), witness);
+        // The writer may have removed old segments meanwhile, which it signs before.
+        (witness, numbers) = look();
+        again -= 1;
+        if report.ok
+            || again == 0
+            || (witness.as_ref().ok(), &numbers) == (seen.0.as_ref(), &seen.1)
+        {
+            return report;
+        }
+    }
+}
+
+/// How often a log that does not fit, and went on meanwhile, is verified.
+const AGAIN: usize = 10;
+
+/// The newest checkpoint of this log.
+fn read_witness(dir: &Path) -> io::Result<Vec<u8>> {
+    segment::read_small(&dir.join(WITNESS), MAX_LOG_LINE as u64)
+}
+
+fn verify_once(dir: &Path, with: Checks, witness: io::Result<Vec<u8>>) -> Report {
     let given = with.key;
     let mut report = Report {
         ok: false,
@@ -168,8 +195,7 @@ pub fn verify_with(dir: &Path, with: Checks) -> Report {
         }
     };
     report.key = Some(hex::encode(key.to_bytes()));
-    // Before the log itself, so that what it tells of must be there.
-    let witness = fs::read(dir.join(WITNESS));
+    // It was read before the log itself, so that what it tells of must be there.
     let numbers = match segment::list(dir) {
         Ok(numbers) if numbers.is_empty() && witness.is_err() => {
             return report.unverifiable(format!("no log in {}", dir.display()));

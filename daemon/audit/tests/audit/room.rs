@@ -1,6 +1,6 @@
 //! A disk that cannot take any more.
 
-use std::{fs, io::Write as _, process::Command};
+use std::{fs, io::Write as _, path::PathBuf, process::Command};
 
 use paw_api::audit::{Answer, RefuseReason};
 use paw_audit::{State, verify};
@@ -17,9 +17,8 @@ impl Drop for Mounted<'_> {
     }
 }
 
-#[test]
-fn full_disk_refuses_with_its_reason_and_heals_without_a_restart() {
-    let dirs = Dirs::new();
+/// A small file system over the log's directory, where one can be mounted.
+fn small(dirs: &Dirs) -> Option<Mounted<'_>> {
     let mounted = my_uid() == 0
         && apart(|| {
             Command::new("mount")
@@ -32,16 +31,55 @@ fn full_disk_refuses_with_its_reason_and_heals_without_a_restart() {
         eprintln!(
             "SKIPPED full_disk: a tmpfs cannot be mounted here (it needs root and CAP_SYS_ADMIN)"
         );
-        return;
     }
-    let _mounted = Mounted(&dirs.log);
+    mounted.then(|| Mounted(&dirs.log))
+}
+
+/// Takes what room there is, until the file is removed.
+fn ballast(dirs: &Dirs) -> PathBuf {
+    let path = dirs.log.join("ballast");
+    let mut file = fs::File::create(&path).unwrap();
+    while file.write_all(&[1; 4096]).is_ok() {}
+    path
+}
+
+#[test]
+fn writer_starts_and_stops_on_a_full_disk_and_heals_without_another_start() {
+    let dirs = Dirs::new();
+    let Some(_mounted) = small(&dirs) else { return };
+    let writer = Writer::start(&dirs);
+    assert_eq!(audit_seq(&Client::connect(&dirs).append(1, true)), 1);
+    let ballast = ballast(&dirs);
+    let (status, said) = writer.terminate();
+    assert!(status.success(), "{said}");
+
+    let writer = Writer::start(&dirs);
+    let mut client = Client::connect(&dirs);
+    let mut stored = 1;
+    while let Answer::Appended(_) = client.append(stored + 1, true) {
+        stored += 1;
+        assert!(stored < 10_000, "the disk never became full");
+    }
+    fs::remove_file(&ballast).unwrap();
+    assert_eq!(audit_seq(&client.append(9, true)), stored + 1);
+    let (status, said) = writer.terminate();
+    assert!(status.success(), "{said}");
+    let report = verify(&dirs.log, None);
+    assert_eq!(
+        (report.state, report.records),
+        (State::Ok, stored + 1),
+        "{report:?}"
+    );
+}
+
+#[test]
+fn full_disk_refuses_with_its_reason_and_heals_without_a_restart() {
+    let dirs = Dirs::new();
+    let Some(_mounted) = small(&dirs) else { return };
     let writer = Writer::start(&dirs);
     let mut client = Client::connect(&dirs);
     assert_eq!(audit_seq(&client.append(1, true)), 1);
-    let ballast = dirs.log.join("ballast");
-    let mut file = fs::File::create(&ballast).unwrap();
-    while file.write_all(&[1; 4096]).is_ok() {}
-    drop(file);
+    let ballast = ballast(&dirs);
 
     let mut stored = 1;
     let refused = loop {

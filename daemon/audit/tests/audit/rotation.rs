@@ -1,6 +1,15 @@
 //! When a segment ends, and when it is removed.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use nix::{sys::stat::Mode, unistd::mkfifo};
 
 use paw_audit::{Fault, State, format::Stamp, read, segment, verify};
 
@@ -39,6 +48,61 @@ fn segment_of_a_week_is_followed_by_another() {
         (State::Ok, 30),
         "{report:?}"
     );
+}
+
+#[test]
+fn verification_beside_a_writer_that_removes_old_segments_gives_no_alarm() {
+    let dirs = Dirs::new();
+    let mut place = dirs.place(2 * 1024);
+    place.keep = Some(Duration::ZERO);
+    let mut log = open(place).unwrap();
+    log.append(&entry(0), Stamp::now());
+    log.seal(Stamp::now()).unwrap();
+    let ended = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let (mut seen, mut removed) = (0, 0);
+            while !ended.load(Ordering::Acquire) {
+                let report = verify(&dirs.log, None);
+                assert!(report.ok, "after {seen}: {report:?}");
+                seen += 1;
+                removed = report.removed;
+            }
+            (seen, removed)
+        });
+        let mut at = Stamp::now();
+        for n in 1..1_500 {
+            at.utc_ms += 1;
+            log.append(&entry(n), at);
+            log.seal(at).unwrap();
+        }
+        ended.store(true, Ordering::Release);
+        let (seen, removed) = reader.join().unwrap();
+        assert!(seen > 20 && removed > 100, "{seen} {removed}");
+    });
+}
+
+#[test]
+fn files_of_a_copy_that_are_none_of_a_log_are_told_and_not_waited_for() {
+    let made: [(&str, fn(&Path)); 4] = [
+        (segment::WITNESS, |path| symlink("/dev/zero", path).unwrap()),
+        (segment::WITNESS, |path| {
+            fs::File::create(path).unwrap().set_len(1 << 40).unwrap();
+        }),
+        ("audit.000001.log", |path| {
+            mkfifo(path, Mode::S_IRWXU).unwrap();
+        }),
+        ("audit.pub", |path| mkfifo(path, Mode::S_IRWXU).unwrap()),
+    ];
+    for (name, make) in made {
+        let dirs = Dirs::with_log(3, u64::MAX);
+        let path = dirs.log.join(name);
+        fs::remove_file(&path).unwrap();
+        make(&path);
+        let report = verify(&dirs.log, None);
+        assert_eq!(report.state, State::Unverifiable, "{name}: {report:?}");
+        assert!(report.reason.unwrap().contains(name), "{name}");
+    }
 }
 
 #[test]
