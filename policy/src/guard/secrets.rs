@@ -42,7 +42,7 @@ const SAYS_SECRET: [&[u8]; 9] = [
 ];
 
 /// Words before a token that say that it is none.
-const SAYS_OPEN: [&[u8]; 12] = [
+const SAYS_OPEN: [&[u8]; 14] = [
     b"sha1",
     b"sha256",
     b"sha384",
@@ -55,6 +55,9 @@ const SAYS_OPEN: [&[u8]; 12] = [
     b"ssh-",
     b"nonce-",
     b"etag",
+    // Of a line in go.sum, of content in IPFS.
+    b" h1:",
+    b"ipfs",
 ];
 
 /// One thing that must not go out.
@@ -396,6 +399,8 @@ mod tests {
             "token: /usr/lib/x86_64-linux-gnu/libSomething.so.6.0.30",
             "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKq7vR2mXw9Lp4TzB8nHs3YdFc6Jg1EaUKq7vR2mXw9L me@host",
             "password: correct-horse-battery-staple",
+            "golang.org/x/mod v0.17.0 h1:zY54UmvipHiNd+pm+m0x9KhZ9hl1/7QNMyxXbc6ICqA=",
+            "ipfs://QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPbdG/readme",
             "https://example.com/articles/2026/11/26/how-to-keep-a-secret-key-for-10-years",
         ] {
             assert_eq!(whats(text), [] as [&str; 0], "{text}");

@@ -84,7 +84,8 @@ fn verification_beside_a_writer_that_removes_old_segments_gives_no_alarm() {
 
 #[test]
 fn files_of_a_copy_that_are_none_of_a_log_are_told_and_not_waited_for() {
-    let made: [(&str, fn(&Path)); 4] = [
+    type Make = fn(&Path);
+    let made: [(&str, Make); 4] = [
         (segment::WITNESS, |path| symlink("/dev/zero", path).unwrap()),
         (segment::WITNESS, |path| {
             fs::File::create(path).unwrap().set_len(1 << 40).unwrap();
