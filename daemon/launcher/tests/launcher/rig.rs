@@ -81,15 +81,25 @@ pub(crate) fn programs() -> &'static PathBuf {
     })
 }
 
-/// Builds paw-init, linked statically as packages have it, and gives where it is.
+/// Builds paw-init, and gives where it is.
 pub(crate) fn init() -> &'static PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-        let linked = format!("target.{triple}.rustflags=[\"-Ctarget-feature=+crt-static\"]");
-        cargo(&["-p", "paw-init", "--target", &triple, "--config", &linked]);
-        built().join(triple).join("debug/paw-init")
-    })
+    BUILT.get_or_init(|| linked("paw-init"))
+}
+
+/// Builds paw-probe, and gives where it is.
+#[allow(dead_code, reason = "tests of other runtimes use the rest")]
+pub(crate) fn probe() -> &'static PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| linked("paw-probe"))
+}
+
+/// Builds a program that runs inside, linked statically as packages have it.
+fn linked(program: &str) -> PathBuf {
+    let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let linked = format!("target.{triple}.rustflags=[\"-Ctarget-feature=+crt-static\"]");
+    cargo(&["-p", program, "--target", &triple, "--config", &linked]);
+    built().join(triple).join("debug").join(program)
 }
 
 fn cargo(what: &[&str]) {

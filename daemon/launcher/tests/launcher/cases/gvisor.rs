@@ -1,9 +1,11 @@
 //! The same promises where the sandbox has a kernel of its own.
 
-use std::fs;
+use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
 
 use paw_launch::{
-    request::{Limits, Mount, MountSource, RefusalReason, Reply, Request, Runtime, SandboxPlan},
+    request::{
+        Limits, Mount, MountSource, ProofState, RefusalReason, Reply, Request, Runtime, SandboxPlan,
+    },
     workspace::Settle,
 };
 
@@ -58,6 +60,8 @@ pub(crate) fn gvisor_attestation_says_what_the_kernel_says() {
         (&["lo".to_owned()][..], 0)
     );
     assert!(!facts.unseen.is_empty());
+    let runsc = paw_policy::Digest::of(&fs::read("/usr/bin/runsc").unwrap());
+    assert_eq!(facts.runtime_digest, runsc);
     // Seen again from here: every process in the leaf belongs to this slot, and to nobody else's.
     let mut seen = 0;
     for leaf in rig.leaves() {
@@ -169,6 +173,55 @@ pub(crate) fn gvisor_workspace_belongs_to_its_agent() {
     client.settle(2, Settle::Commit);
     let output = client.run(with(gvisor(3)), &["cat", "/workspace/a"]);
     assert_eq!(output.stdout, "one\ntwo\n", "{output:?}");
+}
+
+/// A runsc that says this of its version, with this mode. It is started before the launcher confines itself, so it is a script.
+fn told(version: &str, mode: u32) -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let runsc = dir.path().join("runsc");
+    fs::write(&runsc, format!("#!/bin/sh\necho '{version}'\n")).unwrap();
+    fs::set_permissions(&runsc, fs::Permissions::from_mode(mode)).unwrap();
+    (dir, runsc)
+}
+
+pub(crate) fn runsc_that_is_old_dateless_or_open_to_others_is_absent_and_says_why() {
+    let good = "runsc version 0.0~20221219.0";
+    for (version, mode, expected) in [
+        (good, 0o755, None),
+        (
+            "runsc version release-20200101.0",
+            0o755,
+            Some("20221219 is the oldest that is used"),
+        ),
+        ("runsc version 1.0", 0o755, Some("which has no date in it")),
+        (good, 0o757, Some("can be written by others")),
+        (good, 0o775, Some("can be written by others")),
+        ("", 0, Some("no runsc at")),
+    ] {
+        let (dir, runsc) = told(version, mode);
+        if mode == 0 {
+            fs::remove_file(&runsc).unwrap();
+        }
+        let rig = Rig::configured(&format!("[gvisor]\nrunsc = {runsc:?}\n"));
+        let mut client = rig.client();
+        let Reply::Runtimes { runtimes } = client.ask(Request::Runtimes).0 else {
+            panic!("no runtimes");
+        };
+        let seen = runtimes
+            .iter()
+            .find(|state| state.name == Runtime::Gvisor)
+            .unwrap();
+        let Some(expected) = expected else {
+            assert_eq!(seen.state, ProofState::Unverified, "{seen:?}");
+            continue;
+        };
+        assert_eq!(seen.state, ProofState::Absent, "{version} {mode:o}");
+        assert!(seen.reason.contains(expected), "{seen:?}");
+        let refusal = client.refused(gvisor(1));
+        assert_eq!(refusal.reason, RefusalReason::Runtime, "{refusal:?}");
+        assert!(refusal.message.contains(expected), "{refusal:?}");
+        drop(dir);
+    }
 }
 
 pub(crate) fn gvisor_with_too_little_memory_is_refused() {

@@ -8,12 +8,19 @@ use std::{
 
 use paw_confine::report::Confinement;
 use paw_launch::{
+    egress::PORT,
     request::{Image, Limits, Mount, MountSource, Reply, Request, SandboxPlan},
     tree::measure,
     workspace::Settle,
 };
 
-use crate::rig::{BASE, Rig, Running, elapsed_ms, plan};
+use crate::{
+    rig::{BASE, Rig, Running, elapsed_ms, plan},
+    say,
+};
+
+/// The first version of landlock that has rules about ports.
+const KNOWS_PORTS: u32 = 4;
 
 pub(crate) fn command_runs_in_a_bare_image() {
     let rig = Rig::new();
@@ -118,6 +125,42 @@ pub(crate) fn attestation_says_what_the_kernel_says() {
     let image = fs::File::open(rig.dir.path().join("data/images/busybox")).unwrap();
     let root = measure(&image.into()).unwrap().digest;
     assert_eq!(facts.root_digest, Some(root));
+    let made_by =
+        paw_policy::Digest::of(&fs::read(rig.dir.path().join("libexec/paw-create")).unwrap());
+    assert_eq!(facts.runtime_digest, made_by);
+}
+
+/// Landlock would not be missed otherwise: a sandbox has a network of its own, in which it harms nobody.
+pub(crate) fn port_that_is_not_the_proxys_cannot_be_bound() {
+    let rig = Rig::new();
+    let image = rig.dir.path().join("data/images/busybox/bin");
+    for name in ["nc", "timeout"] {
+        symlink("busybox", image.join(name)).unwrap();
+    }
+    let mut client = rig.client();
+    let mut running = client.create(plan(1));
+    let abi = running.attestation.facts.landlock_abi;
+    if abi < KNOWS_PORTS {
+        say(&format!(
+            "  skipped: landlock of this kernel is of version {abi}, and knows ports from {KNOWS_PORTS} on"
+        ));
+        return;
+    }
+    let mut listen = |port: u16| {
+        let port = port.to_string();
+        running.run(&["timeout", "1", "nc", "-l", "-p", &port])
+    };
+    let refused = listen(5000);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("Permission denied"), "{refused:?}");
+    // It waits there until it is ended.
+    let waits = listen(PORT);
+    assert_eq!(
+        (waits.signal, waits.stderr.as_str()),
+        (Some(15), ""),
+        "{waits:?}"
+    );
+    client.kill(&running.id);
 }
 
 pub(crate) fn memory_over_the_limit_is_killed_and_told() {

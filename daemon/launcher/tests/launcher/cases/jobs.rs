@@ -9,14 +9,18 @@ use std::{
 
 use paw_confine::report::Confinement;
 use paw_launch::{
+    egress::PORT,
     image::{ImageOrder, ImagePage, Origin},
     request::{Refusal, RefusalReason, Reply, Request},
     workspace::Settle,
 };
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::layers::{sh, writer};
-use crate::rig::{As, Client, Rig, UID, lives, plan};
+use crate::{
+    rig::{As, Client, Rig, UID, lives, open_to_all, plan},
+    say,
+};
 
 /// Stands in the place of a job: what it does is said by each test, with these words.
 const WORDS: &str = r#"#!/usr/bin/python3 -I
@@ -119,24 +123,28 @@ pub(crate) fn a_job_of_ours_is_confined_while_it_works() {
     assert_eq!(job.uid, UID);
 }
 
-pub(crate) fn a_job_has_nothing_of_the_launcher_but_its_socket() {
-    let rig = rig("begin()\n\
-        links = {n: os.readlink('/proc/self/fd/' + n) for n in os.listdir('/proc/self/fd') if os.path.exists('/proc/self/fd/' + n)}\n\
-        done({'links': links, 'env': dict(os.environ), 'cwd': os.getcwd()})");
-    let seen = done(rig.client().ask(list()).0);
-    // What whoever runs these tests has left open is open in every process below, and at the same number in this one.
+/// Numbers of descriptors that are a program's own. What whoever runs these tests has left open is open in every process below, and
+/// at the same number in this one.
+pub(super) fn own(links: &Map<String, Value>) -> Vec<&str> {
     let foreign = |number: &str, link: &Value| {
         fs::read_link(format!("/proc/self/fd/{number}"))
             .is_ok_and(|own| own.to_str() == link.as_str())
             && number != "0"
     };
-    let links = seen["links"].as_object().unwrap();
-    let own: Vec<&str> = links
+    links
         .iter()
         .filter(|(number, link)| !foreign(number, link))
         .map(|(number, _)| number.as_str())
-        .collect();
-    assert_eq!(own, ["0", "1", "2", "3"], "{links:?}");
+        .collect()
+}
+
+pub(crate) fn a_job_has_nothing_of_the_launcher_but_its_socket() {
+    let rig = rig("begin()\n\
+        links = {n: os.readlink('/proc/self/fd/' + n) for n in os.listdir('/proc/self/fd') if os.path.exists('/proc/self/fd/' + n)}\n\
+        done({'links': links, 'env': dict(os.environ), 'cwd': os.getcwd()})");
+    let seen = done(rig.client().ask(list()).0);
+    let links = seen["links"].as_object().unwrap();
+    assert_eq!(own(links), ["0", "1", "2", "3"], "{links:?}");
     assert_eq!(
         (&links["0"], &links["1"]),
         (&json!("/dev/null"), &json!("/dev/null"))
@@ -144,6 +152,43 @@ pub(crate) fn a_job_has_nothing_of_the_launcher_but_its_socket() {
     assert_eq!(seen["cwd"], json!("/"));
     let env = seen["env"].as_object().unwrap();
     assert!(env.keys().all(|key| key == "LC_CTYPE"), "{env:?}");
+}
+
+/// The first version of landlock that has rules about signals; ports are older.
+const KNOWS_SIGNALS: u32 = 6;
+
+/// What of landlock is on the launcher is on whatever it starts. The doorkeeper is of the same user, and outside of it.
+pub(crate) fn what_the_launcher_starts_is_bound_by_its_landlock() {
+    let rig = Rig::new();
+    let mut client = rig.client();
+    let (doorkeeper, abi) = match client.ask(Request::Status).0 {
+        Reply::Status {
+            doorkeeper,
+            landlock_abi,
+            ..
+        } => (doorkeeper, landlock_abi),
+        other => panic!("no status: {other:?}"),
+    };
+    if abi < KNOWS_SIGNALS {
+        say(&format!(
+            "  skipped: landlock of this kernel is of version {abi}, and knows signals from {KNOWS_SIGNALS} on"
+        ));
+        return;
+    }
+    let body = format!(
+        "import errno\n\
+        def tried(what):\n    try: what(); return 'it worked'\n    except OSError as e: return errno.errorcode[e.errno]\n\
+        def bind(port): socket.socket().bind(('', port))\n\
+        seen = [tried(lambda: bind(5000)), tried(lambda: bind({PORT})), tried(lambda: os.kill({doorkeeper}, 0)), tried(lambda: os.kill(os.getpid(), 0))]\n\
+        begin(); done(seen)\n"
+    );
+    let job = rig.dir.path().join("libexec/paw-image");
+    fs::write(&job, format!("{WORDS}{body}")).unwrap();
+    open_to_all(&job);
+    assert_eq!(
+        done(client.ask(list()).0),
+        json!(["EACCES", "it worked", "EPERM", "it worked"])
+    );
 }
 
 pub(crate) fn a_job_that_did_not_confine_itself_is_told_nothing() {

@@ -1,11 +1,17 @@
 //! Limits hold, and whoever meddles with them between the setting and the start gets nothing for it.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, thread};
+use std::{
+    fs,
+    os::unix::{fs::PermissionsExt, net::UnixStream},
+    path::PathBuf,
+    thread,
+};
 
 use nix::sys::stat::Mode;
-use paw_launch::request::{Limits, RefusalReason, SandboxPlan};
+use paw_launch::request::{Limits, RefusalReason, Reply, Request, SandboxPlan};
 
-use crate::rig::{Rig, plan, sandbox_processes};
+use super::gvisor::gvisor;
+use crate::rig::{Rig, copy, plan, probe, sandbox_id, sandbox_processes};
 
 /// A rig whose paw-create runs a script first, with the leaf's directories in `$LEAVES` and paw-create's own command line, as
 /// somebody with the launcher's own rights could.
@@ -104,6 +110,57 @@ pub(crate) fn sandbox_that_is_moved_out_of_its_limits_is_refused() {
     });
     assert_eq!(refusal.reason, RefusalReason::Attestation, "{refusal:?}");
     assert!(refusal.message.contains("cgroup"), "{refusal:?}");
+    nothing_is_left(&rig);
+}
+
+/// Between its making and its start a sandbox waits at a socket: whoever reached that could start what was not attested yet.
+pub(crate) fn start_socket_of_another_sandbox_cannot_be_reached() {
+    try_to_start_another(plan(1));
+}
+
+pub(crate) fn start_socket_of_another_sandbox_cannot_be_reached_from_gvisor() {
+    try_to_start_another(gvisor(1));
+}
+
+fn try_to_start_another(plan_of_one: SandboxPlan) {
+    // The second one is held where it is made and not started.
+    let rig = meddler(&format!(
+        "case \"$*\" in *{}*) dir=${{REAL%/libexec/*}}; said=$($REAL \"$@\" 2>&1); echo made >$dir/made; read -r go <$dir/go; echo \"$said\"; exit 0;; esac",
+        sandbox_id(2)
+    ));
+    copy(
+        probe(),
+        &rig.dir.path().join("data/images/busybox/bin/paw-probe"),
+    );
+    let (made, go) = (rig.dir.path().join("made"), rig.dir.path().join("go"));
+    for fifo in [&made, &go] {
+        nix::unistd::mkfifo(fifo, Mode::from_bits_truncate(0o666)).unwrap();
+        fs::set_permissions(fifo, PermissionsExt::from_mode(0o666)).unwrap();
+    }
+    let mut client = rig.client();
+    let mut one = client.create(plan_of_one);
+    let socket = rig.dir.path().join(format!(
+        "state/bundles/{0}/run/{0}/notify.sock",
+        sandbox_id(2)
+    ));
+    let seq = client.send(Request::Create(Box::new(plan(2))));
+    assert_eq!(fs::read_to_string(&made).unwrap(), "made\n");
+    for above in ["", "/proc/1/root", "/proc/1/cwd", "/proc/self/cwd"] {
+        let path = format!("{above}{}", socket.display());
+        let said = one.run(&["paw-probe", "connect", &path]);
+        // Of what the first process has, it may not even be asked.
+        let refused = said.stdout == "EACCES" && above.starts_with("/proc/1");
+        assert!(refused || said.stdout == "ENOENT", "{path}: {said:?}");
+    }
+    // It is there all the while, and somebody listens: root finds both where the launcher keeps its bundles.
+    let seen = format!("/proc/{}/root{}", rig.launcher_pid(), socket.display());
+    UnixStream::connect(&seen).unwrap_or_else(|error| panic!("{seen}: {error}"));
+    fs::write(&go, "go\n").unwrap();
+    // Whether one that root started itself is kept is another matter.
+    if let (Reply::Created { .. }, _) = client.answer(seq) {
+        client.kill(&sandbox_id(2));
+    }
+    client.kill(&one.id);
     nothing_is_left(&rig);
 }
 

@@ -26,6 +26,7 @@ pub(crate) const ALL: &[(&str, fn())] = cases! {
         sandbox_has_no_right_and_sees_nothing_of_the_host
         forbidden_calls_fail_inside
         attestation_says_what_the_kernel_says
+        port_that_is_not_the_proxys_cannot_be_bound
         memory_over_the_limit_is_killed_and_told
         processes_over_the_limit_are_denied_and_told
         files_over_the_limit_do_not_fit
@@ -40,10 +41,13 @@ pub(crate) const ALL: &[(&str, fn())] = cases! {
         gvisor_memory_over_the_limit_is_killed_and_told
         gvisor_deadline_and_kill_leave_nothing_behind
         gvisor_workspace_belongs_to_its_agent
+        runsc_that_is_old_dateless_or_open_to_others_is_absent_and_says_why
         gvisor_with_too_little_memory_is_refused;
     limits:
         limit_that_somebody_changes_before_the_start_is_noticed_and_refused
         sandbox_that_is_moved_out_of_its_limits_is_refused
+        start_socket_of_another_sandbox_cannot_be_reached
+        start_socket_of_another_sandbox_cannot_be_reached_from_gvisor
         io_weight_is_set_and_read_back_or_refused
         swap_cannot_be_used
         throttled_time_is_told;
@@ -65,6 +69,7 @@ pub(crate) const ALL: &[(&str, fn())] = cases! {
         a_job_does_what_was_asked_and_leaves_nothing_behind
         a_job_of_ours_is_confined_while_it_works
         a_job_has_nothing_of_the_launcher_but_its_socket
+        what_the_launcher_starts_is_bound_by_its_landlock
         a_job_that_did_not_confine_itself_is_told_nothing
         a_job_that_is_in_no_cgroup_is_told_nothing
         a_job_past_its_beginning_is_killed_and_told
@@ -117,12 +122,16 @@ pub(crate) const ALL: &[(&str, fn())] = cases! {
         program_that_says_no_hello_is_killed_and_refused;
     process:
         launcher_has_one_thread_whatever_it_does
+        paw_create_has_the_descriptors_of_its_own_sandbox_alone
+        paw_create_has_the_descriptors_of_its_own_gvisor_sandbox_alone
         orphans_of_what_the_launcher_starts_are_its_children_and_are_reaped;
     swaps:
         source_that_is_swapped_for_a_link_after_its_check_is_refused
         source_that_is_swapped_for_another_directory_after_its_check_is_refused
         source_below_a_directory_that_is_swapped_after_its_check_is_refused
-        gvisor_source_that_is_swapped_after_its_check_is_refused;
+        gvisor_source_that_is_swapped_after_its_check_is_refused
+        image_that_is_swapped_after_its_check_is_refused
+        image_that_is_swapped_after_its_check_is_refused_by_gvisor;
     waiting:
         sandbox_that_waits_too_long_is_killed
         sandbox_that_waits_is_bounded_by_the_administrator

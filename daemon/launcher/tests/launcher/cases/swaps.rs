@@ -9,9 +9,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use paw_launch::request::{Mount, MountSource, Refusal, RefusalReason, Runtime, SandboxPlan};
+use paw_launch::request::{
+    Image, Mount, MountSource, Refusal, RefusalReason, Runtime, SandboxPlan,
+};
 
-use crate::rig::{Rig, open_to_all, plan};
+use crate::rig::{Rig, busybox, open_to_all, plan};
 
 /// A rig in which the first sandbox meets a swap of `project`, and paths of it: the source and the secret.
 struct Swapped {
@@ -22,9 +24,14 @@ struct Swapped {
 
 /// `swap` is said with `$source` and `$secret`.
 fn swapped(swap: &str) -> Swapped {
+    swapped_below("shared", swap)
+}
+
+/// The source is in this directory of the rig.
+fn swapped_below(parent: &str, swap: &str) -> Swapped {
     let rig = Rig::new();
     let dir = rig.dir.path();
-    let (shared, libexec) = (dir.join("shared"), dir.join("libexec"));
+    let (shared, libexec) = (dir.join(parent), dir.join("libexec"));
     let (source, secret) = (shared.join("project"), dir.join("secret"));
     for (path, text) in [(&source, "project"), (&secret, "secret")] {
         fs::create_dir(path).unwrap();
@@ -132,4 +139,50 @@ pub(crate) fn source_below_a_directory_that_is_swapped_after_its_check_is_refuse
     assert_eq!(refusal.reason, RefusalReason::Failed, "{refusal:?}");
     assert!(source.is_symlink(), "the swap was not made");
     assert_eq!((rig.leaves(), rig.state("bundles")), (vec![], vec![]));
+}
+
+/// An image is a directory that others may write beside, too: what runs is what was checked, or nothing.
+fn image_swap(runtime: Runtime, (swap, expected): (&str, RefusalReason)) {
+    let Swapped {
+        rig,
+        source,
+        secret,
+    } = swapped_below("images", swap);
+    // Two that nobody could tell from each other by their names.
+    for image in [&source, &secret] {
+        busybox(image);
+        open_to_everybody(image);
+    }
+    let of = |id| SandboxPlan {
+        image: Image::Dir(source.clone()),
+        mounts: Vec::new(),
+        ..with(&source, id, runtime)
+    };
+    let mut client = rig.client();
+    let refusal = client.refused(of(1));
+    assert_eq!(refusal.reason, expected, "{refusal:?}");
+    let moved = source.with_extension("moved");
+    assert!(moved.exists(), "the swap was not made");
+    assert_eq!((rig.leaves(), rig.state("bundles")), (vec![], vec![]));
+    // As it was, it is run in, which shows that it was the swap that was refused.
+    fs::remove_file(&source)
+        .or_else(|_| fs::rename(&source, &secret))
+        .unwrap();
+    fs::rename(&moved, &source).unwrap();
+    open_to_everybody(&source);
+    fs::write(source.with_extension("moved"), "so that nothing is swapped").unwrap();
+    let output = client.run(of(2), &["echo", "ran"]);
+    assert_eq!(output.stdout, "ran\n", "{output:?}");
+}
+
+pub(crate) fn image_that_is_swapped_after_its_check_is_refused() {
+    for swap in [LINK, DIRECTORY] {
+        image_swap(Runtime::Native, swap);
+    }
+}
+
+pub(crate) fn image_that_is_swapped_after_its_check_is_refused_by_gvisor() {
+    for swap in [LINK, DIRECTORY] {
+        image_swap(Runtime::Gvisor, swap);
+    }
 }
