@@ -23,6 +23,7 @@ use tokio::{
 use crate::{
     dialect::Dialect,
     model::{chunk, read, silence, whole},
+    within,
 };
 
 /// What a scene does instead of answering.
@@ -60,6 +61,8 @@ struct Scene {
     fault: Fault,
     /// How often the fault is still played; always without a number.
     times: Option<usize>,
+    /// Whether who only wants to know whether it is there meets the fault, too.
+    is_dead: bool,
     asked: Vec<Instant>,
     said: Vec<Value>,
 }
@@ -70,6 +73,7 @@ impl Scene {
             dialect,
             fault,
             times,
+            is_dead: false,
             asked: Vec::new(),
             said: Vec::new(),
         }
@@ -126,6 +130,19 @@ impl Chaos {
         lock(&self.scenes).insert(name.to_owned(), Scene::new(dialect, fault, times));
     }
 
+    /// Puts a scene on whose fault everybody meets from now on, also who only wants to know whether it is there.
+    pub fn dies(&self, name: &str, dialect: Dialect, fault: Fault) {
+        let mut scene = Scene::new(dialect, fault, None);
+        scene.is_dead = true;
+        lock(&self.scenes).insert(name.to_owned(), scene);
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// The base URL of a provider of this dialect with this scene.
     #[must_use]
     pub fn url(&self, name: &str, dialect: Dialect) -> String {
@@ -167,10 +184,35 @@ impl Chaos {
 /// When there is no loopback.
 #[must_use]
 pub fn reserve() -> TcpSocket {
-    let socket = TcpSocket::new_v4().expect("there is IPv4");
+    let socket = reusable();
     socket
         .bind(SocketAddr::from(([127, 0, 0, 1], 0)))
         .expect("there is a loopback");
+    socket
+}
+
+/// Connections that were closed a moment ago are still known at an address, and do not keep it.
+fn reusable() -> TcpSocket {
+    let socket = TcpSocket::new_v4().expect("there is IPv4");
+    socket.set_reuseaddr(true).expect("it is a socket");
+    socket
+}
+
+/// The same at this address, once nobody has it any more; at any without one.
+///
+/// # Panics
+/// When it does not become free in time.
+pub async fn reserve_at(address: Option<SocketAddr>) -> TcpSocket {
+    let Some(address) = address else {
+        return reserve();
+    };
+    let socket = reusable();
+    within("a port to become free", async {
+        while socket.bind(address).is_err() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     socket
 }
 
@@ -218,7 +260,14 @@ async fn serve(
             _ => None,
         };
         if let Some(body) = by_the_way {
-            whole(out, 200, &[], &body.to_string()).await?;
+            match of_the_dead(scenes, name) {
+                Some((dialect, fault)) => {
+                    if !play(out, dialect, fault).await? {
+                        return Ok(());
+                    }
+                }
+                None => whole(out, 200, &[], &body.to_string()).await?,
+            }
             continue;
         }
         let Some((dialect, fault)) = next(scenes, name, &question.body) else {
@@ -235,6 +284,13 @@ async fn serve(
         }
     }
     Ok(())
+}
+
+/// What who only wants to know whether it is there meets of a scene that is dead.
+fn of_the_dead(scenes: &Scenes, name: &str) -> Option<(Dialect, Fault)> {
+    let scenes = lock(scenes);
+    let scene = scenes.get(name).filter(|scene| scene.is_dead)?;
+    Some((scene.dialect, scene.fault.clone()))
 }
 
 /// Notes a question to a scene, and says what is played.

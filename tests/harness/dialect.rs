@@ -140,6 +140,11 @@ impl Dialect {
     /// What comes after the last piece.
     #[must_use]
     pub fn ending(self) -> String {
+        self.ends(["stop", "end_turn"])
+    }
+
+    /// The same with the word for why, as most say it and as Anthropic does; Ollama and Gemini have none for calls.
+    fn ends(self, [why, of_anthropic]: [&str; 2]) -> String {
         match self {
             Self::Ollama => self.record(&json!({
                 "model": "m", "message": {"role": "assistant", "content": ""}, "done": true, "done_reason": "stop",
@@ -147,18 +152,18 @@ impl Dialect {
             })),
             Self::OpenAi | Self::Compatible => {
                 let counts = json!({"model": "m", "choices": [], "usage": completion_usage()});
-                self.record(&completion(&json!({}), Some("stop")))
+                self.record(&completion(&json!({}), Some(why)))
                     + &self.record(&counts)
                     + &self.raw("[DONE]")
             }
             Self::Mistral => {
-                let mut last = completion(&json!({"content": ""}), Some("stop"));
+                let mut last = completion(&json!({"content": ""}), Some(why));
                 last["usage"] = completion_usage();
                 self.record(&last) + &self.raw("[DONE]")
             }
             Self::Anthropic => [
                 json!({"type": "content_block_stop", "index": 0}),
-                json!({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": OUTPUT}}),
+                json!({"type": "message_delta", "delta": {"stop_reason": of_anthropic}, "usage": {"output_tokens": OUTPUT}}),
                 json!({"type": "message_stop"}),
             ]
             .iter()
@@ -170,6 +175,73 @@ impl Dialect {
                 "usageMetadata": {"promptTokenCount": INPUT, "candidatesTokenCount": OUTPUT},
             })),
         }
+    }
+
+    /// The id of the only call of an answer; nothing where calls have none.
+    #[must_use]
+    pub const fn id_of_the_call(self) -> Option<&'static str> {
+        match self {
+            Self::OpenAi | Self::Compatible => Some("call_abc"),
+            Self::Anthropic => Some("toolu_1"),
+            Self::Mistral => Some("D681PevKs"),
+            Self::Ollama | Self::Gemini => None,
+        }
+    }
+
+    /// A whole answer that calls a tool; where arguments are streamed, they come in two pieces.
+    #[must_use]
+    pub fn calls(self, name: &str, arguments: &Value) -> String {
+        let text = arguments.to_string();
+        let (first, second) = text.split_at(text.len() / 2);
+        let id = self.id_of_the_call();
+        let call = match self {
+            Self::Ollama => {
+                let call = json!({"function": {"name": name, "arguments": arguments}});
+                let message = json!({"role": "assistant", "content": "", "tool_calls": [call]});
+                self.record(&json!({"model": "m", "message": message, "done": false}))
+            }
+            Self::OpenAi | Self::Compatible => {
+                let begun = json!({"index": 0, "id": id, "type": "function", "function": {"name": name, "arguments": first}});
+                let more = json!({"index": 0, "function": {"arguments": second}});
+                [begun, more]
+                    .iter()
+                    .map(|call| self.record(&completion(&json!({"tool_calls": [call]}), None)))
+                    .collect()
+            }
+            Self::Mistral => {
+                let call =
+                    json!({"index": 0, "id": id, "function": {"name": name, "arguments": text}});
+                self.record(&completion(&json!({"tool_calls": [call]}), None))
+            }
+            Self::Anthropic => {
+                let block = json!({"type": "tool_use", "id": id, "name": name, "input": {}});
+                let piece = |text: &str| json!({"type": "content_block_delta", "index": 1, "delta": {"type": "input_json_delta", "partial_json": text}});
+                [
+                    json!({"type": "content_block_stop", "index": 0}),
+                    json!({"type": "content_block_start", "index": 1, "content_block": block}),
+                    piece(first),
+                    piece(second),
+                    json!({"type": "content_block_stop", "index": 1}),
+                ]
+                .iter()
+                .map(|event| self.record(event))
+                .collect()
+            }
+            Self::Gemini => {
+                let part = json!({"functionCall": {"name": name, "args": arguments}, "thoughtSignature": "sig"});
+                self.record(&json!({"modelVersion": "m", "candidates": [{"index": 0, "content": {"role": "model", "parts": [part]}}]}))
+            }
+        };
+        let end = self.ends(["tool_calls", "tool_use"]);
+        // The block of the text has ended already, and that of the call.
+        let end = match self {
+            Self::Anthropic => end
+                .split_once("\n\n")
+                .map(|(_, rest)| rest.to_owned())
+                .unwrap_or_default(),
+            _ => end,
+        };
+        self.opening() + &call + &end
     }
 
     /// A whole answer.

@@ -21,6 +21,7 @@ pub struct Setup {
     one_operator: bool,
     watchdog_us: Option<u64>,
     program: Option<PathBuf>,
+    authority: Option<String>,
 }
 
 /// The policy of a host with one operator: whoever runs a test asks and answers.
@@ -57,6 +58,7 @@ impl Setup {
             one_operator: true,
             watchdog_us: None,
             program: None,
+            authority: None,
         }
     }
 
@@ -64,6 +66,13 @@ impl Setup {
     #[must_use]
     pub fn program(mut self, pawd: PathBuf) -> Self {
         self.program = Some(pawd);
+        self
+    }
+
+    /// With the certificates in this file below the root, and no others, as those of the authorities that this host knows.
+    #[must_use]
+    pub fn authority(mut self, file: &str) -> Self {
+        self.authority = Some(file.to_owned());
         self
     }
 
@@ -329,6 +338,9 @@ fn start_daemon(root: &Root, setup: &Setup, dies_at: Option<&str>) -> (Running, 
     command.env("NOTIFY_SOCKET", &path);
     if let Some(place) = dies_at {
         command.env(paw_store::point::VARIABLE, place);
+    }
+    if let Some(file) = &setup.authority {
+        command.env("SSL_CERT_FILE", root.path().join(file));
     }
     if let Some(us) = setup.watchdog_us {
         command.env("WATCHDOG_USEC", us.to_string());

@@ -19,10 +19,6 @@ use serde_json::{Value, json};
 const ROUTE: &str =
     "\n[route.main]\ntargets = [{ provider = \"first\" }, { provider = \"spare\" }]\n";
 
-/// How long a primary is dead, and how soon it is asked again after that.
-const DEAD_FOR: Duration = Duration::from_secs(10);
-const BACK_IN: Duration = Duration::from_secs(2);
-
 /// Two models, one for the other, each asked once.
 struct Two {
     first: Model,
@@ -85,55 +81,6 @@ async fn show(client: &Client, name: &str) -> Provider {
 async fn becomes(client: &Client, name: &str, state: &str) {
     let waiting = async { while show(client, name).await.breaker != state {} };
     within(&format!("{name} becoming {state}"), waiting).await;
-}
-
-/// Under load: three who ask one question after the other.
-async fn dead_for_ten_seconds(trouble: Trouble) {
-    let two = Two::start().await;
-    let (mut clients, mut healthy) = (Vec::new(), 0);
-    for _ in 0..3 {
-        clients.push(two.pawd.client().await);
-    }
-    let watcher = two.pawd.client().await;
-    let load = async |client: &Client, died: Instant| {
-        while died.elapsed() < DEAD_FOR {
-            assert_eq!(ask(client).await.state, paw_policy::State::Completed);
-        }
-    };
-    while healthy < 8 {
-        assert_eq!(tried(&ask(&watcher).await), BY_FIRST);
-        healthy += 1;
-    }
-    let before = two.first.questions();
-    two.first.falls_into(Some(trouble));
-    let died = Instant::now();
-    tokio::join!(
-        load(&clients[0], died),
-        load(&clients[1], died),
-        load(&clients[2], died)
-    );
-    let reached = two.first.questions() - before;
-    assert!((1..=3).contains(&reached), "{reached} attempts reached it");
-    assert!(
-        two.spare.questions() > 100,
-        "there was load: {}",
-        two.spare.questions()
-    );
-    two.first.falls_into(None);
-    let back = Instant::now();
-    let again = async { while tried(&ask(&watcher).await) != BY_FIRST {} };
-    within("the return of the primary", again).await;
-    assert!(back.elapsed() <= BACK_IN, "back after {:?}", back.elapsed());
-}
-
-#[tokio::test]
-async fn primary_that_hangs_up_for_ten_seconds_is_reached_three_times_and_is_back_in_two() {
-    dead_for_ten_seconds(Trouble::HangsUp).await;
-}
-
-#[tokio::test]
-async fn primary_that_is_overloaded_for_ten_seconds_is_reached_three_times_and_is_back_in_two() {
-    dead_for_ten_seconds(Trouble::Busy).await;
 }
 
 /// Two, of which the first has failed and is not there.
@@ -262,6 +209,112 @@ async fn at_most_half_of_a_routes_targets_are_left_alone() {
         assert_eq!(tried(&ask(&client).await), [("spare", "overload")]);
     }
     assert_eq!(show(&client, "spare").await.breaker, "closed");
+}
+
+/// Refuses, and wants to be left alone for an hour.
+fn away_for_an_hour(status: u16) -> Answer {
+    let said = json!({"error": {"message": "no", "code": "busy"}}).to_string();
+    Answer::Status(status, vec![("retry-after", "3600".into())], said)
+}
+
+/// Provider, model and breaker of each target of the route.
+async fn breakers(client: &Client) -> Vec<(String, String, String)> {
+    let routes = within("listing routes", RouteRpcClient::list(client)).await;
+    let targets = routes.unwrap().remove(0).targets;
+    let of = targets.into_iter();
+    of.map(|it| (it.provider, it.model, it.breaker)).collect()
+}
+
+fn words(all: &[(String, String, String)]) -> Vec<(&str, &str, &str)> {
+    let of = all.iter();
+    of.map(|(a, b, c)| (a.as_str(), b.as_str(), c.as_str()))
+        .collect()
+}
+
+#[tokio::test]
+async fn model_that_is_busy_keeps_nobody_from_another_one_of_its_provider() {
+    let (first, spare) = (Model::start().await, Model::start().await);
+    let route = "\n[route.main]\ntargets = [{ provider = \"first\", model = \"a\" }, \
+                 { provider = \"first\", model = \"b\" }, { provider = \"spare\" }]\n";
+    let once = "max_retries = 0\n";
+    let setup = Setup::new()
+        .provider("first", "openai", &format!("{}/v1", first.url()), once)
+        .provider("spare", "ollama", &spare.url(), once)
+        .with(route);
+    let pawd = Pawd::start(setup).await;
+    let client = pawd.client().await;
+    first.will(away_for_an_hour(503));
+    let action = ask(&client).await;
+    assert_eq!(tried(&action), [("first", "overload"), ("first", "ok")]);
+    for _ in 0..3 {
+        let action = ask(&client).await;
+        let by: Vec<_> = action.attempts.iter().map(|it| it.model.as_str()).collect();
+        assert_eq!((by, tried(&action)), (vec!["b"], BY_FIRST.to_vec()));
+    }
+    let asked: Vec<_> = first
+        .asked()
+        .into_iter()
+        .filter(|it| it.line.contains("/chat"))
+        .map(|it| it.body["model"].clone())
+        .collect();
+    assert_eq!(asked, ["a", "b", "b", "b", "b"]);
+    assert_eq!(spare.questions(), 0);
+    assert_eq!(
+        words(&breakers(&client).await),
+        [
+            ("first", "a", "open"),
+            ("first", "b", "closed"),
+            ("spare", "m", "closed")
+        ]
+    );
+}
+
+/// A pawd with these credentials, which stand for keys of one account each.
+async fn with_keys(names: &[&str], setup: Setup) -> Pawd {
+    let root = setup.root();
+    for name in names {
+        let key = format!("etc/credentials/{name}");
+        root.write(&key, &format!("sk-{name}"));
+        root.mode(&key, 0o400);
+        root.give(&key);
+    }
+    Pawd::start_in(root, setup).await
+}
+
+#[tokio::test]
+async fn key_that_is_used_up_keeps_nobody_from_the_same_place_with_another_one() {
+    let (first, spare) = (Model::start().await, Model::start().await);
+    let url = format!("{}/v1", first.url());
+    let setup = Setup::new()
+        .provider("one", "openai", &url, "max_retries = 0\napi_key_credential = \"one.key\"\n")
+        .provider("two", "openai", &url, "max_retries = 0\napi_key_credential = \"two.key\"\n")
+        .provider("spare", "ollama", &spare.url(), "max_retries = 0\n")
+        .with("\n[route.main]\ntargets = [{ provider = \"one\" }, { provider = \"two\" }, { provider = \"spare\" }]\n");
+    let pawd = with_keys(&["one.key", "two.key", "three.key"], setup).await;
+    let client = pawd.client().await;
+    first.will(away_for_an_hour(429));
+    let action = ask(&client).await;
+    assert_eq!(tried(&action), [("one", "rate"), ("two", "ok")]);
+    assert_eq!(
+        words(&breakers(&client).await),
+        [
+            ("one", "m", "open"),
+            ("two", "m", "closed"),
+            ("spare", "m", "closed")
+        ]
+    );
+    assert_eq!(tried(&ask(&client).await), [("two", "ok")]);
+    // Nor from itself: with another key it is another account.
+    let file = "etc/pawd.d/60-key.toml";
+    let text = format!(
+        "[provider.one]\nkind = \"openai\"\nbase_url = \"{url}\"\nmodel = \"m\"\n\
+         max_retries = 0\napi_key_credential = \"three.key\"\n"
+    );
+    pawd.root.write(file, &text);
+    ConfigRpcClient::reload(&client).await.unwrap();
+    assert_eq!(tried(&ask(&client).await), [("one", "ok")]);
+    assert_eq!(breakers(&client).await[0].2, "closed");
+    assert_eq!(spare.questions(), 0);
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Talking with a model: pieces as they come, and every way in which it can fail.
 
 use harness::{Answer, Asking, Model, Pawd, Setup, Step, within};
-use jsonrpsee::core::client::Error as CallError;
+use jsonrpsee::{async_client::Client, core::client::Error as CallError};
 use paw_api::{
     ErrorKind,
     action::ActionRpcClient,
@@ -10,6 +10,7 @@ use paw_api::{
 };
 use paw_policy::State;
 use serde_json::json;
+use tokio::{io::AsyncReadExt as _, sync::mpsc::Sender};
 
 use harness::words::{accepted, done, finally, next, object, refused, rest, say, show};
 
@@ -284,6 +285,69 @@ async fn unsubscribing_cancels_the_chat() {
     let id = accepted(&mut chat).await;
     model.was_asked(1).await;
     within("unsubscribing", chat.unsubscribe()).await.unwrap();
+    assert_eq!(finally(&client, &id).await.state, State::Cancelled);
+}
+
+/// A question whose answer has begun, asked by a pawctl of its own: that, and the steps of the model.
+async fn begun(model: &Model, pawd: &Pawd) -> (tokio::process::Child, Sender<Step>) {
+    let (steps, answer) = Answer::steps();
+    model.will(answer);
+    let mut pawctl = tokio::process::Command::new(harness::stage::program("pawctl"));
+    pawctl
+        .arg("--root")
+        .arg(pawd.root.path())
+        .args(["chat", "hello"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .kill_on_drop(true);
+    let mut pawctl = pawctl.spawn().unwrap();
+    steps.send(Step::Piece("a word".into())).await.unwrap();
+    let mut heard = [0; 6];
+    let out = pawctl.stdout.as_mut().unwrap();
+    within("the first word", out.read_exact(&mut heard))
+        .await
+        .unwrap();
+    assert_eq!(&heard, b"a word");
+    (pawctl, steps)
+}
+
+/// The only chat of a pawd.
+async fn only_chat(client: &Client) -> String {
+    let listed = ActionRpcClient::list(client, None, None, None);
+    let mut chats = within("listing actions", listed).await.unwrap().items;
+    assert_eq!(chats.len(), 1, "{chats:?}");
+    chats.remove(0).id
+}
+
+/// The model sees that its connection is closed: whoever makes it go on finds nobody who takes the steps.
+async fn is_left(steps: Sender<Step>) {
+    let gone = async { while steps.send(Step::Piece("late".into())).await.is_ok() {} };
+    within("the end of the connection to the model", gone).await;
+}
+
+#[tokio::test]
+async fn chat_that_is_cancelled_by_its_action_is_left_by_the_provider() {
+    let model = Model::start().await;
+    let pawd = Pawd::start(Setup::new().ollama(&model)).await;
+    let client = pawd.client().await;
+    let (_pawctl, steps) = begun(&model, &pawd).await;
+    let id = only_chat(&client).await;
+    let cancelled = pawd.pawctl(&["action", "cancel", &id]).await;
+    assert!(cancelled.status.success(), "{cancelled:?}");
+    is_left(steps).await;
+    assert_eq!(finally(&client, &id).await.state, State::Cancelled);
+}
+
+#[tokio::test]
+async fn chat_whose_client_is_killed_is_left_by_the_provider() {
+    let model = Model::start().await;
+    let pawd = Pawd::start(Setup::new().ollama(&model)).await;
+    let client = pawd.client().await;
+    let (mut pawctl, steps) = begun(&model, &pawd).await;
+    let id = only_chat(&client).await;
+    // It has no time to take anything back: its connection breaks.
+    pawctl.kill().await.unwrap();
+    is_left(steps).await;
     assert_eq!(finally(&client, &id).await.state, State::Cancelled);
 }
 

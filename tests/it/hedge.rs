@@ -29,12 +29,21 @@ impl Two {
         Self::with(spare_at, more, "").await
     }
 
-    /// The same, with further sections.
+    /// Both on this host, and hedged after this time while nobody knows what is usual.
+    async fn after(time: &str) -> Self {
+        Self::build("127.0.0.1", time, "", "").await
+    }
+
+    /// The same as [`Self::start`], with further sections.
     async fn with(spare_at: &str, more: &str, sections: &str) -> Self {
+        Self::build(spare_at, "100ms", more, sections).await
+    }
+
+    async fn build(spare_at: &str, after: &str, more: &str, sections: &str) -> Self {
         let (slow, spare) = (Model::start().await, Model::start().await);
         let at = spare.url().replace("127.0.0.1", spare_at);
         let route = format!(
-            "[route.main]\nhedge = true\nhedge_after = \"100ms\"\n{more}\n\
+            "[route.main]\nhedge = true\nhedge_after = \"{after}\"\n{more}\n\
              targets = [{{ provider = \"slow\" }}, {{ provider = \"spare\"{} }}]\n",
             if more.contains("weight") {
                 ", weight = 0"
@@ -232,6 +241,36 @@ async fn chat_that_is_taken_back_ends_both() {
         let gone = async { while steps.send(Step::Piece("late".into())).await.is_ok() {} };
         within("the end of a connection", gone).await;
     }
+}
+
+#[tokio::test]
+async fn late_is_what_answers_of_the_target_usually_are_not_once_enough_were_heard() {
+    // Until then as long as the route says, which nobody here waits for.
+    let two = Two::after("60s").await;
+    let client = two.pawd.client().await;
+    for _ in 0..19 {
+        let mut chat = ask(&client).await;
+        assert_eq!(done(&rest(&mut chat).await).provider, "slow");
+    }
+    let steps = two.slow_answer();
+    let mut chat = ask(&client).await;
+    two.slow.was_questioned(20).await;
+    let asked = timeout(Duration::from_millis(500), two.spare.was_asked(1));
+    asked
+        .await
+        .expect_err("nobody knows yet what is usual, and the minute is not over");
+    steps.send(Step::Piece("late".into())).await.unwrap();
+    steps.send(Step::End).await.unwrap();
+    assert_eq!(done(&rest(&mut chat).await).provider, "slow");
+    // Nineteen of twenty began at once, so the next one is late almost at once.
+    let _steps = two.slow_answer();
+    let mut chat = ask(&client).await;
+    let id = accepted(&mut chat).await;
+    assert_eq!(done(&rest(&mut chat).await).provider, "spare");
+    let action = finally(&client, &id).await;
+    assert_eq!(tried(&action), [("slow", "outrun"), ("spare", "ok")]);
+    let waited = action.attempts[0].ms;
+    assert!(waited < 20_000, "{waited} ms");
 }
 
 #[tokio::test]

@@ -179,6 +179,23 @@ async fn what_is_spent_is_counted_and_over_the_budget_nobody_is_asked() {
 }
 
 #[tokio::test]
+async fn question_over_a_budget_is_denied_and_exit_code_4_says_so() {
+    let (model, pawd, client) = start("\n[budget.none]\nper = \"ever\"\ncost = 0\n").await;
+    match rest(&mut say(&client, "hello").await).await.pop() {
+        Some(ChatEvent::Failed { message, error }) => {
+            assert_eq!(error.kind, ErrorKind::Denied, "{message}");
+            assert!(message.contains("budget none"), "{message}");
+        }
+        other => panic!("the chat ended with {other:?}"),
+    }
+    let output = pawd.pawctl(&["chat", "hello"]).await;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{output:?}");
+    assert!(said.contains("budget none"), "{said}");
+    assert_eq!(model.questions(), 0);
+}
+
+#[tokio::test]
 async fn what_is_set_aside_for_one_question_is_not_there_for_another() {
     // Room for the estimate of one question, of about a hundred tokens and more for its answer, and not for two.
     let (model, _pawd, client) =

@@ -443,6 +443,18 @@ async fn plan_says_where_each_target_is_also_of_one_that_waits_for_its_key() {
 }
 
 #[tokio::test]
+async fn target_elsewhere_that_fails_is_stood_in_for_by_one_on_this_host() {
+    let (here, away) = (Model::start().await, Model::start().await);
+    // Nothing says that it may: only what leaves the host has to be allowed.
+    let route = "\n[route.main]\ntargets = [{ provider = \"away\" }, { provider = \"here\" }]\n";
+    let pawd = Pawd::start(here_and_away(&here, &away, route)).await;
+    away.will(status(503, "busy"));
+    let (events, action) = ask(&pawd.client().await).await;
+    assert_eq!(done(&events).provider, "here");
+    assert_eq!(tried(&action), [("away", "overload"), ("here", "ok")]);
+}
+
+#[tokio::test]
 async fn conversation_held_on_this_host_is_shown_to_no_target_elsewhere() {
     let (here, away) = (Model::start().await, Model::start().await);
     let routes = "\n[route.main]\ntargets = [{ provider = \"away\" }, { provider = \"here\" }]\n\

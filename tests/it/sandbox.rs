@@ -35,8 +35,15 @@ async fn next(run: &mut Subscription<RunEvent>) -> RunEvent {
         .expect("it can be read")
 }
 
-/// What a run wrote, and how it ended.
+/// What a run wrote, of which the tests make text, and how it ended.
 async fn rest(run: &mut Subscription<RunEvent>) -> (String, String, RunEvent) {
+    let (stdout, stderr, last) = wrote(run).await;
+    let text = |bytes| String::from_utf8(bytes).expect("the tests write text");
+    (text(stdout), text(stderr), last)
+}
+
+/// What a run wrote, and how it ended.
+async fn wrote(run: &mut Subscription<RunEvent>) -> (Vec<u8>, Vec<u8>, RunEvent) {
     let decode = |data: &str| {
         base64::engine::general_purpose::STANDARD
             .decode(data)
@@ -49,8 +56,7 @@ async fn rest(run: &mut Subscription<RunEvent>) -> (String, String, RunEvent) {
             RunEvent::Stderr { data } => stderr.extend(decode(&data)),
             RunEvent::Waiting { .. } | RunEvent::Started { .. } => {}
             last @ (RunEvent::Ended(_) | RunEvent::Failed { .. }) => {
-                let text = |bytes| String::from_utf8(bytes).expect("the tests write text");
-                return (text(stdout), text(stderr), last);
+                return (stdout, stderr, last);
             }
         }
     }
@@ -102,32 +108,42 @@ async fn signal_that_ended_the_command_is_told() {
 }
 
 #[tokio::test]
-async fn bytes_pass_unchanged_through_stdin_and_stdout() {
+async fn every_byte_passes_unchanged_through_each_of_the_three_streams() {
     let pawd = Pawd::start(Setup::new()).await;
     let client = pawd.client().await;
-    let mut running = run(
-        &client,
-        RunSpec {
+    // Every value a thousand times, in many orders.
+    let sent: Vec<u8> = (0..1_000_u32)
+        .flat_map(|turn| (0..=u8::MAX).map(move |n| n.wrapping_mul(turn as u8 | 1)))
+        .collect();
+    for (script, is_stderr) in [("cat", false), ("cat >&2", true)] {
+        let reads = RunSpec {
             stdin: true,
-            ..spec(&["cat"])
-        },
-    )
-    .await;
-    let id = loop {
-        if let RunEvent::Started { id, .. } = next(&mut running).await {
-            break id;
+            ..spec(&["sh", "-c", script])
+        };
+        let mut running = run(&client, reads).await;
+        let id = loop {
+            if let RunEvent::Started { id, .. } = next(&mut running).await {
+                break id;
+            }
+        };
+        for part in sent.chunks(65_000) {
+            let encoded = base64::engine::general_purpose::STANDARD.encode(part);
+            within("input", client.input(id.clone(), Some(encoded), None))
+                .await
+                .unwrap();
         }
-    };
-    let text = "line\n".repeat(5_000);
-    let encoded = base64::engine::general_purpose::STANDARD.encode(&text);
-    within("input", client.input(id.clone(), Some(encoded), None))
-        .await
-        .unwrap();
-    within("input", client.input(id, None, Some(true)))
-        .await
-        .unwrap();
-    let (stdout, _, end) = rest(&mut running).await;
-    assert_eq!((stdout == text, ended(end).exit_code), (true, Some(0)));
+        within("input", client.input(id, None, Some(true)))
+            .await
+            .unwrap();
+        let (stdout, stderr, end) = wrote(&mut running).await;
+        let (told, other) = if is_stderr {
+            (stderr, stdout)
+        } else {
+            (stdout, stderr)
+        };
+        assert!(told == sent, "{} bytes of {}", told.len(), sent.len());
+        assert_eq!((other.len(), ended(end).exit_code), (0, Some(0)));
+    }
 }
 
 #[tokio::test]

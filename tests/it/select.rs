@@ -189,6 +189,35 @@ async fn target_that_is_known_not_to_hold_a_question_is_left_out() {
     refused(error, ErrorKind::Invalid);
 }
 
+#[tokio::test]
+async fn target_that_sees_no_pictures_is_shown_none() {
+    let three = Three::start(
+        "[route.main]\nselect = \"capability\"\ntargets = [\n\
+         { provider = \"one\", vision = false }, { provider = \"two\", vision = true }]\n",
+    )
+    .await;
+    let client = three.pawd.client().await;
+    // The smallest GIF.
+    let picture = "R0lGODlhAQABAAAAACwAAAAAAQABAAACAUwAOw==";
+    let ask = async |images: Option<Vec<String>>| {
+        let route = Some("main".to_owned());
+        let begun = Asking::new("what is this?").images(images).route(route);
+        let mut chat = within("beginning a chat", begun.ask(&client))
+            .await
+            .expect("accepted");
+        match rest(&mut chat).await.pop() {
+            Some(ChatEvent::Done(result)) => result.provider,
+            other => panic!("the chat ended with {other:?}"),
+        }
+    };
+    assert_eq!(ask(Some(vec![picture.to_owned()])).await, "two");
+    assert_eq!(ask(None).await, "one");
+    let shown = three.models[1].asked();
+    let shown = shown.iter().rfind(|it| it.line == "POST /api/chat");
+    let messages = shown.expect("it was asked").body["messages"].to_string();
+    assert!(messages.contains(picture), "{messages}");
+}
+
 const ARMS: &str = "[price.\"one/m\"]\ninput = 1_000_000_000\noutput = 2_000_000_000\n\
      [route.main]\nselect = \"ab\"\n\
      targets = [{ provider = \"one\", weight = 2 }, { provider = \"two\" }]\n";
