@@ -68,7 +68,7 @@ struct Bomb {
     observe: fn(&RunEnd, &str) -> String,
 }
 
-const BOMBS: [Bomb; 9] = [
+const BOMBS: [Bomb; 10] = [
     Bomb {
         word: "memory",
         name: "use more memory",
@@ -126,6 +126,23 @@ const BOMBS: [Bomb; 9] = [
             Ok(files) if files <= LIMITS.disk / 4096 => "stopped".to_owned(),
             Ok(files) => format!("{files} files"),
             Err(_) if end.end.oom_killed => "stopped".to_owned(),
+            Err(_) => ended(end),
+        },
+    },
+    Bomb {
+        word: "files",
+        name: "open more files",
+        expected: "none beyond 256",
+        memory: LIMITS.memory,
+        wall_ms: PATIENCE_MS,
+        most_output: MOST_SAID,
+        // Nobody outside counts them in a sandbox with a kernel of its own, so it is the program's own word that speaks against it.
+        observe: |end, said| match said.trim().parse::<u64>() {
+            // Far fewer would be a limit of something else.
+            Ok(open) if (128..=u64::from(LIMITS.open_files)).contains(&open) => {
+                "none beyond 256".to_owned()
+            }
+            Ok(open) => format!("{open} open files"),
             Err(_) => ended(end),
         },
     },

@@ -8,6 +8,7 @@ mod confinement;
 mod crash;
 mod egress;
 mod fetch;
+mod full;
 mod images;
 mod journal;
 mod lifecycle;
@@ -22,6 +23,7 @@ mod secrets;
 mod shim;
 mod skills;
 mod turns;
+mod walls;
 mod workspace;
 
 use std::{fs, process::ExitCode};
@@ -45,10 +47,12 @@ fn main() -> ExitCode {
     cases.extend(turns::cases());
     cases.extend(mcp::cases());
     cases.extend(probes::cases());
+    cases.extend(walls::cases());
     cases.extend(scale::cases());
     cases.extend(egress::cases());
     cases.extend(canary::cases());
     cases.extend(fetch::cases());
+    cases.extend(full::cases());
     cases.extend(crash::cases());
     run(cases)
 }

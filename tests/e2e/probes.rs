@@ -2,10 +2,6 @@
 
 use std::{
     fs,
-    os::{
-        linux::net::SocketAddrExt as _,
-        unix::net::{SocketAddr, UnixListener},
-    },
     path::{Path, PathBuf},
     process::Command,
 };
@@ -22,7 +18,6 @@ pub(crate) fn cases() -> Vec<Case> {
         without_sandboxes;
         every_probe_is_held_natively,
         every_probe_succeeds_without_a_sandbox,
-        abstract_socket_of_the_host_cannot_be_reached,
         runtime_is_proven_by_its_probes_and_refused_when_they_fall,
     ];
     cases.extend(cases![without_gvisor; every_probe_is_held_by_gvisor]);
@@ -75,7 +70,7 @@ async fn held(runtime: &str) {
 }
 
 /// The program, as it is on the host.
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     stage::usr().join("lib/pawd/images/probe/bin/paw-probe")
 }
 
@@ -230,33 +225,6 @@ async fn every_probe_succeeds_without_a_sandbox() {
         output.status.success() && said.ends_with("of 4096") && said != "none of 4096",
         "{output:?}"
     );
-}
-
-async fn abstract_socket_of_the_host_cannot_be_reached() {
-    let name = format!("paw-test-{}", std::process::id());
-    let address = SocketAddr::from_abstract_name(&name).expect("it is short");
-    let listener = UnixListener::bind_addr(&address).expect("the name is free");
-    let on_the_host = Command::new(program())
-        .args(["abstract", &name])
-        .output()
-        .expect("it starts");
-    assert_eq!(on_the_host.stdout, b"it worked", "{on_the_host:?}");
-    let system = Standalone::start("").await;
-    let output = system
-        .pawctl(&[
-            "sandbox",
-            "run",
-            "--image",
-            "probe",
-            "--",
-            "/bin/paw-probe",
-            "abstract",
-            &name,
-        ])
-        .await;
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(said.starts_with('E'), "{output:?}");
-    drop(listener);
 }
 
 /// A secret where the probe looks for one, gone when this is dropped.

@@ -16,7 +16,7 @@ use crate::{standalone::Standalone, within};
 pub struct Footprint {
     /// Processes, by their programs.
     pub processes: BTreeMap<String, usize>,
-    /// Mounts below the root.
+    /// Mounts below the root, in the host's mount namespace and in those of the launcher and its doorkeeper.
     pub mounts: Vec<String>,
     /// Control groups of sandboxes.
     pub cgroups: Vec<PathBuf>,
@@ -32,26 +32,30 @@ impl Standalone {
     pub fn footprint(&self) -> Footprint {
         let root = self.root.path().display().to_string();
         let (mut processes, mut descriptors) = (BTreeMap::new(), BTreeMap::new());
-        let mut directories = Vec::new();
+        let (mut directories, mut mounts) = (Vec::new(), Vec::new());
+        let mut mounted = |whose: &str| {
+            let text = fs::read_to_string(format!("/proc/{whose}/mountinfo")).unwrap_or_default();
+            let ours = text.lines().filter(|line| line.contains(&root));
+            mounts.extend(ours.map(|line| format!("{whose}: {line}")));
+        };
+        mounted("self");
         for one in self.seen() {
             let name = name_of(&one.command).to_owned();
             let open = fs::read_dir(format!("/proc/{}/fd", one.pid)).map_or(0, Iterator::count);
             *processes.entry(name.clone()).or_default() += 1;
             *descriptors.entry(name.clone()).or_default() += open;
+            if name.starts_with("paw-launcher") {
+                mounted(&one.pid.to_string());
+            }
             if name == "paw-launcher" {
                 // It keeps them in a mount namespace of its own; the doorkeeper, of the same name, has another one.
                 let seen = format!("/proc/{}/root{root}/launcher/bundles", one.pid);
                 directories.extend(entries(Path::new(&seen)));
             }
         }
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         Footprint {
             processes,
-            mounts: mounts
-                .lines()
-                .filter(|line| line.contains(&root))
-                .map(str::to_owned)
-                .collect(),
+            mounts,
             cgroups: self.sandbox_groups(),
             descriptors,
             directories,

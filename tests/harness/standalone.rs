@@ -211,7 +211,7 @@ impl Standalone {
     ///
     /// # Panics
     /// As [`Standalone::pawctl`].
-    pub async fn pawctl_with(&self, arguments: &[&str], stdin: &str) -> Output {
+    pub async fn pawctl_with(&self, arguments: &[&str], stdin: impl AsRef<[u8]>) -> Output {
         use tokio::io::AsyncWriteExt as _;
         let mut command = tokio::process::Command::new(stage::program("pawctl"));
         command
@@ -224,12 +224,13 @@ impl Standalone {
             .kill_on_drop(true);
         let mut child = command.spawn().expect("pawctl starts");
         let mut input = child.stdin.take().expect("it is piped");
-        // One that does not read it has failed already, and says so.
-        let _ = input.write_all(stdin.as_bytes()).await;
-        drop(input);
-        within("pawctl", child.wait_with_output())
-            .await
-            .expect("pawctl ends")
+        // What it says is read meanwhile, so that neither waits for the other. One that does not read has failed already, and
+        // says so.
+        let writing = async move {
+            let _ = input.write_all(stdin.as_ref()).await;
+        };
+        let both = async { tokio::join!(writing, child.wait_with_output()).1 };
+        within("pawctl", both).await.expect("pawctl ends")
     }
 
     /// What its status says of each process: name and process id.

@@ -15,6 +15,7 @@ pub(crate) fn explode(bomb: &str) -> ExitCode {
         "fork" => fork(),
         "disk" => disk(),
         "inode" => inode(),
+        "files" => files(),
         "output" => output(),
         "sleep" => loop {
             nix::unistd::pause();
@@ -72,6 +73,24 @@ fn inode() -> ExitCode {
         made += 1;
     }
     say(&format!("{made}"));
+    ExitCode::SUCCESS
+}
+
+/// Opens files and keeps them open until it may not; says how many it had, with those that it began with.
+fn files() -> ExitCode {
+    let begun = std::fs::read_dir("/proc/self/fd")
+        // The directory that is read is one of them only meanwhile.
+        .map_or(0, |open| open.count().saturating_sub(1));
+    let mut kept = Vec::new();
+    // Far beyond every ceiling, so that a limit that is missing does not take the host down.
+    while kept.len() < 4_096 {
+        match File::open("/dev/null") {
+            Ok(file) => kept.push(file),
+            Err(_) => break,
+        }
+    }
+    // To say it takes none.
+    say(&format!("{}", begun + kept.len()));
     ExitCode::SUCCESS
 }
 

@@ -2,9 +2,11 @@
 //!
 //! ```text
 //! paw-probe calls native|shim|gvisor one line of JSON for each thing tried: what was expected, what was seen
-//! paw-probe memory|fork|disk|inode|output|sleep|stubborn|daemon|orphan
+//! paw-probe memory|fork|disk|inode|files|output|sleep|stubborn|daemon|orphan
 //!                                    a bomb; whether it was held is seen from outside
 //! paw-probe abstract NAME            tries to reach an abstract socket
+//! paw-probe connect PATH...          tries to reach the sockets of these paths
+//! paw-probe list PATH...             tries to list these directories
 //! paw-probe neighbour                opens what a sandbox has, for the one beside it to find
 //! ```
 //!
@@ -39,10 +41,9 @@ fn main() -> ExitCode {
     match words.as_slice() {
         ["calls", runtime] => calls(runtime),
         ["try", number] => attempt(number),
-        ["abstract", name] => {
-            let said = write!(std::io::stdout(), "{}", attempts::abstract_socket(name));
-            said.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
-        }
+        ["abstract", name] => say(&attempts::abstract_socket(name)),
+        ["connect", paths @ ..] => each(paths, attempts::connect),
+        ["list", paths @ ..] => each(paths, attempts::listed),
         ["euid"] => {
             ExitCode::from(u8::try_from(nix::unistd::geteuid().as_raw() % 256).unwrap_or(1))
         }
@@ -50,6 +51,17 @@ fn main() -> ExitCode {
         [bomb] => bombs::explode(bomb),
         _ => ExitCode::from(64),
     }
+}
+
+/// A line for each.
+fn each(paths: &[&str], attempt: fn(&str) -> String) -> ExitCode {
+    let said: Vec<String> = paths.iter().map(|path| attempt(path)).collect();
+    say(&said.join("\n"))
+}
+
+fn say(what: &str) -> ExitCode {
+    let said = write!(std::io::stdout(), "{what}");
+    said.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
 }
 
 /// Tries everything that takes one call or a few, each in a process of its own, and reports it.
@@ -92,9 +104,5 @@ fn attempt(number: &str) -> ExitCode {
         .parse()
         .ok()
         .and_then(|number: usize| probes::ALL.get(number));
-    let said = probe.map(|probe| write!(std::io::stdout(), "{}", (probe.attempt)()));
-    match said {
-        Some(Ok(())) => ExitCode::SUCCESS,
-        Some(Err(_)) | None => ExitCode::FAILURE,
-    }
+    probe.map_or(ExitCode::FAILURE, |probe| say(&(probe.attempt)()))
 }

@@ -55,7 +55,27 @@ sandboxes_are_limited() {
     wait "$client"
     holds a_sandbox_whose_caller_left_ends within 60 sh -c \
         "test -z \"\$(find $SANDBOXES -name memory.max -exec grep -l -x 67108864 {} +)\""
+    io_weight_is_set_where_a_disk_has_one
     nothing_is_left_of_the_sandboxes
+}
+
+# A weight needs a disk that is scheduled by it, which is asked for as an administrator would.
+io_weight_is_set_where_a_disk_has_one() {
+    modprobe bfq 2>/dev/null
+    if ! grep -q bfq /sys/block/vda/queue/scheduler; then
+        skip io_weight_is_in_the_cgroup "this kernel has no bfq: $(cat /sys/block/vda/queue/scheduler)"
+        return
+    fi
+    echo bfq >/sys/block/vda/queue/scheduler
+    pawctl sandbox run --io-weight 50 --timeout 300s -- sleep 120 >/vm/out/weight.txt 2>&1 &
+    client=$!
+    if within 60 sh -c "find $SANDBOXES -mindepth 1 \( -name io.weight -o -name io.bfq.weight \) -exec cat {} + | grep -qw 50"; then
+        pass io_weight_is_in_the_cgroup
+    else
+        fail io_weight_is_in_the_cgroup "$(find "$SANDBOXES" -name 'io.*weight' -exec grep -H . {} +) $(cat /vm/out/weight.txt)"
+    fi
+    kill "$client" 2>/dev/null
+    wait "$client"
 }
 
 # Hostile probes, in both runtimes, with a sandbox beside each. Under emulation this takes its time.

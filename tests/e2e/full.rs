@@ -1,0 +1,133 @@
+//! A disk of the state that is full: what cannot be stored is not accepted, and the log says how it ended.
+
+use std::{
+    fs::{self, File},
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use harness::{
+    cases,
+    report::Case,
+    standalone::Standalone,
+    within,
+    words::{answer, ask_to_write, finally, object, refused},
+};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use paw_api::{
+    ErrorKind,
+    action::{ActionRpcClient, Answer, ApprovalRpcClient},
+    trail::AuditRpcClient,
+};
+use paw_policy::State;
+use serde_json::{Value, json};
+
+use crate::without_sandboxes;
+
+pub(crate) fn cases() -> Vec<Case> {
+    cases![
+        without_sandboxes;
+        action_that_does_not_fit_on_the_disk_is_refused_and_its_end_is_in_the_log,
+    ]
+}
+
+/// A disk of its own in the place of a directory, with what the directory had; it is gone when this is dropped.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn at(dir: &Path) -> Self {
+        let aside = dir.with_extension("aside");
+        copy(dir, &aside);
+        let options = Some("size=64m,mode=0700");
+        let none = MsFlags::empty();
+        mount(Some("state"), dir, Some("tmpfs"), none, options).expect("root may mount");
+        let disk = Self(dir.to_owned());
+        let owner = Command::new("chown")
+            .arg("--reference")
+            .args([&aside, dir])
+            .status();
+        assert!(owner.expect("it starts").success());
+        for entry in fs::read_dir(&aside).expect("it was copied").flatten() {
+            copy(&entry.path(), &dir.join(entry.file_name()));
+        }
+        fs::remove_dir_all(aside).expect("it is ours");
+        disk
+    }
+
+    /// Takes all the room that is left; it comes back when the file is removed.
+    fn fill(&self) -> PathBuf {
+        let path = self.0.join("filler");
+        let mut file = File::create(&path).expect("root may write");
+        for size in [1 << 20, 4096, 1] {
+            while file.write_all(&vec![1; size]).is_ok() {}
+        }
+        path
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Whoever has something open there goes on with it.
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    let done = Command::new("cp").arg("-a").args([from, to]).status();
+    assert!(done.expect("it starts").success(), "{from:?} to {to:?}");
+}
+
+/// A write of so many bytes.
+fn write(bytes: usize) -> serde_json::Map<String, Value> {
+    let arguments = json!({"path": "note.txt", "text": "x".repeat(bytes)});
+    object(json!({"skill": "files", "tool": "write", "arguments": arguments}))
+}
+
+async fn action_that_does_not_fit_on_the_disk_is_refused_and_its_end_is_in_the_log() {
+    let mut system = Standalone::start("").await;
+    system.stop().await;
+    let disk = Disk::at(&system.root.path().join("state"));
+    system.start_again().await;
+    let client = system.client().await;
+    let filler = disk.fill();
+    let asked = client.submit("tool_call".into(), write(60_000), None, None, None, None);
+    let asked = within("an answer", asked).await;
+    refused(asked, ErrorKind::Unavailable);
+    fs::remove_file(filler).expect("it is ours");
+    // It was in the log before it was to be stored, so its end is there, too.
+    let listed = AuditRpcClient::list(&client, None, None, None, None);
+    let records = within("the log", listed).await.expect("root may read it");
+    let told: Vec<(&Value, &Value, &Value)> = records
+        .iter()
+        .map(|record| &record["entry"])
+        .filter(|entry| entry["kind"] == "tool_call")
+        .map(|entry| (&entry["event"], &entry["outcome"], &entry["action"]))
+        .collect();
+    let [(ended, failed, id), (judged, waits, same)] = told[..] else {
+        panic!("not two records: {told:?}");
+    };
+    assert_eq!(
+        (ended, failed, judged, waits),
+        (
+            &json!("action_ended"),
+            &json!("failed"),
+            &json!("action_judged"),
+            &json!("waiting_approval")
+        )
+    );
+    assert_eq!(id, same);
+    // Nobody can approve what was not accepted, and nobody finds it.
+    let id = id.as_str().expect("a text").to_owned();
+    let shown = within("an action", ActionRpcClient::show(&client, id)).await;
+    refused(shown, ErrorKind::NotFound);
+    let open = within("questions", ApprovalRpcClient::list(&client, None, None)).await;
+    assert!(open.expect("it answers").is_empty());
+    // With room it goes on as ever.
+    let asked = ask_to_write(&client, "note.txt", "remember the milk").await;
+    answer(&client, &asked.id, asked.digest, Answer::Approve)
+        .await
+        .expect("it may be approved");
+    let written = finally(&client, &asked.id).await;
+    assert_eq!(written.state, State::Completed, "{written:?}");
+}
