@@ -37,12 +37,13 @@ pub(crate) enum Fact {
 }
 
 impl Fact {
-    fn into_expr(self) -> Expr {
+    /// As Cedar wants it.
+    pub(crate) fn to_expr(&self) -> Expr {
         match self {
-            Self::Text(text) => Expr::new_string(text),
-            Self::Truth(truth) => Expr::new_bool(truth),
-            Self::Number(number) => Expr::new_long(number),
-            Self::Texts(texts) => Expr::new_set(texts.into_iter().map(Expr::new_string)),
+            Self::Text(text) => Expr::new_string(text.clone()),
+            Self::Truth(truth) => Expr::new_bool(*truth),
+            Self::Number(number) => Expr::new_long(*number),
+            Self::Texts(texts) => Expr::new_set(texts.iter().cloned().map(Expr::new_string)),
         }
     }
 
@@ -56,28 +57,11 @@ impl Fact {
     }
 }
 
-/// The context of a question about a plan, as Cedar wants it. What only grants ask for is told only where there are any.
-pub(crate) fn context(
-    plan: &Plan,
-    facts: &Facts,
-    risk: Risk,
-    approved: bool,
-    for_grants: bool,
-) -> impl Iterator<Item = (String, Expr)> + use<> {
-    let mut all = about(plan, facts, risk, approved);
-    if for_grants {
-        all.extend(fingerprint(plan));
-    }
-    all.into_iter()
-        .map(|(name, fact)| (name.to_owned(), fact.into_expr()))
-}
-
-/// The same for people: what rules were told of a plan.
+/// For people: what rules were told of a plan.
 #[must_use]
 pub fn shown(plan: &Plan, facts: &Facts, risk: Risk) -> BTreeMap<String, Value> {
-    about(plan, facts, risk, false)
+    about(plan, facts, risk)
         .into_iter()
-        .filter(|(name, _)| *name != "approved")
         .map(|(name, fact)| (name.to_owned(), fact.into_json()))
         .collect()
 }
@@ -121,7 +105,8 @@ pub fn touches(plan: &Plan) -> Vec<String> {
     }
 }
 
-fn about(plan: &Plan, facts: &Facts, risk: Risk, approved: bool) -> Vec<(&'static str, Fact)> {
+/// What rules are told of a plan, but for what a person said to it.
+pub(crate) fn about(plan: &Plan, facts: &Facts, risk: Risk) -> Vec<(&'static str, Fact)> {
     let taint = facts.taint.iter().map(|taint| taint.as_str().to_owned());
     let (hour, weekday) = clock(facts.now_ms);
     let mut all = vec![
@@ -129,7 +114,6 @@ fn about(plan: &Plan, facts: &Facts, risk: Risk, approved: bool) -> Vec<(&'stati
         ("untrusted", Fact::Truth(facts.taint.is_untrusted())),
         ("taint", Fact::Texts(taint.collect())),
         ("agent", Fact::Text(plan.agent.to_string())),
-        ("approved", Fact::Truth(approved)),
         ("now", Fact::Number(number(facts.now_ms))),
         ("hour", Fact::Number(hour)),
         ("weekday", Fact::Number(weekday)),
@@ -165,7 +149,7 @@ fn about(plan: &Plan, facts: &Facts, risk: Risk, approved: bool) -> Vec<(&'stati
 }
 
 /// What a grant compares: the names and types of arguments, or all that they say.
-fn fingerprint(plan: &Plan) -> Vec<(&'static str, Fact)> {
+pub(crate) fn fingerprint(plan: &Plan) -> Vec<(&'static str, Fact)> {
     match &plan.operation {
         Operation::ToolCall(call) => vec![
             ("shape", Fact::Text(shape(&call.arguments))),
@@ -272,7 +256,8 @@ pub(crate) fn clock(now_ms: u64) -> (i64, i64) {
     )
 }
 
-fn number(value: u64) -> i64 {
+/// As Cedar counts.
+pub(crate) fn number(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 

@@ -3,10 +3,11 @@
 use std::{collections::BTreeMap, str::FromStr};
 
 use cedar_policy::{
-    Effect, Policy, PolicyId, PolicySet, Schema, ValidationError, ValidationMode, Validator,
+    Effect, Policy, PolicyId, PolicySet, PolicySetError, Schema, ValidationError, ValidationMode,
+    Validator,
 };
 
-use crate::words::Digest;
+use crate::{index::Index, words::Digest};
 
 /// The schema that every policy is validated against, in Cedar's own notation.
 pub const SCHEMA: &str = include_str!("../paw.cedarschema");
@@ -37,13 +38,13 @@ pub struct Fault {
 #[derive(Debug, Clone)]
 pub struct Rules {
     pub(crate) policies: PolicySet,
-    pub(crate) schema: Schema,
+    pub(crate) index: Index,
+    schema: Schema,
     names: BTreeMap<PolicyId, String>,
     places: BTreeMap<PolicyId, (String, usize, usize)>,
     texts: BTreeMap<String, String>,
     files: BTreeMap<String, String>,
     digest: Digest,
-    grants: usize,
 }
 
 /// One rule, as people are told of it.
@@ -82,23 +83,23 @@ impl Rules {
         }
         let mut rules = Self {
             policies: PolicySet::new(),
+            index: Index::new(&schema),
             schema,
             names: BTreeMap::new(),
             places: BTreeMap::new(),
             texts: BTreeMap::new(),
             files: files.iter().cloned().collect(),
             digest: digest(files),
-            grants: 0,
         };
         for (index, (file, text, policy)) in all.into_iter().enumerate() {
-            if let Err(fault) = rules.add(index, file, text, &policy) {
+            if let Err(fault) = rules.add(index, file, text, &policy, Index::add_rule) {
                 faults.push(fault);
             }
         }
         if !faults.is_empty() {
             return Err(faults);
         }
-        rules.validate()?;
+        rules.validate(&rules.policies)?;
         if rules.names.is_empty() {
             let hint = Some(
                 "install the shipped 10-default.cedar; without a rule everything is denied"
@@ -164,31 +165,33 @@ impl Rules {
         let mut rules = self.clone();
         let mut bytes = b"pawd-grants/1\0".to_vec();
         bytes.extend_from_slice(self.digest.as_bytes());
+        let mut granted = PolicySet::new();
         for text in grants {
             let file = "grants";
             let set = PolicySet::from_str(text)
                 .map_err(|error| vec![fault(file, text, 0, &error.to_string(), None)])?;
             for policy in set.policies() {
                 let index = rules.names.len();
-                rules
-                    .add(index, file, text, policy)
+                let added = rules
+                    .add(index, file, text, policy, Index::add_grant)
                     .map_err(|fault| vec![fault])?;
+                granted
+                    .add(added)
+                    .map_err(|error| vec![fault(file, text, 0, &error.to_string(), None)])?;
             }
-            rules.grants += 1;
             bytes.extend_from_slice(&(text.len() as u64).to_le_bytes());
             bytes.extend_from_slice(text.as_bytes());
         }
-        if rules.grants > self.grants {
-            rules.validate()?;
+        if !granted.is_empty() {
+            rules.validate(&granted)?;
             rules.digest = Digest::of(&bytes);
         }
         Ok(rules)
     }
 
-    /// Whether there are grants among them.
-    #[must_use]
-    pub(crate) const fn has_grants(&self) -> bool {
-        self.grants > 0
+    /// The schema, where each question is checked against it: not in a release, which would take longer for that than for its answer.
+    pub(crate) fn checked(&self) -> Option<&Schema> {
+        cfg!(debug_assertions).then_some(&self.schema)
     }
 
     /// The `@id` of a policy.
@@ -199,7 +202,14 @@ impl Rules {
             .unwrap_or_else(|| id.to_string())
     }
 
-    fn add(&mut self, index: usize, file: &str, text: &str, policy: &Policy) -> Result<(), Fault> {
+    fn add(
+        &mut self,
+        index: usize,
+        file: &str,
+        text: &str,
+        policy: &Policy,
+        indexed: impl FnOnce(&mut Index, &Policy) -> Result<(), Box<PolicySetError>>,
+    ) -> Result<Policy, Fault> {
         let source = policy.to_cedar().unwrap_or_default();
         let offset = policy
             .annotation("id")
@@ -219,20 +229,22 @@ impl Rules {
             ));
         }
         let id = PolicyId::new(format!("{index}:{name}"));
+        let policy = policy.new_id(id.clone());
+        let failed = |error: &PolicySetError| fault(file, text, offset, &error.to_string(), None);
         self.policies
-            .add(policy.new_id(id.clone()))
-            .map_err(|error| fault(file, text, offset, &error.to_string(), None))?;
+            .add(policy.clone())
+            .map_err(|error| failed(&error))?;
+        indexed(&mut self.index, &policy).map_err(|error| failed(&error))?;
         let (line, column) = place(text, offset);
         self.places
             .insert(id.clone(), (file.to_owned(), line, column));
         self.names.insert(id, name.clone());
         self.texts.insert(name, source);
-        Ok(())
+        Ok(policy)
     }
 
-    fn validate(&self) -> Result<(), Vec<Fault>> {
-        let result =
-            Validator::new(self.schema.clone()).validate(&self.policies, ValidationMode::Strict);
+    fn validate(&self, policies: &PolicySet) -> Result<(), Vec<Fault>> {
+        let result = Validator::new(self.schema.clone()).validate(policies, ValidationMode::Strict);
         let faults: Vec<Fault> = result
             .validation_errors()
             .map(|error| {

@@ -1,11 +1,10 @@
 //! Whether policy lets a secret be used, through which broker, for whom. It is asked for each use, beside the secret's own list: both
 //! must say yes, and neither can say it for the other.
 
-use cedar_policy::RestrictedExpression as Expr;
-
 use crate::{
-    facts::clock,
-    judge::{Facts, ask_cedar, uid},
+    facts::{Fact, clock, number},
+    judge::Facts,
+    question::{Question, Type, uid},
     rules::Rules,
     words::Name,
 };
@@ -35,36 +34,30 @@ pub struct UseVerdict {
 /// Judges one use. Nobody is asked for it: the action that it is for was judged, and approved where it had to be.
 #[must_use]
 pub fn may_use(rules: &Rules, of: &SecretUse<'_>, facts: &Facts) -> UseVerdict {
-    let text = |text: &str| Expr::new_string(text.to_owned());
+    let text = |text: &str| Fact::Text(text.to_owned());
     let (hour, weekday) = clock(facts.now_ms);
-    let taint = facts.taint.iter().map(|taint| text(taint.as_str()));
-    let mut context = vec![
-        ("agent".to_owned(), text(of.agent.as_str())),
-        ("broker".to_owned(), text(of.broker)),
-        (
-            "untrusted".to_owned(),
-            Expr::new_bool(facts.taint.is_untrusted()),
-        ),
-        ("taint".to_owned(), Expr::new_set(taint)),
-        (
-            "now".to_owned(),
-            Expr::new_long(i64::try_from(facts.now_ms).unwrap_or(i64::MAX)),
-        ),
-        ("hour".to_owned(), Expr::new_long(hour)),
-        ("weekday".to_owned(), Expr::new_long(weekday)),
+    let taint = facts.taint.iter().map(|taint| taint.as_str().to_owned());
+    let mut known = vec![
+        ("agent", text(of.agent.as_str())),
+        ("broker", text(of.broker)),
+        ("untrusted", Fact::Truth(facts.taint.is_untrusted())),
+        ("taint", Fact::Texts(taint.collect())),
+        ("now", Fact::Number(number(facts.now_ms))),
+        ("hour", Fact::Number(hour)),
+        ("weekday", Fact::Number(weekday)),
     ];
     if let Some(skill) = of.skill {
-        context.push(("skill".to_owned(), text(skill.as_str())));
+        known.push(("skill", text(skill.as_str())));
     }
-    let resource = uid("Secret", of.secret);
-    let said = ask_cedar(
-        rules,
-        &facts.principal,
-        "secret_use",
-        &resource,
-        Vec::new(),
-        context,
-    );
+    let secret = uid(Type::Secret, of.secret);
+    let question = Question::new(rules, &facts.principal, "secret_use", secret, None, known);
+    let Some(question) = question else {
+        return UseVerdict {
+            allowed: false,
+            rules: Vec::new(),
+        };
+    };
+    let said = question.ask(rules, &[]);
     UseVerdict {
         allowed: said.allowed,
         rules: said.rules,

@@ -1,0 +1,270 @@
+//! One question to Cedar: who asks, what about, and the facts; built from our own types and never from a text.
+//!
+//! What is built here always fits our schema; builds with debug assertions validate each question, so that every test shows it.
+//! Whatever goes wrong on the way is a no.
+
+use std::{collections::HashSet, sync::LazyLock};
+
+use cedar_policy::{
+    Authorizer, Context, Decision as Cedar, Entities, Entity, EntityId, EntityTypeName, EntityUid,
+    PolicySet, Request, RestrictedExpression as Expr,
+};
+
+use crate::{
+    facts::{self, Fact},
+    index::Anchors,
+    judge::Principal,
+    plan::{Operation, Plan},
+    rules::Rules,
+    words::Role,
+};
+
+/// The entity types of our schema that questions name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Type {
+    Action,
+    Agent,
+    Endpoint,
+    Host,
+    Role,
+    Secret,
+    Skill,
+    Tool,
+    User,
+}
+
+impl Type {
+    const ALL: [Self; 9] = [
+        Self::Action,
+        Self::Agent,
+        Self::Endpoint,
+        Self::Host,
+        Self::Role,
+        Self::Secret,
+        Self::Skill,
+        Self::Tool,
+        Self::User,
+    ];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Action => "Action",
+            Self::Agent => "Agent",
+            Self::Endpoint => "Endpoint",
+            Self::Host => "Host",
+            Self::Role => "Role",
+            Self::Secret => "Secret",
+            Self::Skill => "Skill",
+            Self::Tool => "Tool",
+            Self::User => "User",
+        }
+    }
+}
+
+/// Names of types are read by Cedar's parser, which takes longer than all the rest of a question; so each is read once.
+static NAMES: LazyLock<[EntityTypeName; Type::ALL.len()]> = LazyLock::new(|| {
+    Type::ALL.map(|kind| {
+        kind.as_str()
+            .parse()
+            .expect("entity types of our own schema are valid names")
+    })
+});
+
+/// An entity of our schema.
+pub(crate) fn uid(kind: Type, id: &str) -> EntityUid {
+    let at = Type::ALL.iter().position(|known| *known == kind);
+    let name = &NAMES[at.expect("every type is among all types")];
+    EntityUid::from_type_name_and_id(name.clone(), EntityId::new(id))
+}
+
+/// The one host that there is.
+pub(crate) fn host() -> EntityUid {
+    uid(Type::Host, "this")
+}
+
+/// Yes or no, and the rules that say so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    pub(crate) allowed: bool,
+    pub(crate) rules: Vec<String>,
+}
+
+impl Outcome {
+    const fn no() -> Self {
+        Self {
+            allowed: false,
+            rules: Vec::new(),
+        }
+    }
+}
+
+/// A question that can be asked with and without a person's yes.
+#[derive(Debug)]
+pub(crate) struct Question {
+    principal: EntityUid,
+    action: EntityUid,
+    resource: EntityUid,
+    entities: Entities,
+    facts: Vec<(&'static str, Fact)>,
+}
+
+impl Question {
+    /// A question about this resource; none where it cannot be put.
+    pub(crate) fn new(
+        rules: &Rules,
+        principal: &Principal,
+        action: &str,
+        resource: EntityUid,
+        entity: Option<Entity>,
+        facts: Vec<(&'static str, Fact)>,
+    ) -> Option<Self> {
+        let who = uid(Type::User, &principal.uid.to_string());
+        let number = ("uid".to_owned(), Expr::new_long(i64::from(principal.uid)));
+        let user = Entity::new(who.clone(), [number].into(), roles(principal.role)).ok()?;
+        let all = std::iter::once(user).chain(entity);
+        let entities = Entities::from_entities(all, rules.checked())
+            .inspect_err(|error| debug_assert!(false, "{error}"))
+            .ok()?;
+        Some(Self {
+            principal: who,
+            action: uid(Type::Action, action),
+            resource,
+            entities,
+            facts,
+        })
+    }
+
+    /// The question whether this plan may be executed.
+    pub(crate) fn about(
+        rules: &Rules,
+        plan: &Plan,
+        principal: &Principal,
+        mut facts: Vec<(&'static str, Fact)>,
+    ) -> Option<Self> {
+        let (action, resource, entity) = subject(plan)?;
+        let who = uid(Type::User, &principal.uid.to_string());
+        // What only grants compare is told only where there are any for this user and this.
+        if rules
+            .index
+            .has_grants(&uid(Type::Action, action), &who, &resource)
+        {
+            facts.extend(facts::fingerprint(plan));
+        }
+        Self::new(rules, principal, action, resource, entity, facts)
+    }
+
+    /// Asks it, with further facts.
+    pub(crate) fn ask(&self, rules: &Rules, more: &[(&'static str, Fact)]) -> Outcome {
+        let Some(request) = self.request(rules, more) else {
+            return Outcome::no();
+        };
+        self.decide(rules, &request, self.candidates(rules))
+    }
+
+    /// The sets of policies that could decide it.
+    pub(crate) fn candidates<'a>(
+        &self,
+        rules: &'a Rules,
+    ) -> impl Iterator<Item = &'a PolicySet> + use<'a> {
+        let (path, arguments) = (self.text("path"), self.text("arguments"));
+        let anchors = Anchors { path, arguments };
+        let scope = (&self.action, &self.principal, &self.resource);
+        rules.index.candidates(scope, &anchors)
+    }
+
+    /// The same, judged by every policy there is: what [`Self::ask`] has to come to.
+    #[cfg(test)]
+    pub(crate) fn ask_all(&self, rules: &Rules, more: &[(&'static str, Fact)]) -> Outcome {
+        self.request(rules, more)
+            .map_or_else(Outcome::no, |request| {
+                self.decide(rules, &request, std::iter::once(&rules.policies))
+            })
+    }
+
+    fn request(&self, rules: &Rules, more: &[(&'static str, Fact)]) -> Option<Request> {
+        let pairs = self.facts.iter().chain(more);
+        let pairs = pairs.map(|(name, fact)| ((*name).to_owned(), fact.to_expr()));
+        let context = Context::from_pairs(pairs)
+            .inspect_err(|error| debug_assert!(false, "{error}"))
+            .ok()?;
+        let (who, action) = (self.principal.clone(), self.action.clone());
+        Request::new(who, action, self.resource.clone(), context, rules.checked())
+            .inspect_err(|error| debug_assert!(false, "{error}"))
+            .ok()
+    }
+
+    /// What sets of policies say together: a forbid in any of them wins, and a policy that cannot be evaluated may be one.
+    fn decide<'a>(
+        &self,
+        rules: &Rules,
+        request: &Request,
+        sets: impl Iterator<Item = &'a PolicySet>,
+    ) -> Outcome {
+        let (mut permits, mut forbids) = (Vec::new(), Vec::new());
+        let authorizer = Authorizer::new();
+        for set in sets {
+            let response = authorizer.is_authorized(request, set, &self.entities);
+            let said = response.diagnostics();
+            if said.errors().next().is_some() {
+                return Outcome::no();
+            }
+            let ids = said.reason().map(|id| rules.name(id));
+            match response.decision() {
+                Cedar::Allow => permits.extend(ids),
+                Cedar::Deny => forbids.extend(ids),
+            }
+        }
+        let allowed = forbids.is_empty() && !permits.is_empty();
+        let mut rules = if forbids.is_empty() { permits } else { forbids };
+        rules.sort();
+        Outcome { allowed, rules }
+    }
+
+    fn text(&self, name: &str) -> Option<&str> {
+        let fact = self.facts.iter().find(|(known, _)| *known == name);
+        match &fact?.1 {
+            Fact::Text(text) => Some(text),
+            Fact::Truth(_) | Fact::Number(_) | Fact::Texts(_) => None,
+        }
+    }
+}
+
+/// The action of a plan, what it is about, and that as an entity where it has attributes; none where it cannot be read.
+fn subject(plan: &Plan) -> Option<(&'static str, EntityUid, Option<Entity>)> {
+    Some(match &plan.operation {
+        Operation::Chat(_) => ("chat", uid(Type::Agent, plan.agent.as_str()), None),
+        Operation::SandboxRun(_) => ("sandbox_run", host(), None),
+        Operation::ApiCall(call) => {
+            let endpoint = uid(Type::Endpoint, &call.rule);
+            let (host, port) = facts::host_and_port(&call.rule)?;
+            let attributes = [
+                ("host".to_owned(), Expr::new_string(host.to_owned())),
+                ("port".to_owned(), Expr::new_long(i64::from(port))),
+            ];
+            let entity = Entity::new(endpoint.clone(), attributes.into(), HashSet::new()).ok()?;
+            ("api_call", endpoint, Some(entity))
+        }
+        Operation::SkillChange(change) => {
+            let skill = uid(Type::Skill, change.skill.as_str());
+            ("skill_change", skill, None)
+        }
+        Operation::ToolCall(call) => {
+            let tool = uid(Type::Tool, &format!("{}/{}", call.skill, call.tool));
+            let class = Expr::new_string(call.class.as_str().to_owned());
+            let skill = HashSet::from([uid(Type::Skill, call.skill.as_str())]);
+            let attributes = [("class".to_owned(), class)].into();
+            let entity = Entity::new(tool.clone(), attributes, skill).ok()?;
+            ("tool_call", tool, Some(entity))
+        }
+    })
+}
+
+/// A role and those that it includes.
+fn roles(role: Role) -> HashSet<EntityUid> {
+    let names: &[&str] = match role {
+        Role::User => &["user"],
+        Role::Approver => &["approver", "user"],
+        Role::Admin => &["admin", "approver", "user"],
+    };
+    names.iter().map(|name| uid(Type::Role, name)).collect()
+}
