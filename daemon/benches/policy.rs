@@ -13,8 +13,8 @@ use std::{hint::black_box, time::Instant};
 
 use hdrhistogram::Histogram;
 use paw_policy::{
-    Digest, Facts, Operation, Plan, Principal, Risk, Role, Rules, Taint, TaintSet, ToolArguments,
-    ToolClass,
+    Circumstances, Digest, Facts, Operation, Plan, Principal, Risk, Role, Rules, Taint, TaintSet,
+    ToolArguments, ToolClass,
     grant::{self, Like},
     judge,
 };
@@ -48,6 +48,7 @@ fn facts() -> Facts {
             role: Role::User,
         },
         taint: TaintSet::of(Taint::User),
+        circumstances: Circumstances::default(),
         now_ms: NOW,
     }
 }
@@ -99,6 +100,7 @@ fn main() {
                 plan: &plan,
                 requester: &facts.principal,
                 taint: &facts.taint,
+                circumstances: &facts.circumstances,
                 risk: Risk::High,
             };
             grant::text(&format!("grant-{number}"), like, NOW, NOW + 3_600_000).unwrap()
@@ -108,15 +110,17 @@ fn main() {
         let granted = shipped
             .with_grants(texts.iter().take(many).map(String::as_str))
             .unwrap();
-        let plan = plan(ToolClass::WriteDestructive, "d7/b.txt");
-        measure(
-            &format!("judge a write beside {many} grants"),
-            50,
-            TIMES / 10,
-            || {
-                black_box(judge(&granted, &plan, &facts).unwrap());
-            },
-        );
+        for (which, path) in [("granted", "d7/b.txt"), ("asked", "other/b.txt")] {
+            let plan = plan(ToolClass::WriteDestructive, path);
+            measure(
+                &format!("judge a write, {which} beside {many} grants"),
+                50,
+                TIMES,
+                || {
+                    black_box(judge(&granted, &plan, &facts).unwrap());
+                },
+            );
+        }
     }
 
     let before = rss();
@@ -127,6 +131,7 @@ fn main() {
             expires_ms: NOW,
             uid: 1000,
             taint: TaintSet::of(Taint::User),
+            way: Box::default(),
         };
         questions.ask(Uuid::from_u128(number), question);
     }

@@ -5,7 +5,9 @@
 
 mod arguments;
 mod called;
+mod chats;
 mod command;
+mod cost;
 mod skills;
 mod targets;
 
@@ -13,25 +15,23 @@ use std::sync::Arc;
 
 use paw_api::{Error, ErrorKind, sandbox::RunSpec};
 use paw_policy::{
-    ApiArguments, ChatArguments, Facts, Kind, Name, Operation, Plan, Principal, Role, Rules, State,
-    Taint, TaintSet, ToolArguments, judge,
+    ApiArguments, Circumstances, Facts, Kind, Name, Operation, Plan, Principal, Role, Rules, State,
+    Taint, TaintSet, ToolArguments, Via, judge,
 };
 use paw_store::{ActionRecord, Caller, SessionRecord, StoreError};
 use serde_json::{Map, Value};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use arguments::{ChatAsked, ToolAsked, not_executable, read, unknown_kind};
+use arguments::{ToolAsked, not_executable, read, unknown_kind};
 pub use called::{By, Called, Consulted};
 use command::{own_run, written};
-use targets::{Named, Names, Stays};
 
 use crate::{
-    agent::{asked, chat, net::Ask},
+    agent::{asked, net::Ask},
     clock::now_ms,
     config::{AgentSettings, Config},
     fits,
-    gateway::route::Needs,
     orchestrator::{
         handle::{Judged, Submission},
         queue::Urgency,
@@ -47,9 +47,6 @@ use crate::{
 
 /// The longest text of one chat, in bytes.
 pub const MAX_TEXT: usize = 64 * 1024;
-
-/// Turns of a session that are looked through for words of a local provider.
-const LOOKED_THROUGH: usize = 1_000;
 
 /// What judging needs to know.
 #[derive(Clone)]
@@ -83,6 +80,8 @@ pub struct Asked {
     pub session: Option<String>,
     /// Whether only a provider on this host will do.
     pub local_only: bool,
+    /// The way in; the control socket if not given.
+    pub via: Via,
 }
 
 /// The session that an action belongs to.
@@ -90,6 +89,23 @@ struct Place {
     id: Uuid,
     taint: TaintSet,
     opens: Option<SessionRecord>,
+}
+
+/// What is asked, in which conversation, and what is known of it beside that.
+struct Typed {
+    operation: Operation,
+    place: Option<Place>,
+    circumstances: Circumstances,
+}
+
+impl Typed {
+    fn plain(operation: Operation, place: Option<Place>) -> Self {
+        Self {
+            operation,
+            place,
+            circumstances: Circumstances::default(),
+        }
+    }
 }
 
 impl Intake {
@@ -107,16 +123,22 @@ impl Intake {
         let config = Arc::clone(&self.config.borrow());
         let kind: Kind = asked.kind.parse().map_err(|_| unknown_kind(&asked.kind))?;
         let (agent, settings) = agent(&config, asked.agent.as_deref())?;
-        let (operation, place) = match kind {
+        let via = asked.via.clone();
+        let typed = match kind {
             Kind::Chat => self.chat(&config, (&agent, settings), asked, &caller)?,
             Kind::ToolCall => self.tool_call((&agent, settings), asked, &caller)?,
-            Kind::SkillChange => (skills::change(&self.installed, asked)?, None),
+            Kind::SkillChange => Typed::plain(skills::change(&self.installed, asked)?, None),
             Kind::ModelSwitch
             | Kind::FileOperation
             | Kind::ConfigChange
             | Kind::ApiCall
             | Kind::SecretUse => return Err(not_executable(kind)),
         };
+        let Typed {
+            operation,
+            place,
+            circumstances,
+        } = typed;
         let signs = match &operation {
             // A schema is shown to the model, too.
             Operation::Chat(chat) => match &chat.schema {
@@ -142,7 +164,13 @@ impl Intake {
         self.submission(
             plan,
             caller,
-            taint,
+            (
+                taint,
+                Circumstances {
+                    via,
+                    ..circumstances
+                },
+            ),
             place.and_then(|place| place.opens),
             progress,
         )
@@ -173,7 +201,7 @@ impl Intake {
                 operation,
             },
             caller,
-            taint,
+            (taint, Circumstances::default()),
             None,
             progress,
         )
@@ -225,6 +253,7 @@ impl Intake {
             )
         })?;
         let taint = asked_for.taint.with(&TaintSet::of(Taint::Tool));
+        let known = (taint, asked_for.circumstances.way_alone());
         let plan = Plan {
             agent,
             session: None,
@@ -234,7 +263,7 @@ impl Intake {
                 rule: ask.rule.to_string(),
             }),
         };
-        let submission = self.submission(plan, ask.caller, taint, None, Progress::None)?;
+        let submission = self.submission(plan, ask.caller, known, None, Progress::None)?;
         // A program waits for it.
         Ok(Submission {
             urgency: Urgency::Interactive,
@@ -246,7 +275,7 @@ impl Intake {
         &self,
         plan: Plan,
         caller: Caller,
-        taint: TaintSet,
+        (taint, circumstances): (TaintSet, Circumstances),
         session: Option<SessionRecord>,
         progress: Progress,
     ) -> Result<Submission, Error> {
@@ -257,6 +286,7 @@ impl Intake {
                 role: caller.role,
             },
             taint: taint.clone(),
+            circumstances: circumstances.clone(),
             now_ms: now_ms(),
         };
         let verdict = judge(&rules, &plan, &facts).map_err(|error| {
@@ -291,6 +321,7 @@ impl Intake {
             wait_reason: None,
             attempts: Vec::new(),
             parent: None,
+            circumstances,
             interrupted: 0,
         };
         // Who has pieces of it told as they come stays for its end.
@@ -308,72 +339,12 @@ impl Intake {
         })
     }
 
-    fn chat(
-        &self,
-        config: &Config,
-        (agent, settings): (&Name, &AgentSettings),
-        asked: Asked,
-        caller: &Caller,
-    ) -> Result<(Operation, Option<Place>), Error> {
-        let ChatAsked {
-            text,
-            provider,
-            model,
-            route,
-            schema,
-            images,
-        } = ChatAsked::read(asked.arguments)?;
-        if text.trim().is_empty() || text.len() > MAX_TEXT {
-            let message = format!(
-                "a chat of {} bytes; 1 to {MAX_TEXT} are taken, and not only blanks",
-                text.len()
-            );
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                message,
-                "say something shorter, or something at all",
-            ));
-        }
-        let providers = Arc::clone(&self.providers.borrow());
-        let names = Names {
-            provider,
-            model,
-            route,
-        };
-        let named = Named::find(config, &providers, (agent, settings), names)?;
-        let place = self.place(agent, asked.session.as_deref(), &text, caller)?;
-        let held_here = !settings.may_leave_host
-            && place.opens.is_none()
-            && named.leaves_host(&providers)
-            && self.spoke_locally(&providers, place.id)?;
-        let needs = if named.asks_for_needs() {
-            let said = chat::said(&text, &images);
-            let offer = chat::offer(&self.skills, settings, schema.as_ref());
-            let request = chat::request(&self.storage, place.id, settings, offer, said);
-            let request = request.map_err(|error| unreadable(&error))?;
-            Some(Needs::of(&request))
-        } else {
-            None
-        };
-        let stays = Stays {
-            local_only: asked.local_only,
-            held_here,
-        };
-        let known = (config, &*providers);
-        let plan = ChatArguments {
-            schema,
-            images,
-            ..named.plan(known, place.id, text, stays, needs)?
-        };
-        Ok((Operation::Chat(plan), Some(place)))
-    }
-
     fn tool_call(
         &self,
         agent: (&Name, &AgentSettings),
         asked: Asked,
         caller: &Caller,
-    ) -> Result<(Operation, Option<Place>), Error> {
+    ) -> Result<Typed, Error> {
         let call = self.tool(agent, read(asked.arguments)?)?;
         let place = match asked.session.as_deref() {
             None => None,
@@ -386,7 +357,7 @@ impl Intake {
                 })
             }
         };
-        Ok((Operation::ToolCall(call), place))
+        Ok(Typed::plain(Operation::ToolCall(call), place))
     }
 
     /// The tool that is called, if this agent may call it and the arguments are some of it.
@@ -516,18 +487,6 @@ impl Intake {
         found
             .filter(|session| may_see(caller, session.owner_uid))
             .ok_or_else(unknown)
-    }
-
-    /// Whether anything in a session was said by a provider on this host.
-    fn spoke_locally(&self, providers: &Providers, session: Uuid) -> Result<bool, Error> {
-        let turns = self
-            .storage
-            .read()
-            .turns(session, 0, LOOKED_THROUGH)
-            .map_err(|error| unreadable(&error))?;
-        let beyond = turns.len() == LOOKED_THROUGH;
-        // What was not looked through may have been said here.
-        Ok(beyond || turns.iter().any(|turn| providers.said_here(turn)))
     }
 }
 

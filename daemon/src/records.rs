@@ -1,7 +1,7 @@
 //! From what is stored to what is recorded and shown: one place for each conversion.
 
 use paw_api::{
-    action::{Action, Approval, Failure, Grant, Timestamps, Verdict},
+    action::{Action, Approval, Asked, Failure, Grant, Timestamps, Verdict},
     agent::{Call, Session, Turn},
     audit::{Actor, Entry, Event},
     provider::{Attempt, Usage},
@@ -38,6 +38,10 @@ pub fn entry_of(event: Event, record: &ActionRecord, rules: &Rules) -> Entry {
     }
     if let Some(error) = &record.error {
         entry.detail.insert("error".into(), error.kind.clone());
+    }
+    let way = record.circumstances.way();
+    if !way.is_empty() {
+        entry.detail.insert("way".into(), shorten_to(&way, 400));
     }
     if record.interrupted > 0 {
         let times = record.interrupted.to_string();
@@ -162,6 +166,7 @@ pub fn action(record: ActionRecord, with_plan: bool) -> Action {
         agent: record.plan.agent.to_string(),
         session: record.plan.session.clone(),
         requested_by: caller(&record.requested_by),
+        asked: Asked::from(&record.circumstances),
         approved_by: record
             .approved_by
             .filter(|answer| answer.approve)
@@ -245,6 +250,7 @@ pub fn approval(record: ActionRecord, waiting: usize) -> Approval {
         risk: record.risk,
         taint: record.taint,
         requested_by: caller(&record.requested_by),
+        asked: Asked::from(&record.circumstances),
         summary: summary(&record.plan),
         plan: record.plan,
         expires_at: record.expires_ms.unwrap_or(0),

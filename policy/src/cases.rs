@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::{
+    circumstances::Circumstances,
     judge::{Factors, Facts, Principal, Yes, judge, may_approve, weigh},
     plan::{ApiArguments, ChatArguments, Operation, Plan, SkillArguments, ToolArguments},
     rules::Rules,
@@ -40,6 +41,9 @@ pub struct Case {
     /// Where the data came from.
     #[serde(default)]
     pub taint: TaintSet,
+    /// How it came to be asked; if not given, at a terminal, by nobody but who asks.
+    #[serde(default)]
+    pub circumstances: Circumstances,
     /// When, in milliseconds since 1970; if not given, the first of January 1970.
     #[serde(default)]
     pub now_ms: u64,
@@ -131,6 +135,7 @@ impl Case {
         let facts = Facts {
             principal: self.principal.into(),
             taint: self.taint.clone(),
+            circumstances: self.circumstances.clone(),
             now_ms: self.now_ms,
         };
         let verdict = judge(rules, &plan, &facts).map_err(|error| error.to_string())?;

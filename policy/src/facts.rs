@@ -9,9 +9,11 @@ use cedar_policy::RestrictedExpression as Expr;
 use serde_json::{Map, Value};
 
 use crate::{
+    circumstances::{Circumstances, Via},
     judge::Facts,
     plan::{Operation, Plan, ToolArguments, canonical},
-    words::{Digest, Risk},
+    question::{Type, uid},
+    words::{Digest, Risk, Taint, ToolClass},
 };
 
 /// Milliseconds of a day.
@@ -34,6 +36,8 @@ pub(crate) enum Fact {
     Number(i64),
     /// Several texts, in a fixed order.
     Texts(Vec<String>),
+    /// Something that the schema has a type for.
+    Entity(Type, String),
 }
 
 impl Fact {
@@ -44,12 +48,13 @@ impl Fact {
             Self::Truth(truth) => Expr::new_bool(*truth),
             Self::Number(number) => Expr::new_long(*number),
             Self::Texts(texts) => Expr::new_set(texts.iter().cloned().map(Expr::new_string)),
+            Self::Entity(kind, id) => Expr::new_entity_uid(uid(*kind, id)),
         }
     }
 
     fn into_json(self) -> Value {
         match self {
-            Self::Text(text) => text.into(),
+            Self::Text(text) | Self::Entity(_, text) => text.into(),
             Self::Truth(truth) => truth.into(),
             Self::Number(number) => number.into(),
             Self::Texts(texts) => texts.into(),
@@ -107,17 +112,11 @@ pub fn touches(plan: &Plan) -> Vec<String> {
 
 /// What rules are told of a plan, but for what a person said to it.
 pub(crate) fn about(plan: &Plan, facts: &Facts, risk: Risk) -> Vec<(&'static str, Fact)> {
-    let taint = facts.taint.iter().map(|taint| taint.as_str().to_owned());
-    let (hour, weekday) = clock(facts.now_ms);
-    let mut all = vec![
-        ("risk", Fact::Text(risk.as_str().to_owned())),
-        ("untrusted", Fact::Truth(facts.taint.is_untrusted())),
-        ("taint", Fact::Texts(taint.collect())),
-        ("agent", Fact::Text(plan.agent.to_string())),
-        ("now", Fact::Number(number(facts.now_ms))),
-        ("hour", Fact::Number(hour)),
-        ("weekday", Fact::Number(weekday)),
-    ];
+    let mut all = common(facts);
+    all.push(("risk", Fact::Text(risk.as_str().to_owned())));
+    all.push(("agent", Fact::Text(plan.agent.to_string())));
+    let how = &facts.circumstances;
+    all.extend(way(how));
     match &plan.operation {
         Operation::Chat(chat) => {
             let targets = chat.targets();
@@ -125,27 +124,80 @@ pub(crate) fn about(plan: &Plan, facts: &Facts, risk: Risk) -> Vec<(&'static str
                 .iter()
                 .map(|target| format!("{}/{}", target.provider, target.model));
             all.push(("models", Fact::Texts(models.collect())));
+            all.push(("leaves_host", Fact::Truth(how.leaves_host)));
+            // What nobody knows may be any amount.
+            let cost = how.cost_micros.unwrap_or(u64::MAX);
+            all.push(("cost", Fact::Number(number(cost))));
         }
         Operation::ToolCall(call) => {
             all.push(("skill_digest", Fact::Text(call.skill_digest.to_string())));
+            all.push(("leaves_host", Fact::Truth(leaves_host(call))));
+            // Signs of an attack in what was read, or asked for, make it worth nothing (rule R7).
+            let named = how.named && !facts.taint.has(Taint::Suspicious);
+            all.push(("named", Fact::Truth(named)));
             if let Path::Inside(path) = path(call) {
                 all.push(("path", Fact::Text(path)));
             }
             if let Some(rule) = &call.net {
-                let host = rule.split(',').next().unwrap_or(rule);
-                all.push(("host", Fact::Text(host.to_owned())));
+                all.push(("host", Fact::Text(place(rule).to_owned())));
             }
         }
         Operation::SandboxRun(spec) => {
-            all.push(("hosts", Fact::Texts(texts(spec, "net"))));
+            let hosts = texts(spec, "net");
+            all.push(("leaves_host", Fact::Truth(!hosts.is_empty())));
+            all.push(("hosts", Fact::Texts(hosts)));
         }
-        Operation::ApiCall(_) => {}
+        Operation::ApiCall(_) => all.push(("leaves_host", Fact::Truth(true))),
         Operation::SkillChange(change) => {
             all.push(("change", Fact::Text(change.change.as_str().to_owned())));
             all.push(("skill_digest", Fact::Text(change.digest.to_string())));
         }
     }
     all
+}
+
+/// What every question has: where the data came from, and what time it is.
+pub(crate) fn common(facts: &Facts) -> Vec<(&'static str, Fact)> {
+    let taint = facts.taint.iter().map(|taint| taint.as_str().to_owned());
+    let (hour, weekday) = clock(facts.now_ms);
+    vec![
+        ("untrusted", Fact::Truth(facts.taint.is_untrusted())),
+        ("taint", Fact::Texts(taint.collect())),
+        ("now", Fact::Number(number(facts.now_ms))),
+        ("hour", Fact::Number(hour)),
+        ("weekday", Fact::Number(weekday)),
+    ]
+}
+
+/// The way in, and the agents that asked.
+fn way(how: &Circumstances) -> Vec<(&'static str, Fact)> {
+    let through = how.through.iter().map(ToString::to_string);
+    let mut all = vec![
+        ("via", Fact::Text(how.via.as_str().to_owned())),
+        ("through", Fact::Texts(through.collect())),
+    ];
+    match &how.via {
+        Via::Terminal => {}
+        Via::Job(id) => all.push(("job", Fact::Entity(Type::Job, id.clone()))),
+        Via::Channel(peer) => {
+            all.push(("identity", Fact::Entity(Type::Identity, peer.to_string())));
+        }
+    }
+    all
+}
+
+/// Whether a call sends something off this host: its class says so, or an argument names where to. No other one has a way out.
+fn leaves_host(call: &ToolArguments) -> bool {
+    let sends = match call.class {
+        ToolClass::Egress | ToolClass::Money => true,
+        ToolClass::ReadPublic
+        | ToolClass::ReadPrivate
+        | ToolClass::WriteLocalReversible
+        | ToolClass::WriteDestructive
+        | ToolClass::Exec
+        | ToolClass::Admin => false,
+    };
+    sends || call.net.is_some()
 }
 
 /// What a grant compares: the names and types of arguments, or all that they say.
@@ -240,9 +292,14 @@ fn inside(text: &str) -> Option<String> {
     })
 }
 
-/// Host and port of a rule `HOST:PORT`.
+/// `HOST:PORT` of a rule, without what narrows it.
+pub(crate) fn place(rule: &str) -> &str {
+    rule.split(',').next().unwrap_or(rule)
+}
+
+/// Host and port of a rule `HOST:PORT`, whatever narrows it.
 pub(crate) fn host_and_port(rule: &str) -> Option<(&str, u16)> {
-    let (host, port) = rule.rsplit_once(':')?;
+    let (host, port) = place(rule).rsplit_once(':')?;
     Some((host, port.parse().ok()?))
 }
 

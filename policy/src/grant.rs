@@ -6,6 +6,7 @@
 //! had a part in is asked for each time: such data acts by nobody's yes but one to itself.
 
 use crate::{
+    circumstances::{Circumstances, Via},
     facts::{self, Path},
     judge::Principal,
     plan::{Operation, Plan},
@@ -43,6 +44,8 @@ pub struct Like<'a> {
     pub requester: &'a Principal,
     /// Where its data came from.
     pub taint: &'a TaintSet,
+    /// How it came to be asked: what an agent may do when a person asks it, it may not therefore do when another agent does, or a job.
+    pub circumstances: &'a Circumstances,
     /// Its risk.
     pub risk: Risk,
 }
@@ -59,14 +62,14 @@ pub fn text(id: &str, like: Like<'_>, from_ms: u64, until_ms: u64) -> Result<Str
     if like.risk == Risk::Critical {
         return Err(NoGrant::Critical);
     }
+    if like.taint.is_of_nobody() {
+        return Err(NoGrant::Unlabelled);
+    }
     let labels: Vec<String> = like
         .taint
         .iter()
         .map(|taint| quoted(taint.as_str()))
         .collect();
-    if labels.is_empty() {
-        return Err(NoGrant::Unlabelled);
-    }
     if like.taint.is_foreign() {
         return Err(NoGrant::Foreign);
     }
@@ -77,6 +80,7 @@ pub fn text(id: &str, like: Like<'_>, from_ms: u64, until_ms: u64) -> Result<Str
         format!("[{}].containsAll(context.taint)", labels.join(", ")),
         format!("context.now < {until_ms}"),
     ];
+    conditions.extend(way(like.circumstances));
     conditions.extend(anchor);
     Ok(format!(
         "@id({})\n@reason(\"A person granted what is like an action that they approved.\")\npermit (\n  principal == User::\"{}\",\n  action == Action::\"{action}\",\n  resource{resource}\n) when {{\n  {}\n}};\n",
@@ -84,6 +88,30 @@ pub fn text(id: &str, like: Like<'_>, from_ms: u64, until_ms: u64) -> Result<Str
         like.requester.uid,
         conditions.join(" &&\n  "),
     ))
+}
+
+/// The way in and the agents that asked, as conditions.
+fn way(how: &Circumstances) -> Vec<String> {
+    let mut conditions = vec![format!("context.via == {}", quoted(how.via.as_str()))];
+    match &how.via {
+        Via::Terminal => {}
+        Via::Job(id) => {
+            conditions.push("context has job".to_owned());
+            conditions.push(format!("context.job == Job::{}", quoted(id)));
+        }
+        Via::Channel(peer) => {
+            let peer = quoted(&peer.to_string());
+            conditions.push("context has identity".to_owned());
+            conditions.push(format!("context.identity == Identity::{peer}"));
+        }
+    }
+    let through: Vec<String> = how.through.iter().map(|it| quoted(it.as_str())).collect();
+    conditions.push(if through.is_empty() {
+        "context.through.isEmpty()".to_owned()
+    } else {
+        format!("context.through == [{}]", through.join(", "))
+    });
+    conditions
 }
 
 /// The action, what follows `resource`, and the conditions that make it narrow.
@@ -233,6 +261,7 @@ mod tests {
                 role: Role::User,
             },
             taint: labels,
+            circumstances: Circumstances::default(),
             now_ms,
         }
     }
@@ -244,6 +273,7 @@ mod tests {
             plan,
             requester: &asked.principal,
             taint: &asked.taint,
+            circumstances: &Circumstances::default(),
             risk: crate::judge::weigh(plan, &asked.taint).0,
         };
         let text = text("grant-1", like, NOW, NOW + HOUR).unwrap();
@@ -387,6 +417,7 @@ mod tests {
                 plan: &plan,
                 requester: &asked.principal,
                 taint: &taint,
+                circumstances: &Circumstances::default(),
                 risk: Risk::High,
             };
             text("grant-1", like, NOW, NOW + HOUR).map(drop)
@@ -420,6 +451,7 @@ mod tests {
                 plan: &plan,
                 requester: &asked.principal,
                 taint,
+                circumstances: &Circumstances::default(),
                 risk,
             };
             text("grant-1", like, NOW, until).map(drop)
@@ -435,6 +467,50 @@ mod tests {
         );
         for until in [0, NOW, NOW + 999, NOW + MAX_TIME_MS + 1] {
             assert_eq!(make(Risk::High, &asked.taint, until), Err(NoGrant::Time));
+        }
+    }
+
+    /// A grant counts for what is asked in the same way, by the same agents: not for another agent's question, a job or a channel.
+    #[test]
+    fn grant_counts_for_the_way_in_which_it_was_made() {
+        use crate::circumstances::Via;
+        let plain = Circumstances::default;
+        let through = |names: &[&str]| Circumstances {
+            through: names.iter().map(|name| name.parse().unwrap()).collect(),
+            ..plain()
+        };
+        let via = |via| Circumstances { via, ..plain() };
+        let ways = [
+            plain(),
+            through(&["lead"]),
+            through(&["lead", "cook"]),
+            via(Via::Job("1".into())),
+            via(Via::Job("2".into())),
+            via(Via::Channel("telegram:1".parse().unwrap())),
+            via(Via::Channel("telegram:2".parse().unwrap())),
+        ];
+        let plan = write("notes/a");
+        for made in &ways {
+            let mut user = facts(1000, &[Taint::User], NOW);
+            let like = Like {
+                plan: &plan,
+                requester: &user.principal,
+                taint: &user.taint,
+                circumstances: made,
+                risk: Risk::High,
+            };
+            let text = text("grant-1", like, NOW, NOW + HOUR).unwrap();
+            let rules = Rules::shipped().unwrap();
+            let rules = rules.with_grants(std::iter::once(text.as_str())).unwrap();
+            for asked in &ways {
+                user.circumstances = asked.clone();
+                let decision = if asked == made {
+                    Decision::Allow
+                } else {
+                    Decision::Ask
+                };
+                check(&rules, &plan, &user, decision);
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Plan and facts in, verdict out; the only place where risk is computed and permits are made.
 
 use crate::{
+    circumstances::Circumstances,
     facts::{self, Fact},
     plan::{Operation, Plan},
     question::{Question, host},
@@ -24,6 +25,8 @@ pub struct Facts {
     pub principal: Principal,
     /// Where the plan's data came from.
     pub taint: TaintSet,
+    /// How it came to be asked.
+    pub circumstances: Circumstances,
     /// What time it is, in milliseconds since 1970.
     pub now_ms: u64,
 }
@@ -274,7 +277,7 @@ pub fn weigh(plan: &Plan, taint: &TaintSet) -> (Risk, &'static str) {
             ToolClass::Admin => (Risk::Critical, "the tool changes the system itself"),
         },
     };
-    if risk == Risk::High && taint.iter().next().is_none() {
+    if risk == Risk::High && taint.is_of_nobody() {
         return (
             Risk::Critical,
             "it has an effect, and nobody says where its data came from",

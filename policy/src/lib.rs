@@ -7,6 +7,8 @@
 //! - [`plan`]: the exact, canonical thing that will be done, and its digest.
 //! - [`rules`]: the Cedar policies of this host, parsed and validated.
 //! - [`facts`]: what a rule can ask about a plan.
+//! - [`circumstances`]: how an action came to be asked.
+//! - [`named()`]: whether a call does what a person asked for in so many words.
 //! - [`grant`]: a yes that holds for a while, for what is alike.
 //! - [`guard`]: how suspicious a text is, and why.
 //! - [`cases`]: what a policy is expected to say, for `policy test`.
@@ -14,21 +16,25 @@
 //! - [`judge`]: plan and facts in, verdict out; the only place where risk is computed and permits are made.
 
 pub mod cases;
+pub mod circumstances;
 pub mod facts;
 pub mod grant;
 pub mod guard;
 mod index;
 pub mod judge;
+mod named;
 pub mod plan;
 mod question;
 pub mod rules;
 pub mod secret;
 pub mod words;
 
+pub use circumstances::{Circumstances, Identity, Via};
 pub use judge::{
     Approval, Factors, Facts, NotApproved, Permit, Principal, Verdict, Yes, judge, permit,
     permit_approved,
 };
+pub use named::named;
 pub use plan::{
     ApiArguments, ChatArguments, Operation, Plan, PlanError, SkillArguments, SkillChange, Target,
     ToolArguments,

@@ -24,8 +24,11 @@ use crate::{
 pub(crate) enum Type {
     Action,
     Agent,
+    Channel,
     Endpoint,
     Host,
+    Identity,
+    Job,
     Role,
     Secret,
     Skill,
@@ -34,11 +37,14 @@ pub(crate) enum Type {
 }
 
 impl Type {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 12] = [
         Self::Action,
         Self::Agent,
+        Self::Channel,
         Self::Endpoint,
         Self::Host,
+        Self::Identity,
+        Self::Job,
         Self::Role,
         Self::Secret,
         Self::Skill,
@@ -50,8 +56,11 @@ impl Type {
         match self {
             Self::Action => "Action",
             Self::Agent => "Agent",
+            Self::Channel => "Channel",
             Self::Endpoint => "Endpoint",
             Self::Host => "Host",
+            Self::Identity => "Identity",
+            Self::Job => "Job",
             Self::Role => "Role",
             Self::Secret => "Secret",
             Self::Skill => "Skill",
@@ -121,7 +130,17 @@ impl Question {
         let who = uid(Type::User, &principal.uid.to_string());
         let number = ("uid".to_owned(), Expr::new_long(i64::from(principal.uid)));
         let user = Entity::new(who.clone(), [number].into(), roles(principal.role)).ok()?;
-        let all = std::iter::once(user).chain(entity);
+        // Somebody on a channel is in that channel; what else facts name has no members.
+        let peers = facts.iter().filter_map(|(_, fact)| match fact {
+            Fact::Entity(Type::Identity, id) => Some(id),
+            _ => None,
+        });
+        let peers = peers.map(|id| {
+            let channel = id.split(':').next().unwrap_or_default();
+            let channel = HashSet::from([uid(Type::Channel, channel)]);
+            Entity::new_no_attrs(uid(Type::Identity, id), channel)
+        });
+        let all = std::iter::once(user).chain(entity).chain(peers);
         let entities = Entities::from_entities(all, rules.checked())
             .inspect_err(|error| debug_assert!(false, "{error}"))
             .ok()?;
@@ -224,7 +243,7 @@ impl Question {
         let fact = self.facts.iter().find(|(known, _)| *known == name);
         match &fact?.1 {
             Fact::Text(text) => Some(text),
-            Fact::Truth(_) | Fact::Number(_) | Fact::Texts(_) => None,
+            Fact::Truth(_) | Fact::Number(_) | Fact::Texts(_) | Fact::Entity(..) => None,
         }
     }
 }
@@ -235,7 +254,7 @@ fn subject(plan: &Plan) -> Option<(&'static str, EntityUid, Option<Entity>)> {
         Operation::Chat(_) => ("chat", uid(Type::Agent, plan.agent.as_str()), None),
         Operation::SandboxRun(_) => ("sandbox_run", host(), None),
         Operation::ApiCall(call) => {
-            let endpoint = uid(Type::Endpoint, &call.rule);
+            let endpoint = uid(Type::Endpoint, facts::place(&call.rule));
             let (host, port) = facts::host_and_port(&call.rule)?;
             let attributes = [
                 ("host".to_owned(), Expr::new_string(host.to_owned())),

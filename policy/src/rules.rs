@@ -154,6 +154,12 @@ impl Rules {
         })
     }
 
+    /// Whether any rule has this word in it, so that what takes time to find out is found out only where a rule may ask for it.
+    #[must_use]
+    pub fn mention(&self, word: &str) -> bool {
+        self.texts.values().any(|text| text.contains(word))
+    }
+
     /// These rules and grants beside them: further permits, which lose to every forbid as any other does.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 //! must say yes, and neither can say it for the other.
 
 use crate::{
-    facts::{Fact, clock, number},
+    facts::{Fact, common},
     judge::Facts,
     question::{Question, Type, uid},
     rules::Rules,
@@ -35,17 +35,9 @@ pub struct UseVerdict {
 #[must_use]
 pub fn may_use(rules: &Rules, of: &SecretUse<'_>, facts: &Facts) -> UseVerdict {
     let text = |text: &str| Fact::Text(text.to_owned());
-    let (hour, weekday) = clock(facts.now_ms);
-    let taint = facts.taint.iter().map(|taint| taint.as_str().to_owned());
-    let mut known = vec![
-        ("agent", text(of.agent.as_str())),
-        ("broker", text(of.broker)),
-        ("untrusted", Fact::Truth(facts.taint.is_untrusted())),
-        ("taint", Fact::Texts(taint.collect())),
-        ("now", Fact::Number(number(facts.now_ms))),
-        ("hour", Fact::Number(hour)),
-        ("weekday", Fact::Number(weekday)),
-    ];
+    let mut known = common(facts);
+    known.push(("agent", text(of.agent.as_str())));
+    known.push(("broker", text(of.broker)));
     if let Some(skill) = of.skill {
         known.push(("skill", text(skill.as_str())));
     }
@@ -93,6 +85,7 @@ mod tests {
                 role: Role::User,
             },
             taint: TaintSet::of(taint),
+            circumstances: crate::Circumstances::default(),
             now_ms: 1_795_478_400_000,
         };
         assert_eq!(

@@ -211,6 +211,10 @@ pub enum Taint {
     Model,
     /// Whatever it came from, the screening found signs of an attack in it (rule R7).
     Suspicious,
+    /// What is not for everybody: what an agent keeps, or what a tool gives back that its skill's manifest calls private (rule R1).
+    Private,
+    /// What stays on this host, whoever approves: what a tool gives back that its skill's manifest calls secret (rule R4).
+    Secret,
 }
 
 impl Taint {
@@ -225,6 +229,8 @@ impl Taint {
             Self::Web => "web",
             Self::Model => "model",
             Self::Suspicious => "suspicious",
+            Self::Private => "private",
+            Self::Secret => "secret",
         }
     }
 
@@ -232,7 +238,8 @@ impl Taint {
     #[must_use]
     pub const fn is_untrusted(self) -> bool {
         match self {
-            Self::Operator | Self::User => false,
+            // How confidential something is says nothing of who wrote it.
+            Self::Operator | Self::User | Self::Private | Self::Secret => false,
             Self::Channel | Self::Tool | Self::Web | Self::Model | Self::Suspicious => true,
         }
     }
@@ -242,7 +249,7 @@ impl Taint {
     #[must_use]
     pub const fn is_foreign(self) -> bool {
         match self {
-            Self::Operator | Self::User | Self::Model => false,
+            Self::Operator | Self::User | Self::Model | Self::Private | Self::Secret => false,
             Self::Channel | Self::Tool | Self::Web | Self::Suspicious => true,
         }
     }
@@ -284,16 +291,23 @@ impl TaintSet {
         self.0.contains(&taint)
     }
 
-    /// Whether any label is untrusted. No label at all is untrusted too: nobody vouches for the data.
+    /// Whether no label says who wrote the data.
+    #[must_use]
+    pub fn is_of_nobody(&self) -> bool {
+        self.iter()
+            .all(|label| matches!(label, Taint::Private | Taint::Secret))
+    }
+
+    /// Whether any label is untrusted. No origin at all is untrusted too: nobody vouches for the data.
     #[must_use]
     pub fn is_untrusted(&self) -> bool {
-        self.0.is_empty() || self.iter().any(Taint::is_untrusted)
+        self.is_of_nobody() || self.iter().any(Taint::is_untrusted)
     }
 
     /// Whether any label is of outside, or nobody says where the data came from.
     #[must_use]
     pub fn is_foreign(&self) -> bool {
-        self.0.is_empty() || self.iter().any(Taint::is_foreign)
+        self.is_of_nobody() || self.iter().any(Taint::is_foreign)
     }
 }
 

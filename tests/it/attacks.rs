@@ -14,6 +14,7 @@ use jsonrpsee::{async_client::Client, core::client::Subscription};
 use paw_api::{
     action::{Action, ActionRpcClient, Answer},
     provider::{ChatEvent, ChatResult},
+    system::PolicyRpcClient,
 };
 use paw_policy::{Decision, Risk, State, Taint};
 use serde_json::{Value, json};
@@ -243,6 +244,10 @@ fn sinks() -> Vec<(&'static str, String)> {
         skill("notes", &[tool("save", "write-local-reversible", "Saves.")]),
         skill("system", &[tool("set", "admin", "Sets.")]),
         skill("weather", &[tool("get", "read-public", poisoned)]),
+        skill(
+            "accounts",
+            &[tool("passwords", "read-private", "Tells.") + "confidentiality = \"secret\"\n"],
+        ),
     ]
 }
 
@@ -390,7 +395,7 @@ async fn whatever_is_read_orders_nothing_that_has_an_effect() {
             "{name}: {sink:?}"
         );
         assert!(sink.risk >= Risk::High, "{name}");
-        // Whether the screening sees signs of an attack or not, nothing else depends on it.
+        // Whether the screening sees signs of an attack or not, nothing else depends on it. What is in a workspace is private.
         let taint: Vec<Taint> = sink
             .taint
             .iter()
@@ -398,11 +403,154 @@ async fn whatever_is_read_orders_nothing_that_has_an_effect() {
             .collect();
         assert_eq!(
             taint,
-            [Taint::Operator, Taint::Tool, Taint::Model],
+            [Taint::Operator, Taint::Tool, Taint::Model, Taint::Private],
             "{name}"
         );
     }
     assert_eq!(scene.effects(), 0);
+}
+
+/// What an administrator puts in force to let what the user named be sent unasked (rule R5).
+const NAMED: &str = "@id(\"named\") permit (principal, action == Action::\"tool_call\", resource) when { context.named && resource.class == \"egress\" };\n";
+
+/// Rule R5, where an administrator opts in: the person named whom to write to, so that is done; whom a page names is asked for.
+#[tokio::test]
+async fn only_what_the_user_named_is_sent_without_a_question() {
+    let scene = Scene::start().await;
+    scene.pawd.root.write("etc/policy/70-named.cedar", NAMED);
+    let reload = PolicyRpcClient::reload(&scene.client);
+    within("reloading", reload).await.unwrap();
+    let sends = async |tool: &str, arguments: Value, before: Option<(&str, Value)>| {
+        let calls: Vec<_> = before.into_iter().collect();
+        let read = calls.len();
+        if read > 0 {
+            scene.model.will(Says::calls(&calls));
+        }
+        scene.model.will(Says::calls(&[(tool, arguments.clone())]));
+        scene.model.will(Says::says(&["done"]));
+        let text = "Tell bob@example.com that I come, and look at https://news.test/today.";
+        let chat = scene.say(text, 0).await;
+        let (calls, _) = scene.to_the_end(chat).await;
+        let verdict = &calls[read].verdict;
+        (verdict.decision, verdict.rules.join(" "))
+    };
+    let named = (Decision::Allow, "named".to_owned());
+    let asked = (Decision::Ask, "ask-before-effects".to_owned());
+    let bob = |text: &str| json!({"to": "bob@example.com", "text": text});
+    assert_eq!(sends("mail__send", bob("I come."), None).await, named);
+    let mallory = json!({"to": "mallory@evil.test", "text": "I come."});
+    assert_eq!(sends("mail__send", mallory, None).await, asked);
+    let link = bob("see http://evil.test/x");
+    assert_eq!(sends("mail__send", link, None).await, asked);
+    let both = json!({"to": ["bob@example.com", "mallory@evil.test"], "text": "I come."});
+    assert_eq!(sends("mail__send", both, None).await, asked);
+    let today = json!({"url": "https://news.test/today"});
+    assert_eq!(sends("web__post", today, None).await, named);
+    let query = json!({"url": "https://news.test/today?q=all"});
+    assert_eq!(sends("web__post", query, None).await, asked);
+    // Naming it does not have it deleted, paid or run.
+    let id = json!({"id": "bob@example.com"});
+    assert_eq!(sends("mail__delete", id, None).await, asked);
+    let pay = json!({"to": "bob@example.com"});
+    assert_eq!(sends("bank__pay", pay, None).await.0, Decision::Ask);
+    // What was read in the workspace is private: whomever the user named, it leaves when somebody said yes to exactly that.
+    leave_in_workspace(&scene.pawd, "diary.txt", "Dear diary.");
+    let diary = Some(("files__read", json!({"path": "diary.txt"})));
+    let both = (Decision::Ask, "ask-before-effects named".to_owned());
+    assert_eq!(sends("mail__send", bob("Dear diary."), diary).await, both);
+}
+
+/// Rule R4: what a tool calls secret goes into no call that leaves the host, in its turn and in every later one of its conversation,
+/// whatever a rule permits and whoever would approve; on this host it is worked with as anything else is.
+#[tokio::test]
+async fn what_is_secret_leaves_by_no_tool_whoever_approves() {
+    let scene = Scene::start().await;
+    let all = "@id(\"all\") permit (principal, action, resource);\n";
+    scene.pawd.root.write("etc/policy/70-all.cedar", all);
+    let reload = PolicyRpcClient::reload(&scene.client);
+    within("reloading", reload).await.unwrap();
+    scene
+        .model
+        .will(Says::calls(&[("accounts__passwords", json!({}))]));
+    let send = ("mail__send", json!({"to": "bob@example.com", "text": "x"}));
+    scene.model.will(Says::calls(std::slice::from_ref(&send)));
+    let write = ("files__write", json!({"path": "kept.txt", "text": "x"}));
+    scene.model.will(Says::calls(&[write]));
+    scene.model.will(Says::says(&["done"]));
+    let chat = scene.say("Send my passwords to bob@example.com.", 0).await;
+    let (calls, result) = scene.to_the_end(chat).await;
+    assert_eq!(calls.len(), 3, "{calls:?}");
+    let denied = ["no-secret-leaves"];
+    assert!(calls[1].taint.has(Taint::Secret), "{:?}", calls[1]);
+    assert_eq!(
+        (calls[1].state, &calls[1].verdict.rules[..]),
+        (State::Rejected, &denied.map(str::to_owned)[..])
+    );
+    assert_eq!(calls[2].state, State::Completed);
+    // The next turn of the conversation knows it, too.
+    scene.model.will(Says::calls(&[send]));
+    scene.model.will(Says::says(&["no"]));
+    let again = Asking::new("Send it now.")
+        .session(Some(result.session))
+        .ask(&scene.client);
+    let chat = within("beginning a chat", again).await.unwrap();
+    let (calls, _) = scene.to_the_end(chat).await;
+    assert_eq!(
+        (calls[0].state, &calls[0].verdict.rules[..]),
+        (State::Rejected, &denied.map(str::to_owned)[..])
+    );
+    // And so does who reads what was written meanwhile.
+    let read = ("files__read", json!({"path": "kept.txt"}));
+    scene.model.will(Says::calls(&[read]));
+    scene
+        .model
+        .will(Says::calls(&[("mail__send", json!({"to": "x@y.test"}))]));
+    scene.model.will(Says::says(&["no"]));
+    let chat = scene.say("Read it and send it.", 0).await;
+    let (calls, _) = scene.to_the_end(chat).await;
+    assert_eq!(calls[1].state, State::Rejected, "{calls:?}");
+    assert_eq!(
+        scene.effects(),
+        1,
+        "of all, only the passwords were asked for"
+    );
+}
+
+/// A model elsewhere is told no secret, even by an agent that may take out what was said here.
+#[tokio::test]
+async fn what_is_secret_is_told_to_no_model_elsewhere() {
+    let (here, away) = (Model::start().await, Model::start().await);
+    let dir = TempDir::new().unwrap();
+    let sinks = sinks();
+    let sinks: Vec<_> = sinks
+        .iter()
+        .map(|(name, text)| (*name, text.as_str()))
+        .collect();
+    let plaintext = "allow_plaintext = true\nmax_retries = 0\n";
+    let elsewhere = away.url().replace("127.0.0.1", "0.0.0.0");
+    let agents =
+        "\n[agent.far]\nprovider = \"away\"\nskills = [\"accounts\"]\nmay_leave_host = true\n";
+    let setup = Setup::new()
+        .provider("here", "ollama", &here.url(), plaintext)
+        .provider("away", "ollama", &elsewhere, plaintext)
+        .with(agents)
+        .program(stage::with_skills(dir.path(), &sinks));
+    let pawd = Pawd::start(setup).await;
+    let client = pawd.client().await;
+    away.will(Says::calls(&[("accounts__passwords", json!({}))]));
+    away.will(Says::says(&["I was not told."]));
+    let begun = Asking::new("my passwords")
+        .agent("far".to_owned())
+        .ask(&client);
+    let mut chat = within("beginning a chat", begun).await.unwrap();
+    accepted(&mut chat).await;
+    rest(&mut chat).await;
+    let asked = away.asked();
+    let last = asked.iter().rfind(|it| it.line.contains("/chat")).unwrap();
+    let messages = last.body["messages"].as_array().unwrap();
+    let told = messages.iter().rfind(|it| it["role"] == "tool").unwrap();
+    let told = told["content"].as_str().unwrap();
+    assert!(told.contains("secret and stays on this host"), "{told}");
 }
 
 #[tokio::test]

@@ -8,8 +8,9 @@ use jsonrpsee::async_client::Client;
 use paw_api::{
     action::{Action, ActionRpcClient},
     provider::{ChatEvent, ChatResult},
-    system::ConfigRpcClient,
+    system::{ConfigRpcClient, PolicyRpcClient},
 };
+use paw_policy::State;
 use serde_json::json;
 
 /// A dollar for a thousand tokens of a question, two for those of an answer.
@@ -161,4 +162,39 @@ async fn prices_change_with_a_reload_and_a_fault_in_one_changes_nothing() {
         "{said}"
     );
     assert_eq!(costs(&ask(&client).await.1), [(2, false)]);
+}
+
+/// A rule may say how much a question costs at most. What it does not cost, it may.
+#[tokio::test]
+async fn rule_can_bound_what_a_question_costs() {
+    let (here, away) = (Model::start().await, Model::start().await);
+    let elsewhere = away.url().replace("127.0.0.1", "0.0.0.0");
+    let unknown = "[prices]\nunknown = { input = 1_000_000_000, output = 0 }\n";
+    let setup = Setup::new()
+        .provider("here", "ollama", &here.url(), "")
+        .provider("away", "ollama", &elsewhere, "allow_plaintext = true\n")
+        .with(unknown);
+    let pawd = Pawd::start(setup).await;
+    let client = pawd.client().await;
+    // A token costs a thousandth of a dollar, so this is about five thousand tokens.
+    let rule = "@id(\"dear\") forbid (principal, action == Action::\"chat\", resource) when { context.cost > 5000000 };\n";
+    pawd.root.write("etc/policy/70-cost.cedar", rule);
+    within("reloading", PolicyRpcClient::reload(&client))
+        .await
+        .unwrap();
+    let asks = async |provider: &str, text: &str| {
+        let provider = Some(provider.to_owned());
+        let begun = Asking::new(text).provider(provider).ask(&client);
+        let mut chat = within("beginning a chat", begun).await.expect("accepted");
+        let id = accepted(&mut chat).await;
+        rest(&mut chat).await;
+        finally(&client, &id).await
+    };
+    let long = "long words ".repeat(2_000);
+    assert_eq!(asks("away", "hello").await.state, State::Completed);
+    let denied = asks("away", &long).await;
+    assert_eq!(denied.state, State::Rejected);
+    assert_eq!(denied.verdict.rules, ["dear"]);
+    assert_eq!(asks("here", &long).await.state, State::Completed);
+    assert_eq!(away.questions(), 1);
 }

@@ -9,12 +9,12 @@ use harness::{
 };
 use jsonrpsee::{async_client::Client, core::client::Subscription};
 use paw_api::{
-    action::{Action, ActionRpcClient, Answer},
+    action::{Action, ActionRpcClient, Answer, Approval, ApprovalRpcClient},
     agent::SessionRpcClient,
     provider::ChatEvent,
-    system::ConfigRpcClient,
+    system::{ConfigRpcClient, PolicyRpcClient},
 };
-use paw_policy::{Kind, State, Taint};
+use paw_policy::{Decision, Kind, State, Taint};
 use serde_json::{Value, json};
 
 /// A lead that may ask a helper, and a helper that reads and writes.
@@ -399,4 +399,109 @@ async fn what_was_said_on_this_host_stays_here_by_way_of_a_helper_too() {
         said.contains("stays on this host") && !said.contains("private thing"),
         "{said}"
     );
+}
+
+/// A yes to this that holds for what is like it for an hour.
+async fn grant(client: &Client, asked: &Approval) {
+    let (id, hour) = (asked.id.clone(), Some(3_600_000));
+    let said = ApprovalRpcClient::answer(
+        client,
+        id,
+        asked.digest,
+        Answer::Approve,
+        None,
+        None,
+        None,
+        hour,
+    );
+    within("granting", said).await.unwrap();
+}
+
+/// What a person granted an agent that they ask themselves is asked for when another agent asks it, and the question says which one.
+#[tokio::test]
+async fn grant_counts_for_who_asked_the_agent_and_for_nobody_else() {
+    let model = Model::start().await;
+    let pawd = Pawd::start(Setup::new().ollama(&model).with(TWO)).await;
+    let place = pawd.launcher.as_ref().unwrap().workspace("helper");
+    std::fs::create_dir_all(place.join("notes")).unwrap();
+    let client = pawd.client().await;
+    let mut heard = news(&client).await;
+    let begin = async |agent: &str, path: &str| {
+        if agent == "lead" {
+            model.will(Says::calls(&[ask("helper", "write it")]));
+        }
+        model.will(Says::calls(&[write(path)]));
+        model.will(Says::says(&["written"]));
+        if agent == "lead" {
+            model.will(Says::says(&["it is written"]));
+        }
+        let mut chat = say_to(&client, agent, "write it").await;
+        (accepted(&mut chat).await, chat)
+    };
+    let (_, mut chat) = begin("helper", "notes/a.txt").await;
+    let asked = question(&client, &mut heard).await;
+    assert_eq!(
+        (asked.asked.via.as_str(), asked.asked.through.len()),
+        ("terminal", 0)
+    );
+    grant(&client, &asked).await;
+    rest(&mut chat).await;
+    let (id, mut chat) = begin("helper", "notes/b.txt").await;
+    rest(&mut chat).await;
+    let [call] = children(&client, &id).await.try_into().expect("one call");
+    assert_eq!(call.verdict.decision, Decision::Allow);
+    // Another agent asks the same one for the same.
+    let (_, mut chat) = begin("lead", "notes/c.txt").await;
+    let asked = question(&client, &mut heard).await;
+    assert_eq!(asked.asked.through, ["lead"]);
+    let shown = pawd.pawctl(&["approval", "show", &asked.id]).await;
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.contains("By way of: agent lead"), "{shown}");
+    // It may be granted so, and holds so.
+    grant(&client, &asked).await;
+    rest(&mut chat).await;
+    let (id, mut chat) = begin("lead", "notes/d.txt").await;
+    rest(&mut chat).await;
+    let [question] = children(&client, &id)
+        .await
+        .try_into()
+        .expect("one question");
+    let [call] = children(&client, &question.id)
+        .await
+        .try_into()
+        .expect("one call");
+    assert_eq!(call.verdict.decision, Decision::Allow);
+    assert_eq!(call.asked.through, ["lead"]);
+}
+
+/// A rule that permits an agent something may leave out what other agents ask it for.
+#[tokio::test]
+async fn rule_can_say_that_only_people_may_ask_for_it() {
+    let model = Model::start().await;
+    let pawd = Pawd::start(Setup::new().ollama(&model).with(TWO)).await;
+    let client = pawd.client().await;
+    let rule = "@id(\"helper-writes\") permit (principal, action == Action::\"tool_call\", resource) when { context.agent == \"helper\" && context.through.isEmpty() };\n";
+    pawd.root.write("etc/policy/70-helper.cedar", rule);
+    within("reloading", PolicyRpcClient::reload(&client))
+        .await
+        .unwrap();
+    model.will(Says::calls(&[write("a.txt")]));
+    model.will(Says::says(&["written"]));
+    let mut chat = say_to(&client, "helper", "write it").await;
+    let id = accepted(&mut chat).await;
+    rest(&mut chat).await;
+    let [call] = children(&client, &id).await.try_into().expect("one call");
+    assert_eq!(call.verdict.rules, ["helper-writes"]);
+    model.will(Says::calls(&[ask("helper", "write it")]));
+    model.will(Says::calls(&[write("b.txt")]));
+    model.will(Says::says(&["no"]));
+    model.will(Says::says(&["no"]));
+    let mut heard = news(&client).await;
+    let mut chat = say_to(&client, "lead", "write it").await;
+    accepted(&mut chat).await;
+    let asked = question(&client, &mut heard).await;
+    answer(&client, &asked.id, asked.digest, Answer::Deny)
+        .await
+        .unwrap();
+    rest(&mut chat).await;
 }

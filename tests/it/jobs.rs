@@ -7,13 +7,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use harness::{
     Answer, Model, Pawd, Setup, Trouble, within,
-    words::{refused, show},
+    words::{finally, refused, show},
 };
 use jsonrpsee::{async_client::Client, core::client::Subscription};
 use paw_api::{
     ErrorKind,
     events::{Event, EventItem, EventsRpcClient},
     job::{Job, JobRpcClient, JobRun},
+    system::PolicyRpcClient,
     trail::AuditRpcClient,
 };
 use paw_policy::{Kind, Role, State};
@@ -119,6 +120,10 @@ async fn job_is_told_to_its_agent_when_it_is_due_and_once() {
     assert_eq!((action.kind, action.state), (Kind::Chat, State::Completed));
     // Nobody sits there who could answer for more.
     assert_eq!(action.requested_by.role, Role::User);
+    assert_eq!(
+        (action.asked.via.as_str(), action.asked.job.as_deref()),
+        ("job", Some(added.id.as_str()))
+    );
     assert_eq!(model.questions(), 1);
     let jobs = within("the jobs", JobRpcClient::list(&client))
         .await
@@ -383,4 +388,31 @@ async fn job_is_in_the_audit_log_before_it_is_there_and_when_it_is_removed() {
         ErrorKind::Unavailable,
     );
     assert_eq!(JobRpcClient::list(&client).await.unwrap(), []);
+}
+
+/// A rule may be about one job: what its owner asks, and did ask by it before, is not forbidden with it.
+#[tokio::test]
+async fn rule_can_be_about_one_job() {
+    let (_model, pawd) = start().await;
+    let client = pawd.client().await;
+    let job = add(&client, SELDOM, (false, false)).await;
+    let run = async || {
+        let run = within("a run", JobRpcClient::run(&client, job.id.clone()));
+        finally(&client, &run.await.unwrap().action.unwrap()).await
+    };
+    let forbid = async |id: &str| {
+        let rule = format!(
+            "@id(\"not-this-one\") forbid (principal, action == Action::\"chat\", resource) when {{ context has job && context.job == Job::\"{id}\" }};\n"
+        );
+        pawd.root.write("etc/policy/70-job.cedar", &rule);
+        within("reloading", PolicyRpcClient::reload(&client))
+            .await
+            .unwrap();
+    };
+    forbid("another").await;
+    assert_eq!(run().await.state, State::Completed);
+    forbid(&job.id).await;
+    let denied = run().await;
+    assert_eq!(denied.state, State::Rejected);
+    assert_eq!(denied.verdict.rules, ["not-this-one"]);
 }

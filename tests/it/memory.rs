@@ -183,7 +183,13 @@ async fn poisoned_memory_brings_its_taint_into_a_later_session_and_orders_nothin
         // Nothing but the note was read here, and it was read through no network: `web` is what pawd remembers of it.
         assert_eq!(
             taint(sent),
-            [Taint::Operator, Taint::Tool, Taint::Web, Taint::Model]
+            [
+                Taint::Operator,
+                Taint::Tool,
+                Taint::Web,
+                Taint::Model,
+                Taint::Private
+            ]
         );
     }
     let plans = scene.pawd.launcher.as_ref().unwrap().plans();
@@ -206,7 +212,7 @@ async fn note_that_came_from_a_person_brings_no_more_than_that() {
     let calls = scene.obeys(&read, 3, &[]).await;
     assert_eq!(
         taint(&calls[1]),
-        [Taint::Operator, Taint::Tool, Taint::Model]
+        [Taint::Operator, Taint::Tool, Taint::Model, Taint::Private]
     );
     // Each version is there, and another agent has none of it.
     scene
@@ -235,7 +241,13 @@ async fn file_that_a_tainted_turn_wrote_brings_its_taint_along() {
     );
     assert_eq!(
         taint(&calls[1]),
-        [Taint::Operator, Taint::Tool, Taint::Web, Taint::Model]
+        [
+            Taint::Operator,
+            Taint::Tool,
+            Taint::Web,
+            Taint::Model,
+            Taint::Private
+        ]
     );
 }
 

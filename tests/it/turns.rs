@@ -152,10 +152,10 @@ async fn what_was_done_is_in_the_conversation_and_later_turns_see_it() {
     assert!(turns.turns[2].text.contains("heron") && !turns.turns[2].failed);
     let labels = |taint: &TaintSet| taint.iter().collect::<Vec<_>>();
     assert_eq!(labels(&turns.turns[0].taint), [Taint::Operator]);
-    assert_eq!(labels(&turns.turns[2].taint), [Taint::Tool]);
+    assert_eq!(labels(&turns.turns[2].taint), [Taint::Tool, Taint::Private]);
     assert_eq!(
         labels(&turns.session.taint),
-        [Taint::Operator, Taint::Tool, Taint::Model]
+        [Taint::Operator, Taint::Tool, Taint::Model, Taint::Private]
     );
 
     // As people are shown it.

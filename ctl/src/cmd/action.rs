@@ -8,7 +8,7 @@ use paw_api::{
 use paw_policy::{Decision, Risk, State};
 use serde_json::{Map, Value, json};
 
-use super::{block, caller, more, object, policy, taint};
+use super::{block, caller, more, object, policy, taint, way};
 use crate::{
     cli::{self, Global},
     connect::{Answer, Connection, Params},
@@ -299,6 +299,7 @@ pub(super) fn show(action: &Action, look: &Look) -> String {
                 caller(&action.requested_by)
             )),
         ),
+        ("By way of", way(&action.asked)),
         ("Approved", action.approved_by.as_ref().map(caller)),
         ("Decided", at(times.decided)),
         ("Started", at(times.started)),

@@ -9,12 +9,12 @@ use std::{io::IsTerminal as _, str::FromStr as _, time::Duration};
 
 use paw_api::action::{Action, Approval, Enrolment, Grant};
 use paw_policy::{
-    Digest, Principal,
+    Circumstances, Digest, Principal,
     grant::{self, Like},
 };
 use serde_json::{Value, json};
 
-use super::{action, block, caller, taint};
+use super::{action, block, caller, taint, way};
 use crate::{
     cli::{self, Global},
     connect::{Answer, Connection, Params},
@@ -248,10 +248,17 @@ fn grant_of(approval: &Approval, time: Duration, look: &Look) -> Result<String, 
         uid: approval.requested_by.uid,
         role: approval.requested_by.role,
     };
+    let circumstances =
+        Circumstances::try_from(&approval.asked).map_err(|what| Failure::Local {
+            doing: "grant what is like this".to_owned(),
+            why: format!("this pawctl does not know how it came to be asked: {what:?}"),
+            remedy: "use the pawctl that came with this pawd".to_owned(),
+        })?;
     let like = Like {
         plan: &approval.plan,
         requester: &asked,
         taint: &approval.taint,
+        circumstances: &circumstances,
         risk: approval.risk,
     };
     let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -386,6 +393,7 @@ fn show(approval: &Approval, look: &Look) -> Result<String, Failure> {
         ),
         ("Taint", Some(taint(&approval.taint))),
         ("Asked by", Some(caller(&approval.requested_by))),
+        ("By way of", way(&approval.asked)),
         (
             "Touches",
             Some(text::visible(

@@ -186,6 +186,17 @@ fn caller(caller: &paw_api::action::Caller) -> String {
     }
 }
 
+/// The agents that asked the one that acts, and the way in where that is no terminal; nothing where a person asked the agent itself.
+fn way(asked: &paw_api::action::Asked) -> Option<String> {
+    let agents = asked.through.iter().rev();
+    let agents = agents.map(|name| format!("agent {}", text::line(name)));
+    let job = asked.job.iter().map(|id| format!("job {}", text::line(id)));
+    let peer = asked.identity.iter();
+    let peer = peer.map(|peer| format!("channel {}", text::visible(peer, false)));
+    let all: Vec<String> = agents.chain(job).chain(peer).collect();
+    (!all.is_empty()).then(|| all.join(", asked by "))
+}
+
 /// A `Key: value` block without the rows that have no value.
 fn block(rows: Vec<(&str, Option<String>)>) -> String {
     let rows: Vec<(&str, String)> = rows

@@ -6,7 +6,7 @@
 )]
 
 use jsonrpsee::{core::RpcResult, proc_macros::rpc};
-use paw_policy::{Decision, Digest, Kind, Plan, Risk, Role, State, TaintSet};
+use paw_policy::{Circumstances, Decision, Digest, Kind, Plan, Risk, Role, State, TaintSet, Via};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -36,6 +36,8 @@ pub struct Action {
     pub session: Option<String>,
     /// Who asked.
     pub requested_by: Caller,
+    /// How it came to be asked.
+    pub asked: Asked,
     /// Who said yes, where a person had to.
     pub approved_by: Option<Caller>,
     /// When what happened, in milliseconds since 1970.
@@ -86,6 +88,59 @@ pub struct Caller {
     pub name: Option<String>,
 }
 
+/// How an action came to be asked, beside by whom.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Asked {
+    /// The way in: `terminal` for the control socket, `job`, or `channel`.
+    pub via: String,
+    /// The job whose run asks, or had it asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
+    /// Who asks by a channel, as its bridge names them: `CHANNEL:WHO`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
+    /// The agents that asked the one that acts, the one that a person asked first; none where that is the one that acts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub through: Vec<String>,
+}
+
+impl From<&Circumstances> for Asked {
+    fn from(how: &Circumstances) -> Self {
+        let (job, identity) = match &how.via {
+            Via::Terminal => (None, None),
+            Via::Job(id) => (Some(id.clone()), None),
+            Via::Channel(peer) => (None, Some(peer.to_string())),
+        };
+        Self {
+            via: how.via.as_str().to_owned(),
+            job,
+            identity,
+            through: how.through.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+impl TryFrom<&Asked> for Circumstances {
+    type Error = String;
+
+    /// The way in and the agents that asked; the rest is not told. The error is what cannot be read.
+    fn try_from(asked: &Asked) -> Result<Self, String> {
+        let via = match (asked.via.as_str(), &asked.job, &asked.identity) {
+            ("terminal", None, None) => Via::Terminal,
+            ("job", Some(id), None) => Via::Job(id.clone()),
+            ("channel", None, Some(peer)) => Via::Channel(peer.parse().map_err(|_| peer.clone())?),
+            _ => return Err(asked.via.clone()),
+        };
+        let through = asked.through.iter();
+        let through = through.map(|name| name.parse().map_err(|_| name.clone()));
+        Ok(Self {
+            via,
+            through: through.collect::<Result<_, _>>()?,
+            ..Self::default()
+        })
+    }
+}
+
 /// When what happened, in milliseconds since 1970.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Timestamps {
@@ -130,6 +185,8 @@ pub struct Approval {
     pub taint: TaintSet,
     /// Who asked.
     pub requested_by: Caller,
+    /// How it came to be asked.
+    pub asked: Asked,
     /// The exact plan.
     #[schemars(with = "Value")]
     pub plan: Plan,

@@ -243,6 +243,7 @@ mod tests {
             wait_reason: None,
             attempts: Vec::new(),
             parent: None,
+            circumstances: paw_policy::Circumstances::default(),
             interrupted: 0,
         }
     }

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use paw_api::{Error, ErrorKind};
-use paw_policy::{Name, Operation, Plan, TaintSet};
+use paw_policy::{Circumstances, Name, Operation, Plan, TaintSet, ToolArguments, Via, named};
 use paw_store::{Caller, SessionRecord};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{Asked, Intake, agent, arguments::ToolAsked, signs, unreadable};
+use super::{Asked, Intake, Typed, agent, arguments::ToolAsked, signs, unreadable};
 use crate::{
     config::Config,
     orchestrator::{handle::Submission, work::Progress},
@@ -71,7 +71,7 @@ impl Intake {
     pub fn judge_call(&self, called: Called) -> Result<Submission, Error> {
         let config = Arc::clone(&self.config.borrow());
         let (agent, settings) = agent(&config, Some(called.by.agent.as_str()))?;
-        self.in_a_row(&config, &called.by)?;
+        let through = self.in_a_row(&config, &called.by)?;
         let asked = ToolAsked {
             skill: called.skill.to_string(),
             tool: called.tool,
@@ -82,12 +82,13 @@ impl Intake {
             taint: called.by.taint.with(&screen::passed(&call.arguments)),
             ..called.by
         };
+        let circumstances = self.circumstances(&by, through, Some(&call))?;
         let plan = Plan {
             agent,
             session: Some(called.session.to_string()),
             operation: Operation::ToolCall(call),
         };
-        self.of_a_model(plan, by, None)
+        self.of_a_model(plan, by, circumstances, None)
     }
 
     /// Judges a question to another agent: a chat like any other, in a conversation of its own, in the name of who asked the model, which
@@ -98,7 +99,9 @@ impl Intake {
     pub fn judge_question(&self, mut question: Consulted) -> Result<Submission, Error> {
         let config = Arc::clone(&self.config.borrow());
         may_ask(&config, &question.by.agent, &question.helper)?;
-        if self.in_a_row(&config, &question.by)? >= MAX_DEPTH {
+        let mut through = self.in_a_row(&config, &question.by)?;
+        through.push(question.by.agent.clone());
+        if through.len() >= MAX_DEPTH {
             let message = format!("{MAX_DEPTH} agents in a row ask each other already");
             return Err(denied(message, "have one of them answer by itself"));
         }
@@ -109,7 +112,16 @@ impl Intake {
             local_only: question.local_only,
             ..Asked::default()
         };
-        let (operation, place) = self.chat(&config, (&helper, its), asked, &question.by.caller)?;
+        let Typed {
+            operation,
+            place,
+            circumstances: of_it,
+        } = self.chat(&config, (&helper, its), asked, &question.by.caller)?;
+        let circumstances = Circumstances {
+            leaves_host: of_it.leaves_host,
+            cost_micros: of_it.cost_micros,
+            ..self.circumstances(&question.by, through, None)?
+        };
         let (session, opens) = place.map_or((None, None), |place| {
             (Some(place.id.to_string()), place.opens)
         });
@@ -122,24 +134,55 @@ impl Intake {
             session,
             operation,
         };
-        self.of_a_model(plan, question.by, opens)
+        self.of_a_model(plan, question.by, circumstances, opens)
     }
 
     fn of_a_model(
         &self,
         plan: Plan,
         by: By,
+        circumstances: Circumstances,
         opens: Option<SessionRecord>,
     ) -> Result<Submission, Error> {
-        let mut submission = self.submission(plan, by.caller, by.taint, opens, Progress::None)?;
+        let known = (by.taint, circumstances);
+        let mut submission = self.submission(plan, by.caller, known, opens, Progress::None)?;
         (submission.record.id, submission.record.parent) = (by.id, Some(by.chat));
         Ok(submission)
     }
 
-    /// How many agents in a row this chat's is the last of. Each of them must still be one that the one before may ask: the configuration
-    /// may have changed since it was.
-    fn in_a_row(&self, config: &Config, by: &By) -> Result<usize, Error> {
-        let (mut agents, mut helper, mut at) = (1, by.agent.clone(), by.parent);
+    /// How a call in this turn came to be asked: by the way of its chat and through these agents. What the chat says was said by a
+    /// person only where no other agent asked it, and by nobody whom a channel names.
+    fn circumstances(
+        &self,
+        by: &By,
+        through: Vec<Name>,
+        call: Option<&ToolArguments>,
+    ) -> Result<Circumstances, Error> {
+        let found = self.storage.read().action(by.chat);
+        let Some(chat) = found.map_err(|error| unreadable(&error))? else {
+            return Err(denied(
+                "nobody knows any more who asked this agent".to_owned(),
+                "ask it again",
+            ));
+        };
+        let via = chat.circumstances.via;
+        let by_a_person = chat.parent.is_none() && !matches!(via, Via::Channel(_));
+        let named = match (&chat.plan.operation, call) {
+            (Operation::Chat(said), Some(call)) => by_a_person && named(call, &said.text),
+            _ => false,
+        };
+        Ok(Circumstances {
+            via,
+            through,
+            named,
+            ..Circumstances::default()
+        })
+    }
+
+    /// The agents that asked the one whose turn it is, the first first. Each of them must still be one that the one before may ask: the
+    /// configuration may have changed since it was.
+    fn in_a_row(&self, config: &Config, by: &By) -> Result<Vec<Name>, Error> {
+        let (mut agents, mut helper, mut at) = (Vec::new(), by.agent.clone(), by.parent);
         while let Some(parent) = at {
             let found = self.storage.read().action(parent);
             let Some(asker) = found.map_err(|error| unreadable(&error))? else {
@@ -147,8 +190,10 @@ impl Intake {
                 return Err(denied(message, "ask it again"));
             };
             may_ask(config, &asker.plan.agent, &helper)?;
-            (agents, helper, at) = (agents + 1, asker.plan.agent, asker.parent);
+            agents.push(asker.plan.agent.clone());
+            (helper, at) = (asker.plan.agent, asker.parent);
         }
+        agents.reverse();
         Ok(agents)
     }
 }

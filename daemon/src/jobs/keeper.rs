@@ -6,7 +6,7 @@ use paw_api::{
     Error, ErrorKind,
     audit::{Entry, Event},
 };
-use paw_policy::{Name, Role};
+use paw_policy::{Name, Role, Via};
 use paw_store::{Batch, Caller, JobRecord, RUNS_KEPT, RunOutcome, RunRecord, StoreError};
 use serde_json::{Map, Value};
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
@@ -374,6 +374,7 @@ impl Keeper {
             kind: "chat".into(),
             arguments: Map::from_iter([("text".to_owned(), Value::from(record.text.as_str()))]),
             agent: Some(record.agent.to_string()),
+            via: Via::Job(id.to_string()),
             ..Asked::default()
         };
         let caller = Caller {

@@ -244,6 +244,7 @@ impl Driver {
             plan: &record.plan,
             requester: &principal(&record.requested_by),
             taint: &record.taint,
+            circumstances: &record.circumstances,
             risk: record.risk,
         };
         let text = grant::text(&format!("grant-{id}"), like, now, until_ms).map_err(|error| {

@@ -1,6 +1,6 @@
 //! The questions that wait for a person, each with its digest and its end.
 //!
-//! Equal ones are one question to people: the same plan, asked for by the same user with data of the same origins. Each action behind it
+//! Equal ones are one question to people: the same plan, asked for by the same user and agents with data of the same origins. Each action behind it
 //! waits for itself, expires for itself and is done for itself, with the plan that is stored with it.
 
 use std::{
@@ -36,10 +36,12 @@ pub struct Question {
     pub uid: u32,
     /// Where its data came from.
     pub taint: TaintSet,
+    /// By which way it came in and which agents asked; empty where a person asked the agent itself.
+    pub way: Box<str>,
 }
 
 /// The last number tells groups apart of which the first is full.
-type Group = (Digest, u32, Vec<&'static str>, u32);
+type Group = (Digest, u32, Vec<&'static str>, Box<str>, u32);
 
 /// Why an answer is refused. The question, if there is one, stays open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -66,7 +68,7 @@ impl Questions {
             .get(&group)
             .is_some_and(|members| members.len() >= FOLDED)
         {
-            group.3 += 1;
+            group.4 += 1;
         }
         let members = self.groups.entry(group).or_default();
         if let Some(first) = members.first() {
@@ -180,12 +182,12 @@ impl Questions {
     fn group_of(&self, id: Uuid, question: &Question) -> Option<Group> {
         let mut group = first_group(question);
         // Groups before a full one may have ended meanwhile, so this goes on to the last that there is.
-        let last = (group.0, group.1, group.2.clone(), u32::MAX);
+        let last = (group.0, group.1, group.2.clone(), group.3.clone(), u32::MAX);
         self.groups
             .range(group.clone()..=last)
             .find(|(_, members)| members.contains(&id))
             .map(|(found, _)| {
-                group.3 = found.3;
+                group.4 = found.4;
                 group
             })
     }
@@ -193,7 +195,13 @@ impl Questions {
 
 fn first_group(question: &Question) -> Group {
     let taint = question.taint.iter().map(|taint| taint.as_str());
-    (question.digest, question.uid, taint.collect(), 0)
+    (
+        question.digest,
+        question.uid,
+        taint.collect(),
+        question.way.clone(),
+        0,
+    )
 }
 
 #[cfg(test)]
@@ -215,6 +223,7 @@ mod tests {
             expires_ms,
             uid,
             taint: TaintSet::of(taint),
+            way: Box::default(),
         }
     }
 
@@ -241,6 +250,23 @@ mod tests {
         let other = Digest::of(b"other");
         assert_eq!(questions.fits(ID, other, 1), Err(NotAnswered::OtherDigest));
         assert_eq!(questions.fits(ID, digest, 1), Ok(()));
+    }
+
+    /// Who sees that a person asked must not answer for what another agent asked.
+    #[test]
+    fn what_came_by_another_way_is_another_question() {
+        let mut questions = Questions::default();
+        for (number, way) in [(1, ""), (2, "asked by lead"), (3, "")] {
+            let question = Question {
+                way: way.into(),
+                ..question(b"plan", 1, Taint::User, 1_000)
+            };
+            questions.ask(id(number), question);
+        }
+        assert_eq!(questions.together(id(1)), [id(1), id(3)]);
+        assert_eq!(questions.together(id(2)), [id(2)]);
+        questions.drop(id(2));
+        assert_eq!(questions.together(id(1)), [id(1), id(3)]);
     }
 
     #[test]

@@ -31,6 +31,7 @@ pub(super) fn permit(
     let facts = Facts {
         principal: principal(&record.requested_by),
         taint: record.taint.clone(),
+        circumstances: record.circumstances.clone(),
         now_ms: now_ms(),
     };
     let verdict = judge(rules, &record.plan, &facts).map_err(|_| NotApproved::OtherPlan)?;
@@ -65,6 +66,7 @@ pub(super) fn question(record: &ActionRecord) -> Question {
         expires_ms: record.expires_ms.unwrap_or(0),
         uid: record.requested_by.uid,
         taint: record.taint.clone(),
+        way: record.circumstances.way().into(),
     }
 }
 

@@ -180,6 +180,7 @@ pub(super) fn checked(skill: &Skill, listed: Vec<Listed>) -> Result<Announced, S
             item: None,
             url: None,
             idempotent: false,
+            confidentiality: None,
         };
         if tools.insert(name, known).is_some() {
             return Err(format!("it announces {shown} twice"));

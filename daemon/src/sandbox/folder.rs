@@ -83,6 +83,7 @@ pub(super) fn read(dir: &Path, digest: Digest, origin: Provenance) -> Result<Ski
             item: None,
             url: None,
             idempotent: false,
+            confidentiality: None,
         };
         tools.insert("run_script".to_owned(), tool);
     }

@@ -12,7 +12,7 @@ use std::{
 
 use paw_api::egress::NetRule;
 use paw_launch::request::{Image, Limits};
-use paw_policy::{Digest, Name, ToolClass, plan::is_deeper_than};
+use paw_policy::{Digest, Name, Taint, TaintSet, ToolClass, plan::is_deeper_than};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -102,6 +102,59 @@ pub struct Tool {
     /// Whether a call that was interrupted may be made again: it changes nothing, or the same to the same.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub idempotent: bool,
+    /// How confidential what it gives back is, where its class does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confidentiality: Option<Confidentiality>,
+}
+
+/// How confidential what a tool gives back is, where its class does not say it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Confidentiality {
+    /// It leaves this host only by a person's yes to exactly that.
+    Private,
+    /// It stays on this host.
+    Secret,
+}
+
+impl Confidentiality {
+    /// The word that stands for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Private => "private",
+            Self::Secret => "secret",
+        }
+    }
+}
+
+impl Tool {
+    /// The labels of what it gives back that say how confidential that is (rule R1): given by pawd for what was approved with the
+    /// skill, never by what the tool says.
+    #[must_use]
+    pub fn confidential(&self) -> TaintSet {
+        let by_class = confidential(self.class);
+        match self.confidentiality {
+            None => by_class,
+            Some(Confidentiality::Private) => by_class.with(&TaintSet::of(Taint::Private)),
+            Some(Confidentiality::Secret) => by_class.with(&TaintSet::of(Taint::Secret)),
+        }
+    }
+}
+
+/// The same by the class alone: what an agent keeps is not for everybody.
+#[must_use]
+pub fn confidential(class: ToolClass) -> TaintSet {
+    match class {
+        ToolClass::ReadPrivate => TaintSet::of(Taint::Private),
+        ToolClass::ReadPublic
+        | ToolClass::WriteLocalReversible
+        | ToolClass::WriteDestructive
+        | ToolClass::Egress
+        | ToolClass::Money
+        | ToolClass::Exec
+        | ToolClass::Admin => TaintSet::default(),
+    }
 }
 
 /// Why a directory is not a skill.
@@ -337,6 +390,8 @@ struct FileTool {
     url: Option<Url>,
     #[serde(default)]
     idempotent: bool,
+    #[serde(default)]
+    confidentiality: Option<Confidentiality>,
 }
 
 type Wrong = (String, String);
@@ -456,6 +511,7 @@ fn check(file: File, digest: Digest, origin: Provenance) -> Result<Skill, Wrong>
             item: tool.item,
             url: tool.url,
             idempotent: tool.idempotent,
+            confidentiality: tool.confidentiality,
         };
         if tools.insert(tool.name, tool_is).is_some() {
             return Err((field, "it is there twice".to_owned()));

@@ -43,6 +43,13 @@ pub fn rights(skill: &Skill) -> Map<String, Value> {
             if !urls.is_empty() {
                 members.insert("urls".to_owned(), Value::Object(urls));
             }
+            let confidential = skill.tools.iter();
+            let confidential = confidential
+                .filter_map(|(name, tool)| Some((name.clone(), json!(tool.confidentiality?))));
+            let confidential: Map<String, Value> = confidential.collect();
+            if !confidential.is_empty() {
+                members.insert("confidential".to_owned(), Value::Object(confidential));
+            }
             members
         }
         _ => Map::new(),
@@ -103,7 +110,10 @@ fn lines(skill: &Skill) -> BTreeSet<String> {
             } else {
                 ""
             };
-            format!("tool {name}: {}{host}{again}", tool.class)
+            let gives = tool.confidentiality.map_or_else(String::new, |it| {
+                format!(", what it gives back is {}", it.as_str())
+            });
+            format!("tool {name}: {}{host}{again}{gives}", tool.class)
         }));
     }
     lines

@@ -125,6 +125,7 @@ mod tests {
             item: None,
             url: None,
             idempotent: false,
+            confidentiality: None,
         };
         Skill {
             name: name.parse().unwrap(),

@@ -3,7 +3,7 @@
 //! Times are milliseconds since the Unix epoch, given by the caller. Ids are UUIDs of version 7, whose order is the order of
 //! their making; the store refuses others, because its pages rely on that order.
 
-use paw_policy::{Decision, Digest, Kind, Name, Plan, Risk, Role, State, TaintSet};
+use paw_policy::{Circumstances, Decision, Digest, Kind, Name, Plan, Risk, Role, State, TaintSet};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -61,6 +61,9 @@ pub struct ActionRecord {
     /// The chat whose model asked for it, where one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<Uuid>,
+    /// How it came to be asked.
+    #[serde(default, skip_serializing_if = "Circumstances::are_plain")]
+    pub circumstances: Circumstances,
     /// How often it was being done when that was interrupted, and was begun again.
     #[serde(default, skip_serializing_if = "is_none_at_all")]
     pub interrupted: u32,

@@ -82,6 +82,7 @@ fn known() -> impl Strategy<Value = Facts> {
     (1000..1002_u32, role, taint).prop_map(|(uid, role, taint)| Facts {
         principal: Principal { uid, role },
         taint: TaintSet::of(taint),
+        circumstances: crate::Circumstances::default(),
         now_ms: NOW,
     })
 }
@@ -126,6 +127,7 @@ fn granted() -> impl Strategy<Value = String> {
             plan: &plan,
             requester: &facts.principal,
             taint: &facts.taint,
+            circumstances: &crate::Circumstances::default(),
             risk: weigh(&plan, &facts.taint).0,
         };
         grant::text("ID", like, NOW, NOW + HOUR).ok()
@@ -192,6 +194,7 @@ fn of_many_grants_those_alone_are_judged_that_name_what_is_asked() {
                 plan: &write(&path),
                 requester: &requester,
                 taint: &taint,
+                circumstances: &crate::Circumstances::default(),
                 risk: crate::Risk::High,
             };
             grant::text(&path, like, NOW, NOW + HOUR).unwrap()
@@ -203,6 +206,7 @@ fn of_many_grants_those_alone_are_judged_that_name_what_is_asked() {
         let facts = Facts {
             principal: requester.clone(),
             taint: taint.clone(),
+            circumstances: crate::Circumstances::default(),
             now_ms: NOW,
         };
         let known = facts::about(&write(path), &facts, crate::Risk::High);

@@ -84,6 +84,7 @@ fn facts(role: Role, taint: Taint) -> Facts {
     Facts {
         principal: Principal { uid: 1000, role },
         taint: TaintSet::of(taint),
+        circumstances: Circumstances::default(),
         now_ms: 1_795_478_400_000,
     }
 }
@@ -203,6 +204,18 @@ fn shipped_policy_judges_as_documented() {
         Deny,
         Risk::Critical,
         &["no-admin-from-untrusted-data"],
+    );
+    let mut narrow = reach();
+    if let Operation::ApiCall(call) = &mut narrow.operation {
+        call.rule = "api.example.com:443,method=GET".into();
+    }
+    check(
+        &narrow,
+        Role::User,
+        Taint::Tool,
+        Ask,
+        Risk::High,
+        &["ask-before-reaching-further"],
     );
     for role in [Role::User, Role::Admin] {
         check(
@@ -553,4 +566,169 @@ fn faults_name_file_line_and_column() {
     let second = format!("@id(\"a\") permit (principal, action, resource);\n\n  {unknown}");
     let faults = text(Rules::parse(&[("e.cedar".into(), second)]).unwrap_err());
     assert!(faults.starts_with("e.cedar:3:56:"), "{faults}");
+}
+
+/// The shipped rules and one more.
+fn with_rule(more: &str) -> Rules {
+    let files = [
+        ("1".to_owned(), crate::rules::DEFAULT.to_owned()),
+        ("2".to_owned(), more.to_owned()),
+    ];
+    Rules::parse(&files).unwrap_or_else(|faults| panic!("{more}: {faults:?}"))
+}
+
+fn labelled(labels: &[Taint]) -> TaintSet {
+    labels.iter().fold(TaintSet::default(), |set, label| {
+        set.with(&TaintSet::of(*label))
+    })
+}
+
+/// Rule R5: a rule may let through what a person named, and nothing makes it so by itself.
+#[test]
+fn what_a_person_named_is_let_through_only_where_a_rule_says_so() {
+    let rule = r#"@id("named") permit (principal, action == Action::"tool_call", resource) when { context.named && resource.class == "egress" };"#;
+    let judged = |more: &str, named: bool, taint: &[Taint]| {
+        let mut facts = facts(Role::User, Taint::User);
+        (facts.circumstances.named, facts.taint) = (named, labelled(taint));
+        let plan = tool(ToolClass::Egress);
+        judge(&with_rule(more), &plan, &facts).unwrap().decision
+    };
+    let web = [Taint::User, Taint::Model, Taint::Web];
+    assert_eq!(judged("", true, &web), Decision::Ask);
+    assert_eq!(judged(rule, false, &web), Decision::Ask);
+    assert_eq!(judged(rule, true, &web), Decision::Allow);
+    // Signs of an attack make it worth nothing, and what is private is asked for all the same.
+    assert_eq!(
+        judged(rule, true, &[Taint::User, Taint::Suspicious]),
+        Decision::Ask
+    );
+    assert_eq!(
+        judged(rule, true, &[Taint::User, Taint::Private]),
+        Decision::Ask
+    );
+    assert_eq!(
+        judged(rule, true, &[Taint::User, Taint::Secret]),
+        Decision::Deny
+    );
+}
+
+/// Rules R2 and R4: what is private leaves this host by a person's yes, what is secret not at all, and both may be used on it.
+#[test]
+fn what_is_confidential_stays_whatever_else_permits_it() {
+    use Decision::{Allow, Ask, Deny};
+    let all = with_rule(r#"@id("all") permit (principal, action, resource);"#);
+    let judged = |plan: &Plan, label: Taint, leaves: bool| {
+        let mut facts = facts(Role::Admin, Taint::Operator);
+        facts.taint = labelled(&[Taint::Operator, label]);
+        facts.circumstances.leaves_host = leaves;
+        judge(&all, plan, &facts).unwrap().decision
+    };
+    let mut reads_url = tool(ToolClass::ReadPublic);
+    if let Operation::ToolCall(call) = &mut reads_url.operation {
+        call.net = Some("example.com:443".into());
+    }
+    for sends in [tool(ToolClass::Egress), tool(ToolClass::Money), reads_url] {
+        assert_eq!(judged(&sends, Taint::Operator, false), Allow, "{sends:?}");
+        assert_eq!(judged(&sends, Taint::Private, false), Ask, "{sends:?}");
+        assert_eq!(judged(&sends, Taint::Secret, false), Deny, "{sends:?}");
+    }
+    for stays in [
+        tool(ToolClass::ReadPrivate),
+        tool(ToolClass::WriteDestructive),
+        tool(ToolClass::Exec),
+        run(),
+    ] {
+        for label in [Taint::Private, Taint::Secret] {
+            assert_eq!(judged(&stays, label, false), Allow, "{stays:?}");
+        }
+    }
+    let mut out = run();
+    if let Operation::SandboxRun(spec) = &mut out.operation {
+        spec.insert("net".into(), serde_json::json!(["example.com:443"]));
+    }
+    for out in [out, reach()] {
+        assert_eq!(judged(&out, Taint::Secret, false), Deny, "{out:?}");
+    }
+    assert_eq!(judged(&chat(), Taint::Secret, false), Allow);
+    assert_eq!(judged(&chat(), Taint::Secret, true), Deny);
+    assert_eq!(judged(&chat(), Taint::Private, true), Allow);
+}
+
+/// A label that says how confidential something is vouches for nobody.
+#[test]
+fn what_is_only_confidential_is_of_nobody() {
+    let set = labelled(&[Taint::Private, Taint::Secret]);
+    assert!(set.is_of_nobody() && set.is_untrusted() && set.is_foreign());
+    let risk = weigh(&tool(ToolClass::WriteDestructive), &set).0;
+    assert_eq!(risk, Risk::Critical);
+    let set = labelled(&[Taint::User, Taint::Private]);
+    assert!(!set.is_of_nobody() && !set.is_untrusted() && !set.is_foreign());
+}
+
+/// What rules can ask about how an action came to be asked.
+#[test]
+fn rules_can_ask_for_jobs_channels_agents_and_cost() {
+    use crate::circumstances::Via;
+    let plain = Circumstances::default;
+    let check = |rule: &str, plan: &Plan, how: Circumstances, denied: bool| {
+        let rules = with_rule(&format!("@id(\"no\") forbid (principal, {rule};"));
+        let mut facts = facts(Role::User, Taint::User);
+        facts.circumstances = how.clone();
+        let verdict = judge(&rules, plan, &facts).unwrap();
+        assert_eq!(verdict.decision == Decision::Deny, denied, "{rule} {how:?}");
+        assert_eq!(verdict.rules == ["no"], denied, "{rule} {how:?}");
+    };
+    let job = |id: &str| Circumstances {
+        via: Via::Job(id.into()),
+        ..plain()
+    };
+    let peer = |text: &str| Circumstances {
+        via: Via::Channel(text.parse().unwrap()),
+        ..plain()
+    };
+    let send = tool(ToolClass::Egress);
+    let when = |condition: &str| {
+        format!(r#"action == Action::"tool_call", resource) when {{ {condition} }}"#)
+    };
+    let rule = when(r#"context has job && context.job == Job::"nightly""#);
+    check(&rule, &send, job("nightly"), true);
+    check(&rule, &send, job("weekly"), false);
+    check(&rule, &send, plain(), false);
+    let rule = when(r#"context.via == "terminal""#);
+    check(&rule, &send, plain(), true);
+    check(&rule, &send, job("nightly"), false);
+    let rule = when(r#"context has identity && context.identity in Channel::"telegram""#);
+    check(&rule, &send, peer("telegram:4711"), true);
+    check(&rule, &send, peer("matrix:4711"), false);
+    check(&rule, &send, plain(), false);
+    let rule = when(r#"context has identity && context.identity == Identity::"telegram:4711""#);
+    check(&rule, &send, peer("telegram:4711"), true);
+    check(&rule, &send, peer("telegram:4712"), false);
+    let through = Circumstances {
+        through: vec![name("lead")],
+        ..plain()
+    };
+    check(
+        &when(r#"context.through.contains("lead")"#),
+        &send,
+        through.clone(),
+        true,
+    );
+    check(
+        &when(r#"context.through.contains("cook")"#),
+        &send,
+        through.clone(),
+        false,
+    );
+    check(&when("!context.through.isEmpty()"), &send, through, true);
+    check(&when("!context.through.isEmpty()"), &send, plain(), false);
+    let cost = |cost_micros| Circumstances {
+        cost_micros,
+        ..plain()
+    };
+    let rule = r#"action == Action::"chat", resource) when { context.cost > 20000 }"#;
+    check(rule, &chat(), cost(Some(20_001)), true);
+    check(rule, &chat(), cost(Some(20_000)), false);
+    // What nobody knows may be any amount.
+    check(rule, &chat(), cost(None), true);
 }

@@ -2,7 +2,7 @@
 //! alone and for this one request.
 
 use paw_api::egress::{Decision, Hand, VERSION};
-use paw_policy::{Facts, Principal, SecretUse, may_use};
+use paw_policy::{Circumstances, Facts, Principal, SecretUse, may_use};
 use paw_vault::{User, Value};
 
 use super::Keeper;
@@ -80,6 +80,7 @@ impl Keeper {
                 role: self.caller.role,
             },
             taint: self.taint.clone(),
+            circumstances: Circumstances::default(),
             now_ms: now_ms(),
         };
         let asked = SecretUse {

@@ -2,7 +2,7 @@
 
 use paw_api::provider::Usage;
 use paw_llm::{ChatRequest, LlmError, Message, ToolChoice};
-use paw_policy::Target;
+use paw_policy::{Taint, Target};
 use paw_store::{Attempt, Sum};
 use tokio::time::{Instant, timeout_at};
 
@@ -119,6 +119,14 @@ impl Turn<'_> {
     /// What was said on this host stays on it, as it does from one turn to the next, unless the agent may take it out.
     pub(super) fn keep_here(&mut self) {
         if !self.ready.settings.may_leave_host {
+            let here = |asked: &gateway::Asked| asked.known.settings.is_local();
+            self.ready.targets.retain(here);
+        }
+    }
+
+    /// What is secret stays on this host, whatever the agent may take out.
+    pub(super) fn keep_secrets_here(&mut self) {
+        if self.taint.has(Taint::Secret) {
             let here = |asked: &gateway::Asked| asked.known.settings.is_local();
             self.ready.targets.retain(here);
         }

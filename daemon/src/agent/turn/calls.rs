@@ -26,12 +26,14 @@ use super::{
 };
 use crate::{
     agent::Door,
+    gateway,
     intake::{By, Called, Consulted, unreadable},
     orchestrator::{
         handle::Change,
         work::{Ending, Outcome},
     },
     records,
+    sandbox::manifest::Tool,
 };
 
 /// Calls of one answer that are done; the others are refused, and the model may make them again.
@@ -304,6 +306,7 @@ impl Turn<'_> {
         {
             self.keep_here();
         }
+        self.keep_secrets_here();
         self.note(more).await
     }
 
@@ -352,7 +355,9 @@ impl Turn<'_> {
         let providers = Arc::clone(&self.agents.providers.borrow());
         let known = self.ready.earlier.iter().chain(&self.turns);
         let mut said_here = known.map(|turn| providers.said_here(turn));
-        self.chat.local_only || (!self.ready.settings.may_leave_host && said_here.any(|here| here))
+        self.chat.local_only
+            || self.taint.has(Taint::Secret)
+            || (!self.ready.settings.may_leave_host && said_here.any(|here| here))
     }
 
     /// Waits until all of them have ended.
@@ -474,10 +479,24 @@ impl Turn<'_> {
         let skill = self.agents.skills.get(&call.skill);
         let labels = &self.agents.labels;
         let kept = labels.of(skill.as_deref(), &record.plan.agent, call);
-        result::Told {
-            taint: told.taint.with(&kept),
+        let tool = skill.as_deref().and_then(|it| it.tools.get(&call.tool));
+        // Nobody knows any more what a tool that is gone gives back.
+        let confidential = tool.map_or_else(|| TaintSet::of(Taint::Secret), Tool::confidential);
+        self.stays(result::Told {
+            taint: told.taint.with(&kept).with(&confidential),
             ..told
+        })
+    }
+
+    /// What is secret stays on this host: a model elsewhere is not told it (rule R4), whatever its agent may take out.
+    fn stays(&self, told: result::Told) -> result::Told {
+        let here = |it: &gateway::Asked| it.known.settings.is_local();
+        if told.taint.has(Taint::Secret) && !self.ready.targets.iter().any(here) {
+            return result::ours(
+                "it was done, and what it gave back is secret and stays on this host, which the model of this turn is not on",
+            );
         }
+        told
     }
 
     /// What another agent said. What it read is read by whoever hears it; and what was said on this host stays here.
@@ -506,11 +525,11 @@ impl Turn<'_> {
             );
         }
         let by = turns.iter().rfind(|turn| turn.provider.is_some());
-        result::Told {
+        self.stays(result::Told {
             taint: told.taint.with(&taint),
             by: by.and_then(|turn| Some((turn.provider.clone()?, turn.model.clone()?, here))),
             ..told
-        }
+        })
     }
 
     /// The turn ends without them: what has not ended is taken back, all of it at once.

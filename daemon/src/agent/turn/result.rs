@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::fence::{MAX_RESULT, bounded};
 use crate::{
     records::shorten_to,
-    sandbox::least::reaches,
+    sandbox::{least::reaches, manifest::confidential},
     screen::{self, Shown},
 };
 
@@ -92,8 +92,8 @@ fn origin(record: &ActionRecord) -> TaintSet {
     let tool = TaintSet::of(Taint::Tool);
     match &record.plan.operation {
         Operation::ToolCall(call) if reaches(call.class) => tool.with(&TaintSet::of(Taint::Web)),
-        Operation::ToolCall(_)
-        | Operation::Chat(_)
+        Operation::ToolCall(call) => tool.with(&confidential(call.class)),
+        Operation::Chat(_)
         | Operation::SandboxRun(_)
         | Operation::ApiCall(_)
         | Operation::SkillChange(_) => tool,

@@ -231,6 +231,7 @@ pub(super) mod tests {
                 item: None,
                 url: None,
                 idempotent: false,
+                confidentiality: None,
             };
             ((*tool).to_owned(), known)
         };

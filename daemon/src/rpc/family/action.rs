@@ -10,7 +10,7 @@ use paw_api::{
     Error, ErrorKind,
     action::{Action, ActionRpcServer, Page},
 };
-use paw_policy::{Role, State};
+use paw_policy::{Role, State, Via};
 use paw_store::{ActionFilter, ActionRecord};
 use serde_json::{Map, Value};
 use tokio::{sync::broadcast::error::RecvError, time::timeout};
@@ -52,6 +52,7 @@ impl ActionRpcServer for Family {
             agent,
             session,
             local_only: false,
+            via: Via::Terminal,
         };
         let mut submission = self
             .intake

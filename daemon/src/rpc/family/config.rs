@@ -82,6 +82,7 @@ fn explain(record: &ActionRecord, rules: &Rules) -> Result<Explanation, Error> {
             role: record.requested_by.role,
         },
         taint: record.taint.clone(),
+        circumstances: record.circumstances.clone(),
         now_ms,
     };
     let now = judge(rules, &record.plan, &facts(now_ms()))

@@ -99,6 +99,7 @@ pub(crate) fn action(n: u64, state: State, session: Option<Uuid>, text: &str) ->
         wait_reason: None,
         attempts: Vec::new(),
         parent: None,
+        circumstances: paw_policy::Circumstances::default(),
         interrupted: 0,
     }
 }
