@@ -9,6 +9,7 @@ mod crash;
 mod egress;
 mod fetch;
 mod full;
+mod floods;
 mod images;
 mod journal;
 mod lifecycle;
@@ -33,6 +34,7 @@ use harness::report::run;
 fn main() -> ExitCode {
     let mut cases = roles::cases();
     cases.extend(methods::cases());
+    cases.extend(floods::cases());
     cases.extend(journal::cases());
     cases.extend(confinement::cases());
     cases.extend(sandbox::cases());

@@ -16,8 +16,7 @@ use tempfile::TempDir;
 pub struct Somebody {
     /// Speaks as that user.
     pub client: Client,
-    process: std::process::Child,
-    _program: TempDir,
+    _guest: Guest,
 }
 
 impl Somebody {
@@ -28,6 +27,33 @@ impl Somebody {
     /// When it cannot be started.
     #[must_use]
     pub fn connect(program: &Path, socket: &Path, uid: u32, gid: u32, groups: &[u32]) -> Self {
+        let (stream, guest) = Guest::connect(program, socket, uid, gid, groups);
+        Self {
+            client: paw_api::client::over(stream),
+            _guest: guest,
+        }
+    }
+}
+
+/// Who passes bytes on as that user; ends when it is dropped.
+pub struct Guest {
+    process: std::process::Child,
+    _program: TempDir,
+}
+
+impl Guest {
+    /// As [`Somebody::connect`], for whoever wants to say bytes of their own.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn connect(
+        program: &Path,
+        socket: &Path,
+        uid: u32,
+        gid: u32,
+        groups: &[u32],
+    ) -> (tokio::net::UnixStream, Self) {
         // The target directory may be private; whoever runs this must be able to read it.
         let dir = tempfile::tempdir().expect("a temporary directory");
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755))
@@ -56,15 +82,14 @@ impl Somebody {
         let process = command.spawn().expect("setpriv is part of util-linux");
         ours.set_nonblocking(true).expect("it is a socket");
         let stream = tokio::net::UnixStream::from_std(ours).expect("within a runtime");
-        Self {
-            client: paw_api::client::over(stream),
+        let guest = Self {
             process,
             _program: dir,
-        }
+        };
+        (stream, guest)
     }
 }
-
-impl Drop for Somebody {
+impl Drop for Guest {
     fn drop(&mut self) {
         // It ends by itself when either side closes; not waiting for that keeps the test short.
         let _ = self.process.kill();

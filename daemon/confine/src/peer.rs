@@ -40,6 +40,14 @@ pub fn peer(socket: impl AsFd) -> io::Result<Peer> {
     })
 }
 
+/// The user at the other end, and nothing else about them.
+///
+/// # Errors
+/// When the descriptor is not a connected Unix socket.
+pub fn uid(socket: impl AsFd) -> io::Result<u32> {
+    Ok(getsockopt(&socket, PeerCredentials)?.uid())
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixStream;
@@ -56,6 +64,7 @@ mod tests {
             nix::unistd::getpid().as_raw(),
         );
         assert_eq!((peer.uid, peer.gid, peer.pid), expected);
+        assert_eq!(uid(&ours).unwrap(), expected.0);
     }
 
     #[test]

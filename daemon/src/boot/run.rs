@@ -56,7 +56,10 @@ use crate::{
     retention,
     rpc::{
         Limits,
-        family::{self, health::Born},
+        family::{
+            self,
+            health::{Born, looks},
+        },
     },
     sandbox::{
         self, Found, Launcher, LauncherState, Launchers, Proofs, Register, Skills, Which,
@@ -356,6 +359,13 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         config_now.borrow().sandbox.require_proof.then(|| {
             prove::prove_what_is_refused(launchers.clone(), proofs.clone(), storage.clone())
         });
+    let (looks, look) = looks(
+        audit.clone(),
+        launchers.clone(),
+        paths.socket("egress"),
+        born.landlock.abi,
+    );
+    parts.spawn(look);
     let context = family::Context {
         actions,
         intake,
@@ -383,6 +393,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         reload,
         paths,
         born,
+        looks,
         since: Instant::now(),
         stop: stop.clone(),
         over: over.clone(),

@@ -1,7 +1,7 @@
 //! One bounded conversation, whatever the framing.
 //!
 //! ```text
-//!            ┌────────── paused: 64 calls in flight, or answers unsent ─────────┐
+//!            ┌───── paused: 64 calls in flight, answers unsent, a refusal ───────┐
 //!            │                                                                  │
 //! reading ───┴──▶ frame ──▶ dispatch ──▶ answered at once ──▶ unsent ──▶ written┘
 //!    │                         └──▶ call in flight ──────────▲
@@ -29,12 +29,13 @@ use paw_api::{
 };
 use tokio::{
     sync::mpsc,
-    time::{Instant, Sleep, sleep},
+    time::{Instant, Sleep, sleep, sleep_until},
 };
 
 use super::{
     dispatch::{self, Answer, Begun, Session},
     flow::Flow,
+    share::Unsent,
 };
 
 /// Unsent bytes above which nothing more is read, so that many small answers leave in one write.
@@ -68,7 +69,8 @@ where
         held: 0,
         sink: Some(MethodSink::new(out)),
         items: Some(items),
-        unsent: 0,
+        unsent: session.seat.share().unsent(),
+        rest: None,
         timing_frame: false,
         session,
     };
@@ -117,7 +119,9 @@ struct Talk<W> {
     /// What subscriptions sent; none once there is none.
     items: Option<mpsc::Receiver<Answer>>,
     /// Bytes handed to `wire` since it was last empty.
-    unsent: usize,
+    unsent: Unsent,
+    /// Until this nothing is read: something was refused.
+    rest: Option<Pin<Box<Sleep>>>,
     timing_frame: bool,
 }
 
@@ -152,8 +156,12 @@ where
                 Event::Quiet => return Ok(()),
                 Event::Gone => return Err(Gone),
             }
+            if let Some(until) = self.session.rests_until() {
+                self.rest = Some(Box::pin(sleep_until(until.into())));
+            }
             // Frames that are in the buffer already cost no system call, and so none of the points where tokio lets others in.
             tokio::task::consume_budget().await;
+            self.session.slice.pass_on().await;
         }
     }
 
@@ -169,13 +177,13 @@ where
             return Poll::Ready(Event::Stop);
         }
         loop {
-            if self.unsent < limits.unsent
+            if self.unsent.bytes() < limits.unsent
                 && let Poll::Ready(Some((answer, bytes))) = self.calls.poll_next_unpin(cx)
             {
                 self.held -= bytes;
                 return Poll::Ready(Event::Outgoing(answer));
             }
-            let room = self.unsent < COALESCED;
+            let room = self.unsent.bytes() < COALESCED;
             if room && let Some(items) = &mut self.items {
                 match items.poll_recv(cx) {
                     Poll::Ready(Some(item)) => return Poll::Ready(Event::Outgoing(Some(item))),
@@ -183,7 +191,13 @@ where
                     Poll::Pending => {}
                 }
             }
+            if let Some(rest) = &mut self.rest
+                && rest.as_mut().poll(cx).is_ready()
+            {
+                self.rest = None;
+            }
             let reading = room
+                && self.rest.is_none()
                 && self.sink.is_some()
                 && self.calls.len() < limits.in_flight
                 && self.held < limits.in_flight_bytes;
@@ -197,11 +211,11 @@ where
                     Poll::Pending => {}
                 }
             }
-            if self.unsent > 0 {
+            if self.unsent.bytes() > 0 {
                 match self.wire.poll_flush_unpin(cx) {
                     Poll::Ready(Ok(())) => {
-                        let was_paused = self.unsent >= COALESCED;
-                        self.unsent = 0;
+                        let was_paused = self.unsent.bytes() >= COALESCED;
+                        self.unsent.written();
                         if was_paused {
                             continue;
                         }
@@ -213,7 +227,7 @@ where
             if self.sink.is_none()
                 && self.items.is_none()
                 && self.calls.is_empty()
-                && self.unsent == 0
+                && self.unsent.bytes() == 0
             {
                 return Poll::Ready(Event::Quiet);
             }
@@ -274,7 +288,7 @@ where
     }
 
     fn send(&mut self, answer: Answer) -> Result<(), Gone> {
-        self.unsent += answer.get().len() + 1;
+        self.unsent.add(answer.get().len() + 1);
         self.wire.start_send_unpin(answer).map_err(|_| Gone)
     }
 }

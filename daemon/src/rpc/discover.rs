@@ -1,19 +1,26 @@
 //! `rpc.discover`: every method, described by OpenRPC with the schemas of results and items.
 
-use jsonrpsee::RpcModule;
+use jsonrpsee::{RpcModule, types::ResponsePayload};
 use paw_api::{
     action, agent, budget, events, image, job, methods, model, provider, sandbox, secret, skill,
     system, trail, workspace,
 };
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
-use serde_json::Value;
+use serde_json::{
+    Value,
+    value::{RawValue, to_raw_value},
+};
 
 /// The method itself, ready to be merged. `version` is that of pawd.
 #[must_use]
-pub fn module(version: &str) -> RpcModule<Value> {
-    let mut module = RpcModule::new(document(version));
+pub fn module(version: &str) -> RpcModule<Box<RawValue>> {
+    // Written once: it is long, and whoever asks for it again and again shall not have it written each time.
+    let written = to_raw_value(&document(version)).expect("what was read as JSON can be written");
+    let mut module = RpcModule::new(written);
     module
-        .register_method("rpc.discover", |_, document, _| document.clone())
+        .register_method("rpc.discover", |_, document, _| {
+            ResponsePayload::success(document.clone())
+        })
         .expect("a module that was just made has no method of this name");
     module
 }

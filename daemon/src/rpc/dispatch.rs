@@ -5,8 +5,8 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-    time::Instant,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -29,7 +29,13 @@ use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::{Limits, MayCall, Peer, gate::Gate, seats::Seat};
+use super::{
+    Limits, MayCall, Peer,
+    gate::Gate,
+    limits::LONG_FRAME,
+    seats::Seat,
+    share::{Aside, Flight, Slice, Takes, TooMuch, aside},
+};
 use crate::metrics::{self, OneMore};
 
 /// What all connections share.
@@ -38,6 +44,8 @@ pub(super) struct Shared {
     pub(super) gate: Gate,
     pub(super) may_call: MayCall,
     pub(super) limits: Limits,
+    /// Places for what pawd itself works on for long.
+    pub(super) work: Arc<Semaphore>,
     /// Cancelled when pawd stops: nothing more is read.
     pub(super) stop: CancellationToken,
     /// Cancelled when the time to drain is over: what is still in flight is answered with an error.
@@ -57,6 +65,34 @@ pub(super) struct Session {
     pub(super) extensions: Extensions,
     /// One permit for each subscription that may still be made.
     pub(super) subscriptions: Arc<Semaphore>,
+    /// When its turn began.
+    pub(super) slice: Arc<Slice>,
+    /// Until when nothing more is read, after a refusal.
+    pub(super) rest: Mutex<Option<Instant>>,
+}
+
+impl Session {
+    /// Counts one request; refused, an error says how long to wait, and nothing more is read for a while.
+    fn count(&self) -> Result<(), Duration> {
+        let rest = self.shared.limits.rest;
+        self.seat.request().map_err(|wait| {
+            self.begin_rest();
+            wait.max(rest)
+        })
+    }
+
+    fn begin_rest(&self) {
+        let until = Instant::now() + self.shared.limits.rest;
+        *self.rest.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+    }
+
+    /// Until when nothing more is to be read, if something was refused since this was last asked.
+    pub(super) fn rests_until(&self) -> Option<Instant> {
+        self.rest
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
 }
 
 /// An answer as it goes out.
@@ -88,12 +124,23 @@ pub(super) fn error(error: impl Into<ErrorObjectOwned>) -> Answer {
 
 /// Begins with one frame: a request, a notification or a batch. Items of subscriptions go to `sink`.
 pub(super) fn begin(session: &Arc<Session>, sink: &MethodSink, frame: &Bytes) -> Begun {
+    if frame.len() > LONG_FRAME {
+        aside(|| begin_here(session, sink, frame))
+    } else {
+        begin_here(session, sink, frame)
+    }
+}
+
+fn begin_here(session: &Arc<Session>, sink: &MethodSink, frame: &Bytes) -> Begun {
     let limits = &session.shared.limits;
+    // What is no request is counted as one; nobody is told, since it says no id.
     let Ok(text) = std::str::from_utf8(frame) else {
+        let _ = session.count();
         return Begun::Answered(error(Fault::NotJson));
     };
     let text = text.trim_ascii();
     if is_deeper_than(limits.depth, text.as_bytes()) {
+        let _ = session.count();
         return Begun::Answered(error(Fault::TooDeep {
             limit: limits.depth,
         }));
@@ -118,7 +165,10 @@ pub(super) fn begin(session: &Arc<Session>, sink: &MethodSink, frame: &Bytes) ->
 
 async fn batch(session: &Arc<Session>, frame: &[u8]) -> Option<Answer> {
     let limits = &session.shared.limits;
-    let Ok(requests) = serde_json::from_slice::<Vec<&RawValue>>(frame) else {
+    let read = || serde_json::from_slice::<Vec<&RawValue>>(frame);
+    let is_long = frame.len() > LONG_FRAME;
+    let Ok(requests) = (if is_long { aside(read) } else { read() }) else {
+        let _ = session.count();
         return Some(error(Fault::NotJson));
     };
     if requests.is_empty() {
@@ -130,13 +180,18 @@ async fn batch(session: &Arc<Session>, frame: &[u8]) -> Option<Answer> {
         }));
     }
     let mut answers = BatchResponseBuilder::new_with_limit(limits.answer);
+    // They are held here until the last one is there.
+    let mut held = session.seat.share().unsent();
     for request in requests {
         // One after the other: a batch is one place in flight, so it may not use more than one.
-        let response = match call(session, None, request.get()) {
+        session.slice.pass_on().await;
+        let begin = || call(session, None, request.get());
+        let response = match if is_long { aside(begin) } else { begin() } {
             Call::Silent => continue,
             Call::Done(response) => response,
             Call::Later(response) | Call::Subscription(response) => response.await,
         };
+        held.add(response.as_ref().len());
         if answers.append(reshaped(response)).is_err() {
             return Some(error(Fault::BatchAnswerTooBig {
                 limit: limits.answer,
@@ -148,13 +203,14 @@ async fn batch(session: &Arc<Session>, frame: &[u8]) -> Option<Answer> {
 
 /// Begins with one request. Without a sink, subscriptions are refused.
 fn call(session: &Session, sink: Option<&MethodSink>, text: &str) -> Call {
+    let counted = session.count();
     let request: Request<'_> = match serde_json::from_str(text) {
         Ok(request) => request,
         Err(_) => return not_a_request(text),
     };
     let shared = &*session.shared;
     let id = request.id.clone();
-    if let Err(wait) = session.seat.request() {
+    if let Err(wait) = counted {
         let ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
         let busy = Error::new(
             ErrorKind::Busy,
@@ -165,6 +221,10 @@ fn call(session: &Session, sink: Option<&MethodSink>, text: &str) -> Call {
             id,
             ErrorObjectOwned::from(busy.retry_after_ms(ms)),
         ));
+    }
+    if let Err(much) = session.seat.share().is_read(&shared.limits) {
+        session.begin_rest();
+        return Call::Done(too_much(id, much));
     }
     let raw = request.params.as_ref().map(|params| params.get());
     let method = match shared.gate.admit(&session.peer, &request.method, raw) {
@@ -179,8 +239,16 @@ fn call(session: &Session, sink: Option<&MethodSink>, text: &str) -> Call {
     if !matches!(callback, Some(MethodCallback::Unsubscription(_)))
         && let Err(busy) = (shared.may_call)(&session.peer, method.name)
     {
+        session.begin_rest();
         return Call::Done(MethodResponse::error(id, ErrorObjectOwned::from(busy)));
     }
+    let fly = || {
+        let flight = session.seat.share().fly(text.len(), &shared.limits);
+        flight.map_err(|much| {
+            session.begin_rest();
+            Call::Done(too_much(id.clone(), much))
+        })
+    };
     match callback {
         None => Call::Done(MethodResponse::error(
             id,
@@ -197,14 +265,20 @@ fn call(session: &Session, sink: Option<&MethodSink>, text: &str) -> Call {
             Call::Done(response)
         }
         Some(MethodCallback::Async(callback)) => {
+            let flight = match fly() {
+                Ok(flight) => flight,
+                Err(refused) => return refused,
+            };
+            let id = id.clone().into_owned();
             let response = callback(
-                id.clone().into_owned(),
+                id.clone(),
                 params.into_owned(),
                 session.id,
                 limit,
                 extensions(),
             );
-            Call::Later(bounded(shared, response, id.into_owned(), method.name))
+            let response = at_work(session, Takes::of(method.name), response, id.clone());
+            Call::Later(bounded(shared, (response, flight), id, method.name))
         }
         Some(MethodCallback::Subscription(callback)) => {
             let Some(sink) = sink else {
@@ -223,6 +297,10 @@ fn call(session: &Session, sink: Option<&MethodSink>, text: &str) -> Call {
                 let busy = Error::new(ErrorKind::Busy, text, "end one, or open another connection");
                 return Call::Done(MethodResponse::error(id, ErrorObjectOwned::from(busy)));
             };
+            let flight = match fly() {
+                Ok(flight) => flight,
+                Err(refused) => return refused,
+            };
             let ids = RandomStringIdProvider::new(SUBSCRIPTION_ID);
             let state = SubscriptionState {
                 conn_id: session.id,
@@ -230,7 +308,8 @@ fn call(session: &Session, sink: Option<&MethodSink>, text: &str) -> Call {
                 subscription_permit: permit,
             };
             let response = callback(id.clone(), params, sink.clone(), state, extensions());
-            Call::Subscription(bounded(shared, response, id.into_owned(), method.name))
+            let id = id.clone().into_owned();
+            Call::Subscription(bounded(shared, (response, flight), id, method.name))
         }
         Some(MethodCallback::Unsubscription(callback)) => match subscription_id(raw) {
             // jsonrpsee reads it from the first position only; the contract is by name.
@@ -243,6 +322,43 @@ fn call(session: &Session, sink: Option<&MethodSink>, text: &str) -> Call {
             )),
             Err(fault) => Call::Done(MethodResponse::error(id, ErrorObjectOwned::from(fault))),
         },
+    }
+}
+
+/// A refusal of a call for which there is no room.
+fn too_much(id: Id<'_>, much: TooMuch) -> MethodResponse {
+    let hint = "read what was answered, wait for what was asked, or ask for less at a time";
+    let busy = Error::new(ErrorKind::Busy, much.text(), hint).retry_after_ms(1_000);
+    MethodResponse::error(id, ErrorObjectOwned::from(busy))
+}
+
+/// A response that waits for its place, where it takes long, and is worked on where nobody waits for it.
+fn at_work(
+    session: &Session,
+    takes: Takes,
+    response: BoxFuture<'static, MethodResponse>,
+    id: Id<'static>,
+) -> BoxFuture<'static, MethodResponse> {
+    let share = Arc::clone(session.seat.share());
+    let shared = Arc::clone(&session.shared);
+    match takes {
+        Takes::Little => response,
+        Takes::Errand => async move {
+            // Nobody closes them.
+            let _place = share.work().acquire_owned().await;
+            response.await
+        }
+        .boxed(),
+        Takes::Search => async move {
+            let _own = share.work().acquire_owned().await;
+            let _of_all = Arc::clone(&shared.work).acquire_owned().await;
+            // While it waited, others of these may have been answered at length.
+            match share.is_read(&shared.limits) {
+                Ok(()) => Aside(response).await,
+                Err(much) => too_much(id, much),
+            }
+        }
+        .boxed(),
     }
 }
 
@@ -264,10 +380,10 @@ fn subscription_id(params: Option<&str>) -> Result<String, Fault<'static>> {
     }
 }
 
-/// A response that comes even when the handler panics or pawd stops waiting for it.
+/// A response that comes even when the handler panics or pawd stops waiting for it. Its call counts as in flight until then.
 fn bounded(
     shared: &Shared,
-    response: BoxFuture<'static, MethodResponse>,
+    (response, flight): (BoxFuture<'static, MethodResponse>, Flight),
     id: Id<'static>,
     method: &'static str,
 ) -> BoxFuture<'static, MethodResponse> {
@@ -286,7 +402,7 @@ fn bounded(
                 MethodResponse::error(id.clone(), ErrorObjectOwned::from(error))
             }
         };
-        drop(in_flight);
+        drop((in_flight, flight));
         metrics::called(method, since);
         response
     }

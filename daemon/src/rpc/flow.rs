@@ -8,7 +8,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -18,16 +18,19 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::UnixStream,
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, Sleep, sleep_until},
 };
+use tokio_util::sync::PollSemaphore;
 
-use super::Limits;
+use super::{Limits, limits::LONG_FRAME};
 
 /// What the reader of frames and the socket beneath it tell each other.
 #[derive(Debug, Default)]
 pub(super) struct Flow {
     begun: AtomicBool,
+    /// Bytes of the next frame that are kept.
+    read: AtomicUsize,
     hung_up: AtomicBool,
 }
 
@@ -37,9 +40,10 @@ impl Flow {
         self.begun.load(Ordering::Relaxed)
     }
 
-    /// A frame ended, and whether bytes of the next one are there already.
-    pub(super) fn frame_ended(&self, next_begun: bool) {
+    /// A frame ended, or did not yet: whether bytes of the next one came, and how many of them are kept.
+    pub(super) fn frame_ended(&self, next_begun: bool, kept: usize) {
         self.begun.store(next_begun, Ordering::Relaxed);
+        self.read.store(kept, Ordering::Relaxed);
     }
 
     /// Whether the other side is gone, rather than merely silent from now on.
@@ -54,6 +58,8 @@ pub(super) struct Guarded {
     flow: Arc<Flow>,
     subscriptions: Arc<Semaphore>,
     most_subscriptions: usize,
+    /// Where places for long frames come from, and the one that is held.
+    long: (PollSemaphore, Option<OwnedSemaphorePermit>),
     patience: (Duration, Duration),
     stalled: Option<(Instant, Pin<Box<Sleep>>)>,
 }
@@ -63,6 +69,7 @@ impl Guarded {
         stream: UnixStream,
         flow: Arc<Flow>,
         subscriptions: Arc<Semaphore>,
+        long: PollSemaphore,
         limits: &Limits,
     ) -> Self {
         Self {
@@ -70,6 +77,7 @@ impl Guarded {
             flow,
             subscriptions,
             most_subscriptions: limits.subscriptions,
+            long: (long, None),
             patience: (limits.write_stall, limits.write_stall_subscribed),
             stalled: None,
         }
@@ -119,9 +127,19 @@ impl AsyncRead for Guarded {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        // A frame that turns out to be long is read on once its user has a place for it.
+        let flow = Arc::clone(&self.flow);
+        let (places, held) = &mut self.long;
+        if flow.read.load(Ordering::Relaxed) <= LONG_FRAME {
+            *held = None;
+        } else if held.is_none() {
+            *held = ready!(places.poll_acquire(cx));
+        }
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        if buf.filled().len() > before {
+        let more = buf.filled().len() - before;
+        if more > 0 {
+            self.flow.read.fetch_add(more, Ordering::Relaxed);
             self.flow.begun.store(true, Ordering::Relaxed);
         } else if buf.remaining() > 0 {
             // Both directions closed reads like one direction closed; only the kernel's flags tell them apart.

@@ -32,6 +32,7 @@ use super::{
     dispatch::{self, Answer, Begun, Session},
     flow::{Flow, Guarded},
     lines,
+    share::Unsent,
     websocket::Messages,
 };
 use crate::metrics::CONTENT_TYPE;
@@ -51,10 +52,18 @@ type Upgrade = Arc<Mutex<Option<OnUpgrade>>>;
 pub(super) async fn serve(stream: Guarded, session: Arc<Session>, flow: Arc<Flow>) {
     let upgrade = Upgrade::default();
     let service = {
-        let (session, upgrade) = (Arc::clone(&session), Arc::clone(&upgrade));
+        let (session, upgrade, flow) = (
+            Arc::clone(&session),
+            Arc::clone(&upgrade),
+            Arc::clone(&flow),
+        );
         hyper::service::service_fn(move |request| {
-            let (session, upgrade) = (Arc::clone(&session), Arc::clone(&upgrade));
-            async move { Ok::<_, Infallible>(route(request, &session, &upgrade).await) }
+            let (session, upgrade, flow) = (
+                Arc::clone(&session),
+                Arc::clone(&upgrade),
+                Arc::clone(&flow),
+            );
+            async move { Ok::<_, Infallible>(route(request, &session, &upgrade, &flow).await) }
         })
     };
     {
@@ -98,12 +107,18 @@ async fn route(
     mut request: Request<Incoming>,
     session: &Arc<Session>,
     upgrade: &Upgrade,
+    flow: &Flow,
 ) -> Response<Body> {
+    // Requests that came together are taken one after the other, and others have their turn in between.
+    session.slice.pass_on().await;
+    if let Some(until) = session.rests_until() {
+        tokio::time::sleep_until(until.into()).await;
+    }
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/") if has(&request, &header::UPGRADE, "websocket") => {
             web_socket(&mut request, upgrade)
         }
-        (&Method::POST, "/") => post(request, session).await,
+        (&Method::POST, "/") => post(request, session, flow).await,
         (&Method::GET, "/metrics") => metrics(session).await,
         (&Method::GET, "/healthz") => plain(StatusCode::OK, JSON, r#"{"status":"ok"}"#),
         (_, "/") => refuse_method("POST"),
@@ -178,7 +193,7 @@ fn web_socket(request: &mut Request<Incoming>, upgrade: &Upgrade) -> Response<Bo
     response
 }
 
-async fn post(request: Request<Incoming>, session: &Arc<Session>) -> Response<Body> {
+async fn post(request: Request<Incoming>, session: &Arc<Session>, flow: &Flow) -> Response<Body> {
     let limits = &session.shared.limits;
     let is_json = request
         .headers()
@@ -216,7 +231,9 @@ async fn post(request: Request<Incoming>, session: &Arc<Session>) -> Response<Bo
         limits.frame,
         Limited::new(request.into_body(), limits.request).collect(),
     );
-    let frame = match body.await {
+    let body = body.await;
+    flow.frame_ended(false, 0);
+    let frame = match body {
         Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(error)) if error.is::<LengthLimitError>() => return too_big(),
         Ok(Err(_)) => {
@@ -237,9 +254,9 @@ async fn post(request: Request<Incoming>, session: &Arc<Session>) -> Response<Bo
     let (out, items) = mpsc::channel(limits.subscription_queue);
     match dispatch::begin(session, &MethodSink::new(out), &frame) {
         Begun::Silent => plain(StatusCode::NO_CONTENT, JSON, ""),
-        Begun::Answered(answer) => answered(StatusCode::OK, answer),
+        Begun::Answered(answer) => held(session, answer),
         Begun::InFlight(call) => match call.await {
-            Some(answer) => answered(StatusCode::OK, answer),
+            Some(answer) => held(session, answer),
             None => plain(StatusCode::NO_CONTENT, JSON, ""),
         },
         Begun::Subscribing(call) => streamed(call, items),
@@ -316,6 +333,23 @@ fn streamed(
 
 fn answered(status: StatusCode, answer: Answer) -> Response<Body> {
     plain(status, JSON, String::from(Box::<str>::from(answer)))
+}
+
+/// An answer that counts as unsent until all of it is written.
+fn held(session: &Session, answer: Answer) -> Response<Body> {
+    struct Held(
+        Box<str>,
+        #[allow(dead_code, reason = "dropped with the text")] Unsent,
+    );
+    impl AsRef<[u8]> for Held {
+        fn as_ref(&self) -> &[u8] {
+            self.0.as_bytes()
+        }
+    }
+    let text = Box::<str>::from(answer);
+    let mut unsent = session.seat.share().unsent();
+    unsent.add(text.len());
+    plain(StatusCode::OK, JSON, Bytes::from_owner(Held(text, unsent)))
 }
 
 fn failure(status: StatusCode, error: &Error) -> Response<Body> {

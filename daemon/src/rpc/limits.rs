@@ -4,6 +4,10 @@ use std::time::Duration;
 
 use crate::config::RpcBounds;
 
+/// From how many bytes on a frame counts as long: of one user only a few such are read at a time, and none is looked through on a thread
+/// that others wait for.
+pub(super) const LONG_FRAME: usize = 32 * 1024;
+
 /// What one caller may cost. Sizes in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -33,10 +37,24 @@ pub struct Limits {
     /// Answers that wait to be written to a connection. Above it, nothing is read from that connection and its calls in
     /// flight are not driven on; one answer may exceed it by its own length.
     pub unsent: usize,
+    /// Calls of one user, over all connections, that may be unanswered; one more is refused.
+    pub in_flight_per_uid: usize,
+    /// Bytes of these calls; what would exceed it is refused.
+    pub in_flight_bytes_per_uid: usize,
+    /// Frames of one user longer than [`LONG_FRAME`] that are read at a time; the others are read when one of these is done.
+    pub long_frames_per_uid: usize,
+    /// Answers of one user, in bytes and over all connections, that wait to be written. Above it, calls of that user are refused.
+    pub unsent_per_uid: usize,
+    /// Calls of methods that take long which are worked on at a time for one user; the others wait for their turn.
+    pub work_per_uid: usize,
+    /// The same for everybody, of those that pawd itself works on.
+    pub work: usize,
     /// Requests per second of one user, over all connections; 0 for no limit. Root is not limited.
     pub requests_per_second: u32,
     /// Requests that may come at once within that rate.
     pub request_burst: u32,
+    /// How long a connection is not read after a refusal for want of room or pace, so that refusing costs less than asking.
+    pub rest: Duration,
     /// Time until the first byte of a connection.
     pub first_byte: Duration,
     /// Time from the first byte of a frame to its last one. Between frames a connection may be silent for ever.
@@ -64,8 +82,15 @@ impl Default for Limits {
             subscriptions: 16,
             subscription_queue: 32,
             unsent: 2 * 1024 * 1024,
+            in_flight_per_uid: 512,
+            in_flight_bytes_per_uid: 16 * 1024 * 1024,
+            long_frames_per_uid: 8,
+            unsent_per_uid: 32 * 1024 * 1024,
+            work_per_uid: 2,
+            work: 4,
             requests_per_second: 20_000,
             request_burst: 40_000,
+            rest: Duration::from_millis(100),
             first_byte: Duration::from_secs(10),
             frame: Duration::from_secs(30),
             write_stall: Duration::from_secs(60),

@@ -77,7 +77,8 @@ impl Decoder for Lines {
 
     fn decode(&mut self, buffer: &mut BytesMut) -> io::Result<Option<Incoming>> {
         let found = self.line(buffer);
-        self.flow.frame_ended(self.skipping || !buffer.is_empty());
+        self.flow
+            .frame_ended(self.skipping || !buffer.is_empty(), buffer.len());
         Ok(found)
     }
 

@@ -23,21 +23,23 @@ mod limits;
 mod lines;
 mod peer;
 mod seats;
+mod share;
 mod websocket;
 
 use std::{
     io,
     os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use jsonrpsee::{Extensions, Methods, core::server::ConnectionId, types::ErrorObjectOwned};
-use nix::sys::socket::{MsgFlags, recv};
+use nix::sys::socket::{MsgFlags, recv, send};
 use paw_api::{
     error::{Error, ErrorKind},
     fault::Fault,
@@ -65,6 +67,7 @@ use self::{
     gate::Gate,
     lines::Lines,
     seats::{Full, Seat, Seats},
+    share::{InTurn, Slice},
 };
 
 /// What is served, to whom, and within which bounds.
@@ -120,11 +123,13 @@ pub async fn serve(listener: UnixListener, service: Service, stop: CancellationT
         methods,
         gate,
         may_call,
+        work: Arc::new(Semaphore::new(limits.work)),
         limits,
         stop: stop.clone(),
         drained: drained.clone(),
     });
     let seats = Seats::new();
+    let refusals = Refusals::new();
     let mut spare = spare(&listener);
     let mut connections = JoinSet::new();
     loop {
@@ -139,8 +144,12 @@ pub async fn serve(listener: UnixListener, service: Service, stop: CancellationT
         };
         match accepted {
             Ok((stream, _)) => {
-                if let Some((peer, seat)) = admit(&stream, &identify, &seats, &shared.limits) {
-                    connections.spawn(connect(stream, peer, seat, Arc::clone(&shared)));
+                let admitted = admit(&stream, &identify, &seats, &shared.limits, &refusals);
+                if let Some((peer, seat)) = admitted {
+                    let (slice, share) = (Slice::new(), Arc::clone(seat.share()));
+                    let connection =
+                        connect(stream, peer, seat, Arc::clone(&shared), Arc::clone(&slice));
+                    connections.spawn(InTurn::new(&share, slice, connection.boxed()));
                 }
             }
             Err(error) if is_of_one_connection(&error) => {}
@@ -149,11 +158,7 @@ pub async fn serve(listener: UnixListener, service: Service, stop: CancellationT
                 // The spare descriptor lets us tell the one who waits, instead of leaving them in the queue.
                 drop(spare.take());
                 if let Some(Ok((stream, _))) = listener.accept().now_or_never() {
-                    refuse(
-                        &stream,
-                        "pawd has no descriptor or memory left for a connection",
-                        "raise LimitNOFILE of pawd.service",
-                    );
+                    tell(&stream, &refusals.host);
                 }
                 spare = self::spare(&listener);
                 let _ = timeout(ACCEPT_PAUSE, stop.cancelled()).await;
@@ -190,7 +195,7 @@ fn note(ended: &Result<(), JoinError>) {
     }
 }
 
-fn spare(listener: &UnixListener) -> Option<OwnedFd> {
+fn spare(listener: &impl AsFd) -> Option<OwnedFd> {
     listener.as_fd().try_clone_to_owned().ok()
 }
 
@@ -204,13 +209,57 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
+/// What those are told who get no place; made once, so that turning somebody away costs next to nothing.
+struct Refusals {
+    everybody: Bytes,
+    user: Bytes,
+    host: Bytes,
+}
+
+impl Refusals {
+    fn new() -> Self {
+        let line = |text: &str, hint: &str| {
+            let busy = Error::new(ErrorKind::Busy, text, hint).retry_after_ms(1000);
+            lines::line(dispatch::error(busy))
+        };
+        let close = "close connections that are not needed, or wait";
+        Self {
+            everybody: line("pawd has as many connections as it takes", close),
+            user: line("this user has as many connections as it may", close),
+            host: line(
+                "pawd has no descriptor or memory left for a connection",
+                "raise LimitNOFILE of pawd.service",
+            ),
+        }
+    }
+}
+
 fn admit(
     stream: &UnixStream,
     identify: &Identify,
     seats: &Arc<Seats>,
     limits: &Limits,
+    refusals: &Refusals,
 ) -> Option<(Peer, Seat)> {
-    let who = match paw_confine::peer::peer(stream) {
+    // Who has all places of one user is turned away before anything else is asked: that may come thousands of times a second.
+    let full = |full, uid: u32| {
+        debug!(uid, ?full, "connection refused");
+        tell(
+            stream,
+            match full {
+                Full::Everybody => &refusals.everybody,
+                Full::User => &refusals.user,
+            },
+        );
+    };
+    let uid = match paw_confine::peer::uid(stream) {
+        Ok(uid) if seats.is_full(uid, limits) => {
+            full(Full::User, uid);
+            return None;
+        }
+        other => other,
+    };
+    let who = match uid.and_then(|_| paw_confine::peer::peer(stream)) {
         Ok(who) => who,
         Err(error) => {
             warn!(%error, "the kernel does not say who connected");
@@ -220,27 +269,19 @@ fn admit(
     let peer = identify(who);
     match seats.take(peer.uid, peer.role == Some(Role::Admin), limits) {
         Ok(seat) => Some((peer, seat)),
-        Err(full) => {
-            debug!(%peer, ?full, "connection refused");
-            let text = match full {
-                Full::Everybody => "pawd has as many connections as it takes",
-                Full::User => "this user has as many connections as it may",
-            };
-            refuse(
-                stream,
-                text,
-                "close connections that are not needed, or wait",
-            );
+        Err(why) => {
+            full(why, peer.uid);
             None
         }
     }
 }
 
 /// Says why before the connection is closed; what does not fit into an empty socket buffer is not said.
-fn refuse(stream: &UnixStream, text: &str, hint: &str) {
-    say(
-        stream,
-        Error::new(ErrorKind::Busy, text, hint).retry_after_ms(1000),
+fn tell(stream: &UnixStream, line: &[u8]) {
+    let _ = send(
+        stream.as_raw_fd(),
+        line,
+        MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
     );
 }
 
@@ -251,7 +292,13 @@ fn say(stream: &UnixStream, error: impl Into<ErrorObjectOwned>) {
 /// Numbers connections; one counter for all sockets, because subscriptions are found by this number.
 static CONNECTION: AtomicUsize = AtomicUsize::new(1);
 
-async fn connect(stream: UnixStream, peer: Peer, seat: Seat, shared: Arc<Shared>) {
+async fn connect(
+    stream: UnixStream,
+    peer: Peer,
+    seat: Seat,
+    shared: Arc<Shared>,
+    slice: Arc<Slice>,
+) {
     let first = tokio::select! {
         first = timeout(shared.limits.first_byte, first_byte(&stream)) => first,
         () = shared.stop.cancelled() => return,
@@ -264,6 +311,7 @@ async fn connect(stream: UnixStream, peer: Peer, seat: Seat, shared: Arc<Shared>
         stream,
         Arc::clone(&flow),
         Arc::clone(&subscriptions),
+        seat.share().long(),
         limits,
     );
     let mut extensions = Extensions::new();
@@ -277,6 +325,8 @@ async fn connect(stream: UnixStream, peer: Peer, seat: Seat, shared: Arc<Shared>
         id,
         extensions,
         subscriptions,
+        slice,
+        rest: Mutex::default(),
     });
     match first {
         b'{' | b'[' | b' ' | b'\t' | b'\r' | b'\n' => {

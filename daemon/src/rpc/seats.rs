@@ -1,4 +1,4 @@
-//! Places for connections and the pace of requests, both counted per user.
+//! Places for connections, counted per user, and what goes with them: a user's pace and [`Share`].
 //!
 //! The pace is a generic cell rate algorithm on one atomic number: thirty lines and no lock where every request passes.
 //! governor would do the same with a map and 36 more packages.
@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Limits;
+use super::{Limits, share::Share};
 use crate::metrics::OneMore;
 
 /// Users that are remembered without a connection; beyond it, those who have been quiet are forgotten.
@@ -28,7 +28,14 @@ pub(super) struct Seats {
 #[derive(Debug, Default)]
 struct Taken {
     all: usize,
-    of: HashMap<u32, (usize, Arc<Pace>)>,
+    of: HashMap<u32, (usize, Arc<Own>)>,
+}
+
+/// What all connections of one user have together.
+#[derive(Debug)]
+struct Own {
+    pace: Pace,
+    share: Arc<Share>,
 }
 
 /// Why there is no place.
@@ -45,7 +52,7 @@ pub(super) enum Full {
 pub(super) struct Seat {
     seats: Arc<Seats>,
     uid: u32,
-    pace: Arc<Pace>,
+    own: Arc<Own>,
     _counted: OneMore,
 }
 
@@ -73,7 +80,7 @@ impl Seats {
             let now = self.now();
             taken
                 .of
-                .retain(|_, (count, pace)| *count > 0 || !pace.is_quiet(now));
+                .retain(|_, (count, own)| *count > 0 || !own.pace.is_quiet(now));
         }
         // Root is who would lift the limit; holding root back helps nobody.
         let rate = if uid == 0 {
@@ -81,22 +88,33 @@ impl Seats {
         } else {
             limits.requests_per_second
         };
-        let (count, pace) = taken
+        let fresh = || Own {
+            pace: Pace::new(rate, limits.request_burst),
+            share: Arc::new(Share::new(limits)),
+        };
+        let (count, own) = taken
             .of
             .entry(uid)
-            .or_insert_with(|| (0, Arc::new(Pace::new(rate, limits.request_burst))));
+            .or_insert_with(|| (0, Arc::new(fresh())));
         if *count >= limits.connections_per_uid {
             return Err(Full::User);
         }
         *count += 1;
-        let pace = Arc::clone(pace);
+        let own = Arc::clone(own);
         taken.all += 1;
         Ok(Seat {
             seats: Arc::clone(self),
             uid,
-            pace,
+            own,
             _counted: OneMore::connection(),
         })
+    }
+
+    /// Whether this user has its share of the places already.
+    pub(super) fn is_full(&self, uid: u32, limits: &Limits) -> bool {
+        let taken = self.lock();
+        let count = taken.of.get(&uid).map_or(0, |(count, _)| *count);
+        count >= limits.connections_per_uid
     }
 
     fn now(&self) -> u64 {
@@ -112,11 +130,16 @@ impl Seats {
 impl Seat {
     /// Counts one request; an error says how long to wait.
     pub(super) fn request(&self) -> Result<(), Duration> {
-        if self.pace.interval == 0 {
+        if self.own.pace.interval == 0 {
             Ok(())
         } else {
-            self.pace.step(self.seats.now())
+            self.own.pace.step(self.seats.now())
         }
+    }
+
+    /// What this user has of pawd, over all connections.
+    pub(super) fn share(&self) -> &Arc<Share> {
+        &self.own.share
     }
 }
 

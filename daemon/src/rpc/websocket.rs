@@ -51,7 +51,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream for Messages<S> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Incoming>>> {
         let message = ready!(self.socket.poll_next_unpin(cx));
-        self.flow.frame_ended(false);
+        self.flow.frame_ended(false, 0);
         Poll::Ready(message.map(|message| {
             message.map_err(as_io).map(|message| match message {
                 Message::Text(text) => Incoming::Frame(text.into()),

@@ -1,6 +1,10 @@
 //! How the system is: what `status` and `doctor` show, read from the kernel and the parts themselves at the time of asking.
 
-use std::{collections::BTreeSet, sync::PoisonError};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError},
+};
 
 use paw_api::system::{
     AuditState, Confinement, Doctor, Finding, Probe, Process, QueueCounts, SandboxCounts, Severity,
@@ -8,12 +12,14 @@ use paw_api::system::{
 };
 use paw_confine::{landlock::Enforced, report};
 use paw_launch::request::{MemoryWatch, ProofState, Reply};
+use tokio::sync::watch;
 
 use super::Context;
 use crate::{
+    audit::Audit,
     prove,
     providers::in_short,
-    sandbox::{self, Launcher, LauncherState, Which},
+    sandbox::{self, Launcher, LauncherState, Launchers, Which},
 };
 
 /// What was seen when pawd started, and cannot be seen again from inside.
@@ -29,21 +35,76 @@ pub struct Born {
     pub skill_faults: Vec<String>,
 }
 
-/// How the system is now.
-pub async fn status(context: &Context) -> Status {
-    let load = context.actions.load();
-    let audit = context.audit.health();
-    let launchers = [
-        seen_of(Which::Usual, context.launchers.usual()).await,
-        seen_of(Which::Kata, context.launchers.kata()).await,
-    ];
-    let broker = sandbox::look(&context.paths.socket("egress")).await;
+/// What launchers, broker and kernel say.
+#[derive(Debug, Default)]
+struct Looked {
+    processes: Vec<Process>,
+    sandboxes: SandboxCounts,
+    problems: Vec<String>,
+}
+
+/// The way to a look at all processes. Whoever asks while one is under way shares the next one: helpers answer one question after the
+/// other, so many who ask would make each other wait. One task looks, so nobody waits for another one who asks.
+#[derive(Debug)]
+pub struct Looks {
+    /// How many have asked.
+    asked: watch::Sender<u64>,
+    /// What was seen last, by a look that began when so many had asked.
+    seen: watch::Receiver<(u64, Arc<Looked>)>,
+}
+
+impl Looks {
+    /// What a look sees that began when this was asked, or later.
+    async fn look(&self) -> Arc<Looked> {
+        let mut mine = 0;
+        self.asked.send_modify(|asked| {
+            *asked += 1;
+            mine = *asked;
+        });
+        let mut seen = self.seen.clone();
+        match seen.wait_for(|(asked, _)| *asked >= mine).await {
+            Ok(seen) => Arc::clone(&seen.1),
+            Err(_) => Arc::new(Looked {
+                problems: vec!["pawd is stopping; nobody looks at its processes any more".into()],
+                ..Looked::default()
+            }),
+        }
+    }
+}
+
+/// The way to looks, and the task that looks; it ends with the way.
+pub fn looks(
+    audit: Audit,
+    launchers: Launchers,
+    egress: PathBuf,
+    landlock_abi: u32,
+) -> (Looks, impl Future<Output = ()> + Send) {
+    let (asked, mut wanted) = watch::channel(0);
+    let (tell, seen) = watch::channel((0, Arc::default()));
+    let work = async move {
+        while wanted.changed().await.is_ok() {
+            let asked = *wanted.borrow_and_update();
+            let looked = look(&audit, &launchers, &egress, landlock_abi).await;
+            tell.send_replace((asked, Arc::new(looked)));
+        }
+    };
+    (Looks { asked, seen }, work)
+}
+
+async fn look(audit: &Audit, launchers: &Launchers, egress: &Path, landlock_abi: u32) -> Looked {
+    let audit = audit.health();
+    let (usual, kata, broker) = tokio::join!(
+        seen_of(Which::Usual, launchers.usual()),
+        seen_of(Which::Kata, launchers.kata()),
+        sandbox::look(egress),
+    );
+    let launchers = [usual, kata];
     let (broker_pid, broker_abi) =
         broker.map_or((None, 0), |ready| (Some(ready.pid), ready.landlock_abi));
     let mut problems = Vec::new();
     let mut processes: Vec<Process> = Vec::new();
     // The kernel tells a process's landlock rules to nobody else, so each says its own; the rest is what the kernel shows.
-    let mut parts = vec![("pawd", Some(std::process::id()), context.born.landlock.abi)];
+    let mut parts = vec![("pawd", Some(std::process::id()), landlock_abi)];
     for seen in launchers.iter().filter(|seen| !seen.is_off) {
         parts.push((seen.which.unit(), seen.pid, seen.landlock_abi));
     }
@@ -72,6 +133,22 @@ pub async fn status(context: &Context) -> Status {
             processes.push(process(&name, launcher.doorkeeper, 0, &seen));
         }
     }
+    Looked {
+        processes,
+        sandboxes: SandboxCounts {
+            running: launchers.iter().map(|seen| seen.running).sum(),
+            pooled: launchers.iter().map(|seen| seen.waiting).sum(),
+        },
+        problems,
+    }
+}
+
+/// How the system is now.
+pub async fn status(context: &Context) -> Status {
+    let looked = context.looks.look().await;
+    let load = context.actions.load();
+    let audit = context.audit.health();
+    let mut problems = looked.problems.clone();
     if !audit.writable {
         problems
             .push("the audit log cannot be written; nothing that needs a record is done".into());
@@ -79,15 +156,18 @@ pub async fn status(context: &Context) -> Status {
     if !context.storage.read().is_writable() {
         problems.push("the store cannot be written; nothing is accepted until it can".into());
     }
+    if let Some(since) = context.storage.read().stalled() {
+        problems.push(format!(
+            "the disk of the store has not answered for {} s; what waits for it is not known to be stored, and lists show what was there before",
+            since.as_secs()
+        ));
+    }
     Status {
         version: env!("CARGO_PKG_VERSION").into(),
         uptime_ms: u64::try_from(context.since.elapsed().as_millis()).unwrap_or(u64::MAX),
         ready: audit.writable && !context.stop.is_cancelled(),
-        processes,
-        sandboxes: SandboxCounts {
-            running: launchers.iter().map(|seen| seen.running).sum(),
-            pooled: launchers.iter().map(|seen| seen.waiting).sum(),
-        },
+        processes: looked.processes.clone(),
+        sandboxes: looked.sandboxes.clone(),
         queue: QueueCounts {
             queued: load.queued as u64,
             executing: load.executing as u64,

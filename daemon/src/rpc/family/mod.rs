@@ -53,7 +53,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use self::health::Born;
+use self::health::{Born, Looks};
 pub use self::{image::Uploads, model::Pulls};
 use crate::{
     agent::net::Ways,
@@ -131,6 +131,8 @@ pub struct Context {
     pub paths: Paths,
     /// What was seen at the start: confinement and probes.
     pub born: Born,
+    /// The way to a look at all processes.
+    pub looks: Looks,
     /// When pawd was ready.
     pub since: Instant,
     /// Told when pawd stops.
