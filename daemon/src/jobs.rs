@@ -21,10 +21,15 @@ pub mod keeper;
 mod outcome;
 pub mod schedule;
 
+use std::time::Duration;
+
 use paw_api::{Error, ErrorKind};
 use paw_policy::Name;
 use paw_store::{Caller, JobRecord, RunRecord};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 use uuid::Uuid;
 
 use crate::{intake::may_see, records::shorten};
@@ -71,6 +76,9 @@ pub(crate) enum Command {
     },
 }
 
+/// How long a caller hears nothing of what is to be stored; a run also waits for its records.
+const CALLER_WAITS: Duration = Duration::from_secs(30);
+
 /// The keeper's door.
 #[derive(Debug, Clone)]
 pub struct Jobs(mpsc::Sender<Command>);
@@ -110,8 +118,16 @@ impl Jobs {
             Error::new(ErrorKind::Unavailable, "pawd is stopping", hint).retry_after_ms(2_000)
         };
         let (reply, answer) = oneshot::channel();
-        self.0.send(command(reply)).await.map_err(|_| stopping())?;
-        answer.await.map_err(|_| stopping())?
+        let asked = async {
+            self.0.send(command(reply)).await.map_err(|_| stopping())?;
+            answer.await.map_err(|_| stopping())?
+        };
+        timeout(CALLER_WAITS, asked).await.unwrap_or_else(|_| {
+            let secs = CALLER_WAITS.as_secs();
+            let what = format!("whether it is stored is not known yet: nothing was heard of it for {secs} s");
+            let hint = "see what there is with `pawctl job list`, and with `pawctl status` whether the disk answers";
+            Err(Error::new(ErrorKind::TimedOut, what, hint))
+        })
     }
 }
 

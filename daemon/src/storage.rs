@@ -27,6 +27,9 @@ const SYNC_WITHIN: Duration = Duration::from_millis(30);
 /// A note is in the store's own file after so long.
 const SETTLE_WITHIN: Duration = Duration::from_secs(1);
 
+/// How long a caller who waits for a batch to be written hears nothing; then they hear that it is not known.
+const CALLER_WAITS: Duration = Duration::from_secs(15);
+
 /// Batches that may wait for the writer. Whoever has one more waits until there is room.
 const BACKLOG: usize = 256;
 
@@ -242,6 +245,20 @@ impl Storage {
             .await
             .map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
+    }
+
+    /// The same for a caller who waits: where the disk does not answer, an error says in time that it is not known whether this is stored.
+    ///
+    /// # Errors
+    /// As [`Storage::commit`]; [`StoreError::Unanswered`] when it is still to be written, or under way.
+    pub async fn commit_for_caller(&self, batch: Batch) -> Result<(), StoreError> {
+        match tokio::time::timeout(CALLER_WAITS, self.commit(batch)).await {
+            Ok(written) => written,
+            Err(_) => Err(StoreError::Unanswered {
+                path: self.store.path().to_owned(),
+                waited: CALLER_WAITS,
+            }),
+        }
     }
 
     /// Notes what grants nothing: it outlives this process on return, and is on the disk within 50 ms.

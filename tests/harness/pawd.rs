@@ -22,6 +22,7 @@ pub struct Setup {
     watchdog_us: Option<u64>,
     program: Option<PathBuf>,
     authority: Option<String>,
+    stalls_at: Option<&'static str>,
 }
 
 /// The policy of a host with one operator: whoever runs a test asks and answers.
@@ -59,6 +60,7 @@ impl Setup {
             watchdog_us: None,
             program: None,
             authority: None,
+            stalls_at: None,
         }
     }
 
@@ -73,6 +75,13 @@ impl Setup {
     #[must_use]
     pub fn authority(mut self, file: &str) -> Self {
         self.authority = Some(file.to_owned());
+        self
+    }
+
+    /// Ready to stand still at this place of its store; see [`Pawd::disk_stops`].
+    #[must_use]
+    pub const fn stalls_at(mut self, place: &'static str) -> Self {
+        self.stalls_at = Some(place);
         self
     }
 
@@ -240,6 +249,35 @@ impl Pawd {
         }
     }
 
+    /// From now on the disk of the store does not answer, at the place that [`Setup::stalls_at`] named.
+    ///
+    /// # Panics
+    /// When the pipe cannot be made.
+    pub fn disk_stops(&self) {
+        let pipe = self.root.path().join(PIPE);
+        nix::unistd::mkfifo(
+            &pipe,
+            nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR,
+        )
+        .expect("the root is ours");
+        self.root.give(PIPE);
+    }
+
+    /// It answers again. Returns once whoever waited for it goes on, so somebody has to.
+    pub async fn disk_answers(&self) {
+        let pipe = self.root.path().join(PIPE);
+        let opened = tokio::task::spawn_blocking(move || {
+            // A second name, so that nobody waits there any more once this one goes on.
+            let aside = pipe.with_extension("old");
+            std::fs::rename(&pipe, &aside).expect("it is there");
+            std::fs::OpenOptions::new().write(true).open(&aside)
+        });
+        within("somebody at the pipe", opened)
+            .await
+            .expect("it does not panic")
+            .expect("it can be opened");
+    }
+
     /// Starts the audit writer again, after it has ended.
     pub fn start_audit_again(&mut self) {
         self.audit = Some(start_audit(&self.root));
@@ -328,6 +366,9 @@ fn command_of(pawd: &Path, root: &Root) -> Command {
     command
 }
 
+/// What pawd waits for at the place where it is to stand still.
+const PIPE: &str = "state/stall";
+
 fn start_daemon(root: &Root, setup: &Setup, dies_at: Option<&str>) -> (Running, Notify) {
     let path: PathBuf = root.path().join("notify.sock");
     // A new socket for each start, so that nothing of the last one is heard.
@@ -336,6 +377,13 @@ fn start_daemon(root: &Root, setup: &Setup, dies_at: Option<&str>) -> (Running, 
     let pawd = setup.program.clone();
     let mut command = command_of(&pawd.unwrap_or_else(|| stage::program("pawd")), root);
     command.env("NOTIFY_SOCKET", &path);
+    if let Some(place) = setup.stalls_at {
+        let pipe = root.path().join(PIPE);
+        command.env(
+            paw_store::point::VARIABLE,
+            format!("{place}:{}", pipe.display()),
+        );
+    }
     if let Some(place) = dies_at {
         command.env(paw_store::point::VARIABLE, place);
     }

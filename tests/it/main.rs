@@ -51,6 +51,7 @@ mod select;
 mod service;
 mod sessions;
 mod skills;
+mod stall;
 mod start;
 mod tls;
 mod trail;

@@ -88,3 +88,28 @@ async fn vault_is_exported_and_put_back_and_an_older_one_by_force_alone() {
     let mark = status(&client).await.generation;
     assert_eq!(mark, Some(5), "it counts as a change after the newest one");
 }
+
+/// As on a full disk after a crash: the file is there, and cannot be opened when pawd starts.
+#[tokio::test]
+async fn vault_that_could_not_be_opened_at_the_start_is_opened_once_it_can_be() {
+    let model = Model::start().await;
+    let mut pawd = with_key(&model).await;
+    let client = pawd.client().await;
+    done(&pawd, &["secret", "init"], "").await;
+    done(&pawd, &["secret", "set", "cloud"], CANARY).await;
+    done(&pawd, &["secret", "allow", "cloud", "provider:mine"], "").await;
+    provider(&client, &model, "cloud").await;
+    assert_eq!(pawd.stop().await, 0);
+    pawd.root.mode("state/vault.redb", 0o000);
+    pawd.start_again().await;
+    let client = pawd.client().await;
+    let seen = status(&client).await;
+    assert_eq!(seen.state, "unusable", "{seen:?}");
+    test(&client).await.unwrap_err();
+    assert_eq!(keys(&model), [""; 0]);
+    // Nothing takes its place, and whoever needs it next has it.
+    pawd.root.mode("state/vault.redb", 0o600);
+    test(&client).await.unwrap();
+    assert_eq!(keys(&model), [CANARY]);
+    assert_eq!(status(&client).await.state, "unsealed");
+}

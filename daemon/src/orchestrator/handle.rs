@@ -1,15 +1,22 @@
 //! The driver's door: what others may ask of it, and what they hear from it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use paw_api::{Error, ErrorKind};
 use paw_policy::{Digest, Rules, State, Verdict};
 use paw_store::{ActionRecord, Caller, SessionRecord};
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::{
+    sync::{broadcast, mpsc, oneshot, watch},
+    time::timeout,
+};
 use uuid::Uuid;
 
 use super::{queue::Urgency, work::Progress};
 use crate::config::ActionBounds;
+
+/// How long a caller hears nothing of a step that is to be stored; then they hear that it is not known. Longer than an audit record may take,
+/// without which it is known that there is no effect.
+const CALLER_WAITS: Duration = Duration::from_secs(12);
 
 /// Commands that may wait for the driver.
 pub(super) const INBOX: usize = 1024;
@@ -137,11 +144,12 @@ impl Actions {
     /// # Errors
     /// When it is refused or cannot be made durable.
     pub async fn submit(&self, submission: Submission) -> Result<ActionRecord, Error> {
-        self.ask(|reply| Command::Submit {
+        let id = submission.record.id;
+        let asked = self.ask(|reply| Command::Submit {
             submission: Box::new(submission),
             reply,
-        })
-        .await
+        });
+        in_time(id, asked).await
     }
 
     /// Answers a question; returns once the answer is durable.
@@ -149,7 +157,8 @@ impl Actions {
     /// # Errors
     /// When the answer does not fit, or that person may not give it.
     pub async fn answer(&self, id: Uuid, said: Said) -> Result<ActionRecord, Error> {
-        self.ask(|reply| Command::Answer { id, said, reply }).await
+        let asked = self.ask(|reply| Command::Answer { id, said, reply });
+        in_time(id, asked).await
     }
 
     /// What people are asked, oldest first, after this one, and for how many actions; at most so many.
@@ -230,6 +239,21 @@ impl Actions {
             .map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())?
     }
+}
+
+/// What is heard of a step in time. Later it may still be made: the driver goes on with it, whoever waits.
+async fn in_time(
+    id: Uuid,
+    asked: impl Future<Output = Result<ActionRecord, Error>>,
+) -> Result<ActionRecord, Error> {
+    timeout(CALLER_WAITS, asked).await.unwrap_or_else(|_| {
+        let secs = CALLER_WAITS.as_secs();
+        let what = format!("whether this is stored is not known yet: nothing was heard of it for {secs} s");
+        let hint = format!(
+            "do not ask again before you have looked: pawctl action show {id}; `pawctl status` says whether the disk answers"
+        );
+        Err(Error::new(ErrorKind::TimedOut, what, hint).about(id.to_string()))
+    })
 }
 
 fn stopping() -> Error {

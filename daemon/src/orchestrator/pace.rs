@@ -31,14 +31,16 @@ impl Pace {
         self.last_ms = Some(now_ms);
     }
 
+    /// Nothing is there that could go by. The time until the next one does is none that it took.
+    pub fn rest(&mut self) {
+        self.last_ms = None;
+    }
+
     /// In how many milliseconds the next one is likely to have gone by: the usual time between two. Where the last one is longer ago
     /// than that, it takes about as long again.
     #[must_use]
     pub fn again(&self, now_ms: u64) -> u64 {
-        let Some(last) = self.last_ms else {
-            return UNKNOWN;
-        };
-        let since = now_ms.saturating_sub(last);
+        let since = self.last_ms.map_or(0, |last| now_ms.saturating_sub(last));
         let usual = self.mean_us.map_or(UNKNOWN, |mean| mean.div_ceil(1_000));
         usual.max(since).clamp(BOUNDS.0, BOUNDS.1)
     }
@@ -66,6 +68,21 @@ mod tests {
         }
         assert_eq!(pace.again(99 * 400 + 7_000), 7_000);
         assert_eq!(pace.again(u64::MAX), BOUNDS.1);
+    }
+
+    #[test]
+    fn idle_time_is_no_time_that_something_took() {
+        let mut pace = Pace::default();
+        for step in 0..100 {
+            pace.step(step * 400);
+        }
+        pace.rest();
+        let later = 99 * 400 + 3_600_000;
+        assert_eq!(pace.again(later), 400, "as it was usual");
+        pace.step(later);
+        assert_eq!(pace.again(later), 400);
+        pace.step(later + 400);
+        assert_eq!(pace.again(later + 400), 400);
     }
 
     #[test]

@@ -236,6 +236,13 @@ impl Queue {
 
     /// The next action that has a place now. It holds the place until [`Queue::done`].
     pub fn pop(&mut self, now_ms: u64) -> Option<Uuid> {
+        // Time in which nobody stands in line is none in which it did not go on.
+        if self.waiting.is_empty() {
+            self.pace.rest();
+        }
+        if self.waiting_behind == 0 {
+            self.pace_behind.rest();
+        }
         let lane = self.next()?;
         let id = *self.lanes.get(&lane)?.first_key_value()?.1;
         match lane.0 {

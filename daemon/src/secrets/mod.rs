@@ -14,7 +14,15 @@ mod older;
 pub mod start;
 pub mod time;
 
-use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
 
 use paw_api::{
     Error, ErrorKind,
@@ -60,6 +68,8 @@ struct Inner {
     newest: std::sync::Mutex<Option<VaultMark>>,
     /// Something was changed, and with it perhaps what ends next.
     changed: Notify,
+    /// Its file could not be opened when pawd started, and has not been since.
+    lost_at_start: AtomicBool,
 }
 
 /// What somebody opens the vault with: at most one of them; without any, the key that pawd was started with.
@@ -163,10 +173,18 @@ impl Secrets {
     /// The vault of this state directory, sealed if it is there.
     #[must_use]
     pub fn at(state: &std::path::Path, keys: StartKeys, audit: Audit) -> Self {
-        let vault = Vault::at(&state.join("vault.redb"));
+        let file = state.join("vault.redb");
+        let vault = Vault::at(&file);
         if let Err(error) = &vault {
             error!(error = %paw_log::Chain(error), remedy = error.remedy(), "the vault cannot be used; what needs a secret does not work");
         }
+        // What was changed stays so until an administrator has seen to it; anything else may go away while pawd runs.
+        let (vault, lost) = match vault {
+            Err(error) if !matches!(error, VaultError::Tampered { .. }) => {
+                (Ok(Vault::lost(&file, &error)), true)
+            }
+            other => (other, false),
+        };
         Self(Arc::new(Inner {
             vault,
             keys: std::sync::Mutex::new(keys),
@@ -174,7 +192,20 @@ impl Secrets {
             turn: Mutex::default(),
             newest: std::sync::Mutex::default(),
             changed: Notify::new(),
+            lost_at_start: AtomicBool::new(lost),
         }))
+    }
+
+    /// A vault that could not be opened at the start is opened as then by the first who asks once it can be.
+    pub async fn look_again(&self) {
+        if self.0.lost_at_start.load(Relaxed)
+            && self.vault().and_then(Vault::status).is_ok()
+            && self.0.lost_at_start.swap(false, Relaxed)
+        {
+            info!("the vault that could not be used is there again");
+            // It asks for nothing that would look again.
+            Box::pin(self.open_at_start()).await;
+        }
     }
 
     /// Opens the vault with the key that pawd was started with, if there are both. Whether it is open then is no condition for pawd to
@@ -215,6 +246,7 @@ impl Secrets {
     /// # Errors
     /// Why it cannot be had.
     pub async fn locked(&self, secret: &SecretName, of: Use<'_>) -> Result<Value, UseError> {
+        self.look_again().await;
         let now = now_ms();
         let judged = self.judge(secret, &of, now);
         let mut entry = of.entry(secret, judged.as_ref().err());

@@ -3,6 +3,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 /// Why the store could not do what was asked. [`StoreError::remedy`] says what to do next.
@@ -72,6 +73,22 @@ pub enum StoreError {
         /// Which record, and what is wrong with it.
         what: String,
     },
+    /// The disk does not answer. Nothing of what was asked was begun.
+    #[error("the disk of store {path} has not answered for {} s", since.as_secs())]
+    Stalled {
+        /// The file.
+        path: PathBuf,
+        /// Since when the write that is under way waits for it.
+        since: Duration,
+    },
+    /// It was given to the writer, who has not said how it went: it may be stored yet.
+    #[error("whether it is stored is not known yet: the disk of store {path} has not answered for {} s", waited.as_secs())]
+    Unanswered {
+        /// The file.
+        path: PathBuf,
+        /// How long that was waited for.
+        waited: Duration,
+    },
     /// Anything else that the file system said.
     #[error("{step} store {path}")]
     Io {
@@ -130,6 +147,10 @@ impl StoreError {
             Self::Refused { .. } => {
                 "report this as a fault of the program: it tried to store what cannot be".to_owned()
             }
+            Self::Stalled { path, .. } | Self::Unanswered { path, .. } => format!(
+                "look for the disk that holds {} in the kernel log; pawd goes on by itself when it answers",
+                path.display()
+            ),
             Self::Io { path, .. } => format!(
                 "look for errors of the disk that holds {} in the kernel log",
                 path.display()

@@ -35,6 +35,7 @@ mod schema;
 mod session;
 mod spent;
 mod store;
+mod turn;
 
 pub use backup::Verified;
 pub use batch::{Batch, MAX_BATCH, MAX_RECORD};

@@ -11,6 +11,7 @@ use std::{
     collections::VecDeque,
     path::Path,
     sync::{Arc, MutexGuard, PoisonError, atomic::Ordering::SeqCst},
+    time::Duration,
 };
 
 use redb::{Durability, WriteTransaction};
@@ -23,7 +24,7 @@ use crate::{
     journal::{self, Journal},
     point::{self, Point},
     schema,
-    store::{Store, read_in, write_in},
+    store::{PATIENCE, Store, read_in, write_in},
 };
 
 /// The most notes that wait for their way into the tables; whoever adds one more puts them there.
@@ -73,7 +74,7 @@ impl Store {
         self.noted.store(number, SeqCst);
         let many = notes.waiting.len() >= MOST_WAITING;
         drop(notes);
-        if many && let Err(error) = self.apply() {
+        if many && let Err(error) = self.apply_within(Some(PATIENCE)) {
             // It is noted all the same; whoever reads next will hear of this.
             tracing::warn!(path = %self.path.display(), error = %error, "notes cannot be put into the store");
         }
@@ -109,11 +110,16 @@ impl Store {
     /// # Errors
     /// When it cannot be put there; it stays noted.
     pub fn apply(&self) -> Result<(), StoreError> {
+        self.apply_within(None)
+    }
+
+    /// The same, but it waits for no write that has been under way for so long.
+    pub(crate) fn apply_within(&self, patience: Option<Duration>) -> Result<(), StoreError> {
         let noted = self.noted.load(SeqCst);
         if self.applied.load(SeqCst) >= noted {
             return Ok(());
         }
-        let done = self.write_by(|opened| {
+        let done = self.write_by(patience, |opened| {
             let txn = opened.database.begin_write();
             put_notes(txn, || self.notes().waiting.iter().cloned().collect())
                 .map_err(|fault| (fault, None))
@@ -175,7 +181,9 @@ impl Store {
             Some(id) => id,
             None => {
                 let id = Uuid::now_v7();
-                self.write_by(|opened| write_in(opened, |txn| schema::set_notes_of(txn, id)))?;
+                self.write_by(Some(PATIENCE), |opened| {
+                    write_in(opened, |txn| schema::set_notes_of(txn, id))
+                })?;
                 id
             }
         };

@@ -3,8 +3,9 @@
 //! A build that ships has none of it: without debug assertions [`reached`] is empty, there is nothing that could be told where to die,
 //! and packaging refuses a program in which the name of the variable is found.
 
-/// The variable that says where to die: `PLACE:N`, at the place of that name, when it is reached for the Nth time. Nothing looks for it
-/// in a build that ships.
+/// The variable that says where to die: `PLACE:N`, at the place of that name, when it is reached for the Nth time. Or where to stand still, as
+/// a disk that does not answer makes it: `PLACE:/PATH`, while there is a named pipe at that path, until somebody opens it for writing.
+/// Nothing looks for it in a build that ships.
 pub const VARIABLE: &str = "PAWD_TEST_DIES_AT";
 
 /// A place between two steps.
@@ -103,23 +104,39 @@ pub const fn reached(_: Point) {}
 
 #[cfg(debug_assertions)]
 mod armed {
-    use std::sync::{
-        OnceLock,
-        atomic::{AtomicU32, Ordering::SeqCst},
+    use std::{
+        fs,
+        path::PathBuf,
+        sync::{
+            OnceLock,
+            atomic::{AtomicU32, Ordering::SeqCst},
+        },
     };
 
     use super::Point;
 
-    static AT: OnceLock<(Point, AtomicU32)> = OnceLock::new();
+    static AT: OnceLock<(Point, What)> = OnceLock::new();
 
-    /// From now on this process dies at this place; what is no place is none.
+    enum What {
+        /// Dies, once it was reached so many times more.
+        Die(AtomicU32),
+        /// Stands still while this is there.
+        Stall(PathBuf),
+    }
+
+    /// From now on this process dies, or stands still, at this place; what is no place is none.
     pub fn die_at(text: &str) {
         let read = || {
-            let (name, times) = text.split_once(':')?;
+            let (name, what) = text.split_once(':')?;
             let point = Point::ALL
                 .into_iter()
                 .find(|point| format!("{point:?}") == name)?;
-            Some((point, AtomicU32::new(times.parse().ok()?)))
+            let what = if what.starts_with('/') {
+                What::Stall(what.into())
+            } else {
+                What::Die(AtomicU32::new(what.parse().ok()?))
+            };
+            Some((point, what))
         };
         if let Some(at) = read() {
             // The first word counts.
@@ -129,11 +146,17 @@ mod armed {
 
     /// Dies here, if it was told to: at once, with all its threads, and without anything that an orderly end would do.
     pub fn reached(point: Point) {
-        if let Some((at, left)) = AT.get()
-            && *at == point
-            && left.fetch_sub(1, SeqCst) == 1
-        {
-            std::process::abort();
+        match AT.get() {
+            Some((at, What::Die(left))) if *at == point => {
+                if left.fetch_sub(1, SeqCst) == 1 {
+                    std::process::abort();
+                }
+            }
+            Some((at, What::Stall(pipe))) if *at == point => {
+                // Opening waits for the other side; where there is no pipe, there is nothing to wait for.
+                drop(fs::File::open(pipe));
+            }
+            Some(_) | None => {}
         }
     }
 }

@@ -6,6 +6,7 @@ use std::{
         Mutex, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering::SeqCst},
     },
+    time::Duration,
 };
 
 use redb::{ReadTransaction, WriteTransaction};
@@ -27,19 +28,25 @@ use crate::{
     record::{ActionRecord, SessionRecord, TurnRecord},
     schema::{self, MIGRATIONS, Migration, version_after},
     spent::{self, Account, Sum},
+    turn::Turn,
 };
 
 /// The most actions that one transaction of [`Store::prune`] removes.
 const PRUNE_STEP: usize = 1000;
 
+/// How long a read waits for the commit that is under way, when it has to write first. A commit that takes longer waits for a disk that
+/// does not answer.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
+
 /// The open store. Reads run beside each other and beside a write; writes wait for each other. A note that is not in the tables yet is put
 /// there before anything is read, which is a write: so a read after a note waits for the commit that is under way, its wait for the disk
-/// included.
+/// included, but not for longer than a second. Then it is an error, or, where a list is shown, what was there before.
 pub struct Store {
     pub(crate) path: PathBuf,
     options: OpenOptions,
     /// Taken for writing only to reopen the file after a failure. `None` when that did not succeed.
     opened: RwLock<Option<Opened>>,
+    turn: Turn,
     pub(crate) notes: Mutex<Notes>,
     /// Held by whoever makes the files for notes.
     pub(crate) beginning: Mutex<()>,
@@ -105,6 +112,7 @@ impl Store {
             path: path.to_owned(),
             options,
             opened: RwLock::new(Some(opened)),
+            turn: Turn::default(),
             notes: Mutex::default(),
             beginning: Mutex::default(),
             noted: AtomicU64::new(noted),
@@ -178,7 +186,7 @@ impl Store {
         filter: &ActionFilter,
         page: &Page,
     ) -> Result<Listed<ActionRecord>, StoreError> {
-        self.read(|txn| query::actions(txn, filter, page))
+        self.read_or_before(|txn| query::actions(txn, filter, page))
     }
 
     /// Every action that has not come to its final state, oldest first, without looking at the others.
@@ -206,7 +214,7 @@ impl Store {
         owner: Option<u32>,
         page: &Page,
     ) -> Result<Listed<SessionRecord>, StoreError> {
-        self.read(|txn| query::sessions(txn, owner, page))
+        self.read_or_before(|txn| query::sessions(txn, owner, page))
     }
 
     /// The turns of a session from this place on, oldest first, at most `limit` and never more than [`crate::MAX_PAGE`].
@@ -251,7 +259,7 @@ impl Store {
     /// # Errors
     /// When the file cannot be read.
     pub fn jobs(&self) -> Result<Vec<JobRecord>, StoreError> {
-        self.read(job::all)
+        self.read_or_before(job::all)
     }
 
     /// The newest runs of a job, newest first, at most so many.
@@ -259,7 +267,7 @@ impl Store {
     /// # Errors
     /// When the file cannot be read.
     pub fn runs(&self, job: Uuid, most: usize) -> Result<Vec<RunRecord>, StoreError> {
-        self.read(|txn| job::runs(txn, job, most))
+        self.read_or_before(|txn| job::runs(txn, job, most))
     }
 
     /// What was spent of each of these accounts, in their order.
@@ -292,12 +300,24 @@ impl Store {
     /// # Errors
     /// When the file cannot be read.
     pub fn counts(&self) -> Result<Counts, StoreError> {
-        self.read(query::counts)
+        self.read_or_before(query::counts)
     }
 
     /// Whether commits can succeed as far as is known: false after one failed and the file could not be reopened for writing.
     #[must_use]
     pub fn is_writable(&self) -> bool {
+        // While it is being opened anew it is not, and that may take as long as the disk does.
+        let opened = self.opened.try_read();
+        opened.is_ok_and(|opened| opened.as_ref().is_some_and(|opened| opened.writable))
+    }
+
+    /// For how long a commit has been waiting for a disk that does not answer; none while all goes its way.
+    #[must_use]
+    pub fn stalled(&self) -> Option<Duration> {
+        self.turn.held().filter(|held| *held >= PATIENCE)
+    }
+
+    fn can_write(&self) -> bool {
         let opened = self.opened.read().unwrap_or_else(PoisonError::into_inner);
         opened.as_ref().is_some_and(|opened| opened.writable)
     }
@@ -317,8 +337,19 @@ impl Store {
         &self,
         look: impl Fn(&ReadTransaction) -> Result<T, Fault>,
     ) -> Result<T, StoreError> {
-        self.apply()?;
+        self.apply_within(Some(PATIENCE))?;
         self.read_applied(look)
+    }
+
+    /// The same, but where the disk does not answer, from what was there before: for what is shown and decides nothing.
+    fn read_or_before<T>(
+        &self,
+        look: impl Fn(&ReadTransaction) -> Result<T, Fault>,
+    ) -> Result<T, StoreError> {
+        match self.apply_within(Some(PATIENCE)) {
+            Ok(()) | Err(StoreError::Stalled { .. }) => self.read_applied(look),
+            Err(error) => Err(error),
+        }
     }
 
     pub(crate) fn read_applied<T>(
@@ -355,8 +386,8 @@ impl Store {
         &self,
         change: impl Fn(&WriteTransaction) -> Result<T, Fault>,
     ) -> Result<T, StoreError> {
-        self.apply()?;
-        let (value, noted) = self.write_by(|opened| {
+        self.apply_within(None)?;
+        let (value, noted) = self.write_by(None, |opened| {
             write_in(opened, |txn| {
                 let value = change(txn)?;
                 Ok((value, schema::noted(txn)?))
@@ -366,12 +397,20 @@ impl Store {
         Ok(value)
     }
 
-    /// Writes, and opens the file anew where that fails in a way that wants it.
+    /// Writes in its turn, and opens the file anew where that fails in a way that wants it.
     pub(crate) fn write_by<T>(
         &self,
+        patience: Option<Duration>,
         write: impl Fn(&Opened) -> Result<T, Failed<T>>,
     ) -> Result<T, StoreError> {
-        if !self.is_writable() {
+        let _writing = self
+            .turn
+            .take(patience)
+            .map_err(|since| StoreError::Stalled {
+                path: self.path.clone(),
+                since,
+            })?;
+        if !self.can_write() {
             self.reopen()?;
         }
         let outcome = {

@@ -116,18 +116,24 @@ impl Vault {
     /// # Errors
     /// When the file is there and is none, is damaged, or belongs to another process.
     pub fn at(path: &Path) -> Result<Self, VaultError> {
-        let file = Vaulted::open(path)?;
-        if let Some(file) = &file {
-            header(file, path)?;
-        }
         Ok(Self {
             path: path.to_owned(),
             turn: Mutex::default(),
+            inner: RwLock::new(Inner::sealed(path)?),
+        })
+    }
+
+    /// The vault of a file that [`Vault::at`] could not open, for a reason that may go away. It is tried again by each who asks.
+    #[must_use]
+    pub fn lost(path: &Path, why: &VaultError) -> Self {
+        Self {
+            path: path.to_owned(),
+            turn: Mutex::default(),
             inner: RwLock::new(Inner {
-                file,
+                lost: Some(Lost::new(None, why)),
                 ..Inner::default()
             }),
-        })
+        }
     }
 
     /// What can be said of it.
@@ -294,6 +300,17 @@ impl Inner {
         }
     }
 
+    fn sealed(path: &Path) -> Result<Self, VaultError> {
+        let file = Vaulted::open(path)?;
+        if let Some(file) = &file {
+            header(file, path)?;
+        }
+        Ok(Self {
+            file,
+            ..Self::default()
+        })
+    }
+
     /// Tries once more to open what could not be opened.
     fn find(&mut self, path: &Path) {
         let Some(Lost { keys, .. }) = self.lost.take() else {
@@ -301,10 +318,7 @@ impl Inner {
         };
         let found = match &keys {
             Some(keys) => open::again(path, Arc::clone(keys)).map(|it| Self::of(it.0, it.1)),
-            None => Vaulted::open(path).map(|file| Self {
-                file,
-                ..Self::default()
-            }),
+            None => Self::sealed(path),
         };
         match found {
             Ok(found) => *self = found,

@@ -127,7 +127,7 @@ impl SessionRpcServer for Family {
             .and_then(|batch| batch.forget_part(&scope::of_session(&session.id.to_string())))
             .map_err(|error| fail(unreadable(&error)))?;
         self.storage
-            .commit(batch)
+            .commit_for_caller(batch)
             .await
             .map_err(|error| fail(unreadable(&error)))?;
         Ok(true)

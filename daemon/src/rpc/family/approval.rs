@@ -141,7 +141,7 @@ impl ApprovalRpcServer for Family {
         let removed = async {
             let mut batch = Batch::new();
             batch.remove_grant(found)?;
-            self.storage.commit(batch).await
+            self.storage.commit_for_caller(batch).await
         };
         removed
             .await

@@ -25,6 +25,7 @@ use crate::{
 #[async_trait]
 impl SecretRpcServer for Family {
     async fn status(&self, _: &Extensions) -> RpcResult<VaultStatus> {
+        self.secrets.look_again().await;
         Ok(self.secrets.status())
     }
 
