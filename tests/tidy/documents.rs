@@ -178,6 +178,43 @@ fn given_twice(files: &[File], path: &str) -> Vec<String> {
         .collect()
 }
 
+/// Ids of the table of threats that this system was designed against.
+const STUDY: &[&str] = &[
+    "L1", "L2", "L3", "L4", "L5", "L6", "L7", "L8", "S1", "S2", "S3", "S4", "S5", "S6", "S7", "C1",
+    "C2", "C3", "C4", "C5", "W1", "W2", "W3", "W4", "W5", "P1", "P2", "P3", "P4", "D1", "D2", "D3",
+    "D4", "B1", "B2", "B3", "B4", "O1", "O2", "R1", "R2", "R3", "X1",
+];
+
+/// Ids of the study that are neither a row of the threat model nor among those of which it says that no test plays them.
+fn forgotten(files: &[File], study: &[&str]) -> Vec<String> {
+    let Some(document) = files.iter().find(|file| file.path == THREATS) else {
+        return vec![format!("{THREATS} is missing")];
+    };
+    let said = |id: &str| {
+        let words = |line: &str| -> bool {
+            line.split(|char: char| !char.is_alphanumeric() && char != '-')
+                .any(|word| word == format!("T-{id}"))
+        };
+        document.text.lines().any(|line| {
+            line.starts_with(&format!("| T-{id} |")) || (line.starts_with("- T-") && words(line))
+        })
+    };
+    study
+        .iter()
+        .filter(|id| !said(id))
+        .map(|id| format!("{THREATS}: nothing is said of T-{id}"))
+        .collect()
+}
+
+#[test]
+fn every_row_of_the_study_is_played_or_said_not_to_be() {
+    let rows = "| T-L1 | a | b | `c_d_e` |\n- T-X1 and T-X2 are not tried.\nT-L3 is a word.\n";
+    let example = [File::example(THREATS, rows)];
+    found(forgotten(&example, &["L1", "X1", "X2"]), 0);
+    found(forgotten(&example, &["L1", "L2", "L3", "X"]), 3);
+    none(forgotten(files(), STUDY));
+}
+
 #[test]
 fn every_threat_has_an_id_of_its_own() {
     let rows = "| id | attack |\n|---|---|\n| S1 | a |\n| S2 | b |\n| S1 | c |\n";

@@ -167,7 +167,7 @@ pub async fn status(context: &Context) -> Status {
         uptime_ms: u64::try_from(context.since.elapsed().as_millis()).unwrap_or(u64::MAX),
         ready: audit.writable && !context.stop.is_cancelled(),
         processes: looked.processes.clone(),
-        sandboxes: looked.sandboxes.clone(),
+        sandboxes: looked.sandboxes,
         queue: QueueCounts {
             queued: load.queued as u64,
             executing: load.executing as u64,
