@@ -2,13 +2,14 @@
 
 use paw_api::{
     action::{Action, Approval, Asked, Failure, Grant, Timestamps, Verdict},
-    agent::{Call, Session, Turn},
+    agent::{Call, Session, Summary, Turn},
     audit::{Actor, Entry, Event},
     provider::{Attempt, Usage},
 };
 use paw_policy::{Decision, Operation, Plan, Rules};
 use paw_store::{
-    ActionRecord, CallRecord, Caller, GrantRecord, SessionRecord, Speaker, TurnRecord,
+    ActionRecord, CallRecord, Caller, GrantRecord, SessionRecord, Speaker, SummaryRecord,
+    TurnRecord,
 };
 
 /// The longest summary, in characters.
@@ -213,6 +214,7 @@ pub fn attempt(tried: paw_store::Attempt) -> Attempt {
         },
         cost: tried.cost_micros.map(dollars),
         cost_estimated: tried.cost_estimated,
+        summary: tried.summary,
     }
 }
 
@@ -269,6 +271,21 @@ pub fn session(record: SessionRecord) -> Session {
         taint: record.taint,
         created: record.created_ms,
         updated: record.updated_ms,
+    }
+}
+
+/// What the first turns of a session come to, as callers see it.
+#[must_use]
+pub fn summary_of(record: SummaryRecord) -> Summary {
+    Summary {
+        until: record.until,
+        digest: record.digest,
+        text: record.text,
+        taint: record.taint,
+        action: record.action.to_string(),
+        provider: record.provider.to_string(),
+        model: record.model,
+        at: record.at_ms,
     }
 }
 

@@ -42,6 +42,7 @@ mod providers;
 mod queue;
 mod quotas;
 mod rates;
+mod remembers;
 mod resume;
 mod retry;
 mod routes;

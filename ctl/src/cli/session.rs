@@ -7,7 +7,7 @@ use clap::{Subcommand, ValueEnum};
 /// How a conversation is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Written {
-    /// `{session, turns}`, with all that pawd keeps.
+    /// `{session, summary, turns}`, with all that pawd keeps.
     Json,
     /// Markdown.
     Md,

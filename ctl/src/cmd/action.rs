@@ -381,7 +381,10 @@ fn attempts(attempts: &[Attempt], look: &Look) -> String {
                 table::text(&text::time(attempt.at, look)),
                 table::text(&attempt.provider),
                 table::text(&attempt.model),
-                table::toned(tone, &attempt.outcome),
+                match attempt.summary {
+                    true => table::toned(tone, &format!("{}, a summary", attempt.outcome)),
+                    false => table::toned(tone, &attempt.outcome),
+                },
                 table::number(text::span(attempt.ms)),
                 table::number(first),
                 table::number(attempt.cost.map_or_else(

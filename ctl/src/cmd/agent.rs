@@ -171,6 +171,22 @@ fn show(transcript: &Transcript, look: &Look) -> String {
         ("Began", Some(text::time(session.created, look))),
         ("Turns", Some(session.turns.to_string())),
     ]);
+    if let Some(summary) = &transcript.summary {
+        let head = format!(
+            "The first {} turns in short ({}, {}, {}, taint {}), sha256 {}",
+            summary.until,
+            text::line(&summary.provider),
+            text::line(&summary.model),
+            text::time(summary.at, look),
+            taint(&summary.taint),
+            summary.digest
+        );
+        shown.push_str(&format!(
+            "\n{}\n{}\n",
+            look.paint(Tone::Bold, &head),
+            text::plain(&summary.text).trim_end()
+        ));
+    }
     for turn in &transcript.turns {
         let said_by = match (&turn.provider, &turn.model, &turn.tool) {
             (Some(provider), Some(model), _) => format!("{} ({provider}, {model})", turn.role),
@@ -229,7 +245,11 @@ async fn export(
         };
         if format == cli::Written::Json {
             if start == 0 {
-                text.push_str(&format!("{{\"session\":{},\"turns\":[", page["session"]));
+                text.push_str(&format!("{{\"session\":{},", page["session"]));
+                if let Some(summary) = page.get("summary") {
+                    text.push_str(&format!("\"summary\":{summary},"));
+                }
+                text.push_str("\"turns\":[");
             }
             for turn in page["turns"].as_array().into_iter().flatten() {
                 text.push_str(if first { "\n" } else { ",\n" });

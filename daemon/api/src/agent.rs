@@ -100,11 +100,36 @@ pub struct Call {
     pub action: Option<String>,
 }
 
+/// What the first turns of a conversation come to, as its model is told where it has no room for them. The turns themselves stay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Summary {
+    /// How many turns are in it: those before this place.
+    pub until: u64,
+    /// Names exactly those: SHA-256 over the name so far (first that of nothing) as hexadecimal digits, a line end, and the canonical JSON of
+    /// `role`, `seq`, `taint` and `text` of the next turn, one after the other.
+    pub digest: Digest,
+    /// What they come to.
+    pub text: String,
+    /// Where all of them came from.
+    pub taint: TaintSet,
+    /// The chat that it was made for.
+    pub action: String,
+    /// Which provider made it.
+    pub provider: String,
+    /// With which model.
+    pub model: String,
+    /// When, in milliseconds since 1970.
+    pub at: u64,
+}
+
 /// A conversation with what was said in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Transcript {
     /// The conversation.
     pub session: Session,
+    /// What its first turns come to, where that was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary: Option<Summary>,
     /// What was said, oldest first.
     pub turns: Vec<Turn>,
     /// Pass it as `from` for the rest; none at the end.

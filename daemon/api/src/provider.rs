@@ -318,6 +318,9 @@ pub struct Attempt {
     /// Whether that is assumed: the price is not known, or the tokens are estimated.
     #[serde(default)]
     pub cost_estimated: bool,
+    /// Whether it was asked to tell in short what was said before, and not to answer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub summary: bool,
 }
 
 /// A call of a tool in a chat, where it stands now. It is an action of its own.

@@ -138,6 +138,12 @@ impl Provider {
         Ok(about.set.or(trained))
     }
 
+    /// How many tokens of question and answer together it keeps room for, where it says so within this time.
+    pub async fn window(&self, model: &str, limit: Duration) -> Option<u64> {
+        let deadline = Deadline::new(Instant::now(), limit, Level::FirstToken);
+        self.context(model, deadline).await.ok().flatten()
+    }
+
     /// Which dialect it speaks.
     #[must_use]
     pub fn kind(&self) -> ProviderKind {

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{
     Agents,
     turn::{
-        context,
+        context::{self, Earlier, MAX_BYTES},
         fence::{Fence, RULE},
         leaving,
         told::{Told, TooMany},
@@ -46,8 +46,8 @@ pub(super) struct Ready {
     pub(super) route: Option<RouteSettings>,
     /// Who may be asked, in order; at least one.
     pub(super) targets: Vec<Asked>,
-    /// What was said before, oldest first.
-    pub(super) earlier: Vec<TurnRecord>,
+    /// What was said before.
+    pub(super) earlier: Earlier,
 }
 
 /// Looks up who may answer, and what was said before.
@@ -107,7 +107,7 @@ pub(super) fn ready(
         return failed("not_found", message, "see `pawctl provider list`");
     }
     let earlier = if opens {
-        Vec::new()
+        Earlier::default()
     } else {
         earlier(&agents.storage, session).map_err(|error| {
             let message = paw_log::Chain(&error).to_string();
@@ -115,7 +115,8 @@ pub(super) fn ready(
         })?
     };
     let providers = Arc::clone(&agents.providers.borrow());
-    let said_here = earlier.iter().any(|turn| providers.said_here(turn));
+    let said_here = earlier.turns.iter().any(|turn| providers.said_here(turn))
+        || earlier.summary.as_ref().is_some_and(|it| it.local);
     // What was said with a provider on this host stays here, unless the agent may take it out (invariant 7). It was checked when
     // this was asked; another turn of the same conversation may have ended since, and a provider may have moved.
     let stays = chat.local_only || (said_here && !settings.may_leave_host);
@@ -310,28 +311,38 @@ pub fn request(
     ))
 }
 
-/// The newest turns of a conversation. Where tools were called, one exchange is many of them, so more is read.
-fn earlier(storage: &Storage, session: Uuid) -> Result<Vec<TurnRecord>, StoreError> {
+/// The newest turns of a conversation, and what those before them come to. Where tools were called, one exchange is many turns, so
+/// more is read.
+fn earlier(storage: &Storage, session: Uuid) -> Result<Earlier, StoreError> {
     let store = storage.read();
     let total = store.session(session)?.map_or(0, |session| session.turns);
-    let newest = |most: usize| store.turns(session, total.saturating_sub(most as u64), most);
-    let turns = newest(CONTEXT_TURNS)?;
+    let summary = store.summary(session)?;
+    let told = summary.as_ref().map_or(0, |summary| summary.until);
+    let newest = |most: usize| {
+        let from = total.saturating_sub(most as u64).max(told);
+        store.turns(session, from, most)
+    };
+    let mut turns = newest(CONTEXT_TURNS)?;
     if turns.iter().any(|turn| turn.role == Speaker::Tool) {
-        newest(LOOKED_THROUGH)
-    } else {
-        Ok(turns)
+        turns = newest(LOOKED_THROUGH)?;
     }
+    Ok(Earlier {
+        summary,
+        turns,
+        room: MAX_BYTES,
+    })
 }
 
 /// Instructions, the newest earlier turns that fit, and what was said now.
 fn ask_after(
-    earlier: &[TurnRecord],
+    earlier: &Earlier,
     settings: Option<&AgentSettings>,
     Offer { tools, guide }: Offer,
     said: Message,
 ) -> ChatRequest {
     let told = settings.map(|settings| {
-        let mut told = [instructions(settings, !tools.is_empty(), &guide)];
+        let fenced = !tools.is_empty() || earlier.summary.is_some();
+        let mut told = [instructions(settings, fenced, &guide)];
         // Every mark is as long as any other.
         leaving::mark(&mut told, &Canary::of([0; 16]));
         let [told] = told;
@@ -347,10 +358,10 @@ fn ask_after(
     ChatRequest { tools, ..request }
 }
 
-/// What a model is told before everything else: the agent's instructions, what results of tools are where it may call any, and what
+/// What a model is told before everything else: the agent's instructions, what data is where it is shown any, and what
 /// the makers of its skills say about them.
-pub(super) fn instructions(settings: &AgentSettings, with_tools: bool, guide: &str) -> Message {
-    let rule = if with_tools { RULE } else { "" };
+pub(super) fn instructions(settings: &AgentSettings, fenced: bool, guide: &str) -> Message {
+    let rule = if fenced { RULE } else { "" };
     let parts = [settings.instructions.as_str(), rule, guide];
     let said: Vec<&str> = parts.into_iter().filter(|it| !it.is_empty()).collect();
     Message::System(said.join("\n\n"))

@@ -19,6 +19,7 @@ use crate::{
     schema::{ACTIONS, ACTIONS_BY_SESSION, ACTIONS_BY_STATE, state_code},
     session,
     spent::{self, Account, Sum},
+    summary::{self, SummaryRecord},
 };
 
 /// The most changes in one batch.
@@ -100,6 +101,7 @@ enum Change {
     ForgetPart {
         part: String,
     },
+    Summarise(SummaryRecord),
 }
 
 impl Batch {
@@ -309,6 +311,15 @@ impl Batch {
         })
     }
 
+    /// Keeps what the first turns of a session come to, in place of a summary of fewer of them. A session that is not there any more takes none.
+    ///
+    /// # Errors
+    /// When the record is too long or the batch is full.
+    pub fn summarise(&mut self, summary: SummaryRecord) -> Result<&mut Self, StoreError> {
+        document("summary of session", summary.session, &summary)?;
+        self.add(Change::Summarise(summary))
+    }
+
     /// Whether there is nothing to do.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -401,6 +412,7 @@ impl Change {
             Self::AddSpent { account, sum } => spent::add(txn, account, *sum),
             Self::ForgetSpent { budget, before_ms } => spent::forget(txn, budget, *before_ms),
             Self::ForgetPart { part } => spent::forget_part(txn, part),
+            Self::Summarise(record) => summary::put(txn, record),
         }
     }
 }

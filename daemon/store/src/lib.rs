@@ -35,6 +35,7 @@ mod schema;
 mod session;
 mod spent;
 mod store;
+mod summary;
 mod turn;
 
 pub use backup::Verified;
@@ -54,3 +55,4 @@ pub use record::{
 pub use schema::SCHEMA_VERSION;
 pub use spent::{Account, Sum};
 pub use store::Store;
+pub use summary::{SummaryRecord, digest_of};

@@ -107,6 +107,9 @@ pub struct Attempt {
     /// Whether that is assumed: the price is not known, or the tokens are estimated.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cost_estimated: bool,
+    /// Whether what came before was to be told in short, and nothing to be answered.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub summary: bool,
 }
 
 /// Who is at the other end of a connection, as the kernel reports them.

@@ -11,6 +11,7 @@ use crate::{
         ACTIONS_BY_SESSION, ACTIONS_BY_STATE, OPEN_STATES, SESSIONS, SESSIONS_BY_OWNER, TURNS,
         state_code,
     },
+    summary,
 };
 
 pub(crate) fn put(
@@ -97,7 +98,7 @@ pub(crate) fn delete(txn: &WriteTransaction, id: u128) -> Result<(), Fault> {
         .remove((old.owner_uid, id))?;
     txn.open_table(TURNS)?
         .retain_in((id, 0)..=(id, u64::MAX), |_, _| false)?;
-    Ok(())
+    summary::remove(txn, id)
 }
 
 pub(crate) fn forget(txn: &WriteTransaction, id: Uuid, updated_ms: u64) -> Result<(), Fault> {

@@ -28,6 +28,7 @@ use crate::{
     record::{ActionRecord, SessionRecord, TurnRecord},
     schema::{self, MIGRATIONS, Migration, version_after},
     spent::{self, Account, Sum},
+    summary::{self, SummaryRecord},
     turn::Turn,
 };
 
@@ -268,6 +269,14 @@ impl Store {
     /// When the file cannot be read.
     pub fn runs(&self, job: Uuid, most: usize) -> Result<Vec<RunRecord>, StoreError> {
         self.read_or_before(|txn| job::runs(txn, job, most))
+    }
+
+    /// What the first turns of a session come to, where that was made.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn summary(&self, session: Uuid) -> Result<Option<SummaryRecord>, StoreError> {
+        self.read(|txn| summary::of(txn, session))
     }
 
     /// What was spent of each of these accounts, in their order.

@@ -148,7 +148,8 @@ impl Turn<'_> {
     /// Instructions, what was said before, the question, and what was done for it.
     fn request(&self, stop: Option<&Stop>) -> ChatRequest {
         let (with_tools, guide) = (!self.tools.is_empty(), self.tools.guide());
-        let mut messages = vec![chat::instructions(&self.ready.settings, with_tools, &guide)];
+        let fenced = with_tools || self.ready.earlier.summary.is_some();
+        let mut messages = vec![chat::instructions(&self.ready.settings, fenced, &guide)];
         messages.extend(context::shown(&self.ready.earlier, &self.fence));
         messages.push(chat::said(&self.chat.text, &self.chat.images));
         messages.extend(context::steps(&self.turns, &self.fence));
@@ -199,7 +200,7 @@ impl Turn<'_> {
     }
 }
 
-fn used(before: Usage, spoken: &Spoken) -> Usage {
+pub(super) fn used(before: Usage, spoken: &Spoken) -> Usage {
     let told = spoken.done.usage;
     add(
         before,

@@ -209,7 +209,7 @@ impl Turn<'_> {
             taint: self.taint.clone(),
             calls: calls.clone(),
             result_of: None,
-            attempts: answer.attempts,
+            attempts: [std::mem::take(&mut self.unnoted), answer.attempts].concat(),
             by: Some((answer.target.provider, model, answer.local)),
         }];
         let earlier = self.turns.iter().flat_map(|turn| &turn.calls);
@@ -353,8 +353,10 @@ impl Turn<'_> {
     /// Whether what this turn knows stays on this host: it was asked to, or something of it was said here.
     fn stays_here(&self) -> bool {
         let providers = Arc::clone(&self.agents.providers.borrow());
-        let known = self.ready.earlier.iter().chain(&self.turns);
-        let mut said_here = known.map(|turn| providers.said_here(turn));
+        let earlier = &self.ready.earlier;
+        let known = earlier.turns.iter().chain(&self.turns);
+        let said_here = known.map(|turn| providers.said_here(turn));
+        let mut said_here = said_here.chain(earlier.summary.iter().map(|it| it.local));
         self.chat.local_only
             || self.taint.has(Taint::Secret)
             || (!self.ready.settings.may_leave_host && said_here.any(|here| here))

@@ -18,6 +18,7 @@
 //! - [`fence`]: how data is shown. Pure.
 //! - [`context`]: what was said and done before, as a model is shown it. Pure.
 //! - [`leaving`]: what a model wrote, looked through before anybody hears of it.
+//! - [`summary`]: what has no room, told in short.
 //! - [`limits`], [`repeat`]: when it is enough. Pure.
 //! - [`ask`]: one question. [`calls`]: what comes of one answer with calls. [`result`]: what an action came to, for the model. Pure.
 //! - [`noted`]: what is in the store of a turn that goes on.
@@ -34,6 +35,7 @@ mod limits;
 mod noted;
 mod repeat;
 mod result;
+mod summary;
 pub(super) mod text;
 pub(super) mod told;
 
@@ -100,6 +102,8 @@ struct Turn<'a> {
     left: Duration,
     /// Tries to have the model answer, all of them.
     attempts: Vec<Attempt>,
+    /// Those for a summary, which are noted with the first step.
+    unnoted: Vec<Attempt>,
     usage: Usage,
 }
 
@@ -157,7 +161,10 @@ pub(super) async fn run(
         Err(outcome) => return *outcome,
     };
     // What it has done itself is not earlier.
-    ready.earlier.retain(|turn| turn.action != Some(whose.id));
+    ready
+        .earlier
+        .turns
+        .retain(|turn| turn.action != Some(whose.id));
     skill::look(agents, &ready.settings, whose.caller).await;
     let tools = match chat::told(&agents.skills, &ready.settings, chat.schema.as_ref()) {
         Ok(tools) => tools,
@@ -179,8 +186,12 @@ pub(super) async fn run(
         .flat_map(|turn| turn.attempts.clone())
         .collect();
     // What was said since it was accepted is read, too, so it counts like what it has done itself.
-    let read = ready.earlier.iter().chain(&turns);
+    let read = ready.earlier.turns.iter().chain(&turns);
     let taint = whose.taint.clone().with(&tools.taint());
+    let taint = match &ready.earlier.summary {
+        Some(summary) => taint.with(&summary.taint),
+        None => taint,
+    };
     let taint = read.fold(taint, |all, turn| all.with(&turn.taint));
     let canary = agents.canaries.of_session(ready.session);
     let mut turn = Turn {
@@ -197,6 +208,7 @@ pub(super) async fn run(
         taint,
         usage: told_by(&attempts),
         attempts,
+        unnoted: Vec::new(),
         turns,
     };
     turn.keep_secrets_here();
@@ -220,6 +232,10 @@ impl Turn<'_> {
     async fn take(&mut self) -> Result<Outcome, Early> {
         if !calls::open(&self.turns).is_empty() {
             self.finish_calls().await?;
+        }
+        // What goes on had its chance.
+        if self.turns.is_empty() {
+            self.remember().await?;
         }
         loop {
             if self.stops.drain.is_cancelled() && !self.turns.is_empty() {

@@ -98,8 +98,11 @@ impl SessionRpcServer for Family {
         }
         let end = from + shown.len() as u64;
         let next = (end < session.turns).then_some(end);
+        let summary = self.storage.read().summary(session.id);
+        let summary = summary.map_err(|error| fail(unreadable(&error)))?;
         Ok(Transcript {
             session: records::session(session),
+            summary: summary.map(records::summary_of),
             turns: shown,
             next,
         })
