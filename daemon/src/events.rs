@@ -55,6 +55,22 @@ impl Default for News {
 impl News {
     /// Says something, at this time, about this action if about one.
     pub fn say(&self, at: u64, event: &str, action: Option<String>, text: impl Into<String>) {
+        self.tell(at, event, action, text.into(), None);
+    }
+
+    /// Says something that is for this user.
+    pub fn say_to(
+        &self,
+        owner: u32,
+        at: u64,
+        event: &str,
+        action: Option<String>,
+        text: impl Into<String>,
+    ) {
+        self.tell(at, event, action, text.into(), Some(owner));
+    }
+
+    fn tell(&self, at: u64, event: &str, action: Option<String>, text: String, owner: Option<u32>) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.seq += 1;
         let event = Event {
@@ -62,7 +78,8 @@ impl News {
             at,
             event: event.to_owned(),
             action,
-            text: text.into(),
+            text,
+            owner,
         };
         if kept.last.len() == KEPT {
             kept.last.pop_front();

@@ -14,7 +14,7 @@ use paw_api::{
     ErrorKind,
     events::{Event, EventItem, EventsRpcClient},
     job::{Job, JobRpcClient, JobRun},
-    system::PolicyRpcClient,
+    system::{PolicyRpcClient, SystemRpcClient},
     trail::AuditRpcClient,
 };
 use paw_policy::{Kind, Role, State};
@@ -65,9 +65,14 @@ async fn news(client: &Client) -> Subscription<EventItem> {
 
 /// The next end of a run that is told.
 async fn told(events: &mut Subscription<EventItem>) -> Event {
+    event(events, "job.run_ended").await
+}
+
+/// The next event of this name.
+async fn event(events: &mut Subscription<EventItem>, name: &str) -> Event {
     loop {
         match within("news of a run", events.next()).await.unwrap() {
-            Ok(EventItem::Event(event)) if event.event == "job.run_ended" => return event,
+            Ok(EventItem::Event(event)) if event.event == name => return event,
             Ok(EventItem::Event(_)) => {}
             other => panic!("{other:?}"),
         }
@@ -206,6 +211,8 @@ async fn run_that_ended_with_pawd_is_unknown_and_does_not_begin_again() {
     assert_eq!(run.outcome.as_deref(), Some("unknown"));
     assert_eq!(run.action, Some(action.to_string()));
     assert_eq!(model.questions(), 0);
+    let jobs = JobRpcClient::list(&client).await.unwrap();
+    assert_eq!(jobs[0].failures, 1, "its owner is told");
 }
 
 #[tokio::test]
@@ -266,6 +273,84 @@ async fn run_that_fails_says_why_and_is_told() {
     let run = history(&client).await.remove(0);
     assert_eq!(run.outcome.as_deref(), Some("failed"));
     assert!(run.note.unwrap().contains("provider local"));
+}
+
+#[tokio::test]
+async fn runs_that_fail_are_a_notice_to_their_owner_until_one_is_good() {
+    let (model, mut pawd) = start().await;
+    let client = pawd.client().await;
+    let job = add(&client, SELDOM, (false, false)).await;
+    assert_eq!((job.failures, job.why), (0, None));
+    let status = SystemRpcClient::status(&client).await.unwrap();
+    assert_eq!(status.failing_jobs, []);
+    let mut events = news(&client).await;
+    model.falls_into(Some(Trouble::HangsUp));
+    for _ in 0..2 {
+        within("a run", client.run("news".into())).await.unwrap();
+        // For whoever passes on to its owner what is theirs.
+        let event = event(&mut events, "job.run_failed").await;
+        assert_eq!(event.owner, Some(job.owner));
+        assert!(
+            event.text.starts_with("job news of uid") && event.text.contains("provider local"),
+            "{event:?}"
+        );
+        assert!(event.action.is_some());
+        told(&mut events).await;
+    }
+    // In the terminal, also with the next pawd.
+    pawd.daemon.kill9().await;
+    pawd.start_again().await;
+    let client = pawd.client().await;
+    let [job] = JobRpcClient::list(&client)
+        .await
+        .unwrap()
+        .try_into()
+        .unwrap();
+    assert_eq!(job.failures, 2);
+    assert!(job.why.unwrap().contains("provider local"));
+    let status = SystemRpcClient::status(&client).await.unwrap();
+    let [failing] = status.failing_jobs.try_into().unwrap();
+    assert_eq!(
+        (
+            failing.name.as_str(),
+            failing.outcome.as_str(),
+            failing.failures,
+            failing.owner
+        ),
+        ("news", "failed", 2, job.owner)
+    );
+    let shown = async |words: &[&str]| {
+        let shown = pawd.pawctl(words).await;
+        String::from_utf8(shown.stdout).unwrap()
+    };
+    let status = shown(&["status"]).await;
+    assert!(
+        status.contains("job news of uid") && status.contains("failed, 2 in a row"),
+        "{status}"
+    );
+    let list = shown(&["job", "list"]).await;
+    assert!(list.contains("failed (2 in a row)"), "{list}");
+    // On record.
+    let page = AuditRpcClient::list(&client, None, Some("job_run_failed".into()), None, None);
+    let records = page.await.unwrap();
+    assert_eq!(records.len(), 2);
+    let text = format!("{records:?}");
+    for word in [&*job.id, "news", "failed", "provider local"] {
+        assert!(text.contains(word), "{word} is missing in {text}");
+    }
+    // A good one ends it.
+    model.falls_into(None);
+    let mut events = news(&client).await;
+    within("a run", client.run("news".into())).await.unwrap();
+    assert!(told(&mut events).await.text.ends_with("ok"));
+    let [job] = JobRpcClient::list(&client)
+        .await
+        .unwrap()
+        .try_into()
+        .unwrap();
+    assert_eq!((job.failures, job.why), (0, None));
+    let status = SystemRpcClient::status(&client).await.unwrap();
+    assert_eq!(status.failing_jobs, []);
 }
 
 #[tokio::test]

@@ -93,13 +93,19 @@ fn list(jobs: &[Job], look: &Look) -> String {
         .iter()
         .map(|job| {
             let last = job.last.as_deref().unwrap_or("-");
+            let shown = match job.failures {
+                0 | 1 => last.to_owned(),
+                times => format!("{last} ({times} in a row)"),
+            };
+            // One that goes on takes no failure back.
+            let seen = if job.failures > 0 { "failed" } else { last };
             vec![
                 table::text(&job.name),
                 table::number(job.owner),
                 table::text(&job.agent),
                 table::text(&format!("{} {}", job.cron, job.tz)),
                 time(job.next, "never"),
-                table::toned(tone(last), last),
+                table::toned(tone(seen), &shown),
                 time(job.last_at, "-"),
                 table::text(&text::short(&job.text, 40)),
             ]

@@ -98,6 +98,25 @@ fn screen(status: &Status, look: &Look) -> String {
         look,
         "no provider is configured",
     ));
+    if !status.failing_jobs.is_empty() {
+        screen.push('\n');
+        for job in &status.failing_jobs {
+            let times = match job.failures {
+                1 => String::new(),
+                times => format!(", {times} in a row"),
+            };
+            screen.push_str(&format!(
+                "{} job {} of uid {}: {}{times}, {}: {}\n",
+                look.dot(Tone::Bad),
+                text::line(&job.name),
+                job.owner,
+                text::line(&job.outcome),
+                text::time(job.at, look),
+                text::line(job.why.as_deref().unwrap_or("nobody knows why"))
+            ));
+        }
+        screen.push_str("see what became of one: pawctl job history NAME\n");
+    }
     if !status.problems.is_empty() {
         screen.push('\n');
         for problem in &status.problems {

@@ -183,6 +183,8 @@ pub enum Event {
     JobAdded,
     /// A job was removed.
     JobRemoved,
+    /// A run of a job came to no good end.
+    JobRunFailed,
     /// A session and its turns were deleted.
     SessionDeleted,
     /// The store was copied or put back.

@@ -19,6 +19,9 @@ pub struct Event {
     pub action: Option<String>,
     /// One line for people.
     pub text: String,
+    /// The user whom it is told, by their user id, if it is for one: how a run of their job ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<u32>,
 }
 
 /// What an events subscription sends.

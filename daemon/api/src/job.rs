@@ -38,6 +38,13 @@ pub struct Job {
     pub last: Option<String>,
     /// When that run was claimed, in milliseconds since 1970.
     pub last_at: Option<u64>,
+    /// How many runs in a row came to no good end (`failed`, `timed_out`, `unknown`) up to now, of the last hundred; those that were skipped are not
+    /// counted, and one that goes on changes nothing.
+    #[serde(default)]
+    pub failures: u32,
+    /// Why the newest of those came out like that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }
 
 /// One run of a job.

@@ -29,6 +29,28 @@ pub struct Status {
     pub audit: AuditState,
     /// What is wrong, one line each.
     pub problems: Vec<String>,
+    /// Jobs of the caller, of an administrator all, whose last run came to no good end; those that failed most often first, at most a hundred.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failing_jobs: Vec<FailingJob>,
+}
+
+/// A job whose last run came to no good end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FailingJob {
+    /// UUID version 7.
+    pub id: String,
+    /// What its owner calls it.
+    pub name: String,
+    /// User id of its owner.
+    pub owner: u32,
+    /// How many runs in a row.
+    pub failures: u32,
+    /// How the last of them came out: `failed`, `timed_out` or `unknown`.
+    pub outcome: String,
+    /// When it was claimed, in milliseconds since 1970.
+    pub at: u64,
+    /// Why it came out like that.
+    pub why: Option<String>,
 }
 
 /// One process of ours.

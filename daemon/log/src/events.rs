@@ -179,6 +179,13 @@ refused until there is room.
 
 Look at the free space of /var/lib/pawd."
 
+    JOB_RUN_FAILED "c2f7d1a94b0e4f6e9d3a58b17c60e2d4"
+    "a run of job @JOB@ came to no good end"
+    "What an agent was told at a set time (user @PAW_OWNER_UID@) failed, had no time left, or ended with pawd so that nobody knows how
+far it came. It is not begun again; the job goes on with its next time.
+
+See \"pawctl job history @JOB@\" for why. Its owner sees it in \"pawctl status\" and \"pawctl job list\" until a run is good again."
+
     SKILL_CHANGED "7d0c3a5e61f94b0c9a8e2f4d1b7c6e35"
     "a skill was installed, enabled or removed"
     "An administrator asked for it and a person approved exactly its files and its rights. The field SKILL

@@ -7,8 +7,9 @@ use jsonrpsee::{
 use paw_api::{
     Error, ErrorKind,
     job::{Job, JobRpcServer, JobRun},
+    system::FailingJob,
 };
-use paw_store::{JobRecord, RUNS_KEPT, RunRecord};
+use paw_store::{Caller, JobRecord, RUNS_KEPT, RunOutcome, RunRecord};
 
 use super::{Family, LISTED, fail};
 use crate::{
@@ -20,6 +21,9 @@ use crate::{
 
 /// Characters of a text that a list has no room for.
 const BEGINNING: usize = 200;
+
+/// The most failing jobs that a status names.
+const MAX_FAILING: usize = 100;
 
 #[async_trait]
 impl JobRpcServer for Family {
@@ -79,7 +83,7 @@ impl JobRpcServer for Family {
     async fn remove(&self, extensions: &Extensions, job: String) -> RpcResult<Job> {
         let caller = caller(extensions).map_err(fail)?;
         let removed = self.jobs.remove(job, caller).await.map_err(fail)?;
-        Ok(shown(removed, None))
+        Ok(shown(removed, &[]))
     }
 
     async fn run(&self, extensions: &Extensions, job: String) -> RpcResult<JobRun> {
@@ -107,16 +111,71 @@ impl JobRpcServer for Family {
 
 impl Family {
     fn job(&self, job: JobRecord) -> Result<Job, Error> {
-        let mut last = self
-            .storage
-            .read()
-            .runs(job.id, 1)
-            .map_err(|error| unreadable(&error))?;
-        Ok(shown(job, last.pop()))
+        let runs = self.runs_of(&job)?;
+        Ok(shown(job, &runs))
+    }
+
+    /// Its newest run, and those before it as far as they say how many in a row came to no good end.
+    fn runs_of(&self, job: &JobRecord) -> Result<Vec<RunRecord>, Error> {
+        let newest = |most: usize| {
+            let runs = self.storage.read().runs(job.id, most);
+            runs.map_err(|error| unreadable(&error))
+        };
+        let runs = newest(1)?;
+        match runs.first() {
+            Some(run) if run.outcome == Some(RunOutcome::Ok) => Ok(runs),
+            Some(_) => newest(RUNS_KEPT as usize),
+            None => Ok(runs),
+        }
+    }
+
+    /// Jobs that this caller may see whose last run came to no good end.
+    pub(super) fn failing_jobs(&self, caller: &Caller) -> Result<Vec<FailingJob>, Error> {
+        let jobs = self.storage.read().jobs();
+        let jobs = jobs.map_err(|error| unreadable(&error))?;
+        let mut failing = Vec::new();
+        for job in jobs
+            .into_iter()
+            .filter(|job| may_see(caller, job.owner.uid))
+        {
+            let (failures, last) = in_a_row(&self.runs_of(&job)?);
+            let Some((run, outcome)) = last else { continue };
+            failing.push(FailingJob {
+                id: job.id.to_string(),
+                name: job.name.to_string(),
+                owner: job.owner.uid,
+                failures,
+                outcome: outcome.as_str().to_owned(),
+                at: run.at_ms,
+                why: run.note.as_deref().map(|why| shorten_to(why, BEGINNING)),
+            });
+        }
+        failing.sort_by_key(|job| std::cmp::Reverse(job.failures));
+        failing.truncate(MAX_FAILING);
+        Ok(failing)
     }
 }
 
-fn shown(job: JobRecord, last: Option<RunRecord>) -> Job {
+/// How many runs in a row came to no good end, and the newest of them; of runs that are newest first.
+fn in_a_row(runs: &[RunRecord]) -> (u32, Option<(RunRecord, RunOutcome)>) {
+    let (mut failures, mut newest) = (0, None);
+    for run in runs {
+        match run.outcome {
+            Some(RunOutcome::Ok) => break,
+            Some(RunOutcome::Skipped) | None => {}
+            Some(outcome @ (RunOutcome::Failed | RunOutcome::TimedOut | RunOutcome::Unknown)) => {
+                failures += 1;
+                newest.get_or_insert_with(|| (run.clone(), outcome));
+            }
+        }
+    }
+    (failures, newest)
+}
+
+/// As callers see it, with its newest runs, newest first.
+fn shown(job: JobRecord, runs: &[RunRecord]) -> Job {
+    let (failures, failed) = in_a_row(runs);
+    let last = runs.first();
     let outcome = |run: &RunRecord| run.outcome.map_or("running", |outcome| outcome.as_str());
     Job {
         id: job.id.to_string(),
@@ -130,8 +189,10 @@ fn shown(job: JobRecord, last: Option<RunRecord>) -> Job {
         catch_up: job.catch_up,
         created: job.created_ms,
         next: job.next_ms,
-        last: last.as_ref().map(|run| outcome(run).to_owned()),
+        last: last.map(|run| outcome(run).to_owned()),
         last_at: last.map(|run| run.at_ms),
+        failures,
+        why: failed.and_then(|(run, _)| Some(shorten_to(run.note.as_deref()?, BEGINNING))),
     }
 }
 

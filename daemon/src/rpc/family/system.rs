@@ -22,8 +22,16 @@ impl SystemRpcServer for Family {
         Ok("pong".to_owned())
     }
 
-    async fn status(&self, _: &Extensions) -> RpcResult<Status> {
-        Ok(health::status(self).await)
+    async fn status(&self, extensions: &Extensions) -> RpcResult<Status> {
+        let caller = caller(extensions).map_err(fail)?;
+        let mut status = health::status(self).await;
+        match self.failing_jobs(&caller) {
+            Ok(failing) => status.failing_jobs = failing,
+            Err(error) => status
+                .problems
+                .push(format!("jobs cannot be looked at: {}", error.message)),
+        }
+        Ok(status)
     }
 
     async fn doctor(&self, _: &Extensions, prove: Option<bool>) -> RpcResult<Doctor> {
