@@ -457,6 +457,7 @@ impl Intake {
             turns: 0,
             bytes: 0,
             taint: origin(caller),
+            parent: None,
         };
         Ok(Place {
             id,

@@ -7,6 +7,8 @@ use paw_api::{
     provider::{Attempt, Usage},
 };
 use paw_policy::{Decision, Operation, Plan, Rules};
+use uuid::Uuid;
+
 use paw_store::{
     ActionRecord, CallRecord, Caller, GrantRecord, SessionRecord, Speaker, SummaryRecord,
     TurnRecord,
@@ -14,6 +16,9 @@ use paw_store::{
 
 /// The longest summary, in characters.
 const SUMMARY: usize = 120;
+
+/// How many of the sessions that go with another one are named.
+const NAMED: usize = 100;
 
 /// An audit entry about an action.
 #[must_use]
@@ -49,6 +54,19 @@ pub fn entry_of(event: Event, record: &ActionRecord, rules: &Rules) -> Entry {
         entry.detail.insert("interrupted".into(), times);
     }
     entry
+}
+
+/// Says in an entry about a session which others go with it: those that its agent began. A question comes to 73 at most, and a
+/// conversation has many questions, so after the first ones it says how many.
+pub fn with_those(entry: &mut Entry, begun: &[Uuid]) {
+    if begun.is_empty() {
+        return;
+    }
+    let mut ids: Vec<String> = begun.iter().take(NAMED).map(Uuid::to_string).collect();
+    if let Some(more @ 1..) = begun.len().checked_sub(NAMED) {
+        ids.push(format!("and {more} more"));
+    }
+    entry.detail.insert("with".into(), ids.join(" "));
 }
 
 /// An audit entry about a grant.
@@ -271,6 +289,7 @@ pub fn session(record: SessionRecord) -> Session {
         taint: record.taint,
         created: record.created_ms,
         updated: record.updated_ms,
+        parent: record.parent.map(|id| id.to_string()),
     }
 }
 

@@ -20,6 +20,7 @@ use crate::{
     clock::now_ms,
     config::{Config, SessionBounds},
     quota::scope,
+    records::with_those,
     storage::Storage,
 };
 
@@ -114,12 +115,17 @@ async fn forget(one: &Surplus, storage: &Storage, audit: &Audit) -> Result<(), S
         TooMuch::Long => "longer together than is kept",
     };
     detail.insert("why".into(), why.into());
+    let begun = storage.read().begun_by(one.id);
+    let begun = begun.map_err(|error| paw_log::Chain(&error).to_string())?;
+    with_those(&mut entry, &begun);
     let recorded = audit.durable(entry).await;
     recorded.map_err(|error| error.to_string())?;
     let forgotten = async {
         let mut batch = Batch::new();
         batch.forget_session(one.id, one.updated_ms)?;
-        batch.forget_part(&scope::of_session(&one.id.to_string()))?;
+        for id in [one.id].iter().chain(&begun) {
+            batch.forget_part(&scope::of_session(&id.to_string()))?;
+        }
         storage.commit(batch).await
     };
     let forgotten = forgotten.await;

@@ -314,7 +314,7 @@ async fn users_see_only_what_is_theirs() {
     );
     refused(bob.cancel(asked.id.clone()).await, ErrorKind::NotFound);
     assert!(
-        SessionRpcClient::list(bob, None, None)
+        SessionRpcClient::list(bob, None, None, None)
             .await
             .expect("it is allowed")
             .items

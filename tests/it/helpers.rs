@@ -13,6 +13,7 @@ use paw_api::{
     agent::SessionRpcClient,
     provider::ChatEvent,
     system::{ConfigRpcClient, PolicyRpcClient},
+    trail::AuditRpcClient,
 };
 use paw_policy::{Decision, Kind, State, Taint};
 use serde_json::{Value, json};
@@ -336,6 +337,129 @@ async fn cancelled_question_cancels_what_was_asked_for_it() {
     assert_eq!(finally(&client, &id).await.state, State::Cancelled);
     assert_eq!(finally(&client, &child.id).await.state, State::Cancelled);
     drop(steps);
+}
+
+/// What was asked for is taken back, whatever it waits for: a model, a person.
+#[tokio::test]
+async fn cancelled_question_cancels_all_that_was_asked_for_it() {
+    let model = Model::start().await;
+    let pawd = Pawd::start(Setup::new().ollama(&model).with(TWO)).await;
+    let client = pawd.client().await;
+    let questions = ["1", "2", "3", "4", "5", "6"].map(|text| ask("helper", text));
+    let mut calls = questions.to_vec();
+    calls.push(write("out.txt"));
+    model.will(Says::calls(&calls));
+    let mut held = Vec::new();
+    for _ in 0..6 {
+        let (steps, silent) = Says::steps();
+        held.push(steps);
+        model.will(silent);
+    }
+    let mut heard = news(&client).await;
+    let mut chat = say_to(&client, "lead", "have it written").await;
+    let id = accepted(&mut chat).await;
+    within("the helpers' questions", model.was_asked(7)).await;
+    question(&client, &mut heard).await;
+    ActionRpcClient::cancel(&client, id.clone()).await.unwrap();
+    assert_eq!(finally(&client, &id).await.state, State::Cancelled);
+    let its = children(&client, &id).await;
+    assert_eq!(its.len(), 7);
+    for child in its {
+        assert_eq!(finally(&client, &child.id).await.state, State::Cancelled);
+    }
+}
+
+/// A person answers, or the question expires; until then nobody's time passes who waits for that, however many agents are in between.
+#[tokio::test]
+async fn time_of_who_asked_does_not_pass_while_a_person_is_asked_for_a_helper() {
+    let model = Model::start().await;
+    let limits = "\n[actions]\napproval_expiry = \"3s\"\nchat_timeout = \"2s\"\n";
+    let three = "\n[agent.lead]\nskills = [\"files\"]\nagents = [\"middle\"]\n\n[agent.middle]\nskills = [\"files\"]\nagents = [\"helper\"]\n\n\
+                 [agent.helper]\nskills = [\"files\"]\n";
+    let setup = Setup::new().ollama(&model).with(limits).with(three);
+    let pawd = Pawd::start(setup).await;
+    let client = pawd.client().await;
+    model.will(Says::calls(&[ask("middle", "have it written")]));
+    model.will(Says::calls(&[ask("helper", "write it")]));
+    model.will(Says::calls(&[write("out.txt")]));
+    for _ in 0..3 {
+        model.will(Says::says(&["Nobody said yes."]));
+    }
+    let mut chat = say_to(&client, "lead", "have it written").await;
+    let id = accepted(&mut chat).await;
+    assert_eq!(done(&rest(&mut chat).await).text, "Nobody said yes.");
+    let [middle] = children(&client, &id).await.try_into().expect("one");
+    let [helper] = children(&client, &middle.id).await.try_into().expect("one");
+    let [call] = children(&client, &helper.id).await.try_into().expect("one");
+    assert_eq!(
+        [middle.state, helper.state, call.state],
+        [State::Completed, State::Completed, State::Expired]
+    );
+}
+
+/// But what a helper takes for itself is time of who asked it.
+#[tokio::test]
+async fn time_of_who_asked_passes_while_a_helper_works() {
+    let model = Model::start().await;
+    let limits = "\n[actions]\nchat_timeout = \"2s\"\n";
+    let pawd = Pawd::start(Setup::new().ollama(&model).with(limits).with(TWO)).await;
+    let client = pawd.client().await;
+    model.will(Says::calls(&[ask("helper", "write it")]));
+    let (steps, silent) = Says::steps();
+    model.will(silent);
+    let mut chat = say_to(&client, "lead", "have it written").await;
+    let id = accepted(&mut chat).await;
+    rest(&mut chat).await;
+    assert_eq!(finally(&client, &id).await.state, State::TimedOut);
+    drop(steps);
+}
+
+#[tokio::test]
+async fn conversations_of_agents_with_each_other_are_listed_and_removed_with_the_one_that_began_them()
+ {
+    let model = Model::start().await;
+    let mut pawd = Pawd::start(Setup::new().ollama(&model).with(TWO)).await;
+    let client = pawd.client().await;
+    model.will(Says::calls(&[ask("helper", "how many herons?")]));
+    model.will(Says::says(&["Seven herons."]));
+    model.will(Says::says(&["There are seven."]));
+    let mut chat = say_to(&client, "lead", "count the herons").await;
+    let session = done(&rest(&mut chat).await).session.clone();
+    // The next pawd knows it, too.
+    pawd.daemon.kill9().await;
+    pawd.start_again().await;
+    let client = pawd.client().await;
+    let listed = async |all: Option<bool>| {
+        let page = SessionRpcClient::list(&client, None, None, all);
+        within("listing conversations", page).await.unwrap().items
+    };
+    let [own] = listed(None)
+        .await
+        .try_into()
+        .expect("the one that was begun");
+    assert_eq!((&own.id, &own.parent), (&session, &None));
+    let all = listed(Some(true)).await;
+    assert_eq!(all.len(), 2);
+    let its = all.iter().find(|it| it.agent == "helper").unwrap();
+    assert_eq!(its.parent.as_deref(), Some(&*session));
+    let shown = async |words: &[&str]| {
+        let shown = pawd.pawctl(words).await;
+        String::from_utf8(shown.stdout).unwrap()
+    };
+    assert!(!shown(&["session", "list"]).await.contains(&its.id));
+    assert!(shown(&["session", "list", "--all"]).await.contains(&its.id));
+    assert!(
+        shown(&["session", "show", &its.id])
+            .await
+            .contains(&session)
+    );
+
+    let deleted = SessionRpcClient::delete(&client, session.clone());
+    assert!(within("deleting", deleted).await.unwrap());
+    assert_eq!(listed(Some(true)).await, []);
+    let log = AuditRpcClient::list(&client, None, Some("session_deleted".into()), None, None);
+    let log = format!("{:?}", within("the log", log).await.unwrap());
+    assert!(log.contains(&session) && log.contains(&its.id), "{log}");
 }
 
 #[tokio::test]

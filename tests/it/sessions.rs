@@ -2,7 +2,7 @@
 
 use harness::{
     Answer as Says, Asking, Model, Pawd, Setup, Step, within,
-    words::{accepted, done, rest, say},
+    words::{accepted, done, finally, rest, say},
 };
 use jsonrpsee::async_client::Client;
 use paw_api::{
@@ -11,10 +11,11 @@ use paw_api::{
     system::ConfigRpcClient,
     trail::AuditRpcClient,
 };
+use paw_store::{Batch, OpenOptions, Store};
 use serde_json::Value;
 
 async fn listed(client: &Client) -> Vec<Session> {
-    let page = SessionRpcClient::list(client, Some(1_000), None);
+    let page = SessionRpcClient::list(client, Some(1_000), None, None);
     within("listing conversations", page).await.unwrap().items
 }
 
@@ -109,6 +110,75 @@ async fn conversation_in_which_something_is_under_way_is_not_forgotten() {
     steps.send(Step::End).await.unwrap();
     let events = rest(&mut waits).await;
     assert_eq!(done(&events).text, "still here");
+}
+
+#[tokio::test]
+async fn conversation_that_was_spoken_in_too_long_ago_is_forgotten() {
+    let model = Model::start().await;
+    let mut pawd = Pawd::start(Setup::new().ollama(&model)).await;
+    let client = pawd.client().await;
+    let (old, _) = talk(&client, &model, "one").await;
+    let (older, _) = talk(&client, &model, "two").await;
+    let (new, _) = talk(&client, &model, "three").await;
+    pawd.daemon.kill9().await;
+    {
+        // Time passed: nearly two days for one, a little more than that for the other.
+        let path = pawd.root.path().join("state/pawd.redb");
+        let store = Store::open(&path, OpenOptions::new("test")).unwrap();
+        let mut batch = Batch::new();
+        for (id, hours) in [(&old, 47), (&older, 49)] {
+            let mut record = store.session(id.parse().unwrap()).unwrap().unwrap();
+            record.updated_ms -= hours * 3_600_000;
+            batch.put_session(&record).unwrap();
+        }
+        store.commit(&batch).unwrap();
+    }
+    pawd.start_again().await;
+    let client = pawd.client().await;
+    assert_eq!(
+        listed(&client).await.len(),
+        3,
+        "without a bound nothing is too old"
+    );
+    pawd.root
+        .write("etc/pawd.d/50-sessions.toml", "[sessions]\ndays = 2\n");
+    within("reloading", ConfigRpcClient::reload(&client))
+        .await
+        .unwrap();
+    let left = becomes(&client, 2).await;
+    let left: Vec<&str> = left.iter().map(|session| session.id.as_str()).collect();
+    assert!(left.contains(&&*old) && left.contains(&&*new), "{left:?}");
+    let log = log(&client).await;
+    assert!(
+        log.contains("older than is kept") && log.contains(&older),
+        "{log}"
+    );
+}
+
+/// What is deleted stays deleted, also where a turn goes on in it.
+#[tokio::test]
+async fn conversation_that_is_deleted_while_a_turn_goes_on_is_not_there_again() {
+    let model = Model::start().await;
+    let pawd = Pawd::start(Setup::new().ollama(&model)).await;
+    let client = pawd.client().await;
+    let (steps, held) = Says::steps();
+    model.will(held);
+    let mut chat = say(&client, "one").await;
+    let id = accepted(&mut chat).await;
+    model.was_asked(1).await;
+    let session = listed(&client).await.remove(0).id;
+    let deleted = SessionRpcClient::delete(&client, session.clone());
+    assert!(within("deleting", deleted).await.unwrap());
+    steps.send(Step::Piece("yes".into())).await.unwrap();
+    steps.send(Step::End).await.unwrap();
+    rest(&mut chat).await;
+    finally(&client, &id).await;
+    assert_eq!(listed(&client).await, []);
+    assert!(
+        SessionRpcClient::show(&client, session, None)
+            .await
+            .is_err()
+    );
 }
 
 #[tokio::test]

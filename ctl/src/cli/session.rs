@@ -23,6 +23,9 @@ pub(crate) enum Session {
         /// Go on after the page that ended here
         #[arg(long, value_name = "ID")]
         before: Option<String>,
+        /// Also those that agents began by asking each other
+        #[arg(long)]
+        all: bool,
     },
     /// Show what was said
     Show {
@@ -39,7 +42,7 @@ pub(crate) enum Session {
         #[arg(long, value_enum, default_value_t = Written::Json)]
         format: Written,
     },
-    /// Remove a conversation; its actions and the audit log stay
+    /// Remove a conversation and those that its agent began for it; their actions and the audit log stay
     Delete {
         /// Its id
         id: String,

@@ -103,8 +103,8 @@ pub(super) async fn sessions(
 ) -> Result<u8, Failure> {
     let pawd = Connection::open(global).await?;
     match command {
-        cli::Session::List { limit, before } => {
-            let params = Params::named(json!({"limit": limit, "before": before}));
+        cli::Session::List { limit, before, all } => {
+            let params = Params::named(json!({"limit": limit, "before": before, "all": all}));
             let answer = pawd
                 .call("list conversations", "session.list", params)
                 .await?;
@@ -167,6 +167,7 @@ fn show(transcript: &Transcript, look: &Look) -> String {
         ("Session", Some(text::line(&session.id).into_owned())),
         ("Agent", Some(text::line(&session.agent).into_owned())),
         ("Owner", Some(format!("uid {}", session.owner))),
+        ("Begun by", session.parent.as_deref().and_then(shown)),
         ("Taint", Some(taint(&session.taint))),
         ("Began", Some(text::time(session.created, look))),
         ("Turns", Some(session.turns.to_string())),

@@ -52,6 +52,9 @@ pub struct Session {
     pub created: u64,
     /// When it was last spoken in, in milliseconds since 1970.
     pub updated: u64,
+    /// The conversation whose agent began this one, by asking this one's agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
 }
 
 /// One thing said in a conversation.
@@ -190,15 +193,20 @@ pub trait AgentRpc {
 /// Conversations; callers see their own, administrators all.
 #[rpc(server, client, namespace = "session", namespace_separator = ".")]
 pub trait SessionRpc {
-    /// Conversations, newest first.
+    /// Conversations, newest first; with `all` those, too, that an agent began by asking another one.
     #[method(name = "list", param_kind = map, with_extensions)]
-    async fn list(&self, limit: Option<u32>, before: Option<String>) -> RpcResult<Page<Session>>;
+    async fn list(
+        &self,
+        limit: Option<u32>,
+        before: Option<String>,
+        all: Option<bool>,
+    ) -> RpcResult<Page<Session>>;
 
     /// One conversation with what was said in it, from turn `from` on (0 if not given), at most 1000 turns.
     #[method(name = "show", param_kind = map, with_extensions)]
     async fn show(&self, id: String, from: Option<u64>) -> RpcResult<Transcript>;
 
-    /// Removes a conversation and what was said in it. Its actions and the audit log stay.
+    /// Removes a conversation and what was said in it, with those that its agent began with others for it. Their actions and the audit log stay.
     #[method(name = "delete", param_kind = map, with_extensions)]
     async fn delete(&self, id: String) -> RpcResult<bool>;
 }

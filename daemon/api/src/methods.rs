@@ -393,7 +393,7 @@ const FROM_SESSION: &[Method] = &[
     call(
         "session.list",
         Role::User,
-        &["limit", "before"],
+        &["limit", "before", "all"],
         "Lists conversations, newest first.",
     ),
     call(

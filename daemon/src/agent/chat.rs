@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use paw_llm::{ChatRequest, Finish, LlmError, Message, Part, Schema};
 use paw_policy::{ChatArguments, Name, Target, guard::secrets::Canary};
-use paw_store::{ActionRecord, Attempt, Caller, Failure, Speaker, StoreError, TurnRecord};
+use paw_store::{ActionRecord, Attempt, Caller, Failure, Speaker, StoreError};
 use uuid::Uuid;
 
 use super::{

@@ -10,6 +10,7 @@ mod ended;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod net;
+pub mod persons;
 pub mod run;
 pub mod skill;
 mod staged;
@@ -32,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     adopted::Adoptions,
     net::{Ask, Ways},
+    persons::Persons,
 };
 use crate::{
     audit::Audit,
@@ -91,6 +93,8 @@ pub struct Agents {
     pub egress: PathBuf,
     /// The audit log, for what sandboxes reach.
     pub audit: Audit,
+    /// Chats for which a person is asked.
+    pub persons: Persons,
     /// Marks of the instructions of conversations.
     pub canaries: Canaries,
     /// The vault, for what brokers take of it.

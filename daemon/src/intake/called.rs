@@ -55,6 +55,8 @@ pub struct Called {
 pub struct Consulted {
     /// By whom.
     pub by: By,
+    /// The conversation that it is asked in.
+    pub session: Uuid,
     /// Who is asked.
     pub helper: Name,
     /// What.
@@ -127,6 +129,7 @@ impl Intake {
         });
         let opens = opens.map(|opens| SessionRecord {
             taint: opens.taint.clone().with(&question.by.taint),
+            parent: Some(question.session),
             ..opens
         });
         let plan = Plan {

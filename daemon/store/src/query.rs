@@ -217,7 +217,7 @@ pub(crate) fn open_actions(txn: &ReadTransaction) -> Result<Vec<ActionRecord>, F
 
 pub(crate) fn sessions(
     txn: &ReadTransaction,
-    owner: Option<u32>,
+    (owner, all): (Option<u32>, bool),
     page: &Page,
 ) -> Result<Listed<SessionRecord>, Fault> {
     let Some(ids) = page.ids() else {
@@ -236,6 +236,7 @@ pub(crate) fn sessions(
         })?;
         parse("session", id, document.value())
     };
+    let wanted = |session: &SessionRecord| all || session.parent.is_none();
     match owner {
         Some(owner) => {
             let index = txn.open_table(SESSIONS_BY_OWNER)?;
@@ -245,7 +246,7 @@ pub(crate) fn sessions(
             gather(
                 newest.map(|entry| Ok(entry?.0.value().1)),
                 read,
-                |_| true,
+                wanted,
                 page.limit(),
             )
         }
@@ -254,7 +255,7 @@ pub(crate) fn sessions(
             gather(
                 newest.map(|entry| Ok(entry?.0.value())),
                 read,
-                |_| true,
+                wanted,
                 page.limit(),
             )
         }

@@ -184,6 +184,9 @@ pub struct SessionRecord {
     pub bytes: u64,
     /// Where everything said in it came from; it only ever accumulates.
     pub taint: TaintSet,
+    /// The conversation whose agent began it by asking another one; none of one that somebody began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Uuid>,
 }
 
 /// Who said a turn.

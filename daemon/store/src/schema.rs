@@ -39,6 +39,10 @@ pub(crate) const SESSIONS: TableDefinition<'_, u128, &[u8]> = TableDefinition::n
 /// Owner's uid and session id.
 pub(crate) const SESSIONS_BY_OWNER: TableDefinition<'_, (u32, u128), ()> =
     TableDefinition::new("sessions_by_owner");
+/// Session id and the id of one that its agent began with another agent. It is made when the first row is written, and a store without
+/// such sessions has none.
+pub(crate) const SESSIONS_BY_PARENT: TableDefinition<'_, (u128, u128), ()> =
+    TableDefinition::new("sessions_by_parent");
 /// Session id and place to the turn's document.
 pub(crate) const TURNS: TableDefinition<'_, (u128, u64), &[u8]> = TableDefinition::new("turns");
 

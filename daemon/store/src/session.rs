@@ -1,6 +1,7 @@
 //! Conversations in the tables: their records, their turns, and their end.
 
-use redb::{ReadableTable as _, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable as _, TableError, WriteTransaction};
+use serde::Deserialize;
 use uuid::Uuid;
 
 use crate::{
@@ -8,8 +9,8 @@ use crate::{
     error::Fault,
     record::{SessionRecord, TurnRecord},
     schema::{
-        ACTIONS_BY_SESSION, ACTIONS_BY_STATE, OPEN_STATES, SESSIONS, SESSIONS_BY_OWNER, TURNS,
-        state_code,
+        ACTIONS_BY_SESSION, ACTIONS_BY_STATE, OPEN_STATES, SESSIONS, SESSIONS_BY_OWNER,
+        SESSIONS_BY_PARENT, TURNS, state_code,
     },
     summary,
 };
@@ -26,7 +27,19 @@ pub(crate) fn put(
         by_owner.remove((old.owner_uid, id))?;
     }
     by_owner.insert((owner, id), ())?;
+    let new: Begun = parse("session", id, document)?;
+    if let Some(parent) = new.parent {
+        let mut by_parent = txn.open_table(SESSIONS_BY_PARENT)?;
+        by_parent.insert((parent.as_u128(), id), ())?;
+    }
     Ok(())
+}
+
+/// Of a session, what says who began it.
+#[derive(Deserialize)]
+struct Begun {
+    #[serde(default)]
+    parent: Option<Uuid>,
 }
 
 pub(crate) fn append_turn(
@@ -88,17 +101,49 @@ pub(crate) fn say(txn: &WriteTransaction, session: u128, said: &[TurnRecord]) ->
     Ok(())
 }
 
+/// Removes a session with those that its agent began with others, and so on: none of them is older than who began it, so this ends.
 pub(crate) fn delete(txn: &WriteTransaction, id: u128) -> Result<(), Fault> {
-    let mut sessions = txn.open_table(SESSIONS)?;
-    let Some(old) = sessions.remove(id)? else {
-        return Ok(());
+    let old: SessionRecord = match txn.open_table(SESSIONS)?.remove(id)? {
+        Some(old) => parse("session", id, old.value())?,
+        None => return Ok(()),
     };
-    let old: SessionRecord = parse("session", id, old.value())?;
+    let begun: Vec<u128> = {
+        let mut by_parent = txn.open_table(SESSIONS_BY_PARENT)?;
+        if let Some(parent) = old.parent {
+            by_parent.remove((parent.as_u128(), id))?;
+        }
+        let begun = by_parent.range((id, 0)..=(id, u128::MAX))?;
+        begun
+            .map(|entry| Ok(entry?.0.value().1))
+            .collect::<Result<_, redb::StorageError>>()?
+    };
+    for child in begun {
+        delete(txn, child)?;
+    }
     txn.open_table(SESSIONS_BY_OWNER)?
         .remove((old.owner_uid, id))?;
     txn.open_table(TURNS)?
         .retain_in((id, 0)..=(id, u64::MAX), |_, _| false)?;
     summary::remove(txn, id)
+}
+
+/// The sessions that this one's agent began with others, those that these began, and so on.
+pub(crate) fn begun_by(txn: &ReadTransaction, id: Uuid) -> Result<Vec<Uuid>, Fault> {
+    let by_parent = match txn.open_table(SESSIONS_BY_PARENT) {
+        Ok(table) => table,
+        Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+        Err(error) => return Err(error.into()),
+    };
+    let (mut found, mut next) = (Vec::new(), vec![id]);
+    while let Some(parent) = next.pop() {
+        let parent = parent.as_u128();
+        for entry in by_parent.range((parent, 0)..=(parent, u128::MAX))? {
+            let child = Uuid::from_u128(entry?.0.value().1);
+            found.push(child);
+            next.push(child);
+        }
+    }
+    Ok(found)
 }
 
 pub(crate) fn forget(txn: &WriteTransaction, id: Uuid, updated_ms: u64) -> Result<(), Fault> {

@@ -27,6 +27,7 @@ use crate::{
     query::{self, ActionFilter, Counts, Listed, Page},
     record::{ActionRecord, SessionRecord, TurnRecord},
     schema::{self, MIGRATIONS, Migration, version_after},
+    session,
     spent::{self, Account, Sum},
     summary::{self, SummaryRecord},
     turn::Turn,
@@ -206,16 +207,24 @@ impl Store {
         self.read(|txn| query::session(txn, id))
     }
 
-    /// The sessions of this owner, or of everybody, newest first.
+    /// The sessions of this owner, or of everybody, newest first; with `all` those, too, that an agent began with another one.
     ///
     /// # Errors
     /// When the file cannot be read.
     pub fn sessions(
         &self,
-        owner: Option<u32>,
+        (owner, all): (Option<u32>, bool),
         page: &Page,
     ) -> Result<Listed<SessionRecord>, StoreError> {
-        self.read_or_before(|txn| query::sessions(txn, owner, page))
+        self.read_or_before(|txn| query::sessions(txn, (owner, all), page))
+    }
+
+    /// The sessions that this one's agent began with others, those that these began, and so on.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn begun_by(&self, session: Uuid) -> Result<Vec<Uuid>, StoreError> {
+        self.read(|txn| session::begun_by(txn, session))
     }
 
     /// The turns of a session from this place on, oldest first, at most `limit` and never more than [`crate::MAX_PAGE`].

@@ -342,6 +342,7 @@ impl Turn<'_> {
             }),
             Meant::Agent { helper, text } => door.intake.judge_question(Consulted {
                 by,
+                session: self.ready.session,
                 helper,
                 text,
                 local_only: self.stays_here(),
@@ -389,17 +390,26 @@ impl Turn<'_> {
         }
         // A change may have come before its answer did.
         self.look(children).await;
+        let mut persons = self.agents.persons.watch();
+        let mut waits_for_one = None;
         loop {
+            let asked_for = persons.borrow_and_update().clone();
             let open = children.iter().filter(|child| child.told.is_none());
             let (mut any, mut person, mut only_person) = (false, false, true);
             for child in open {
                 any = true;
-                let waits = child.state == Some(State::WaitingApproval);
+                // A chat of another agent may be what waits for a person.
+                let waits =
+                    child.state == Some(State::WaitingApproval) || asked_for.contains(&child.id);
                 person |= waits;
                 only_person &= waits;
             }
             if !any {
                 return Ok(());
+            }
+            // So that the time of who asked this one does not pass either.
+            if person != waits_for_one.is_some() {
+                waits_for_one = person.then(|| self.agents.persons.wait_for(self.whose.id));
             }
             let since = Instant::now();
             let deadline = since + self.left;
@@ -413,6 +423,8 @@ impl Turn<'_> {
                     self.left = Duration::ZERO;
                     return Err(Box::new(self.out_of_time()));
                 }
+                // It is never closed: the set is the agents', as this is.
+                _ = persons.changed() => {}
                 change = changes.recv() => match change {
                     Ok(change) => {
                         if let Some(child) = children.iter_mut().find(|it| it.id == change.id) {

@@ -55,6 +55,7 @@ impl SessionRpcServer for Family {
         extensions: &Extensions,
         limit: Option<u32>,
         before: Option<String>,
+        all: Option<bool>,
     ) -> RpcResult<Page<Session>> {
         let caller = caller(extensions).map_err(fail)?;
         let owner = (caller.role != Role::Admin).then_some(caller.uid);
@@ -62,7 +63,7 @@ impl SessionRpcServer for Family {
         let listed = self
             .storage
             .read()
-            .sessions(owner, &page)
+            .sessions((owner, all.unwrap_or(false)), &page)
             .map_err(|error| fail(unreadable(&error)))?;
         let items = listed.records.into_iter().map(records::session).collect();
         Ok(Page {
@@ -111,11 +112,14 @@ impl SessionRpcServer for Family {
     async fn delete(&self, extensions: &Extensions, id: String) -> RpcResult<bool> {
         let caller = caller(extensions).map_err(fail)?;
         let session = self.intake.session(&id, &caller).map_err(fail)?;
+        let begun = self.storage.read().begun_by(session.id);
+        let begun = begun.map_err(|error| fail(unreadable(&error)))?;
         let mut entry = Entry::new(Event::SessionDeleted);
         entry.actor = Some(records::actor(&caller));
         entry
             .detail
             .insert("session".into(), session.id.to_string());
+        records::with_those(&mut entry, &begun);
         let recorded = self.audit.durable(entry).await;
         recorded.map_err(|error| {
             fail(Error::new(
@@ -125,9 +129,13 @@ impl SessionRpcServer for Family {
             ))
         })?;
         let mut batch = Batch::new();
+        let all = [session.id].into_iter().chain(begun);
         batch
             .delete_session(session.id)
-            .and_then(|batch| batch.forget_part(&scope::of_session(&session.id.to_string())))
+            .and_then(|batch| {
+                all.map(|id| scope::of_session(&id.to_string()))
+                    .try_fold(batch, |batch, part| batch.forget_part(&part))
+            })
             .map_err(|error| fail(unreadable(&error)))?;
         self.storage
             .commit_for_caller(batch)

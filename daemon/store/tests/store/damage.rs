@@ -221,7 +221,7 @@ fn store_of_version_1_is_read() {
     );
     assert_eq!(
         store
-            .sessions(Some(1000), &paw_store::Page::newest(5))
+            .sessions((Some(1000), true), &paw_store::Page::newest(5))
             .unwrap()
             .records,
         std::slice::from_ref(&session)

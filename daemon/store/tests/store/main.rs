@@ -13,4 +13,5 @@ mod damage;
 mod notes;
 mod pages;
 mod room;
+mod sessions;
 mod support;

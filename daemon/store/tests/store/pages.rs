@@ -147,7 +147,7 @@ fn compare(store: &Store, model: &Model) {
     assert_eq!(store.open_actions().unwrap(), open);
     for owner in 0..3 {
         let found: Vec<Uuid> = store
-            .sessions(Some(owner), &Page::newest(100))
+            .sessions((Some(owner), true), &Page::newest(100))
             .unwrap()
             .records
             .iter()

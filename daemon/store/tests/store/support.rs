@@ -115,6 +115,7 @@ pub(crate) fn session(n: u64, owner: u32) -> SessionRecord {
         turns: 0,
         bytes: 0,
         taint: TaintSet::of(Taint::User),
+        parent: None,
     }
 }
 
