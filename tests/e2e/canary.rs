@@ -99,7 +99,7 @@ fn files_with(directory: &Path, found: &mut Vec<String>) {
 }
 
 /// An endpoint that knows who comes with one of these, and sends back all that it was asked to who asks for `/base/echo`.
-async fn endpoint() -> (u16, String, Arc<Mutex<Vec<String>>>) {
+pub(crate) async fn endpoint() -> (u16, String, Arc<Mutex<Vec<String>>>) {
     let asked = Arc::<Mutex<Vec<String>>>::default();
     let seen = Arc::clone(&asked);
     let (port, certificate) = endpoint_of("api.test", move |head| {
@@ -146,7 +146,7 @@ async fn system(model: &Model) -> (Standalone, Arc<Mutex<Vec<String>>>) {
 }
 
 /// What pawctl says to this, which has to be done.
-async fn done(system: &Standalone, arguments: &[&str], stdin: &str) -> String {
+pub(crate) async fn done(system: &Standalone, arguments: &[&str], stdin: &str) -> String {
     let output = system.pawctl_with(arguments, stdin).await;
     assert!(output.status.success(), "{arguments:?}: {output:?}");
     String::from_utf8_lossy(&output.stdout).into_owned()

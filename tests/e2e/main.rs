@@ -15,6 +15,7 @@ mod journal;
 mod lifecycle;
 mod mcp;
 mod methods;
+mod needs;
 mod pool;
 mod probes;
 mod roles;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
     cases.extend(scale::cases());
     cases.extend(egress::cases());
     cases.extend(canary::cases());
+    cases.extend(needs::cases());
     cases.extend(fetch::cases());
     cases.extend(full::cases());
     cases.extend(crash::cases());

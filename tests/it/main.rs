@@ -36,6 +36,7 @@ mod memory;
 mod metrics;
 mod misbehaving;
 mod models;
+mod needs;
 mod policy;
 mod pool;
 mod providers;

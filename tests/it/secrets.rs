@@ -31,7 +31,7 @@ pub(crate) async fn with_key(model: &Model) -> Pawd {
     Pawd::start_in(root, setup).await
 }
 
-fn key_file(root: &Root, path: &str, digit: char) {
+pub(crate) fn key_file(root: &Root, path: &str, digit: char) {
     root.write(path, &(digit.to_string().repeat(64) + "\n"));
     root.mode(path, 0o400);
     root.give(path);

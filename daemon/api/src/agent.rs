@@ -158,6 +158,9 @@ pub struct Skill {
     pub why: Option<String>,
     /// Digest of the tools that its program announced when it was approved; none of one that declares them.
     pub announced: Option<Digest>,
+    /// Secrets that brokers add to its requests.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<String>,
     /// What its maker tells models about it, where it is a folder with a SKILL.md.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instructions: Option<String>,

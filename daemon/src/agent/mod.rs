@@ -9,6 +9,7 @@ pub mod chat;
 mod ended;
 #[doc(hidden)]
 pub mod fuzz;
+mod granted;
 pub mod net;
 pub mod persons;
 pub mod run;

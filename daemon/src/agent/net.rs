@@ -42,7 +42,7 @@ use crate::{
     audit::Audit,
     orchestrator::work::{Ending, Outcome},
     records::actor,
-    sandbox::{Answerer, EgressError, Net, Said},
+    sandbox::{Answerer, EgressError, Net, Said, Skill},
     secrets::Secrets,
 };
 
@@ -170,7 +170,7 @@ pub(super) struct Whose<'a> {
     /// The agent whose sandbox it is.
     pub(super) agent: &'a Name,
     /// The skill whose tool runs in it; none for a command.
-    pub(super) skill: Option<&'a Name>,
+    pub(super) skill: Option<&'a Skill>,
     /// Where what led to it came from.
     pub(super) taint: &'a TaintSet,
 }
@@ -199,7 +199,11 @@ pub(super) fn way_out(
         action: whose.action,
         caller: whose.caller.clone(),
         agent: whose.agent.clone(),
-        skill: whose.skill.cloned(),
+        skill: whose.skill.map(|skill| skill.name.clone()),
+        declared: whose
+            .skill
+            .map(|skill| skill.secrets.clone())
+            .unwrap_or_default(),
         taint: whose.taint.clone(),
         audit: agents.audit.clone(),
         asks: agents.asks.clone(),
@@ -267,6 +271,8 @@ pub(super) struct Keeper {
     pub(super) caller: Caller,
     pub(super) agent: Name,
     pub(super) skill: Option<Name>,
+    /// Secrets that the skill says it needs.
+    pub(super) declared: BTreeSet<String>,
     pub(super) taint: TaintSet,
     pub(super) audit: Audit,
     pub(super) asks: mpsc::Sender<Ask>,

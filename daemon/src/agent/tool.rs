@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    Agents,
+    Agents, granted,
     net::{Whose, no_way, way_out},
     skill::{disable, drift},
 };
@@ -114,6 +114,14 @@ pub(super) async fn call(
         Ok(Some(why)) => return Outcome::failed("skill_drifted", why, DRIFTED),
         Err(error) => return Outcome::failed("internal", error.to_string(), "report it"),
     }
+    if skill
+        .tools
+        .get(&call.tool)
+        .is_some_and(|tool| reaches(tool.class))
+        && let Err(outcome) = granted::secrets(agents, &skill, (action, caller, &owner)).await
+    {
+        return *outcome;
+    }
     if let Err(outcome) = leave_label(agents, &skill, &owner, &call).await {
         return *outcome;
     }
@@ -167,7 +175,7 @@ pub(super) async fn call(
         action,
         caller,
         agent: &agent,
-        skill: Some(&call.skill),
+        skill: Some(&skill),
         taint: &taint,
     };
     let (way, recording) = match way_out(agents, &id, whose, rules) {

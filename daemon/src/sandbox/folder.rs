@@ -97,6 +97,7 @@ pub(super) fn read(dir: &Path, digest: Digest, origin: Provenance) -> Result<Ski
         image: Image::Host,
         workspace: Sees::Workspace,
         net: Vec::new(),
+        secrets: std::collections::BTreeSet::new(),
         limits: LIMITS,
         tools,
         announces: false,

@@ -4,7 +4,7 @@
 //! that ship are read once; which others there are is told by [`crate::skills`], which keeps what was approved.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
@@ -15,6 +15,8 @@ use paw_launch::request::{Image, Limits};
 use paw_policy::{Digest, Name, Taint, TaintSet, ToolClass, plan::is_deeper_than};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use crate::config::SecretName;
 
 use super::{
     announce::MAX_DEPTH,
@@ -31,6 +33,8 @@ pub(crate) const MANIFEST: &str = "skill.toml";
 const MAX_MANIFEST: u64 = 256 * 1024;
 /// The most rules of one skill.
 const MAX_RULES: usize = 64;
+/// The most secrets that one skill needs.
+const MAX_SECRETS: usize = 16;
 /// The longest text for people and models about a skill or a tool, in bytes.
 pub(crate) const MAX_TEXT: usize = 4096;
 /// The most tools of one skill.
@@ -53,6 +57,8 @@ pub struct Skill {
     pub workspace: Sees,
     /// What its tools that send may reach, where the agent's sandboxes may.
     pub net: Vec<NetRule>,
+    /// Secrets that brokers add to its requests: it never sees one, and no other is added.
+    pub secrets: BTreeSet<String>,
     /// What one call may use.
     pub limits: Limits,
     /// Its tools by name. Of one that announces them: those that it announced when it was approved.
@@ -369,6 +375,8 @@ struct File {
     workspace: Sees,
     #[serde(default)]
     net: Vec<String>,
+    #[serde(default)]
+    secrets: Vec<String>,
     limits: Limits,
     /// None: its program announces them.
     #[serde(default)]
@@ -459,6 +467,7 @@ fn check(file: File, digest: Digest, origin: Provenance) -> Result<Skill, Wrong>
         .map(|rule| rule.parse::<NetRule>())
         .collect::<Result<Vec<_>, _>>()
         .map_err(|bad| ("net".to_owned(), bad.to_string()))?;
+    let secrets = secrets(&file.secrets, &net)?;
     let mut classes = file
         .tools
         .iter()
@@ -539,10 +548,36 @@ fn check(file: File, digest: Digest, origin: Provenance) -> Result<Skill, Wrong>
         image,
         workspace,
         net,
+        secrets,
         limits,
         tools,
         digest,
     })
+}
+
+/// The secrets that a manifest names. Whatever adds one to a request is a broker, so without a rule for one none could be used.
+fn secrets(names: &[String], net: &[NetRule]) -> Result<BTreeSet<String>, Wrong> {
+    let wrong = |why: String| ("secrets".to_owned(), why);
+    if names.len() > MAX_SECRETS {
+        return Err(wrong(format!("at most {MAX_SECRETS} names are expected")));
+    }
+    for name in names {
+        let read = name.parse::<SecretName>();
+        let read = read.map_err(|error| wrong(format!("{}: {error}", name.escape_debug())))?;
+        if read.version.is_some() {
+            return Err(wrong("a name without a version is expected".to_owned()));
+        }
+    }
+    let all: BTreeSet<String> = names.iter().cloned().collect();
+    if all.len() < names.len() {
+        return Err(wrong("one is there twice".to_owned()));
+    }
+    if !all.is_empty() && !net.iter().any(|rule| rule.broker().is_some()) {
+        let why =
+            "no rule of net is of a broker, as in \"broker/NAME\", so no secret would be used";
+        return Err(wrong(why.to_owned()));
+    }
+    Ok(all)
 }
 
 /// Whether a tool may have this name: one that is safe in a log line, in a rule and in a command line.

@@ -129,6 +129,16 @@ pub enum UseError {
         /// The rules that decided.
         by: String,
     },
+    /// The skill did not say that it needs it, so nobody was asked for that.
+    #[error(
+        "skill {skill} does not name secret {secret} in its skill.toml (secrets = [\"{secret}\"])"
+    )]
+    Undeclared {
+        /// Which secret.
+        secret: String,
+        /// Whose run it is.
+        skill: String,
+    },
     /// It can stand in no header.
     #[error(
         "secret {0} has characters that can stand in no header; give it another value: pawctl secret rotate {0}"
@@ -142,6 +152,21 @@ pub enum UseError {
         /// Why there is none.
         why: String,
     },
+}
+
+impl UseError {
+    /// Policy does not permit it, by these rules.
+    #[must_use]
+    pub fn policy(secret: &SecretName, through: &User, rules: &[String]) -> Self {
+        Self::Policy {
+            secret: secret.to_string(),
+            through: through.to_string(),
+            by: match rules {
+                [] => "no rule permits it".into(),
+                rules => rules.join(", "),
+            },
+        }
+    }
 }
 
 impl Use<'_> {
@@ -266,6 +291,14 @@ impl Secrets {
         self.vault()
             .and_then(|vault| vault.get(&secret.name, Some(version), now))
             .map_err(failed)
+    }
+
+    /// Whether a secret might be used like this now, by its own list. Nothing is given out, so nothing is recorded.
+    ///
+    /// # Errors
+    /// Why it could not be had.
+    pub fn may(&self, secret: &SecretName, of: &Use<'_>) -> Result<(), UseError> {
+        self.judge(secret, of, now_ms()).map(drop)
     }
 
     /// Has it recorded that a use was refused by somebody else than the vault.

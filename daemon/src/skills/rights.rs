@@ -50,6 +50,9 @@ pub fn rights(skill: &Skill) -> Map<String, Value> {
             if !confidential.is_empty() {
                 members.insert("confidential".to_owned(), Value::Object(confidential));
             }
+            if !skill.secrets.is_empty() {
+                members.insert("secrets".to_owned(), json!(skill.secrets));
+            }
             members
         }
         _ => Map::new(),
@@ -81,6 +84,8 @@ fn lines(skill: &Skill) -> BTreeSet<String> {
         Sees::Own => drop(lines.insert("directory of its own for each agent".to_owned())),
     }
     lines.extend(skill.net.iter().map(|rule| format!("net {rule}")));
+    let secrets = skill.secrets.iter();
+    lines.extend(secrets.map(|name| format!("secret {name}, which a broker adds to its requests")));
     if let Ok(Value::Object(limits)) = serde_json::to_value(skill.limits) {
         lines.extend(
             limits

@@ -135,6 +135,7 @@ mod tests {
             image: Image::Host,
             workspace: Sees::Nothing,
             net: Vec::new(),
+            secrets: std::collections::BTreeSet::new(),
             limits: Limits {
                 cpu_milli: 1,
                 memory: 1,

@@ -205,6 +205,16 @@ impl NetRule {
         }
     }
 
+    /// The name of the broker that it reaches, if it is a rule for one.
+    #[must_use]
+    pub fn broker(&self) -> Option<&str> {
+        let HostPattern::Exact(host) = &self.host else {
+            return None;
+        };
+        let path = self.path.as_deref().filter(|_| host.is_broker())?;
+        path.split('/').nth(1).filter(|name| !name.is_empty())
+    }
+
     /// Whether it looks into requests, which it cannot where they are encrypted.
     #[must_use]
     pub fn looks_inside(&self) -> bool {

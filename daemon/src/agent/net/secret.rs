@@ -74,6 +74,19 @@ impl Keeper {
             on_behalf: Some((self.action, actor(&self.caller))),
             detail: self.about_decision(decision),
         };
+        // What a person approved when the skill was installed.
+        if let Some(skill) = self
+            .skill
+            .as_ref()
+            .filter(|_| !self.declared.contains(&secret.name))
+        {
+            let error = UseError::Undeclared {
+                secret: secret.name.clone(),
+                skill: skill.to_string(),
+            };
+            self.secrets.refused(secret, of, &error).await;
+            return Err(error);
+        }
         let facts = Facts {
             principal: Principal {
                 uid: self.caller.uid,
@@ -92,14 +105,7 @@ impl Keeper {
         let rules = std::sync::Arc::clone(&self.rules.borrow());
         let verdict = may_use(&rules, &asked, &facts);
         if !verdict.allowed {
-            let error = UseError::Policy {
-                secret: secret.to_string(),
-                through: through.to_string(),
-                by: match verdict.rules.as_slice() {
-                    [] => "no rule permits it".into(),
-                    rules => rules.join(", "),
-                },
-            };
+            let error = UseError::policy(secret, &through, &verdict.rules);
             self.secrets.refused(secret, of, &error).await;
             return Err(error);
         }

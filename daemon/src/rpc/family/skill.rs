@@ -256,6 +256,7 @@ fn shown(skill: &sandbox::Skill) -> Skill {
         enabled: true,
         why: None,
         announced: skill.announced,
+        secrets: skill.secrets.iter().cloned().collect(),
         instructions: skill.instructions.clone(),
         tools: skill
             .tools
@@ -282,6 +283,7 @@ fn installed(name: &Name, known: &Shown) -> Skill {
             enabled: pin.enabled,
             why: pin.why.clone(),
             announced: pin.announced,
+            secrets: Vec::new(),
             instructions: None,
             tools: Vec::new(),
         };
