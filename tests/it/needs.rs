@@ -103,7 +103,7 @@ async fn what_a_skill_needs_of_the_vault_is_approved_with_its_rights_and_asked_o
     done(&pawd, &["secret", "init"], "").await;
     let (kind, why) = failure(&client, "send").await;
     assert_eq!(kind, "secret_unavailable", "{why}");
-    done(&pawd, &["secret", "set", "mail"], "a value").await;
+    done(&pawd, &["secret", "set", "mail"], "a-value").await;
     let (kind, why) = failure(&client, "send").await;
     assert_eq!(kind, "secret_not_granted", "{why}");
     assert!(why.contains("is not for skill:post"), "{why}");

@@ -15,7 +15,7 @@ use paw_policy::{Digest, Taint, plan::canonical};
 use serde_json::{Value, json};
 
 /// The model of the harness says that it holds 4096 tokens, so what was said before has 6 KiB.
-const LONG: usize = 2_000;
+const LONG: usize = 2_100;
 
 /// A pawd with this model, and where a conversation in it is.
 struct Talk {
@@ -56,8 +56,7 @@ impl Talk {
     async fn fill(&mut self, first: &str) {
         for (number, text) in [first, "second", "third"].into_iter().enumerate() {
             self.model.will(Says::says(&["I see."]));
-            self.say(&format!("{text} {}", letter(number).repeat(LONG)))
-                .await;
+            self.say(&format!("{text} {}", prose(letter(number)))).await;
         }
         assert_eq!(self.summary().await, None, "there was room so far");
     }
@@ -84,6 +83,15 @@ impl Talk {
         self.pawd.start_again().await;
         self.client = self.pawd.client().await;
     }
+}
+
+/// A long text that says nothing, and bears no signs of anything.
+fn prose(letter: &str) -> String {
+    let mut text = letter.repeat(3);
+    while text.len() < LONG {
+        text.push_str(" We walked along the river and looked at the boats.");
+    }
+    text
 }
 
 fn letter(number: usize) -> &'static str {
@@ -217,7 +225,7 @@ async fn long_conversation_keeps_its_first_fact_in_a_summary_and_all_of_its_turn
     // It is not made again while there is room, also not by the next pawd, and the next one is made of it.
     talk.again().await;
     let before = talk.model.questions();
-    let result = talk.say(&format!("fifth {}", "e".repeat(LONG))).await;
+    let result = talk.say(&format!("fifth {}", prose("e"))).await;
     assert_eq!(
         (talk.model.questions() - before, result.attempts.len()),
         (1, 1)
@@ -230,7 +238,7 @@ async fn long_conversation_keeps_its_first_fact_in_a_summary_and_all_of_its_turn
             .contains("They spoke of the heron Ada.")
     );
     talk.model.will(Says::says(&["yes"]));
-    talk.say(&format!("sixth {}", "f".repeat(LONG))).await;
+    talk.say(&format!("sixth {}", prose("f"))).await;
     talk.model.will(Says::says(&["Still Ada."]));
     talk.model.will(Says::says(&["Ada."]));
     talk.say("And now?").await;
