@@ -243,7 +243,7 @@ pub(super) mod tests {
             image: Image::Host,
             workspace: Sees::Nothing,
             net: Vec::new(),
-            secrets: std::collections::BTreeSet::new(),
+            secrets: BTreeSet::new(),
             limits: Limits {
                 cpu_milli: 1,
                 memory: 1,
