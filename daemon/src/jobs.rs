@@ -12,12 +12,13 @@
 //!
 //! - [`schedule`]: when a job is due, and what is to be done about it; pure.
 //! - [`keeper`]: the one task that owns all jobs.
-//! - `outcome`: how a run came out.
+//! - `outcome`: how a run came out; `notice`: whom that is told.
 //!
 //! A run is an action of kind `chat` like any other, in a conversation of its own. It is asked for in the name of the job's owner with the role
 //! `user`, whatever role they have: nobody sits there who could answer for more.
 
 pub mod keeper;
+mod notice;
 mod outcome;
 pub mod schedule;
 

@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::{
     Command, INBOX, Jobs, Wanted, find,
+    notice::tell,
     outcome::come_to,
     schedule::{Due, Schedule, plan},
 };
@@ -486,49 +487,10 @@ impl Keeper {
         self.tell(run).await;
     }
 
-    /// Tells how a run came out: the journal, whoever listens, and of one that came to no good end the audit log. What its owner is shown
-    /// is read from the store.
     async fn tell(&self, run: &RunRecord) {
-        let Some(kept) = self.jobs.get(&run.job) else {
-            return;
-        };
-        let (name, note) = (&kept.record.name, run.note.as_deref().unwrap_or("-"));
-        let Some(outcome) = run.outcome else { return };
-        let (word, owner) = (outcome.as_str(), kept.record.owner.uid);
-        let action = run.action.map(|id| id.to_string());
-        let text = format!("job {name} of uid {owner}: {word}");
-        let say = |event: &str, text: String| {
-            let action = action.clone();
-            self.ports.news.say_to(owner, now_ms(), event, action, text);
-        };
-        match outcome {
-            RunOutcome::Ok => {
-                info!(job = %name, uid = owner, outcome = word, "run of a job ended");
-            }
-            RunOutcome::Skipped => {
-                warn!(job = %name, uid = owner, outcome = word, note, "run of a job was not begun");
-            }
-            RunOutcome::Failed | RunOutcome::TimedOut | RunOutcome::Unknown => {
-                warn!(
-                    message_id = paw_log::events::JOB_RUN_FAILED,
-                    job = %name,
-                    paw_owner_uid = owner,
-                    outcome = word,
-                    note,
-                    "run of a job did not come to a good end"
-                );
-                say(
-                    "job.run_failed",
-                    format!("{text} ({})", records::shorten(note)),
-                );
-                let entry = failed_run(&kept.record, run, outcome);
-                // It has happened: a log that cannot be written now keeps no other run from beginning, but for the time that this takes.
-                if let Err(error) = self.ports.audit.soon(entry).await {
-                    warn!(job = %name, error = %error, "that a run of a job came to no good end is not in the audit log");
-                }
-            }
+        if let Some(kept) = self.jobs.get(&run.job) {
+            tell(&self.ports, &kept.record, run).await;
         }
-        say("job.run_ended", text);
     }
 
     async fn record(&self, event: Event, job: &JobRecord, by: &Caller) -> Result<(), Error> {
@@ -581,27 +543,6 @@ impl Kept {
             (false | true, _) => None,
         }
     }
-}
-
-/// What the audit log has of a run that came to no good end.
-fn failed_run(job: &JobRecord, run: &RunRecord, outcome: RunOutcome) -> Entry {
-    let mut entry = Entry::new(Event::JobRunFailed);
-    entry.action = run.action;
-    entry.outcome = Some(outcome.as_str().to_owned());
-    for (key, value) in [
-        ("job", job.id.to_string()),
-        ("name", job.name.to_string()),
-        ("owner", job.owner.uid.to_string()),
-        ("agent", job.agent.to_string()),
-        ("run", run.seq.to_string()),
-        (
-            "why",
-            records::shorten_to(run.note.as_deref().unwrap_or("-"), 500),
-        ),
-    ] {
-        entry.detail.insert(key.into(), value);
-    }
-    entry
 }
 
 /// Which agent is told; there has to be such a one now.
