@@ -19,6 +19,7 @@ mod fail;
 mod hidden;
 mod render;
 mod values;
+mod window;
 
 use std::process::ExitCode;
 

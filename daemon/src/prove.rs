@@ -378,6 +378,7 @@ async fn one(
         env: Vec::new(),
         cwd: "/tmp".to_owned(),
         stdin: None,
+        terminal: None,
         most_output,
         net: None,
     };

@@ -42,6 +42,12 @@ pub fn entry_of(event: Event, record: &ActionRecord, rules: &Rules) -> Entry {
     if let Some(sandbox) = &record.sandbox {
         entry.detail.insert("sandbox".into(), sandbox.clone());
     }
+    if let Operation::SandboxRun(spec) = &record.plan.operation
+        && let Some(size) = spec.get("terminal")
+    {
+        let size = format!("{} rows, {} columns", size["rows"], size["cols"]);
+        entry.detail.insert("terminal".into(), size);
+    }
     if let Some(error) = &record.error {
         entry.detail.insert("error".into(), error.kind.clone());
     }

@@ -148,6 +148,12 @@ pub(crate) fn sandbox_seeds() -> Vec<Vec<u8>> {
             control(Tag::Exited, 1, &exited),
         ]
         .concat(),
+        // Only the outside says this.
+        [
+            hello.clone(),
+            control(Tag::Resize, 1, &json!({ "rows": 24, "cols": 80 })),
+        ]
+        .concat(),
         [hello, control(Tag::NotStarted, 2, &not_started)].concat(),
         [
             control(Tag::EgressListen, 0, &listening),

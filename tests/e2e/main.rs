@@ -24,6 +24,7 @@ mod scale;
 mod secrets;
 mod shim;
 mod skills;
+mod terminals;
 mod turns;
 mod walls;
 mod workspace;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
     cases.extend(workspace::cases());
     cases.extend(shim::cases());
     cases.extend(skills::cases());
+    cases.extend(terminals::cases());
     cases.extend(turns::cases());
     cases.extend(mcp::cases());
     cases.extend(probes::cases());

@@ -215,6 +215,10 @@ async fn what_one_user_made_is_not_there_for_another() {
         ("sandbox.show", json!({ "id": sandbox })),
         ("sandbox.stats", json!({ "id": sandbox })),
         ("sandbox.input", json!({ "id": sandbox, "end": true })),
+        (
+            "sandbox.resize",
+            json!({ "id": sandbox, "rows": 24, "cols": 80 }),
+        ),
     ];
     for (method, params) in &by_id {
         match ask(bob, method, params).await {

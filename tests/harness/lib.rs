@@ -20,6 +20,7 @@ pub mod root;
 pub mod somebody;
 pub mod stage;
 pub mod standalone;
+pub mod window;
 pub mod words;
 
 pub use asking::Asking;
@@ -32,3 +33,4 @@ pub use model::{Answer, Check, Model, Step, Trouble};
 pub use pawd::{ANSWERS_ALL, POOL, PROCESS_WILL_DO, Pawd, Setup, operated_by_one};
 pub use process::Running;
 pub use root::Root;
+pub use window::Window;

@@ -10,7 +10,7 @@ use command_fds::{CommandFdExt, FdMapping};
 use jsonrpsee::async_client::Client;
 use nix::sys::signal::Signal;
 
-use crate::{FakeLauncher, Model, Root, Running, notify::Notify, root, stage, within};
+use crate::{FakeLauncher, Model, Root, Running, Window, notify::Notify, root, stage, within};
 
 /// What a pawd is started with.
 #[derive(Debug, Clone)]
@@ -306,6 +306,14 @@ impl Pawd {
         )
         .await
         .expect("pawd listens")
+    }
+
+    /// pawctl with these arguments, in a terminal of this size.
+    #[must_use]
+    pub fn pawctl_in_a_window(&self, size: (u16, u16), arguments: &[&str]) -> Window {
+        let mut command = Command::new(stage::program("pawctl"));
+        command.arg("--root").arg(self.root.path()).args(arguments);
+        Window::open(size, &command)
     }
 
     /// `pawctl ARGUMENTS` against it.

@@ -13,8 +13,8 @@ use nix::sys::signal::{Signal, kill};
 use paw_api::system::SystemRpcClient;
 
 use crate::{
-    LIMIT, PROCESS_WILL_DO, Root, Running, kata, notify::Notify, operated_by_one, pawd, stage,
-    within,
+    LIMIT, PROCESS_WILL_DO, Root, Running, Window, kata, notify::Notify, operated_by_one, pawd,
+    stage, within,
 };
 
 /// First host id of the sandboxes of these tests, far from what an installed launcher uses.
@@ -189,6 +189,14 @@ impl Standalone {
         )
         .await
         .expect("pawd listens")
+    }
+
+    /// pawctl with these arguments, in a terminal of this size.
+    #[must_use]
+    pub fn pawctl_in_a_window(&self, size: (u16, u16), arguments: &[&str]) -> Window {
+        let mut command = Command::new(stage::program("pawctl"));
+        command.arg("--root").arg(self.root.path()).args(arguments);
+        Window::open(size, &command)
     }
 
     /// `pawctl ARGUMENTS` against it.

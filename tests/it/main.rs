@@ -55,6 +55,7 @@ mod sessions;
 mod skills;
 mod stall;
 mod start;
+mod terminals;
 mod tls;
 mod trail;
 mod turns;

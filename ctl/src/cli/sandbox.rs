@@ -57,8 +57,11 @@ pub(crate) struct Exec {
     #[arg(long, value_name = "DIR")]
     pub(crate) workdir: Option<String>,
     /// Pass stdin on to the command
-    #[arg(long)]
+    #[arg(short = 'i', long)]
     pub(crate) stdin: bool,
+    /// Give the command a terminal, which is the one we run in: keys, size and what is shown; keys go to it where stdin is a terminal
+    #[arg(short = 't', long, conflicts_with = "json_result")]
+    pub(crate) tty: bool,
     /// Print how it ended as one line of JSON; what the command writes goes to stderr
     #[arg(long)]
     pub(crate) json_result: bool,
@@ -118,8 +121,11 @@ pub(crate) struct Run {
     #[arg(long)]
     pub(crate) cold: bool,
     /// Pass stdin on to the command
-    #[arg(long)]
+    #[arg(short = 'i', long)]
     pub(crate) stdin: bool,
+    /// Give the command a terminal, which is the one we run in: keys, size and what is shown; keys go to it where stdin is a terminal
+    #[arg(short = 't', long, conflicts_with_all = ["json_result", "detach"])]
+    pub(crate) tty: bool,
     /// Let it go on without us: print the sandbox's id and end; `pawctl sandbox logs -f ID` reads along
     #[arg(long, short = 'd', conflicts_with_all = ["stdin", "json_result"])]
     pub(crate) detach: bool,

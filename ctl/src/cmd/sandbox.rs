@@ -1,12 +1,16 @@
 //! `pawctl sandbox`: commands in sandboxes of their own. The bytes of a command are passed on as they are, both ways.
 
-use std::{future::pending, io::Read as _};
+use std::{
+    future::{Future, pending, poll_fn},
+    io::{IsTerminal as _, Read as _},
+    task::Poll,
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use paw_api::sandbox::{RunEvent, RunResult, RunSpec, RuntimeInfo, SandboxInfo};
+use paw_api::sandbox::{RunEvent, RunResult, RunSpec, RuntimeInfo, SandboxInfo, TerminalSize};
 use serde_json::{Map, Value, json};
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
 };
 
@@ -16,6 +20,7 @@ use crate::{
     connect::{Answer, Connection, Heard, Items, Params, Request},
     fail::{Failure, exit},
     render::{Out, Tone, table, text},
+    window::{self, Raw},
 };
 
 /// Bytes of stdin that are sent at once; pawd takes at most 64 KiB.
@@ -63,9 +68,15 @@ pub(super) async fn run(
             Ok(exit::DONE)
         }
         cli::Sandbox::Run(run) => {
-            let spec = spec(global, &run);
+            let (stdin, terminal) = streams(run.stdin, run.tty)?;
+            let spec = RunSpec {
+                stdin,
+                terminal,
+                ..spec(global, &run)
+            };
             let show = Shown {
-                stdin: run.stdin,
+                stdin,
+                tty: run.tty,
                 detach: run.detach,
                 json_result: run.json_result,
                 // Who does not stay for the command does not stay for an approval either.
@@ -74,13 +85,20 @@ pub(super) async fn run(
             command_in_sandbox(global, out, spec, show).await
         }
         cli::Sandbox::Exec(exec) => {
+            let (stdin, terminal) = streams(exec.stdin, exec.tty)?;
             let show = Shown {
-                stdin: exec.stdin,
+                stdin,
+                tty: exec.tty,
                 detach: false,
                 json_result: exec.json_result,
                 no_wait: exec.wait.no_wait,
             };
-            command_in_sandbox(global, out, further(global, *exec), show).await
+            let spec = RunSpec {
+                stdin,
+                terminal,
+                ..further(global, *exec)
+            };
+            command_in_sandbox(global, out, spec, show).await
         }
         cli::Sandbox::Show { id } => inspect::show(global, out, &id).await,
         cli::Sandbox::Logs { id, follow } => inspect::logs(global, out, &id, follow).await,
@@ -162,11 +180,9 @@ fn spec(global: &Global, run: &Run) -> RunSpec {
         io_weight: run.io_weight,
         max_output: run.max_output,
         net: run.net.iter().flatten().cloned().collect(),
-        sandbox: None,
-        stdin: run.stdin,
         detach: run.detach,
         cold: run.cold,
-        lines: None,
+        ..RunSpec::default()
     }
 }
 
@@ -177,7 +193,6 @@ fn further(global: &Global, exec: cli::Exec) -> RunSpec {
         env: exec.env,
         workdir: exec.workdir,
         sandbox: Some(exec.id),
-        stdin: exec.stdin,
         timeout_ms: life(global),
         ..RunSpec::default()
     }
@@ -188,10 +203,29 @@ fn life(global: &Global) -> Option<u64> {
     global.timeout.map(millis)
 }
 
+/// Whether a command is given our stdin, and the size of its terminal if it is to have one.
+fn streams(stdin: bool, tty: bool) -> Result<(bool, Option<TerminalSize>), Failure> {
+    if !tty {
+        return Ok((stdin, None));
+    }
+    if !std::io::stdout().is_terminal() {
+        return Err(Failure::Usage {
+            doing: DOING.to_owned(),
+            why: "stdout is not a terminal, so there is none for the command".to_owned(),
+            remedy: "run it at a terminal, or leave out --tty".to_owned(),
+        });
+    }
+    Ok((
+        stdin || std::io::stdin().is_terminal(),
+        Some(window::size()),
+    ))
+}
+
 /// What goes in and out beside the command's own bytes.
 #[derive(Debug, Clone, Copy)]
 struct Shown {
     stdin: bool,
+    tty: bool,
     detach: bool,
     json_result: bool,
     no_wait: bool,
@@ -208,17 +242,10 @@ async fn command_in_sandbox(
     let socket = crate::connect::socket_path(global);
     let params = Params::named(json!({"spec": spec}));
     let mut items = crate::connect::subscribe(&socket, DOING, "sandbox.run", params).await?;
-    let (mut interrupt, mut terminate) = match (
-        signal(SignalKind::interrupt()),
-        signal(SignalKind::terminate()),
-    ) {
-        (Ok(interrupt), Ok(terminate)) => (interrupt, terminate),
-        (Err(error), _) | (_, Err(error)) => return Err(Failure::io("listen for signals", &error)),
-    };
+    let told_to_end = told_to_end(run.tty)?;
     let ended = tokio::select! {
         ended = follow(out, &mut items, run) => ended,
-        _ = interrupt.recv() => Err(Failure::Interrupted { why: "the sandbox was killed".to_owned() }),
-        _ = terminate.recv() => Err(Failure::Interrupted { why: "the sandbox was killed".to_owned() }),
+        () = told_to_end => Err(Failure::Interrupted { why: "the sandbox was killed".to_owned() }),
     };
     if ended.is_err() {
         items.end().await;
@@ -226,18 +253,48 @@ async fn command_in_sandbox(
     ended
 }
 
+/// Ends when a signal says that we shall. Of one that came as such nothing is lost: the terminal is put back first.
+fn told_to_end(tty: bool) -> Result<impl Future<Output = ()>, Failure> {
+    let mut kinds = vec![SignalKind::interrupt(), SignalKind::terminate()];
+    if tty {
+        kinds.extend([SignalKind::hangup(), SignalKind::quit()]);
+    }
+    let mut signals = kinds
+        .into_iter()
+        .map(signal)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| Failure::io("listen for signals", &error))?;
+    Ok(poll_fn(move |context| {
+        let mut polled = signals.iter_mut().map(|signal| signal.poll_recv(context));
+        if polled.any(|came| came.is_ready()) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }))
+}
+
 /// Passes bytes on in both directions until the command has ended.
 async fn follow(out: &mut Out, items: &mut Items, run: Shown) -> Result<u8, Failure> {
     let mut input = Input::default();
+    let mut windows = Windows::watch(run.tty)?;
+    // Put back before anything is said of the end.
+    let mut raw = None;
     let mut remedy =
         "see what became of it: pawctl action list -n 1; pawctl sandbox list".to_owned();
     loop {
         let heard = tokio::select! {
             heard = items.heard() => heard?,
             // One piece at a time: the next is read when pawd has taken the one before.
-            Some(chunk) = input.next() => {
+            Some(chunk) = input.next(), if !windows.under_way => {
                 let request = input.request(chunk)?;
                 if items.ask(&request).await.is_err() {
+                    return Err(cut(remedy));
+                }
+                continue;
+            }
+            size = windows.next(), if !input.under_way => {
+                if items.ask(&windows.request(size)).await.is_err() {
                     return Err(cut(remedy));
                 }
                 continue;
@@ -245,6 +302,10 @@ async fn follow(out: &mut Out, items: &mut Items, run: Shown) -> Result<u8, Fail
         };
         let item = match heard {
             Heard::Item(item) => item,
+            Heard::Answer(taken) if windows.under_way => {
+                windows.answered(taken)?;
+                continue;
+            }
             Heard::Answer(taken) => {
                 input.answered(taken)?;
                 continue;
@@ -266,15 +327,22 @@ async fn follow(out: &mut Out, items: &mut Items, run: Shown) -> Result<u8, Fail
                 remedy = format!(
                     "it may go on without us: pawctl action wait {action}; what it says: pawctl sandbox logs -f {sandbox}"
                 );
+                if run.tty && std::io::stdin().is_terminal() {
+                    raw = Some(Raw::begin()?);
+                }
+                windows.begin(&action_id);
                 if run.stdin {
-                    input.begin(id);
+                    input.begin(action_id);
                 }
             }
             RunEvent::Stdout { data } if !run.json_result => Out::write(&bytes(&data)?)?,
             RunEvent::Stdout { data } | RunEvent::Stderr { data } => {
                 Out::write_err(&bytes(&data)?)?
             }
-            RunEvent::Ended(result) => return ended(out, &item, &result, run.json_result),
+            RunEvent::Ended(result) => {
+                drop(raw);
+                return ended(out, &item, &result, run.json_result);
+            }
             RunEvent::Failed { message, error } => {
                 return Err(Failure::NoSandbox {
                     why: message,
@@ -342,15 +410,15 @@ fn ended(
 /// Our stdin on its way to the command, to its end.
 #[derive(Default)]
 struct Input {
-    sandbox: String,
+    action: String,
     chunks: Option<mpsc::Receiver<std::io::Result<Vec<u8>>>>,
     /// Whether pawd has not taken the last piece yet.
     under_way: bool,
 }
 
 impl Input {
-    fn begin(&mut self, sandbox: String) {
-        self.sandbox = sandbox;
+    fn begin(&mut self, action: String) {
+        self.action = action;
         self.chunks = Some(read_stdin());
     }
 
@@ -368,9 +436,9 @@ impl Input {
         let params = match chunk.as_slice() {
             [] => {
                 self.chunks = None;
-                json!({"id": self.sandbox, "end": true})
+                json!({"id": self.action, "end": true})
             }
-            bytes => json!({"id": self.sandbox, "data": BASE64.encode(bytes)}),
+            bytes => json!({"id": self.action, "data": BASE64.encode(bytes)}),
         };
         Ok(Request {
             method: "sandbox.input",
@@ -387,6 +455,60 @@ impl Input {
                 self.chunks = None;
                 Ok(())
             }
+            Err(failure) => Err(failure),
+        }
+    }
+}
+
+/// The size of our window on its way to the command, whenever it is another one.
+struct Windows {
+    changes: Option<Signal>,
+    /// Whose window it is, once that is known.
+    action: Option<String>,
+    /// Whether pawd has not taken the last size yet.
+    under_way: bool,
+}
+
+impl Windows {
+    fn watch(tty: bool) -> Result<Self, Failure> {
+        let changes = tty.then(|| signal(SignalKind::window_change())).transpose();
+        Ok(Self {
+            changes: changes.map_err(|error| Failure::io("listen for signals", &error))?,
+            action: None,
+            under_way: false,
+        })
+    }
+
+    fn begin(&mut self, action: &str) {
+        self.action = Some(action.to_owned());
+    }
+
+    /// The next size, when it can be sent; of several changes at once the last one counts.
+    async fn next(&mut self) -> TerminalSize {
+        match &mut self.changes {
+            Some(changes) if self.action.is_some() && !self.under_way => {
+                if changes.recv().await.is_none() {
+                    pending::<()>().await;
+                }
+                window::size()
+            }
+            Some(_) | None => pending().await,
+        }
+    }
+
+    fn request(&mut self, size: TerminalSize) -> Request {
+        self.under_way = true;
+        Request {
+            method: "sandbox.resize",
+            params: json!({"id": self.action, "rows": size.rows, "cols": size.cols}),
+        }
+    }
+
+    /// pawd answered. A command that has ended has no window any more; its own end says how that went.
+    fn answered(&mut self, taken: Result<(), Failure>) -> Result<(), Failure> {
+        self.under_way = false;
+        match taken {
+            Ok(()) | Err(Failure::Refused { .. }) => Ok(()),
             Err(failure) => Err(failure),
         }
     }

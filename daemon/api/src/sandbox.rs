@@ -82,8 +82,12 @@ pub struct RunSpec {
     /// Whether `sandbox.input` will follow; without it the command's stdin is empty.
     #[serde(default)]
     pub stdin: bool,
+    /// The command gets a terminal of this size in place of pipes: all its output comes as `stdout`, and `TERM` is `xterm` unless
+    /// the environment says otherwise. `sandbox.resize` gives it another size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terminal: Option<TerminalSize>,
     /// Whether it goes on when who asked for it leaves: the subscription ends after `started`, and what the command says is in
-    /// `sandbox.logs`. Not together with `stdin`.
+    /// `sandbox.logs`. Not together with `stdin` or `terminal`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub detach: bool,
     /// Whether the sandbox is made for this command alone, even if one waits for it.
@@ -93,6 +97,16 @@ pub struct RunSpec {
     /// not passed on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lines: Option<u32>,
+}
+
+/// The size of a terminal, in characters; each side is 1 to 65535.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TerminalSize {
+    /// Lines.
+    pub rows: u32,
+    /// Characters in a line.
+    pub cols: u32,
 }
 
 /// How a command ended, and what the kernel said its sandbox was.
@@ -319,8 +333,14 @@ pub trait SandboxRpc {
     async fn run(&self, spec: RunSpec) -> SubscriptionResult;
 
     /// Bytes (base64, at most 64 KiB decoded) for the stdin of a command that the same user started with `stdin`; `end` closes it.
+    /// `id` is that of its action, or of its sandbox where no other command takes input in that.
     #[method(name = "input", param_kind = map, with_extensions)]
     async fn input(&self, id: String, data: Option<String>, end: Option<bool>) -> RpcResult<bool>;
+
+    /// Another size for the terminal of a command that the same user started with one; `id` is that of its action, or of its
+    /// sandbox.
+    #[method(name = "resize", param_kind = map, with_extensions)]
+    async fn resize(&self, id: String, rows: u32, cols: u32) -> RpcResult<bool>;
 
     /// Running sandboxes.
     #[method(name = "list", param_kind = map, with_extensions)]

@@ -1,4 +1,4 @@
-//! One command: its three pipes, its windows, and its end.
+//! One command: its three pipes or its terminal, its windows, and its end.
 //!
 //! ```text
 //! running ── reaped ──► draining ── both pipes empty, closed, or over budget ──► its end is told ── forgotten outside ──► gone
@@ -10,21 +10,25 @@
 use std::{
     collections::VecDeque,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    process,
 };
 
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, OFlag, fcntl},
-    sys::signal::{Signal, killpg},
+    sys::signal::{Signal, kill, killpg},
     unistd::{self, Pid},
 };
 use paw_launch::{
-    frame::{Exited, MAX_PAYLOAD, NotStarted, StdinTaken, Tag, WINDOW},
+    frame::{Exited, MAX_PAYLOAD, NotStarted, Size, StdinTaken, Tag, WINDOW},
     resume::ResumedChild,
 };
 
-use crate::{kept::Kept, outbox::Outbox};
+use crate::{
+    kept::Kept,
+    outbox::Outbox,
+    start::Started,
+    terminal::{self, Terminal},
+};
 
 /// How much of one stream is still taken after the command's end: what fits into the largest pipe that an unprivileged
 /// process may have. Whatever comes beyond it is a grandchild's, which may write for ever.
@@ -47,6 +51,8 @@ pub(crate) struct Child {
     pub(crate) stdin: Input,
     pub(crate) stdout: Output,
     pub(crate) stderr: Output,
+    /// Until it was reaped, if it has one: even when it lets go of it for a while, it is not hung up on.
+    terminal: Option<Terminal>,
     /// How it ended, once it was reaped.
     end: Option<End>,
     /// Whether that was told.
@@ -54,17 +60,29 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    /// Takes the pipes of a process that was started with three of them.
-    pub(crate) fn new(mut process: process::Child) -> Result<Self, Errno> {
-        let stdin = process.stdin.take().map(OwnedFd::from);
-        let stdout = process.stdout.take().map(OwnedFd::from);
-        let stderr = process.stderr.take().map(OwnedFd::from);
-        for pipe in [&stdin, &stdout, &stderr].into_iter().flatten() {
-            set_nonblocking(pipe.as_fd())?;
-        }
+    /// Takes the pipes or the terminal of a process that was started with them.
+    pub(crate) fn new(started: Started) -> Result<Self, Errno> {
+        let Started {
+            mut process,
+            terminal,
+        } = started;
         let pid =
             Pid::from_raw(i32::try_from(process.id()).expect("process ids are positive and fit"));
-        Ok(Self::with(Some(pid), [stdin, stdout, stderr], None))
+        let streams = match &terminal {
+            None => [
+                process.stdin.take().map(OwnedFd::from),
+                process.stdout.take().map(OwnedFd::from),
+                process.stderr.take().map(OwnedFd::from),
+            ],
+            Some(terminal) => [Some(terminal.end()?), Some(terminal.end()?), None],
+        };
+        for pipe in streams.iter().flatten() {
+            set_nonblocking(pipe.as_fd())?;
+        }
+        let mut child = Self::with(Some(pid), streams, None);
+        child.stdin.is_terminal = terminal.is_some();
+        child.terminal = terminal;
+        Ok(child)
     }
 
     /// One that could not be started; its end is told like others.
@@ -83,11 +101,15 @@ impl Child {
                 pipe: stdin,
                 waiting: VecDeque::new(),
                 ended: false,
+                is_terminal: false,
+                end_is_typed: false,
+                in_a_line: false,
                 taken: 0,
                 untold: 0,
             },
             stdout: Output::new(stdout, Tag::Stdout),
             stderr: Output::new(stderr, Tag::Stderr),
+            terminal: None,
             end,
             told: false,
         }
@@ -95,15 +117,28 @@ impl Child {
 
     /// Sends a signal to its process group, which may outlive it.
     pub(crate) fn signal(&self, signal: Signal) {
-        if let Some(pid) = self.pid {
-            // A group that is gone needs no signal.
-            let _ = killpg(pid, signal);
+        let Some(pid) = self.pid else { return };
+        // A group that is gone needs no signal. One with a terminal may not have its group yet; it was not reaped, so its number
+        // is nobody else's.
+        if killpg(pid, signal) == Err(Errno::ESRCH) && self.terminal.is_some() {
+            let _ = kill(pid, signal);
         }
+    }
+
+    /// Its terminal has another size. One that has ended has none any more.
+    pub(crate) fn resize(&self, size: Size) -> Result<(), NoTerminal> {
+        match &self.terminal {
+            Some(terminal) => terminal.resize(size),
+            None if self.is_draining() => {}
+            None => return Err(NoTerminal),
+        }
+        Ok(())
     }
 
     /// It was reaped; what is in its pipes now is all that counts.
     pub(crate) fn ended(&mut self, end: Exited) {
-        self.end = Some(End::Exited(end));
+        let not_started = self.terminal.take().and_then(Terminal::report);
+        self.end = Some(not_started.map_or(End::Exited(end), End::NotStarted));
         self.stdin.close();
         self.stdout.last_words = Some(LAST_WORDS);
         self.stderr.last_words = Some(LAST_WORDS);
@@ -232,6 +267,10 @@ impl Output {
     }
 }
 
+/// A command that runs with pipes was to be given another size.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct NoTerminal;
+
 /// The outside sent more for a command's stdin than its window allows.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Overrun;
@@ -241,6 +280,12 @@ pub(crate) struct Input {
     pipe: Option<OwnedFd>,
     waiting: VecDeque<u8>,
     ended: bool,
+    /// Whether it is a terminal, which has no end but the character for it.
+    is_terminal: bool,
+    /// Whether what waits is that character, which is nobody's input.
+    end_is_typed: bool,
+    /// Whether the last byte that was typed did not end a line.
+    in_a_line: bool,
     /// Bytes that the command has taken.
     taken: u64,
     /// Those of them of which the outside was not told yet.
@@ -277,48 +322,75 @@ impl Input {
     }
 
     /// No more bytes will come.
-    pub(crate) fn end(&mut self) {
-        self.ended = true;
-        if self.waiting.is_empty() {
-            self.close();
+    pub(crate) fn end(&mut self, number: u32, outbox: &mut Outbox) {
+        if !self.ended {
+            self.ended = true;
+            self.flush(number, outbox);
         }
     }
 
-    /// Writes what the command's pipe takes without blocking, and acknowledges it.
+    /// Writes what the command takes without blocking, and acknowledges it.
     pub(crate) fn flush(&mut self, number: u32, outbox: &mut Outbox) {
-        let Some(pipe) = &self.pipe else { return };
         let mut written = 0;
         let mut gone = false;
-        while !self.waiting.is_empty() {
+        while let Some(pipe) = &self.pipe {
+            if self.waiting.is_empty() {
+                if self.ended && !self.type_the_end() {
+                    self.close();
+                }
+                if self.waiting.is_empty() {
+                    break;
+                }
+                continue;
+            }
             match unistd::write(pipe, self.waiting.as_slices().0) {
                 Ok(bytes) => {
-                    written += bytes;
-                    self.taken += bytes as u64;
+                    self.in_a_line = !matches!(self.waiting[bytes - 1], b'\n' | b'\r');
                     self.waiting.drain(..bytes);
+                    if !self.end_is_typed {
+                        written += bytes;
+                        self.taken += bytes as u64;
+                    }
                 }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => break,
                 Err(_) => {
                     gone = true;
-                    break;
+                    if !self.end_is_typed {
+                        written += self.waiting.len();
+                    }
+                    self.close();
                 }
             }
-        }
-        if gone {
-            written += self.waiting.len();
-            self.close();
         }
         if written > 0 {
             self.tell(written, gone, number, outbox);
         }
-        if self.ended && self.waiting.is_empty() {
-            self.close();
-        }
+    }
+
+    /// Puts the character behind everything by which a terminal's input ends; `false` where there is none, or it was typed.
+    fn type_the_end(&mut self) -> bool {
+        let terminal = self
+            .pipe
+            .as_ref()
+            .filter(|_| self.is_terminal && !self.end_is_typed);
+        let Some(end) = terminal.and_then(terminal::end_of_file) else {
+            return false;
+        };
+        // In a line, the first only gives what was typed of it to the command.
+        self.waiting
+            .extend(&[end; 2][usize::from(!self.in_a_line)..]);
+        self.end_is_typed = true;
+        true
     }
 
     /// The command has closed its end.
     pub(crate) fn reader_left(&mut self, number: u32, outbox: &mut Outbox) {
-        let left = self.waiting.len();
+        let left = if self.end_is_typed {
+            0
+        } else {
+            self.waiting.len()
+        };
         self.close();
         self.tell(left, true, number, outbox);
     }

@@ -13,9 +13,11 @@ mod outbox;
 mod resume;
 mod serve;
 mod start;
+mod terminal;
 mod watch;
 
 use std::{
+    env,
     io::{self, Write},
     process::ExitCode,
 };
@@ -26,6 +28,10 @@ const UNREADABLE: u8 = 65;
 const BROKEN: u8 = 74;
 
 fn main() -> ExitCode {
+    let mut arguments = env::args_os().skip(1);
+    if arguments.next().is_some_and(|word| word == terminal::WORD) {
+        return terminal::become_command(arguments);
+    }
     let fault = match serve::serve(io::stdin(), io::stdout()) {
         Ok(()) => return ExitCode::SUCCESS,
         Err(fault) => fault,

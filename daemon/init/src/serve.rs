@@ -16,7 +16,7 @@ use nix::{
     unistd::{self, Pid},
 };
 use paw_launch::frame::{
-    self, Credit, Exited, FrameError, Hello, MAX_PAYLOAD, NotStarted, Start, Tag,
+    self, Credit, Exited, FrameError, Hello, MAX_PAYLOAD, NotStarted, Size, Start, Tag,
 };
 use rustix::process::{self, WaitOptions};
 use serde::de::DeserializeOwned;
@@ -159,7 +159,8 @@ impl Init {
                     }
                     Source::Stdin(number, _) => {
                         if let Some(child) = self.children.get_mut(&number) {
-                            if events.contains(EpollFlags::EPOLLERR) {
+                            // The reader of a pipe left, or the last one that had the terminal open.
+                            if events.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP) {
                                 child.stdin.reader_left(number, &mut self.outbox);
                             } else {
                                 child.stdin.flush(number, &mut self.outbox);
@@ -338,7 +339,7 @@ fn obey(
         }
         Tag::StdinEnd => {
             if let Some(child) = children.get_mut(&number) {
-                child.stdin.end();
+                child.stdin.end(number, outbox);
             }
         }
         Tag::Credit => {
@@ -354,6 +355,14 @@ fn obey(
                 .map_err(|_| Fault::Broken("a signal that does not exist"))?;
             if let Some(child) = children.get(&number) {
                 child.signal(signal);
+            }
+        }
+        Tag::Resize => {
+            let size: Size = control(tag, payload)?;
+            if let Some(child) = children.get(&number) {
+                child.resize(size).map_err(|_| {
+                    Fault::Broken("another size for a command that has no terminal")
+                })?;
             }
         }
         Tag::Resume => {
@@ -387,8 +396,8 @@ fn begin(wanted: &Start, running: usize) -> Result<Child, NotStarted> {
     if running >= MAX_CHILDREN {
         return Err(failed("children", Errno::EAGAIN));
     }
-    let process = start(wanted)?;
-    Child::new(process).map_err(|errno| failed("pipes", errno))
+    let started = start(wanted)?;
+    Child::new(started).map_err(|errno| failed("pipes", errno))
 }
 
 fn control<T: DeserializeOwned>(tag: Tag, payload: &[u8]) -> Result<T, Fault> {

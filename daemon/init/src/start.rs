@@ -13,12 +13,20 @@ use nix::{
     errno::Errno,
     unistd::{AccessFlags, access},
 };
-use paw_launch::frame::{NotStarted, Start};
+use paw_launch::frame::{NotStarted, Size, Start};
 
-/// Starts a command with three pipes, in a process group of its own.
+use crate::terminal::{self, Terminal};
+
+/// A process, and what paw-init keeps of its terminal if it has one.
+pub(crate) struct Started {
+    pub(crate) process: process::Child,
+    pub(crate) terminal: Option<Terminal>,
+}
+
+/// Starts a command with three pipes, in a process group of its own, or with a terminal, in a session of its own.
 ///
 /// Nothing of paw-init's own environment or descriptors reaches it; the standard library resets its signal mask.
-pub(crate) fn start(start: &Start) -> Result<process::Child, NotStarted> {
+pub(crate) fn start(start: &Start) -> Result<Started, NotStarted> {
     let Some((name, arguments)) = start.argv.split_first() else {
         return Err(failed("argv", Errno::EINVAL));
     };
@@ -34,21 +42,52 @@ pub(crate) fn start(start: &Start) -> Result<process::Child, NotStarted> {
     // The command inherits this; changing it here tells a bad directory from a bad program, which `Command` cannot.
     env::set_current_dir(&start.cwd).map_err(|fault| failed_io("cwd", &fault))?;
     let started = find(name, path_of(&environment)).and_then(|program| {
-        Command::new(program)
-            .arg0(name)
+        let (mut command, terminal) = match start.terminal {
+            None => (with_pipes(&program, name), None),
+            Some(size) => {
+                let (command, terminal) = with_terminal(&program, name, size)?;
+                (command, Some(terminal))
+            }
+        };
+        let process = command
             .args(arguments)
             .env_clear()
             .envs(environment)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0)
             .spawn()
-            .map_err(|fault| failed_io("exec", &fault))
+            .map_err(|fault| failed_io("exec", &fault))?;
+        Ok(Started { process, terminal })
     });
     // Staying there would keep a mount busy; `/` always exists, and where it does not, staying is harmless.
     let _ = env::set_current_dir("/");
     started
+}
+
+fn with_pipes(program: &Path, name: &str) -> Command {
+    let mut command = Command::new(program);
+    command
+        .arg0(name)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0);
+    command
+}
+
+/// It becomes the command once it has made the terminal that of a session of its own, which the first of a group cannot do.
+fn with_terminal(
+    program: &Path,
+    name: &str,
+    size: Size,
+) -> Result<(Command, Terminal), NotStarted> {
+    let (terminal, given) = terminal::open(size)?;
+    let mut command = terminal::itself();
+    command
+        .arg(program)
+        .arg(name)
+        .stdin(given.stdin)
+        .stdout(given.stdout)
+        .stderr(given.stderr);
+    Ok((command, terminal))
 }
 
 fn path_of<'a>(environment: &[(&str, &'a str)]) -> &'a str {

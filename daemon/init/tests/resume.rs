@@ -80,6 +80,7 @@ impl Init {
             argv: argv.iter().map(|&word| word.to_owned()).collect(),
             env: vec!["PATH=/usr/bin:/bin".to_owned()],
             cwd: "/".to_owned(),
+            terminal: None,
         };
         self.control(Tag::Start, child, &start);
     }
@@ -261,6 +262,7 @@ fn parts_of_a_writer_that_died_are_forgotten() {
         argv: vec!["echo".to_owned(), "x".repeat(20_000)],
         env: vec!["PATH=/usr/bin:/bin".to_owned()],
         cwd: "/".to_owned(),
+        terminal: None,
     };
     let all: Vec<Vec<u8>> = writes(Tag::Start, 1, &serde_json::to_vec(&start).unwrap()).collect();
     assert!(all.len() > 4);

@@ -13,6 +13,7 @@
 //!    │ ── stdin(1) … stdin_end(1) ──► │   at most WINDOW bytes of it unacknowledged
 //!    │ ◄─ stdin_taken(1, n) ───────── │
 //!    │ ── signal(1, 15) ────────────► │
+//!    │ ── resize(1, 50 × 200) ──────► │   only of a command with a terminal
 //!    │ ◄─ exited(1, code) ─────────── │   after the last byte of its output, or a grandchild holds the pipes
 //!    │ ── forget(1) ────────────────► │   its end is noted; until then paw-init keeps it
 //!    │ ── end, or end of stdin ─────► │   paw-init kills what is left and exits
@@ -21,7 +22,12 @@
 //! An outside that is killed may leave half of what it was doing in either pipe; [`crate::resume`] says how the next one goes
 //! on without losing, doubling or misreading a byte.
 //!
+//! A command that is started with a [`Size`] has a terminal in place of pipes: it writes everything to stdout, and the end of its
+//! stdin is the terminal's end-of-file character.
+//!
 //! The outside trusts nothing in a frame: it bounds sizes, totals and time itself.
+
+use std::num::NonZeroU16;
 
 use serde::{Deserialize, Serialize};
 
@@ -38,7 +44,7 @@ pub const HEADER: usize = 9;
 pub const WINDOW: usize = 256 * 1024;
 
 /// The version of this protocol, in [`Hello`].
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// What a frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -85,6 +91,8 @@ pub enum Tag {
     EgressEnd = 19,
     /// Both ways: [`crate::egress::EgressTaken`].
     EgressTaken = 20,
+    /// To paw-init: [`Size`], the new one of a child's terminal.
+    Resize = 21,
 }
 
 impl TryFrom<u8> for Tag {
@@ -112,6 +120,7 @@ impl TryFrom<u8> for Tag {
             18 => Self::EgressData,
             19 => Self::EgressEnd,
             20 => Self::EgressTaken,
+            21 => Self::Resize,
             other => return Err(FrameError::UnknownTag(other)),
         })
     }
@@ -146,6 +155,19 @@ pub struct Start {
     pub env: Vec<String>,
     /// Absolute working directory.
     pub cwd: String,
+    /// The size of its terminal; without one it has three pipes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terminal: Option<Size>,
+}
+
+/// The size of a terminal, in characters. None has no rows or no columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Size {
+    /// Lines.
+    pub rows: NonZeroU16,
+    /// Characters in a line.
+    pub cols: NonZeroU16,
 }
 
 /// Room for more output of one stream.

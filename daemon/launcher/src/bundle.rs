@@ -42,6 +42,9 @@ const OWN: [&str; 6] = ["proc", "dev", "sys", "tmp", "run", ".paw"];
 /// The most top-level entries of an image, and so of mounts that it takes.
 const MAX_ENTRIES: usize = 64;
 
+/// The most terminals of one sandbox. The kernel has some 3000 for all sandboxes and containers of the host together.
+const MAX_TERMINALS: u32 = 16;
+
 /// The memory for all bundles, in the words of tmpfs: one takes about 100 KiB, and what a runtime writes to its log.
 const ROOM: &str = "size=128m,nr_inodes=65536,mode=0711";
 
@@ -517,6 +520,12 @@ pub(crate) fn tmpfs_mounts(limits: &Limits) -> impl Iterator<Item = Value> {
                 .collect();
             json!({ "destination": target, "type": "tmpfs", "source": "tmpfs", "options": options })
         })
+}
+
+/// A place for terminals, which are the sandbox's alone: none of the host's is in it.
+pub(crate) fn terminals_mount() -> Value {
+    json!({ "destination": "/dev/pts", "type": "devpts", "source": "devpts",
+        "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0600", format!("max={MAX_TERMINALS}")] })
 }
 
 /// What the OCI specification says in every runtime; each adds its `linux` part.

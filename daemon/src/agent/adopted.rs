@@ -294,6 +294,7 @@ async fn run(
         let attending = Attending {
             child,
             stdin: None,
+            terminal: None,
             events: None,
             noting: Some(&noting),
             deadline,
@@ -337,6 +338,7 @@ async fn exec(
     let attending = Attending {
         child: going.child,
         stdin: None,
+        terminal: None,
         events: None,
         noting: Some(&noting),
         deadline,

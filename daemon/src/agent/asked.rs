@@ -1,10 +1,14 @@
 //! What a person asks of a sandbox, checked before it is judged.
 
-use std::path::PathBuf;
+use std::{num::NonZeroU16, path::PathBuf};
 
-use paw_api::{ErrorKind, egress::NetRule, sandbox::RunSpec as Asked};
+use paw_api::{
+    ErrorKind,
+    egress::NetRule,
+    sandbox::{RunSpec as Asked, TerminalSize},
+};
 use paw_launch::{
-    frame::{MAX_PAYLOAD, Start},
+    frame::{MAX_PAYLOAD, Size, Start},
     request::{Image, Isolation, Mount, MountSource, Runtime},
 };
 use paw_policy::Name;
@@ -41,6 +45,15 @@ pub fn check(asked: &Asked) -> Result<Checked, paw_api::Error> {
             "a command whose asker leaves cannot be given input".into(),
             "leave out `detach` or `stdin`",
         ));
+    }
+    if let Some(size) = &asked.terminal {
+        size_of(size)?;
+        if asked.detach || asked.lines.is_some() {
+            return Err(invalid(
+                "a command has a terminal only for somebody who sits before it".into(),
+                "leave out `terminal`, or `detach` and `lines`",
+            ));
+        }
     }
     if asked.lines.is_some() && !asked.net.is_empty() {
         return Err(invalid(
@@ -174,6 +187,30 @@ pub fn check(asked: &Asked) -> Result<Checked, paw_api::Error> {
     })
 }
 
+/// The size of a terminal.
+///
+/// # Errors
+/// `invalid`, when no terminal has that size.
+pub fn size_of(size: &TerminalSize) -> Result<Size, paw_api::Error> {
+    let side = |characters: u32| {
+        let characters = u16::try_from(characters).ok().and_then(NonZeroU16::new);
+        characters.ok_or_else(|| {
+            paw_api::Error::new(
+                ErrorKind::Invalid,
+                format!(
+                    "no terminal has {} rows of {} columns",
+                    size.rows, size.cols
+                ),
+                "both are 1 to 65535",
+            )
+        })
+    };
+    Ok(Size {
+        rows: side(size.rows)?,
+        cols: side(size.cols)?,
+    })
+}
+
 /// Whether an agent's sandboxes may have these rules.
 ///
 /// # Errors
@@ -199,6 +236,7 @@ fn told(asked: &Asked) -> usize {
         argv: asked.argv.clone(),
         env: asked.env.clone(),
         cwd: asked.workdir.clone().unwrap_or_default(),
+        terminal: asked.terminal.as_ref().and_then(|size| size_of(size).ok()),
     };
     serde_json::to_vec(&start).map_or(usize::MAX, |told| told.len())
 }

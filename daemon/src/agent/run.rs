@@ -11,7 +11,7 @@ use paw_launch::{
 use paw_store::Caller;
 use serde_json::{Map, Value};
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{Instant, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::{
     Agents,
-    asked::{Checked, check},
+    asked::{self, Checked, check},
     ended::{end_of_exec, outcome_of},
     net::{Whose, way_out},
     staged,
@@ -31,7 +31,7 @@ use crate::{
     orchestrator::work::{Ending, Outcome, Progress},
     sandbox::{
         self, ExecSpec, Known, Noting, Owner, PROXY_ENVIRONMENT, Register, RunEnd, RunError,
-        RunEvent, RunSpec, Sandbox,
+        RunEvent, RunSpec, Sandbox, Sizes,
     },
 };
 
@@ -43,6 +43,9 @@ const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// How long a further command may take when nothing is said: as long as the sandbox.
 const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// What a command with a terminal is told of it where it was told nothing else: what every terminal of today can do.
+const TERMINAL_ENVIRONMENT: &str = "TERM=xterm";
 
 /// Where a command finds the workspace that it asked for.
 pub const WORKSPACE: &str = "/workspace";
@@ -78,9 +81,17 @@ pub(super) async fn run(
             return Outcome::failed("invalid", error.to_string(), hint);
         }
     };
-    let (output, input) = match progress {
-        Progress::Run { output, input } => (Some(output), input),
-        Progress::None | Progress::Chat(_) => (None, None),
+    let (output, input, sizes) = match progress {
+        Progress::Run {
+            output,
+            input,
+            terminal,
+        } => (Some(output), input, terminal),
+        Progress::None | Progress::Chat(_) => (None, None, None),
+    };
+    let terminal = match terminal_of(&asked, sizes) {
+        Ok(terminal) => terminal,
+        Err(outcome) => return *outcome,
     };
     let stdin = input.filter(|_| asked.stdin).map(|input| {
         Box::new(StreamReader::new(ReceiverStream::new(input)))
@@ -95,6 +106,9 @@ pub(super) async fn run(
     if !asked.net.is_empty() || further.is_some_and(|id| agents.ways.of(&id).is_some()) {
         env.extend(PROXY_ENVIRONMENT.map(str::to_owned));
     }
+    if terminal.is_some() && !env.iter().any(|entry| entry.starts_with("TERM=")) {
+        env.push(TERMINAL_ENVIRONMENT.to_owned());
+    }
     let cwd = asked.workdir.clone().unwrap_or_else(|| "/".into());
     let most_output = asked
         .max_output
@@ -105,6 +119,7 @@ pub(super) async fn run(
             env,
             cwd,
             stdin,
+            terminal,
             most_output,
             limit: asked.timeout_ms.map_or(LONGEST, Duration::from_millis),
         };
@@ -149,6 +164,7 @@ pub(super) async fn run(
         env,
         cwd,
         stdin,
+        terminal,
         most_output,
         net: way.map(|(_, net)| net),
     };
@@ -210,6 +226,19 @@ pub(super) async fn run(
         attestation: heard_of.attestation.as_ref().map(|it| it.digest),
         ..outcome
     }
+}
+
+/// The sizes of the terminal that was asked for. Where nobody listens it keeps the one that it begins with.
+fn terminal_of(asked: &Asked, sizes: Option<Sizes>) -> Result<Option<Sizes>, Box<Outcome>> {
+    let Some(size) = &asked.terminal else {
+        return Ok(None);
+    };
+    if sizes.is_some() {
+        return Ok(sizes);
+    }
+    let size = asked::size_of(size)
+        .map_err(|error| Box::new(Outcome::failed("invalid", error.message, error.data.hint)))?;
+    Ok(Some(watch::channel(size).1))
 }
 
 /// Waits until it shall stop. What shall be left at the same time is not stopped: that is for whoever can leave it.

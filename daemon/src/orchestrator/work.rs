@@ -3,10 +3,11 @@
 use std::{future::Future, pin::Pin, sync::Arc};
 
 use paw_api::{provider::ChatEvent, sandbox::RunEvent};
+use paw_launch::frame::Size;
 use paw_policy::{Digest, Permit, Plan, TaintSet};
 use paw_store::{ActionRecord, Attempt, Caller, Failure};
 use serde_json::Value;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -23,6 +24,8 @@ pub enum Progress {
         output: mpsc::Sender<RunEvent>,
         /// Its input; none where its stdin is empty.
         input: Option<mpsc::Receiver<std::io::Result<bytes::Bytes>>>,
+        /// The size of its terminal, as its asker's window has it; none where it has pipes.
+        terminal: Option<watch::Receiver<Size>>,
     },
 }
 

@@ -133,7 +133,7 @@ fn result_of(method: &str) -> Option<SchemaOf> {
         "workspace.undo" => of::<workspace::Undone>,
         "approval.confirm" | "approval.forget" | "chat.cancel" | "events.unsubscribe"
         | "model.abort" | "model.leave" | "sandbox.abort" | "sandbox.input" | "sandbox.kill"
-        | "sandbox.leave" | "session.delete" => of::<bool>,
+        | "sandbox.leave" | "sandbox.resize" | "session.delete" => of::<bool>,
         _ => return None,
     })
 }

@@ -8,37 +8,34 @@
 
 use std::{
     fmt, io,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
-    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use paw_launch::{
-    frame::{self, Exited, MAX_PAYLOAD, NotStarted, Start, Tag, WINDOW},
+    frame::{self, Exited, MAX_PAYLOAD, NotStarted, Size, Start, Tag, WINDOW},
     request::{Attestation, End, RefusalReason, SandboxId, Usage},
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::AsyncRead,
     net::unix::pipe,
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{Semaphore, mpsc, oneshot},
     task::JoinSet,
     time::timeout,
 };
-use tokio_util::sync::{PollSemaphore, PollSender};
 
-pub use super::stream::Output;
 use super::{
     away::LauncherError,
     launcher::{Ending, Launcher, Made},
     life::Life,
     stream::stream,
-    wire::{Entry, Fault, Inside, Outcome, StdinState, control, data, pieces, read, write},
+    wire::{Entry, Fault, Inside, Outcome, StdinState, control, data, read, write},
 };
+pub use super::{stdin::Stdin, stream::Output};
 
 /// Frames that wait to be written; each is at most one payload and a header.
 const QUEUE: usize = 8;
@@ -66,7 +63,7 @@ pub enum SandboxError {
     NotStarted {
         /// Its name.
         program: String,
-        /// What failed: `find`, `exec`, `cwd`, `env`, `argv`, `children` or `pipes`.
+        /// What failed: `find`, `exec`, `cwd`, `env`, `argv`, `children`, `pipes` or `terminal`.
         step: String,
         /// What the kernel said inside.
         source: io::Error,
@@ -351,7 +348,7 @@ impl Starter {
         cwd: String,
         most_output: u64,
     ) -> Result<Child, SandboxError> {
-        self.start_as(self.number(), argv, env, cwd, most_output)
+        self.start_as(self.number(), argv, env, cwd, most_output, None)
             .await
     }
 
@@ -372,7 +369,8 @@ impl Starter {
         self.inside.lock().left = true;
     }
 
-    /// As [`Starter::start`], under a number from [`Starter::number`].
+    /// As [`Starter::start`], under a number from [`Starter::number`], and with a terminal where it is given a size for one: then
+    /// everything that it writes comes over its stdout.
     ///
     /// # Errors
     /// As [`Starter::start`].
@@ -383,10 +381,16 @@ impl Starter {
         env: Vec<String>,
         cwd: String,
         most_output: u64,
+        terminal: Option<Size>,
     ) -> Result<Child, SandboxError> {
         let program = argv.first().cloned().unwrap_or_default();
-        let start =
-            control(Tag::Start, number, &Start { argv, env, cwd }).ok_or(SandboxError::TooLong)?;
+        let start = Start {
+            argv,
+            env,
+            cwd,
+            terminal,
+        };
+        let start = control(Tag::Start, number, &start).ok_or(SandboxError::TooLong)?;
         let child = self.enter(number, program, [0, 0], most_output, WINDOW)?;
         self.frames
             .send(start)
@@ -432,13 +436,7 @@ impl Starter {
             }
             state.children.insert(number, entry);
         }
-        let stdin = Stdin {
-            number,
-            window: PollSemaphore::new(window),
-            granted: None,
-            frames: PollSender::new(self.frames.clone()),
-            inside: self.inside.clone(),
-        };
+        let stdin = Stdin::new(number, window, &self.frames, &self.inside);
         Ok(Child {
             stdin,
             stdout,
@@ -504,14 +502,20 @@ impl Process {
     /// # Errors
     /// When the sandbox is gone.
     pub async fn signal(&self, signal: nix::sys::signal::Signal) -> Result<(), SandboxError> {
-        let frame = control(
-            Tag::Signal,
-            self.number,
-            &frame::Signal {
-                signal: signal as i32,
-            },
-        )
-        .ok_or(SandboxError::TooLong)?;
+        let signal = signal as i32;
+        self.tell(Tag::Signal, &frame::Signal { signal }).await
+    }
+
+    /// Gives its terminal another size; it must have one. One that has ended already is not told.
+    ///
+    /// # Errors
+    /// When the sandbox is gone.
+    pub async fn resize(&self, size: Size) -> Result<(), SandboxError> {
+        self.tell(Tag::Resize, &size).await
+    }
+
+    async fn tell(&self, tag: Tag, message: &impl serde::Serialize) -> Result<(), SandboxError> {
+        let frame = control(tag, self.number, message).ok_or(SandboxError::TooLong)?;
         self.frames
             .send(frame)
             .await
@@ -522,77 +526,5 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.inside.forget(self.number);
-    }
-}
-
-/// Where the input of a command goes: at most a window of it is under way.
-pub struct Stdin {
-    number: u32,
-    window: PollSemaphore,
-    granted: Option<OwnedSemaphorePermit>,
-    frames: PollSender<Bytes>,
-    inside: Arc<Inside>,
-}
-
-impl Stdin {
-    fn end(&self) {
-        if let Some(entry) = self.inside.lock().children.get_mut(&self.number)
-            && entry.stdin == StdinState::Open
-        {
-            entry.stdin = StdinState::Ending;
-        }
-        self.inside.tell_writer.notify_one();
-    }
-}
-
-impl AsyncWrite for Stdin {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let closed = || io::Error::from(io::ErrorKind::BrokenPipe);
-        let permit = match this.granted.take() {
-            Some(permit) => permit,
-            None => {
-                let wanted =
-                    u32::try_from(bytes.len().min(MAX_PAYLOAD)).expect("a payload's length fits");
-                ready!(this.window.poll_acquire_many(context, wanted)).ok_or_else(closed)?
-            }
-        };
-        // The place in the queue comes last, so that nobody holds one while it waits for its window.
-        match this.frames.poll_reserve(context) {
-            Poll::Pending => {
-                this.granted = Some(permit);
-                return Poll::Pending;
-            }
-            Poll::Ready(reserved) => reserved.map_err(|_| closed())?,
-        }
-        let length = permit.num_permits().min(bytes.len());
-        // A later call may bring fewer bytes than the window was asked for; the rest of the permit goes back by itself.
-        let mut permit = permit;
-        if let Some(used) = permit.split(length) {
-            used.forget();
-        }
-        this.frames
-            .send_item(pieces(Tag::Stdin, this.number, &bytes[..length]))
-            .map_err(|_| closed())?;
-        Poll::Ready(Ok(length))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.end();
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl Drop for Stdin {
-    fn drop(&mut self) {
-        self.end();
     }
 }

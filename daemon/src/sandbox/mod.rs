@@ -50,6 +50,7 @@ mod relay;
 mod run;
 pub(crate) mod seal;
 mod sees;
+mod stdin;
 mod stream;
 mod strict;
 mod talk;
@@ -78,8 +79,8 @@ pub use register::{Found, Known, Log, Register, Stream};
 pub use relay::{Answerer, Said};
 pub(crate) use run::GRACE;
 pub use run::{
-    Attending, ExecSpec, Noting, RunEnd, RunError, RunEvent, RunSpec, attend_exec, attend_run,
-    exec, run, run_noted,
+    Attending, ExecSpec, Noting, RunEnd, RunError, RunEvent, RunSpec, Sizes, attend_exec,
+    attend_run, exec, run, run_noted,
 };
 pub use sees::{Sees, own};
 pub use workspace::{WorkspaceError, settle};

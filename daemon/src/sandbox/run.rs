@@ -5,13 +5,13 @@ use std::{io, sync::Arc, time::Duration};
 use bytes::Bytes;
 use nix::sys::signal::Signal;
 use paw_launch::{
-    frame::Exited,
+    frame::{Exited, Size},
     request::{Attestation, End, SandboxId, SandboxPlan, Usage},
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::AsyncRead,
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::{
     egress::{EgressError, Net},
-    frames::{Child, Exit, Output, Sandbox, SandboxError, Starter},
+    frames::{Child, Exit, Output, Process, Sandbox, SandboxError, Starter},
     keep::{self, Command},
     pool::Origin,
     register::{Log, Stream},
@@ -27,6 +27,9 @@ use super::{
 
 /// How much later than the launcher we notice that a deadline has passed.
 pub(crate) const GRACE: Duration = Duration::from_secs(2);
+
+/// The size of a terminal, and every other one that it is given.
+pub type Sizes = watch::Receiver<Size>;
 
 /// What to run.
 pub struct RunSpec {
@@ -40,6 +43,8 @@ pub struct RunSpec {
     pub cwd: String,
     /// Its input; without one its stdin is at its end from the start.
     pub stdin: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    /// The size of its terminal, now and later; without one it has three pipes.
+    pub terminal: Option<Sizes>,
     /// The most bytes of output that are passed on; the rest is thrown away, and [`RunEnd::output_truncated`] says so.
     pub most_output: u64,
     /// What it may reach; nothing at all without it.
@@ -56,6 +61,8 @@ pub struct ExecSpec {
     pub cwd: String,
     /// Its input; without one its stdin is at its end from the start.
     pub stdin: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    /// The size of its terminal, now and later; without one it has three pipes.
+    pub terminal: Option<Sizes>,
     /// The most bytes of output that are passed on.
     pub most_output: u64,
     /// How long it may take; the sandbox may end before.
@@ -172,6 +179,7 @@ pub async fn run_noted(
         env,
         cwd,
         stdin,
+        mut terminal,
         most_output,
         net,
     } = spec;
@@ -206,13 +214,15 @@ pub async fn run_noted(
     if let Some(noting) = &noting {
         noting.begin(number, stdin.is_some(), most_output)?;
     }
+    let size = terminal.as_mut().map(now);
     let starting = sandbox
         .starter()
-        .start_as(number, argv, env, cwd, most_output);
+        .start_as(number, argv, env, cwd, most_output, size);
     let child = starting.await?;
     let attending = Attending {
         child,
         stdin,
+        terminal,
         events: Some(events),
         noting: noting.as_ref(),
         deadline,
@@ -276,6 +286,7 @@ pub async fn exec(
         env,
         cwd,
         stdin,
+        mut terminal,
         most_output,
         limit,
     } = spec;
@@ -284,10 +295,12 @@ pub async fn exec(
     if let Some(noting) = noting {
         noting.begin(number, stdin.is_some(), most_output)?;
     }
-    let starting = starter.start_as(number, argv, env, cwd, most_output);
+    let size = terminal.as_mut().map(now);
+    let starting = starter.start_as(number, argv, env, cwd, most_output, size);
     let attending = Attending {
         child: starting.await?,
         stdin,
+        terminal,
         events: Some(events),
         noting,
         deadline,
@@ -334,6 +347,8 @@ pub struct Attending<'a> {
     pub child: Child,
     /// Its input.
     pub stdin: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    /// Other sizes of its terminal, if it has one.
+    pub terminal: Option<Sizes>,
     /// Who listens.
     pub events: Option<&'a mpsc::Sender<RunEvent>>,
     /// Where it is noted.
@@ -358,6 +373,7 @@ impl Attending<'_> {
             .map(|noting| &noting.log);
         let log = log.map(|log| (log, number));
         let feed = feed(self.stdin.take(), stdin);
+        let sizes = self.terminal.take();
         let work = async {
             let passed = tokio::try_join!(
                 pass_on(stdout, log, Stream::Stdout, events),
@@ -372,13 +388,15 @@ impl Attending<'_> {
             }
         };
         let fed_work = async {
-            tokio::pin!(work, feed, unheard);
-            let mut feeding = true;
+            let sizing = fit(process, sizes);
+            tokio::pin!(work, feed, sizing, unheard);
+            let (mut feeding, mut fitting) = (true, true);
             loop {
                 tokio::select! {
                     worked = &mut work => return worked,
                     // The input is over; the output is not.
                     () = &mut feed, if feeding => feeding = false,
+                    () = &mut sizing, if fitting => fitting = false,
                     // A silent command would never notice that nobody listens.
                     () = &mut unheard => return Err(RunError::Abandoned),
                 }
@@ -410,6 +428,22 @@ impl Attending<'_> {
             // The sandbox ended under it: its deadline, its memory, a kill. That is an end like others.
             Err(SandboxError::Gone) => Ok(None),
             Err(fault) => Err(fault.into()),
+        }
+    }
+}
+
+/// The size that a terminal has now; those after it are told to the command.
+fn now(sizes: &mut Sizes) -> Size {
+    *sizes.borrow_and_update()
+}
+
+/// Tells a command with a terminal of every other size; of several at once only the last counts.
+async fn fit(process: &Process, sizes: Option<Sizes>) {
+    let Some(mut sizes) = sizes else { return };
+    while sizes.changed().await.is_ok() {
+        let size = now(&mut sizes);
+        if process.resize(size).await.is_err() {
+            return;
         }
     }
 }

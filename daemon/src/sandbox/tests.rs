@@ -526,6 +526,7 @@ async fn ran(
         env: vec!["PATH=/usr/bin:/bin".to_owned()],
         cwd: "/".to_owned(),
         stdin: stdin.map(|bytes| Box::new(bytes) as Box<_>),
+        terminal: None,
         most_output,
         net: None,
     };
@@ -634,6 +635,7 @@ async fn a_run_that_nobody_listens_to_is_killed() {
         env: vec![],
         cwd: "/".into(),
         stdin: None,
+        terminal: None,
         most_output: ENOUGH,
         net: None,
     };

@@ -239,6 +239,7 @@ impl Inside {
             | Tag::Signal
             | Tag::End
             | Tag::Part
+            | Tag::Resize
             | Tag::Resume
             | Tag::Forget => {
                 return Err(Fault::Protocol(

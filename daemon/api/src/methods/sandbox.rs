@@ -38,6 +38,12 @@ pub(super) const ROWS: &[Method] = &[
         &["id", "follow"],
         "Shows what a sandbox's command said lately.",
     ),
+    call(
+        "sandbox.resize",
+        Role::User,
+        &["id", "rows", "cols"],
+        "Gives a command's terminal another size.",
+    ),
     subscription(
         "sandbox.run",
         "sandbox.output",

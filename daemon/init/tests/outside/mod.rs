@@ -9,7 +9,9 @@ use std::{
     time::Duration,
 };
 
-use paw_launch::frame::{self, Credit, Exited, HEADER, NotStarted, Signal, Start, StdinTaken, Tag};
+use paw_launch::frame::{
+    self, Credit, Exited, HEADER, NotStarted, Signal, Size, Start, StdinTaken, Tag,
+};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Long enough for a busy machine; reaching it is a failure.
@@ -121,6 +123,17 @@ impl Outside {
     }
 
     pub fn start_in(&mut self, child: u32, argv: &[&str], env: &[&str], cwd: &str) {
+        self.start_on(child, argv, env, cwd, None);
+    }
+
+    pub fn start_on(
+        &mut self,
+        child: u32,
+        argv: &[&str],
+        env: &[&str],
+        cwd: &str,
+        terminal: Option<Size>,
+    ) {
         let text = |list: &[&str]| list.iter().map(|&s| s.to_owned()).collect();
         self.control(
             Tag::Start,
@@ -129,6 +142,7 @@ impl Outside {
                 argv: text(argv),
                 env: text(env),
                 cwd: cwd.to_owned(),
+                terminal,
             },
         );
     }

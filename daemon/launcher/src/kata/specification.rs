@@ -6,7 +6,7 @@ use paw_launch::request::{Isolation, Limits};
 use serde_json::{Value, json};
 
 use crate::{
-    bundle::{Bound, specification, tmpfs_mounts},
+    bundle::{Bound, specification, terminals_mount, tmpfs_mounts},
     ceilings::Approved,
 };
 
@@ -19,6 +19,7 @@ pub(super) fn write(isolation: Isolation, plan: &Approved, cgroup: &str, bound: 
         json!({ "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"] }),
         json!({ "destination": "/dev", "type": "tmpfs", "source": "tmpfs",
             "options": ["nosuid", "noexec", "strictatime", "mode=755", "size=64k"] }),
+        terminals_mount(),
     ];
     mounts.extend(tmpfs_mounts(&plan.limits));
     mounts.extend(

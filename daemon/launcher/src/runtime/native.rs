@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::Maker;
 use crate::{
     attest::{self, AttestError, Expected},
-    bundle::{Bound, specification, tmpfs_mounts},
+    bundle::{Bound, specification, terminals_mount, tmpfs_mounts},
     ceilings::Approved,
     host,
     sandbox::CreateError,
@@ -62,6 +62,7 @@ impl Maker for Native {
             json!({ "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"] }),
             json!({ "destination": "/dev", "type": "tmpfs", "source": "tmpfs",
                 "options": ["nosuid", "noexec", "strictatime", "mode=755", "size=64k"] }),
+            terminals_mount(),
         ];
         mounts.extend(tmpfs_mounts(&plan.limits));
         // The recursive forms also bind what is mounted below the source, which would otherwise be refused: a less privileged

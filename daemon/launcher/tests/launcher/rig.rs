@@ -605,6 +605,7 @@ impl Running {
             argv: argv.iter().map(ToString::to_string).collect(),
             env: vec!["PATH=/bin:/usr/bin".to_owned()],
             cwd: "/tmp".to_owned(),
+            terminal: None,
         };
         let payload = serde_json::to_vec(&start).unwrap();
         self.stdin

@@ -46,6 +46,7 @@ use paw_api::{
     trail::AuditRpcServer,
     workspace::WorkspaceRpcServer,
 };
+use paw_launch::frame::Size;
 use paw_policy::Rules;
 use paw_store::ActionRecord;
 use serde::Serialize;
@@ -145,19 +146,21 @@ pub struct Context {
     pub uploads: Uploads,
     /// Places of models that are being fetched.
     pub pulls: Pulls,
-    /// Input of commands that run, by action.
+    /// Input and windows of commands that run, by action.
     pub inputs: Mutex<BTreeMap<Uuid, Input>>,
 }
 
-/// Where the input of a running command goes.
+/// Where the input of a running command goes, and the size of the window before it.
 #[derive(Debug, Clone)]
 pub struct Input {
     /// Whose command it is.
     pub uid: u32,
     /// The sandbox, once it is known.
     pub sandbox: Option<String>,
-    /// Its stdin.
-    pub to: mpsc::Sender<std::io::Result<bytes::Bytes>>,
+    /// Its stdin, until that has ended; none where it takes nothing.
+    pub to: Option<mpsc::Sender<std::io::Result<bytes::Bytes>>>,
+    /// The size of its terminal; none where it has pipes.
+    pub size: Option<watch::Sender<Size>>,
 }
 
 /// All handlers; cheap to clone.

@@ -1,6 +1,6 @@
 //! `sandbox.*`
 
-use std::sync::PoisonError;
+use std::{collections::BTreeMap, sync::PoisonError};
 
 use base64::Engine as _;
 use jsonrpsee::{
@@ -13,16 +13,18 @@ use paw_api::{
     error::ErrorData,
     sandbox::{
         RunEvent, RunSpec, RuntimeInfo, SandboxDetail, SandboxInfo, SandboxRpcServer, SandboxUsage,
-        SandboxesForgotten,
+        SandboxesForgotten, TerminalSize,
     },
 };
 use paw_launch::request::{ProofState, SandboxId};
 use paw_policy::{Role, State};
 use paw_store::{ActionRecord, Caller};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use uuid::Uuid;
 
 use super::{Family, Input, fail, send};
 use crate::{
+    agent::asked::size_of,
     intake::may_see,
     orchestrator::work::Progress,
     records,
@@ -104,14 +106,15 @@ impl SandboxRpcServer for Family {
         let caller = caller(extensions).map_err(fail)?;
         let to = {
             let mut inputs = self.inputs.lock().unwrap_or_else(PoisonError::into_inner);
-            let found = inputs
-                .iter()
-                .find(|(action, input)| {
-                    action.to_string() == id || input.sandbox.as_deref() == Some(&id)
-                })
-                .filter(|(_, input)| input.uid == caller.uid)
-                .map(|(action, input)| (*action, input.to.clone()));
-            let Some((action, to)) = found else {
+            let found = of(&mut inputs, &id, caller.uid, |input| input.to.is_some());
+            let to = found.and_then(|input| {
+                if end == Some(true) {
+                    input.to.take()
+                } else {
+                    input.to.clone()
+                }
+            });
+            let Some(to) = to else {
                 let hint = "start it with stdin = true, and send input only while it runs";
                 return Err(fail(
                     Error::new(
@@ -122,9 +125,6 @@ impl SandboxRpcServer for Family {
                     .about(id),
                 ));
             };
-            if end == Some(true) {
-                inputs.remove(&action);
-            }
             to
         };
         let Some(data) = data else { return Ok(true) };
@@ -147,6 +147,28 @@ impl SandboxRpcServer for Family {
                 "it has ended, or closed its stdin",
             ))
         })?;
+        Ok(true)
+    }
+
+    async fn resize(
+        &self,
+        extensions: &Extensions,
+        id: String,
+        rows: u32,
+        cols: u32,
+    ) -> RpcResult<bool> {
+        let caller = caller(extensions).map_err(fail)?;
+        let size = size_of(&TerminalSize { rows, cols }).map_err(fail)?;
+        let mut inputs = self.inputs.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = of(&mut inputs, &id, caller.uid, |input| input.size.is_some());
+        let Some(to) = found.and_then(|input| input.size.as_ref()) else {
+            let hint = "start it with `terminal`, and change its size only while it runs";
+            let message = "no command of yours has a terminal under this id";
+            return Err(fail(
+                Error::new(ErrorKind::NotFound, message, hint).about(id),
+            ));
+        };
+        to.send_replace(size);
         Ok(true)
     }
 
@@ -302,17 +324,21 @@ impl Family {
         let (output, events) = mpsc::channel(EVENTS);
         let (to, input) = mpsc::channel(PIECES);
         let stdin = spec.stdin;
+        let size = spec.terminal.as_ref().map(size_of).transpose()?;
+        let (size, terminal) = size.map(watch::channel).unzip();
         let progress = Progress::Run {
             output,
             input: stdin.then_some(input),
+            terminal,
         };
         let submission = self.intake.judge_run(spec, caller.clone(), progress)?;
         let id = submission.record.id;
-        if stdin {
+        if stdin || size.is_some() {
             let input = Input {
                 uid: caller.uid,
                 sandbox: None,
-                to,
+                to: stdin.then_some(to),
+                size,
             };
             self.inputs
                 .lock()
@@ -395,6 +421,20 @@ impl Family {
         };
         send(&sink, &last).await;
     }
+}
+
+/// What is kept of a command of this user, by the id of its action or of its sandbox.
+fn of<'a>(
+    inputs: &'a mut BTreeMap<Uuid, Input>,
+    id: &str,
+    uid: u32,
+    fits: impl Fn(&Input) -> bool,
+) -> Option<&'a mut Input> {
+    let found = inputs.iter_mut().find(|(action, input)| {
+        let named = action.to_string() == id || input.sandbox.as_deref() == Some(id);
+        named && input.uid == uid && fits(input)
+    });
+    found.map(|(_, input)| input)
 }
 
 fn run_end(record: ActionRecord) -> RunEvent {
