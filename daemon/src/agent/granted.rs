@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use paw_policy::{Facts, Principal, SecretUse, may_use};
+use paw_policy::{Circumstances, Facts, Principal, SecretUse, may_use};
 use paw_store::Caller;
 use paw_vault::User;
 use uuid::Uuid;
@@ -41,6 +41,7 @@ pub(super) async fn secrets(
         },
         taint: owner.taint.clone(),
         now_ms: now_ms(),
+        circumstances: Circumstances::default(),
     };
     for needed in &skill.secrets {
         let name = SecretName {
