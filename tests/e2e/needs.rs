@@ -42,7 +42,7 @@ while IFS= read -r line; do
     *'"tools/list"'*) said='{"tools":[{"name":"send","inputSchema":{"type":"object"}}]}' ;;
     *'"tools/call"'*)
       served=$(printf 'GET http://broker/api/x HTTP/1.0\r\n\r\n' | nc -w 10 127.0.0.1 3128 | grep -c '^served')
-      knows=$(cat /proc/self/environ /skill/* | grep -c 'Dv3x')
+      knows=$(cat /proc/self/environ /skill/* | grep -c 'Dv[3]x')
       said="{\"content\":[{\"type\":\"text\",\"text\":\"served $served knows $knows\"}]}" ;;
     *) continue ;;
   esac
@@ -52,8 +52,8 @@ done
 
 fn manifest(name: &str, more: &str) -> String {
     format!(
-        "name = \"{name}\"\nversion = \"1\"\ndescription = \"Sends.\"\ncommand = [\"/bin/sh\", \"/skill/server.sh\"]\nimage = \"host\"\n\
-         net = [\"broker/api\"]\n{more}[limits]\ncpu_milli = 1000\nmemory = 67108864\ndisk = 0\npids = 16\nopen_files = 64\nwall_ms = 20000\n\
+        "name = \"{name}\"\nversion = \"1\"\ndescription = \"Sends.\"\ncommand = [\"/bin/sh\", \"/skill/server.sh\"]\nimage = \"base\"\n\
+         net = [\"broker/api\"]\n{more}[limits]\ncpu_milli = 1000\nmemory = 67108864\ndisk = 1048576\npids = 16\nopen_files = 64\nwall_ms = 20000\n\
          [[tools]]\nname = \"send\"\nclass = \"egress\"\ndescription = \"x\"\ninput = '{{\"type\": \"object\"}}'\n"
     )
 }
