@@ -552,10 +552,25 @@ fn watching_shows_what_waits_and_what_comes() {
 
 #[test]
 fn grant_is_shown_as_the_rule_that_it_is_before_anybody_says_yes() {
-    let fake = approver();
     let arguments = ["approval", "approve", ID, "--for", "1h", "--like-this"];
+    // What came by the question of something that is no agent's name is granted to nobody.
+    let ran = approver().run_with(&arguments, &[], b"y\n");
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("how it came to be asked"),
+        "{}",
+        ran.stderr
+    );
+    let fake = Fake::new(|method, _| {
+        if method == "approval.answer" {
+            return Reply::Result(action("completed"));
+        }
+        let mut approval = approval();
+        approval["asked"] = json!({"via": "job", "job": ID, "through": ["lead"]});
+        Reply::Result(approval)
+    });
     let ran = fake.run_with(&arguments, &[], b"y\n");
-    assert_eq!(ran.code, 2, "nobody confirmed it");
+    assert_eq!(ran.code, 2, "nobody confirmed it: {}", ran.stderr);
     for words in [
         "permit (",
         "resource == Tool::\"files/write\"",

@@ -377,7 +377,7 @@ pub(crate) fn program_that_says_no_hello_is_killed_and_refused() {
     check("exec >&-; sleep 60", "ended before its hello");
     // A true hello, but from another program than the one that was mounted: the interpreter.
     check(
-        r#"printf '\017\000\000\000\001\000\000\000\000{"version": 2 }'; sleep 60"#,
+        r#"printf '\017\000\000\000\001\000\000\000\000{"version": 3 }'; sleep 60"#,
         "the program is another one",
     );
 }
