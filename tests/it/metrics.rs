@@ -72,13 +72,15 @@ const NAMES: [&str; 32] = [
 async fn every_metric_is_told_as_openmetrics_and_is_in_the_manual() {
     let model = Model::start().await;
     let setup = Setup::new()
-        .with("temperature = 0.0\nroute = \"main\"\n")
         .ollama(&model)
-        .with("\n[route.main]\ntargets = [{ provider = \"local\" }]\ncache = {}\n");
+        .with("\n[route.main]\ntargets = [{ provider = \"local\" }]\ncache = {}\n")
+        .with("\n[agent.talker]\ntemperature = 0.0\nroute = \"main\"\n");
     let pawd = Pawd::start(setup).await;
     let client = pawd.client().await;
-    // What is counted or timed is told once it has happened.
+    // What is counted or timed is told once it has happened. Answers are kept of who has no tools.
     ask(&client, None).await;
+    let begun = Asking::new("hello").agent("talker".to_owned()).ask(&client);
+    rest(&mut within("beginning a chat", begun).await.expect("accepted")).await;
     let asked = ask_to_write(&client, "out.txt", "text").await;
     let denied = answer(&client, &asked.id, asked.digest, Answer::Deny).await;
     denied.expect("it is denied");
