@@ -470,6 +470,23 @@ fn what_cannot_be_read_or_vouched_for_is_critical() {
     check(plan, &user, Risk::Critical);
 }
 
+/// Rule R7: a score makes things stricter.
+#[test]
+fn signs_of_an_attack_make_reading_weigh_more_and_nothing_less() {
+    let clean = TaintSet::of(Taint::User);
+    let signed = clean.clone().with(&TaintSet::of(Taint::Suspicious));
+    for class in [ToolClass::ReadPublic, ToolClass::ReadPrivate] {
+        assert_eq!(weigh(&tool(class), &clean).0, Risk::Medium);
+        assert_eq!(weigh(&tool(class), &signed).0, Risk::High);
+    }
+    for plan in [tool(ToolClass::WriteDestructive), chat(), run(), reach()] {
+        assert!(
+            weigh(&plan, &signed).0 >= weigh(&plan, &clean).0,
+            "{plan:?}"
+        );
+    }
+}
+
 /// What rules can ask about exists: each of these denies what is shipped as asked or allowed.
 #[test]
 fn rules_can_ask_for_paths_hosts_models_and_time() {
