@@ -16,7 +16,7 @@ use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
-    task::JoinSet,
+    task::{JoinError, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -429,10 +429,11 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         parts.spawn(proving);
     }
     let pulse = sd_notify::watchdog_enabled().map(|limit| limit / 2);
-    let work = driver.run(stop.clone(), pulse, || notify(&[NotifyState::Watchdog]));
-    tokio::pin!(work);
+    // On a thread of the runtime, where those are that it talks with: the thread that waits here would have to be woken for each word.
+    let mut work =
+        tokio::spawn(driver.run(stop.clone(), pulse, || notify(&[NotifyState::Watchdog])));
     let ended = tokio::select! {
-        () = &mut work => Ok(()),
+        ended = &mut work => whole(ended),
         name = &mut lost => {
             error!(
                 message_id = paw_log::events::LAUNCHER_LOST,
@@ -442,8 +443,8 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
             // What is being done cannot end well any more, so there is nothing to wait for.
             door.rebound(ActionBounds { drain: Duration::ZERO, ..bounds }).await;
             stop.cancel();
-            work.await;
-            Err(helpers::end_of(helpers.as_mut(), name))
+            whole(work.await)
+                .and_then(|()| Err(helpers::end_of(helpers.as_mut(), name)))
         }
     };
 
@@ -470,6 +471,13 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
     drop(helpers);
     info!("stopped");
     ended
+}
+
+/// What the end of the driver says of it: without the driver nothing goes on, so its fault is ours.
+fn whole(ended: Result<(), JoinError>) -> Result<(), Fatal> {
+    ended
+        .context("the driver of actions ended by a fault; report it with the journal of this time")
+        .map_err(Fatal::Software)
 }
 
 /// The actions that were being done when an earlier life ended.
