@@ -1,8 +1,9 @@
 //! pawd: parse, boot, exit code.
 
-use std::{alloc::System, io::Write as _, process::ExitCode};
+use std::{io::Write as _, process::ExitCode};
 
 use clap::Parser as _;
+use mimalloc::MiMalloc;
 use pawd::{
     boot::{Options, boot},
     exit::USAGE,
@@ -11,7 +12,7 @@ use zeroizing_alloc::ZeroAlloc;
 
 /// Secrets pass through buffers of libraries on their way in and out; none of them keeps one after it was given back.
 #[global_allocator]
-static WIPES: ZeroAlloc<System> = ZeroAlloc(System);
+static WIPES: ZeroAlloc<MiMalloc> = ZeroAlloc(MiMalloc);
 
 fn main() -> ExitCode {
     let options = match Options::try_parse() {
