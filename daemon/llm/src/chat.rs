@@ -1,5 +1,10 @@
 //! The words of a conversation with a model, the same for every provider.
 
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
+use serde_json::{Value, value::RawValue};
+
 /// One question to a model: the whole conversation so far, oldest message first.
 ///
 /// `Debug` prints what people wrote; do not log it.
@@ -9,8 +14,8 @@ pub struct ChatRequest {
     pub model: String,
     /// The conversation, oldest first. The caller bounds its size; the provider's context length is the real limit.
     pub messages: Vec<Message>,
-    /// What the model may call; it is told nothing of tools when there are none.
-    pub tools: Vec<Tool>,
+    /// What the model may call; it is told nothing of tools when there are none. Shared, because it is the same in most questions.
+    pub tools: Arc<[Tool]>,
     /// Whether it has to call one.
     pub tool_choice: ToolChoice,
     /// The shape of the answer; free text when `None`.
@@ -30,7 +35,7 @@ impl ChatRequest {
         Self {
             model: model.into(),
             messages,
-            tools: Vec::new(),
+            tools: Arc::default(),
             tool_choice: ToolChoice::Auto,
             schema: None,
             max_tokens: None,
@@ -127,7 +132,39 @@ pub struct Tool {
     /// What it does, for the model.
     pub description: String,
     /// JSON schema of its arguments, an object.
-    pub parameters: serde_json::Value,
+    pub parameters: Parameters,
+}
+
+/// A JSON schema as it is sent: written once, and told with many questions.
+#[derive(Debug, Clone)]
+pub struct Parameters(Box<RawValue>);
+
+impl Parameters {
+    /// Its text.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        self.0.get()
+    }
+}
+
+impl From<&Value> for Parameters {
+    fn from(schema: &Value) -> Self {
+        Self(RawValue::from_string(schema.to_string()).expect("what a value is written as is JSON"))
+    }
+}
+
+impl PartialEq for Parameters {
+    fn eq(&self, other: &Self) -> bool {
+        self.text() == other.text()
+    }
+}
+
+impl Eq for Parameters {}
+
+impl Serialize for Parameters {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(to)
+    }
 }
 
 /// Whether a model has to call a tool.
@@ -176,7 +213,7 @@ pub struct Schema {
     /// A name for it, of the same letters as a tool's.
     pub name: String,
     /// JSON schema of the answer.
-    pub schema: serde_json::Value,
+    pub schema: Value,
 }
 
 /// What a stream yields, in order: any number of `Text`, the tool calls, then exactly one `Done`, unless it fails.

@@ -24,8 +24,8 @@ pub mod wire;
 
 pub use cache::Looks;
 pub use chat::{
-    ChatEvent, ChatRequest, Done, Finish, Health, Image, ImageFormat, Message, Model, Part, Schema,
-    Tool, ToolCall, ToolChoice, ToolResult, Usage,
+    ChatEvent, ChatRequest, Done, Finish, Health, Image, ImageFormat, Message, Model, Parameters,
+    Part, Schema, Tool, ToolCall, ToolChoice, ToolResult, Usage,
 };
 pub use config::{ConfigError, KeySource, ProviderConfig, ProviderKind, Timeouts};
 pub use error::{Cause, Level, LlmError, Step};

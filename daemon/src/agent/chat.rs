@@ -27,7 +27,7 @@ use crate::{
     orchestrator::work::{Ending, Outcome, failure},
     pictures::picture,
     quota::{self, Who},
-    sandbox::Skills,
+    sandbox::{Skill, Skills},
     storage::Storage,
 };
 
@@ -145,7 +145,7 @@ pub(super) fn ready(
 /// What a model is told beside its instructions: the tools of its skills, and how their makers say that they are used.
 #[derive(Debug, Default)]
 pub struct Offer {
-    tools: Vec<paw_llm::Tool>,
+    tools: Arc<[paw_llm::Tool]>,
     guide: String,
 }
 
@@ -161,26 +161,27 @@ pub fn offer(
         |_| Offer::default(),
         |told| Offer {
             tools: told.list(),
-            guide: told.guide(),
+            guide: told.guide().to_owned(),
         },
     )
 }
 
 /// The same, by the names that lead back to them.
-///
-/// # Errors
-/// When they are more than a model can be told.
-pub(super) fn told(
+fn told(
     skills: &Skills,
     settings: &AgentSettings,
     schema: Option<&serde_json::Value>,
 ) -> Result<Told, TooMany> {
-    let known = settings.skills.iter().filter(|_| schema.is_none());
-    let told = Told::of(known.filter_map(|name| skills.get(name)))?;
-    Ok(match schema {
-        None => told.with(&settings.agents),
-        Some(_) => told,
-    })
+    match schema {
+        None => Told::whole(&usable(skills, settings), &settings.agents),
+        Some(_) => Ok(Told::default()),
+    }
+}
+
+/// The skills of this agent that can be used.
+pub(super) fn usable(skills: &Skills, settings: &AgentSettings) -> Vec<Arc<Skill>> {
+    let names = settings.skills.iter();
+    names.filter_map(|name| skills.get(name)).collect()
 }
 
 /// A chat that ended with an earlier pawd: nobody knows how far it came, or who was being asked, so it counts as what is set aside for an

@@ -31,6 +31,7 @@ use paw_store::ActionRecord;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+pub use self::turn::remembered::Remembered;
 use self::{
     adopted::Adoptions,
     net::{Ask, Ways},
@@ -80,6 +81,8 @@ pub struct Agents {
     pub installed: Arc<Installed>,
     /// Where what skills keep came from.
     pub labels: Arc<Labels>,
+    /// What models were told of the tools of each agent.
+    pub told: Remembered,
     /// Sandboxes of people's commands.
     pub register: Register,
     /// What an earlier pawd had begun and this one goes on with.

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     agent::{
-        Agents, Door,
+        Agents, Door, Remembered,
         adopted::{self, Adoptions},
         net::Ways,
         persons::Persons,
@@ -215,6 +215,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         skills: Arc::clone(&skills),
         installed: Arc::clone(&installed),
         labels: Arc::new(labels),
+        told: Remembered::default(),
         register: register.clone(),
         adoptions: Adoptions::default(),
         outlived: helpers.is_none(),

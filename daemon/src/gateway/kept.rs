@@ -285,11 +285,12 @@ mod tests {
     #[test]
     fn question_that_offers_tools_is_asked_each_time() {
         let mut request = question();
-        request.tools.push(Tool {
+        request.tools = [Tool {
             name: "t".into(),
             description: String::new(),
-            parameters: serde_json::Value::Null,
-        });
+            parameters: (&serde_json::Value::Null).into(),
+        }]
+        .into();
         assert_eq!(
             keyed(&request, "a", 1, &config("http://127.0.0.1:1", "")),
             None

@@ -91,7 +91,7 @@ impl Tokens {
     pub fn of(request: &ChatRequest) -> Self {
         let messages = request.messages.iter().map(of_message);
         let tools = request.tools.iter().map(|tool| {
-            let schema = tool.parameters.to_string().len();
+            let schema = tool.parameters.text().len();
             TOKENS_PER_MESSAGE + of_bytes(tool.name.len() + tool.description.len() + schema)
         });
         let schema = request.schema.iter().map(|it| {

@@ -302,11 +302,12 @@ mod tests {
         let plain = Needs::of(&request);
         assert!(!plain.tools && !plain.vision && plain.tokens > 0);
         request.max_tokens = Some(500);
-        request.tools.push(paw_llm::Tool {
+        request.tools = [paw_llm::Tool {
             name: "t".into(),
             description: String::new(),
-            parameters: serde_json::json!({}),
-        });
+            parameters: (&serde_json::json!({})).into(),
+        }]
+        .into();
         let image = paw_llm::Image {
             format: paw_llm::ImageFormat::Png,
             base64: String::new(),

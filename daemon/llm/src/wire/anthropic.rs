@@ -16,7 +16,8 @@ use serde_json::{Map, Value, json, value::RawValue};
 use super::answer::{Answer, CallPiece};
 use super::{Page, fault, is_name, json as read_json, object, utf8, word};
 use crate::chat::{
-    ChatEvent, ChatRequest, Finish, Image, Message, Model, Part, ToolCall, ToolChoice, ToolResult,
+    ChatEvent, ChatRequest, Finish, Image, Message, Model, Parameters, Part, ToolCall, ToolChoice,
+    ToolResult,
 };
 use crate::error::LlmError;
 use crate::said::Mask;
@@ -201,11 +202,18 @@ struct Question<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     temperature: Option<f32>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    tools: Vec<Value>,
+    tools: Vec<Offered<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tool_choice: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     output_config: Option<Value>,
+}
+
+#[derive(Serialize)]
+struct Offered<'a> {
+    name: &'a str,
+    description: &'a str,
+    input_schema: &'a Parameters,
 }
 
 #[derive(Serialize)]
@@ -247,7 +255,11 @@ pub(super) fn question(request: &ChatRequest) -> Result<Vec<u8>, serde_json::Err
         tools: request
             .tools
             .iter()
-            .map(|tool| json!({ "name": tool.name, "description": tool.description, "input_schema": tool.parameters }))
+            .map(|tool| Offered {
+                name: &tool.name,
+                description: &tool.description,
+                input_schema: &tool.parameters,
+            })
             .collect(),
         tool_choice: match &request.tool_choice {
             _ if request.tools.is_empty() => None,

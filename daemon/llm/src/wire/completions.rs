@@ -13,7 +13,9 @@ use serde_json::Value;
 
 use super::answer::{Answer, CallPiece};
 use super::{fault, is_name, json, utf8, word};
-use crate::chat::{ChatEvent, ChatRequest, Finish, Image, Message, Model, Part, ToolChoice};
+use crate::chat::{
+    ChatEvent, ChatRequest, Finish, Image, Message, Model, Parameters, Part, Tool, ToolChoice,
+};
 use crate::error::LlmError;
 use crate::said::Mask;
 
@@ -207,7 +209,7 @@ struct Question<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     temperature: Option<f32>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    tools: Vec<Value>,
+    tools: Vec<Offered<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tool_choice: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -298,14 +300,37 @@ fn is_closed(schema: &Value) -> bool {
     }
 }
 
-/// The tools in the shape that Ollama shares.
-pub(super) fn functions(request: &ChatRequest) -> Vec<Value> {
-    let function = |tool: &crate::chat::Tool| {
-        serde_json::json!({
-            "type": "function",
-            "function": { "name": tool.name, "description": tool.description, "parameters": tool.parameters }
-        })
-    };
+/// A tool in the shape that Ollama shares.
+#[derive(Serialize)]
+pub(super) struct Offered<'a> {
+    r#type: &'static str,
+    function: About<'a>,
+}
+
+#[derive(Serialize)]
+struct About<'a> {
+    name: &'a str,
+    description: &'a str,
+    parameters: &'a Parameters,
+}
+
+/// The tools in that shape.
+pub(super) fn functions(request: &ChatRequest) -> Vec<Offered<'_>> {
+    fn function(tool: &Tool) -> Offered<'_> {
+        let Tool {
+            name,
+            description,
+            parameters,
+        } = tool;
+        Offered {
+            r#type: "function",
+            function: About {
+                name,
+                description,
+                parameters,
+            },
+        }
+    }
     request.tools.iter().map(function).collect()
 }
 

@@ -13,7 +13,9 @@ use serde_json::{Value, json, value::RawValue};
 use super::answer::{Answer, CallPiece};
 use super::paths::{Arguments, PathPiece};
 use super::{Page, fault, is_name, json as read_json, object, utf8, word};
-use crate::chat::{ChatEvent, ChatRequest, Finish, Image, Message, Model, Part, ToolChoice};
+use crate::chat::{
+    ChatEvent, ChatRequest, Finish, Image, Message, Model, Parameters, Part, ToolChoice,
+};
 use crate::error::LlmError;
 use crate::said::Mask;
 
@@ -211,15 +213,29 @@ fn finish(reason: &str, mask: &Mask) -> Finish {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Question {
+struct Question<'a> {
     contents: Vec<Said>,
     #[serde(skip_serializing_if = "Option::is_none")]
     system_instruction: Option<Value>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    tools: Vec<Value>,
+    tools: Vec<Offered<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tool_config: Option<Value>,
     generation_config: Generation,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Offered<'a> {
+    function_declarations: Vec<Declared<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Declared<'a> {
+    name: &'a str,
+    description: &'a str,
+    parameters_json_schema: &'a Parameters,
 }
 
 #[derive(Serialize)]
@@ -275,10 +291,14 @@ pub(super) fn question(request: &ChatRequest) -> Result<Vec<u8>, serde_json::Err
             _ => contents.push(Said { role, parts }),
         }
     }
-    let declared: Vec<Value> = request
+    let declared: Vec<Declared<'_>> = request
         .tools
         .iter()
-        .map(|tool| json!({ "name": tool.name, "description": tool.description, "parametersJsonSchema": tool.parameters }))
+        .map(|tool| Declared {
+            name: &tool.name,
+            description: &tool.description,
+            parameters_json_schema: &tool.parameters,
+        })
         .collect();
     let mode = |mode: &str| json!({ "functionCallingConfig": { "mode": mode } });
     serde_json::to_vec(&Question {
@@ -296,7 +316,9 @@ pub(super) fn question(request: &ChatRequest) -> Result<Vec<u8>, serde_json::Err
         tools: if declared.is_empty() {
             Vec::new()
         } else {
-            vec![json!({ "functionDeclarations": declared })]
+            vec![Offered {
+                function_declarations: declared,
+            }]
         },
         generation_config: Generation {
             max_output_tokens: request.max_tokens,

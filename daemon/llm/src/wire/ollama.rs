@@ -103,7 +103,7 @@ struct Question<'a> {
     stream: bool,
     options: Options,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    tools: Vec<Value>,
+    tools: Vec<completions::Offered<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     format: Option<&'a Value>,
 }

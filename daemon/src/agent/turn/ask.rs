@@ -149,7 +149,7 @@ impl Turn<'_> {
     fn request(&self, stop: Option<&Stop>) -> ChatRequest {
         let (with_tools, guide) = (!self.tools.is_empty(), self.tools.guide());
         let fenced = with_tools || self.ready.earlier.summary.is_some();
-        let mut messages = vec![chat::instructions(&self.ready.settings, fenced, &guide)];
+        let mut messages = vec![chat::instructions(&self.ready.settings, fenced, guide)];
         messages.extend(context::shown(&self.ready.earlier, &self.fence));
         messages.push(chat::said(&self.chat.text, &self.chat.images));
         messages.extend(context::steps(&self.turns, &self.fence));

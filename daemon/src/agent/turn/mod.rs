@@ -13,7 +13,7 @@
 //! their actions before these are asked for, and results before the model hears of them. So a turn that pawd's end interrupted goes on:
 //! what is done is not done again, what waits for a person still waits, and what was being done has failed, which the model is told.
 //!
-//! - [`told`]: which tools a model is told of; [`guide`]: how their makers say that they are used. Pure.
+//! - [`told`]: which tools a model is told of; [`guide`]: how their makers say that they are used. Pure. [`remembered`]: that of the last turn.
 //! - [`text`]: calls that a model wrote as text. Pure.
 //! - [`fence`]: how data is shown. Pure.
 //! - [`context`]: what was said and done before, as a model is shown it. Pure.
@@ -33,13 +33,14 @@ mod guide;
 pub(super) mod leaving;
 mod limits;
 mod noted;
+pub(super) mod remembered;
 mod repeat;
 mod result;
 mod summary;
 pub(super) mod text;
 pub(super) mod told;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use paw_api::provider::{ChatResult, Usage};
 use paw_policy::{ChatArguments, Name, Operation, TaintSet, guard::secrets::Canary};
@@ -89,7 +90,7 @@ struct Turn<'a> {
     stops: Stops<'a>,
     chat: ChatArguments,
     ready: chat::Ready,
-    tools: Told,
+    tools: Arc<Told>,
     fence: Fence,
     /// The mark of its instructions.
     canary: Canary,
@@ -166,7 +167,16 @@ pub(super) async fn run(
         .turns
         .retain(|turn| turn.action != Some(whose.id));
     skill::look(agents, &ready.settings, whose.caller).await;
-    let tools = match chat::told(&agents.skills, &ready.settings, chat.schema.as_ref()) {
+    let settings = &ready.settings;
+    let tools = match chat.schema {
+        // It is asked for data, and some providers force it to answer at once.
+        Some(_) => Ok(Arc::default()),
+        None => {
+            let skills = chat::usable(&agents.skills, settings);
+            agents.told.told(whose.agent, skills, &settings.agents)
+        }
+    };
+    let tools = match tools {
         Ok(tools) => tools,
         Err(error) => {
             let message = format!("agent {}: {error}", whose.agent);

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ops::Deref,
+    sync::Arc,
 };
 
 use paw_policy::{Digest, Name, Taint, TaintSet, ToolClass};
@@ -46,9 +46,11 @@ pub(in crate::agent) struct Told {
     tools: BTreeMap<String, Which>,
     /// Names that more than one tool would have.
     shared: BTreeSet<String>,
-    /// How other agents are asked, if there are any to ask.
-    ask: Option<paw_llm::Tool>,
-    guide: Guide,
+    /// How other agents are asked, if there are any to ask: the schema of that.
+    ask: Option<Value>,
+    /// All of them as a model is told them.
+    list: Arc<[paw_llm::Tool]>,
+    guide: String,
     /// Whether something in what is told bears signs of an attack.
     suspicious: bool,
 }
@@ -68,13 +70,13 @@ impl Told {
     ///
     /// # Errors
     /// When they are more than a model can be told.
-    pub(in crate::agent) fn of(
-        skills: impl Iterator<Item = impl Deref<Target = Skill>>,
+    pub(in crate::agent) fn of<'a>(
+        skills: impl Iterator<Item = &'a Skill>,
     ) -> Result<Self, TooMany> {
-        let (mut told, mut bytes) = (Self::default(), 0);
+        let (mut told, mut guide, mut bytes) = (Self::default(), Guide::default(), 0);
         for skill in skills {
-            told.guide.add(&skill);
-            told.suspicious |= suspicious(&skill);
+            guide.add(skill);
+            told.suspicious |= suspicious(skill);
             for (tool, known) in &skill.tools {
                 let name = name_of(skill.name.as_str(), tool);
                 let which = Which {
@@ -96,7 +98,25 @@ impl Told {
         if tools > MAX_TOOLS || bytes > MAX_BYTES {
             return Err(TooMany { tools, bytes });
         }
+        let tool = |(name, which): (&String, &Which)| paw_llm::Tool {
+            name: name.clone(),
+            description: which.description.clone(),
+            parameters: (&which.input).into(),
+        };
+        told.list = told.tools.iter().map(tool).collect();
+        told.guide = guide.text();
         Ok(told)
+    }
+
+    /// Those of these skills, and the way to these agents.
+    ///
+    /// # Errors
+    /// When they are more than a model can be told.
+    pub(in crate::agent) fn whole(
+        skills: &[Arc<Skill>],
+        helpers: &[SubAgent],
+    ) -> Result<Self, TooMany> {
+        Ok(Self::of(skills.iter().map(Arc::as_ref))?.with(helpers))
     }
 
     /// What the words of these skills have a model's calls labelled with: an administrator approved them, which makes them no less
@@ -119,52 +139,45 @@ impl Told {
             .map(|helper| format!("{}: {}", helper.name, helper.about))
             .collect::<Vec<_>>();
         let names: Vec<&str> = helpers.iter().map(|helper| helper.name.as_str()).collect();
-        self.ask = Some(paw_llm::Tool {
+        let schema = json!({
+            "type": "object",
+            "properties": {
+                "agent": {"type": "string", "enum": names},
+                "text": {"type": "string", "minLength": 1, "description": "The question, with everything that it takes to answer it."},
+            },
+            "required": ["agent", "text"],
+            "additionalProperties": false,
+        });
+        let ask = paw_llm::Tool {
             name: ASK.to_owned(),
             description: format!(
                 "Asks another agent, which knows nothing of this conversation, and gives its answer.\n{}",
                 about.join("\n")
             ),
-            parameters: json!({
-                "type": "object",
-                "properties": {
-                    "agent": {"type": "string", "enum": names},
-                    "text": {"type": "string", "minLength": 1, "description": "The question, with everything that it takes to answer it."},
-                },
-                "required": ["agent", "text"],
-                "additionalProperties": false,
-            }),
-        });
+            parameters: (&schema).into(),
+        };
+        self.list = self.list.iter().cloned().chain([ask]).collect();
+        self.ask = Some(schema);
         self
     }
 
     /// The schema of the question to another agent, if this name is that.
     pub(in crate::agent) fn asks(&self, name: &str) -> Option<&Value> {
-        let ask = self.ask.as_ref().filter(|ask| ask.name == name)?;
-        Some(&ask.parameters)
+        self.ask.as_ref().filter(|_| name == ASK)
     }
 
     pub(in crate::agent) fn is_empty(&self) -> bool {
-        self.tools.is_empty() && self.ask.is_none()
+        self.list.is_empty()
     }
 
     /// What a model is told of how to use skills, after its instructions; empty where nobody wrote anything about that.
-    pub(in crate::agent) fn guide(&self) -> String {
-        self.guide.text()
+    pub(in crate::agent) fn guide(&self) -> &str {
+        &self.guide
     }
 
     /// As a model is told them.
-    pub(in crate::agent) fn list(&self) -> Vec<paw_llm::Tool> {
-        let tool = |(name, which): (&String, &Which)| paw_llm::Tool {
-            name: name.clone(),
-            description: which.description.clone(),
-            parameters: which.input.clone(),
-        };
-        self.tools
-            .iter()
-            .map(tool)
-            .chain(self.ask.clone())
-            .collect()
+    pub(in crate::agent) fn list(&self) -> Arc<[paw_llm::Tool]> {
+        Arc::clone(&self.list)
     }
 
     /// The tool that a model means by this name.
@@ -181,7 +194,7 @@ impl Told {
                 "two tools would be called {name_shown:?}, so neither is"
             ));
         }
-        let asks = self.ask.iter().map(|ask| ask.name.as_str());
+        let asks = self.ask.iter().map(|_| ASK);
         let known: Vec<&str> = self.tools.keys().map(String::as_str).chain(asks).collect();
         Err(format!(
             "there is no tool {name_shown:?}; there are: {}",
@@ -271,7 +284,7 @@ pub(super) mod tests {
             skill("files", &["read"]),
         ];
         let told = Told::of(skills.iter()).unwrap();
-        for tool in told.list() {
+        for tool in told.list().iter() {
             let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
             assert!(
                 tool.name.len() <= 64 && tool.name.bytes().all(plain),

@@ -25,11 +25,12 @@ fn conversation() -> ChatRequest {
         })
     };
     ChatRequest {
-        tools: vec![Tool {
+        tools: [Tool {
             name: "weather".into(),
             description: "Tells the weather".into(),
-            parameters: json!({ "type": "object" }),
-        }],
+            parameters: (&json!({ "type": "object" })).into(),
+        }]
+        .into(),
         tool_choice: ToolChoice::Required,
         schema: Some(Schema {
             name: "answer".into(),
