@@ -126,6 +126,28 @@ pub(crate) fn action(txn: &ReadTransaction, id: Uuid) -> Result<Option<ActionRec
     parse("action", id.as_u128(), document.value()).map(Some)
 }
 
+/// Those of these actions that are there, in this order, until their documents have more bytes together than these; of the first one that
+/// has no room any more on, none.
+pub(crate) fn actions_named(
+    txn: &ReadTransaction,
+    ids: &[Uuid],
+    mut room: usize,
+) -> Result<Vec<ActionRecord>, Fault> {
+    let actions = txn.open_table(ACTIONS)?;
+    let mut found = Vec::with_capacity(ids.len());
+    for id in ids {
+        let Some(document) = actions.get(id.as_u128())? else {
+            continue;
+        };
+        let Some(left) = room.checked_sub(document.value().len()) else {
+            break;
+        };
+        room = left;
+        found.push(parse("action", id.as_u128(), document.value())?);
+    }
+    Ok(found)
+}
+
 pub(crate) fn session(txn: &ReadTransaction, id: Uuid) -> Result<Option<SessionRecord>, Fault> {
     let Some(document) = txn.open_table(SESSIONS)?.get(id.as_u128())? else {
         return Ok(None);

@@ -179,6 +179,19 @@ impl Store {
         self.read(|txn| query::action(txn, id))
     }
 
+    /// Those of these actions that are there, in this order, read at once; as many of them as have so many bytes together as they are
+    /// stored.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn actions_named(
+        &self,
+        ids: &[Uuid],
+        room: usize,
+    ) -> Result<Vec<ActionRecord>, StoreError> {
+        self.read(|txn| query::actions_named(txn, ids, room))
+    }
+
     /// The actions that the filter wants, newest first.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! `approval.*`
 
+use std::collections::BTreeMap;
+
 use jsonrpsee::{
     Extensions,
     core::{RpcResult, async_trait},
@@ -36,27 +38,21 @@ impl ApprovalRpcServer for Family {
         // The page of a list: how long it may be, and from where it goes on.
         let page = super::page(limit.unwrap_or(most), after.as_deref()).map_err(fail)?;
         let asked = self.actions.asked(page.before, page.limit).await;
+        let asked = asked.map_err(fail)?;
+        let ids: Vec<_> = asked.iter().map(|(id, _)| *id).collect();
         // The oldest first, and as many as an answer holds: plans may be long, and whoever asks for long ones hides no other.
-        let (mut room, mut listed) = (LISTED, Vec::new());
-        for (id, waiting) in asked.map_err(fail)? {
-            let found = self.storage.read().action(id);
+        let found = self.storage.read().actions_named(&ids, LISTED);
+        let waiting: BTreeMap<_, _> = asked.into_iter().collect();
+        let listed = found
+            .map_err(|error| fail(unreadable(&error)))?
+            .into_iter()
             // What was answered since is no question any more.
-            let waits = found
-                .map_err(|error| fail(unreadable(&error)))?
-                .filter(|record| record.state == State::WaitingApproval);
-            let Some(record) = waits else { continue };
-            let approval = records::approval(record, waiting);
-            let length = approval
-                .plan
-                .canonical()
-                .map_or(usize::MAX, |text| text.len());
-            match room.checked_sub(length) {
-                Some(left) => room = left,
-                None => break,
-            }
-            listed.push(approval);
-        }
-        Ok(listed)
+            .filter(|record| record.state == State::WaitingApproval)
+            .map(|record| {
+                let waiting = waiting.get(&record.id).copied().unwrap_or(1);
+                records::approval(record, waiting)
+            });
+        Ok(listed.collect())
     }
 
     async fn show(&self, extensions: &Extensions, id: String) -> RpcResult<Approval> {
