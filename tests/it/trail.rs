@@ -1,9 +1,14 @@
 //! The audit log through pawctl: what is found, what is exported, and its check without pawd.
 
-use std::fs;
+use std::{fs, path::Path};
 
-use harness::{Model, Pawd, Setup};
+use harness::{Model, Pawd, Setup, root, somebody::Guest, within};
+use paw_api::audit::{Answer, Append, Entry, Event};
 use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    net::UnixStream,
+};
 
 async fn shown(pawd: &Pawd, arguments: &[&str]) -> Value {
     let arguments = [&["audit", "list", "-o", "json", "-n", "1000"], arguments].concat();
@@ -14,7 +19,13 @@ async fn shown(pawd: &Pawd, arguments: &[&str]) -> Value {
 }
 
 async fn exported(pawd: &Pawd, format: &str) -> Vec<String> {
-    let output = pawd.pawctl(&["audit", "export", "--format", format]).await;
+    exported_with(pawd, &["--format", format]).await
+}
+
+async fn exported_with(pawd: &Pawd, arguments: &[&str]) -> Vec<String> {
+    let output = pawd
+        .pawctl(&[&["audit", "export"], arguments].concat())
+        .await;
     assert!(output.status.success(), "{output:?}");
     let text = String::from_utf8(output.stdout).unwrap();
     text.lines().map(str::to_owned).collect()
@@ -80,6 +91,133 @@ async fn audit_list_finds_by_time_user_agent_kind_and_outcome_and_an_export_has_
     }
 }
 
+/// Has the audit writer append this, as somebody who has taken over pawd can.
+pub(crate) async fn append(pawd: &Pawd, records: impl Iterator<Item = Entry>) -> Vec<Answer> {
+    let socket = pawd.root.path().join("run/audit.sock");
+    let (stream, _guest) = if nix::unistd::geteuid().is_root() {
+        let program = Path::new(env!("CARGO_BIN_EXE_be-somebody"));
+        let (stream, guest) = Guest::connect(program, &socket, root::uid(), root::gid(), &[]);
+        (stream, Some(guest))
+    } else {
+        (UnixStream::connect(socket).await.unwrap(), None)
+    };
+    let (from, mut to) = stream.into_split();
+    let mut lines = BufReader::new(from).lines();
+    let mut answers = Vec::new();
+    for (seq, record) in (1..).zip(records) {
+        let append = Append {
+            seq,
+            durable: true,
+            record,
+        };
+        let line = serde_json::to_vec(&append).unwrap();
+        to.write_all(&[line, b"\n".to_vec()].concat())
+            .await
+            .unwrap();
+        while answers.len() < usize::try_from(seq).unwrap() {
+            let line = within("an answer", lines.next_line()).await.unwrap();
+            let answer = serde_json::from_str(&line.expect("it stays open")).unwrap();
+            if matches!(answer, Answer::Appended(_) | Answer::Refused(_)) {
+                answers.push(answer);
+            }
+        }
+    }
+    answers
+}
+
+/// 24 MB of records, which no answer holds.
+#[tokio::test]
+async fn records_that_are_long_keep_nobody_from_listing_following_and_exporting_the_log() {
+    let pawd = Pawd::start(Setup::new()).await;
+    let long = |n: usize| {
+        let mut entry = Entry::new(Event::JobAdded);
+        entry.detail.insert("n".into(), n.to_string());
+        entry.detail.insert("text".into(), "x".repeat(60_000));
+        entry
+    };
+    append(&pawd, (0..400).map(long)).await;
+    let output = pawd.pawctl(&["status", "-o", "json"]).await;
+    let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let seqs = |lines: &[String]| -> Vec<u64> {
+        let seq = |line: &String| serde_json::from_str::<Value>(line).unwrap()["seq"].as_u64();
+        lines.iter().map(|line| seq(line).unwrap()).collect()
+    };
+    let lines = exported_with(&pawd, &[]).await;
+    let last = lines.len() as u64;
+    assert!(last >= 401, "{status}");
+    assert_eq!(seqs(&lines), (1..=last).collect::<Vec<_>>());
+    // Without pawd, from the files, it is the same to the byte, and whole or from a number on.
+    let log = pawd.root.path().join("log");
+    let log = log.to_str().unwrap();
+    let offline = exported_with(&pawd, &["--log", log]).await;
+    assert!(offline == lines, "another text");
+    let segment = format!("{log}/audit.000001.log");
+    let offline = exported_with(&pawd, &["--log", &segment, "--from", "390"]).await;
+    assert!(offline == lines[389..], "another text");
+    let offline = exported_with(&pawd, &["--log", log, "--format", "cef"]).await;
+    assert_eq!(offline.len(), lines.len());
+
+    let tail = pawd
+        .pawctl(&["audit", "tail", "-n", "390", "-o", "jsonl"])
+        .await;
+    assert!(tail.status.success(), "{:?}", tail.stderr);
+    let text = String::from_utf8(tail.stdout).unwrap();
+    assert_eq!(text.lines().count(), 390);
+    // A list is one page, and says where there is more.
+    let output = pawd
+        .pawctl(&["audit", "list", "-n", "1000", "-o", "json"])
+        .await;
+    assert!(output.status.success(), "{:?}", output.stderr);
+    let page: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let shown = page["records"].as_array().unwrap().len() as u64;
+    assert!((50..100).contains(&shown), "{shown}");
+    assert_eq!(page["next"].as_u64(), Some(last - shown + 1));
+    let empty = tempfile::tempdir().unwrap();
+    let nothing = ["audit", "export", "--log", empty.path().to_str().unwrap()];
+    let output = pawd.pawctl(&nothing).await;
+    assert_eq!(output.status.code(), Some(6), "{output:?}");
+}
+
+#[tokio::test]
+async fn list_of_records_has_one_shape_whatever_is_asked_for() {
+    let pawd = Pawd::start(Setup::new()).await;
+    // What the start records is recorded.
+    let started = ["--event", "daemon_started"];
+    within("the first record", async {
+        while shown(&pawd, &started).await == serde_json::json!([]) {}
+    })
+    .await;
+    let whole = async |format: &str, more: &[&str]| {
+        let arguments = [&["audit", "list", "-n", "1", "-o", format], more].concat();
+        let output = pawd.pawctl(&arguments).await;
+        assert!(output.status.success(), "{output:?}");
+        (
+            String::from_utf8(output.stdout).unwrap(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    for filter in [
+        &["--before", "3"][..],
+        &["--event", "daemon_started"],
+        &["--since", "1h", "--before", "3"],
+        &["--uid", "4242"],
+    ] {
+        let (shown, _) = whole("json", filter).await;
+        let page: Value = serde_json::from_str(&shown).unwrap();
+        let mut members: Vec<&String> = page.as_object().unwrap().keys().collect();
+        members.sort();
+        assert_eq!(members, ["next", "records"], "{filter:?}");
+        let (lines, talk) = whole("jsonl", filter).await;
+        let records: Vec<Value> = lines
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert_eq!(page["records"], Value::Array(records), "{filter:?}");
+        let more = !page["next"].is_null();
+        assert_eq!(talk.contains("There may be older ones"), more, "{talk}");
+    }
+}
+
 #[tokio::test]
 async fn log_is_verified_without_pawd_by_what_was_kept_elsewhere_and_says_so_by_its_exit_code() {
     let mut pawd = Pawd::start(Setup::new()).await;
@@ -95,7 +233,7 @@ async fn log_is_verified_without_pawd_by_what_was_kept_elsewhere_and_says_so_by_
     );
     fs::copy(log.join("audit.pub"), &key).unwrap();
     fs::copy(log.join("audit.checkpoint"), &witness).unwrap();
-    let path = |path: &std::path::Path| path.to_str().unwrap().to_owned();
+    let path = |path: &Path| path.to_str().unwrap().to_owned();
     let all = [
         path(&log),
         "--key".into(),

@@ -42,6 +42,9 @@ pub(crate) enum Audit {
     Export {
         /// File to make; stdout if not given
         file: Option<PathBuf>,
+        /// Log directory, or a file in it, to read without pawd
+        #[arg(long, value_name = "PATH")]
+        log: Option<PathBuf>,
         /// From this record on
         #[arg(long, value_name = "SEQ", default_value_t = 1)]
         from: u64,

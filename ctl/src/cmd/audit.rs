@@ -1,26 +1,25 @@
 //! `pawctl audit`: reading the log through pawd, and checking it with or without pawd.
 
 mod cef;
+mod pages;
 mod verify;
 
-use std::{path::Path, sync::LazyLock};
+use std::sync::LazyLock;
 
 use paw_api::{
     events::EventItem,
     trail::{AuditFilter, AuditPage, Verification},
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
-use super::{agent::Sink, block};
+use self::pages::{PAGE, newest};
+use super::block;
 use crate::{
     cli::{self, Format, Global},
-    connect::{Answer, Connection, Params},
+    connect::{Connection, Params},
     fail::{Failure, exit},
     render::{Look, Out, Tone, json, table, text},
 };
-
-/// The most records that pawd gives at once.
-const PAGE: u64 = 1000;
 
 pub(super) async fn run(
     global: &Global,
@@ -34,17 +33,18 @@ pub(super) async fn run(
         }
         cli::Audit::Show { seq } => {
             let pawd = Connection::open(global).await?;
-            let answer = page(
-                &pawd,
-                "show the audit record",
-                Some(seq.saturating_add(1)),
-                1,
-            )
-            .await?;
-            let records: Vec<Value> = answer.read()?;
-            let Some(record) = records.first().filter(|record| number(record) == Some(seq)) else {
+            let doing = "show the audit record";
+            let before = Some(seq.saturating_add(1));
+            let any = AuditFilter::default();
+            let answer = pages::page(&pawd, doing, &any, before, Some(1)).await?;
+            let page: AuditPage = answer.read()?;
+            let Some(record) = page
+                .records
+                .first()
+                .filter(|record| number(record) == Some(seq))
+            else {
                 return Err(Failure::NotFound {
-                    doing: "show the audit record".to_owned(),
+                    doing: doing.to_owned(),
                     why: format!("there is no record {seq}"),
                     remedy: "see which there are: pawctl audit list".to_owned(),
                 });
@@ -81,31 +81,30 @@ pub(super) async fn run(
             out.answer(&answer, verify::verified)?;
             Ok(verify::verify_code(&seen))
         }
-        cli::Audit::Export { file, from, format } => {
-            export(global, file.as_deref(), from, format).await
+        cli::Audit::Export {
+            file,
+            log: Some(log),
+            from,
+            format,
+        } => {
+            pages::export_files(verify::directory(&log), file.as_deref(), from, format)?;
+            Ok(exit::DONE)
+        }
+        cli::Audit::Export {
+            file,
+            log: None,
+            from,
+            format,
+        } => {
+            pages::export(global, file.as_deref(), from, format).await?;
+            Ok(exit::DONE)
         }
     }
 }
 
-/// Records that fit. What the older method can find is asked of that, so that an older pawd answers, too.
+/// Records that fit, and where there may be older ones.
 async fn list(global: &Global, out: &mut Out, wanted: cli::AuditFilter) -> Result<(), Failure> {
-    let doing = "list audit records";
     let pawd = Connection::open(global).await?;
-    let none = "no audit records";
-    let (before, limit) = (wanted.before, wanted.limit);
-    if wanted.since.is_none()
-        && wanted.until.is_none()
-        && wanted.uid.is_none()
-        && wanted.agent.is_none()
-        && wanted.kind.is_none()
-        && wanted.outcome.is_none()
-    {
-        let params = json!({"action": wanted.action, "event": wanted.event, "before": before, "limit": limit});
-        let answer = pawd
-            .call(doing, "audit.list", Params::named(params))
-            .await?;
-        return out.answer(&answer, |list: &Vec<Value>, look| records(list, look, none));
-    }
     let filter = AuditFilter {
         since: wanted.since,
         until: wanted.until,
@@ -116,14 +115,20 @@ async fn list(global: &Global, out: &mut Out, wanted: cli::AuditFilter) -> Resul
         event: wanted.event,
         outcome: wanted.outcome,
     };
-    let params = json!({"filter": filter, "before": before, "limit": limit});
-    let answer = pawd
-        .call(doing, "audit.find", Params::named(params))
-        .await?;
+    let limit = wanted.limit.map(u64::from);
+    let doing = "list audit records";
+    let answer = pages::page(&pawd, doing, &filter, wanted.before, limit).await?;
+    let older = |next: u64| format!("There may be older ones: --before {next}");
+    if out.format == Format::Jsonl
+        && let Some(next) = answer.read::<AuditPage>()?.next
+    {
+        out.say(&older(next));
+    }
     out.answer(&answer, |page: &AuditPage, look| {
-        let mut shown = records(&page.records, look, none);
+        let mut shown = records(&page.records, look, "no audit records");
         if let Some(next) = page.next {
-            shown.push_str(&format!("There may be older ones: --before {next}\n"));
+            shown.push_str(&older(next));
+            shown.push('\n');
         }
         shown
     })
@@ -134,20 +139,6 @@ pub(super) fn records(list: &[Value], look: &Look, none: &str) -> String {
     let rows = list.iter().map(|record| row(record, look)).collect();
     let head = ["SEQ", "TIME", "EVENT", "ACTION", "WHO", "WHAT"];
     table::table(&head, rows, look, none)
-}
-
-async fn page(
-    pawd: &Connection,
-    doing: &str,
-    before: Option<u64>,
-    limit: u64,
-) -> Result<Answer, Failure> {
-    pawd.call(
-        doing,
-        "audit.list",
-        Params::named(json!({"before": before, "limit": limit})),
-    )
-    .await
 }
 
 fn number(record: &Value) -> Option<u64> {
@@ -338,69 +329,4 @@ async fn tail(global: &Global, out: &mut Out, lines: u32, follow: bool) -> Resul
         last = newest(&pawd, out, Some(last), PAGE).await?;
         out.flush()?;
     }
-}
-
-/// Prints the newest records after number `after`, at most `most`; returns the last number that is known.
-async fn newest(
-    pawd: &Connection,
-    out: &mut Out,
-    after: Option<u64>,
-    most: u64,
-) -> Result<u64, Failure> {
-    let answer = page(pawd, "follow the audit log", None, most).await?;
-    let records: Vec<Value> = answer.read()?;
-    let mut last = after.unwrap_or(0);
-    for (record, raw) in records.iter().zip(json::lines(&answer.raw)).rev() {
-        let seq = number(record).unwrap_or(0);
-        if after.is_some_and(|after| seq <= after) {
-            continue;
-        }
-        if after.is_some() && seq > last + 1 {
-            out.say(&format!(
-                "{} records in between are not shown: pawctl audit list --before {seq}",
-                seq - last - 1
-            ));
-        }
-        last = last.max(seq);
-        match out.format {
-            Format::Table => out.print(&line(record)),
-            Format::Json | Format::Jsonl => out.json(raw),
-        }
-    }
-    Ok(last)
-}
-
-/// All records from `from` on, oldest first, page by page.
-async fn export(
-    global: &Global,
-    file: Option<&Path>,
-    from: u64,
-    format: cli::ExportFormat,
-) -> Result<u8, Failure> {
-    let doing = "export the audit log";
-    let pawd = Connection::open(global).await?;
-    let newest: Vec<Value> = page(&pawd, doing, None, 1).await?.read()?;
-    let end = newest.first().and_then(number).unwrap_or(0);
-    let mut sink = Sink::open(file)?;
-    let mut next = from.max(1);
-    while next <= end {
-        let after_page = next.saturating_add(PAGE).min(end.saturating_add(1));
-        let answer = page(&pawd, doing, Some(after_page), after_page - next).await?;
-        let mut text = String::new();
-        match format {
-            cli::ExportFormat::Jsonl => {
-                for raw in json::lines(&answer.raw).into_iter().rev() {
-                    text.push_str(raw);
-                    text.push('\n');
-                }
-            }
-            cli::ExportFormat::Cef => {
-                let records: Vec<Value> = answer.read()?;
-                text.extend(records.iter().rev().map(cef::line));
-            }
-        }
-        sink.write(text.as_bytes())?;
-        next = after_page;
-    }
-    Ok(exit::DONE)
 }

@@ -8,7 +8,7 @@ use super::text;
 pub(crate) fn lines(raw: &RawValue) -> Vec<&str> {
     #[derive(serde::Deserialize)]
     struct Page<'a> {
-        #[serde(borrow)]
+        #[serde(borrow, alias = "records")]
         items: Vec<&'a RawValue>,
     }
     let whole = raw.get();
@@ -101,6 +101,8 @@ mod tests {
             r#"{"items":[{"b":1},{"a": 2}],"next":null}"#,
             &[r#"{"b":1}"#, r#"{"a": 2}"#],
         );
+        check(r#"{"records":[{"b":1}],"next":7}"#, &[r#"{"b":1}"#]);
+        check(r#"{"records":7}"#, &[r#"{"records":7}"#]);
         check(r#"{"a":1}"#, &[r#"{"a":1}"#]);
         check("[]", &[]);
     }

@@ -167,7 +167,11 @@ fn every_result_has_its_table_and_its_json_unchanged() {
         &["config", "reload"],
         json!({"changed": ["policy"], "needs_restart": ["paths.state"]}),
     );
-    check("audit_list", &["audit", "list"], fixtures::records(3, 2));
+    check(
+        "audit_list",
+        &["audit", "list"],
+        json!({"records": fixtures::records(3, 2), "next": 2}),
+    );
     check(
         "audit_verify",
         &["audit", "verify"],
@@ -736,11 +740,12 @@ fn an_export_overwrites_nothing() {
 #[test]
 fn an_audit_export_is_in_order_and_complete() {
     let fake = Fake::new(|_, params| {
+        // As where records are long: no page has more than 300.
         let before = params["before"].as_u64().unwrap_or(2501);
-        Reply::Result(fixtures::records(
-            before - 1,
-            params["limit"].as_u64().unwrap(),
-        ))
+        let limit = params["limit"].as_u64().unwrap().min(300);
+        let next = before.checked_sub(limit).filter(|next| *next > 1);
+        let records = fixtures::records(before - 1, limit);
+        Reply::Result(json!({"records": records, "next": next}))
     });
     let ran = fake.run(&["audit", "export", "--from", "400"]);
     let seqs: Vec<u64> = ran

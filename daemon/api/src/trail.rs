@@ -56,7 +56,8 @@ pub struct AuditPage {
 /// The audit log.
 #[rpc(server, client, namespace = "audit", namespace_separator = ".")]
 pub trait AuditRpc {
-    /// Records, newest first, exactly as they are stored; `action` and `event` narrow it, `limit` at most 1000 (50 if not given).
+    /// Records, newest first, exactly as they are stored; `action` and `event` narrow it, `limit` at most 1000 (50 if not given). Fewer where
+    /// they are longer than 4 MiB together: the last one's number as `before` gives the next ones.
     #[method(name = "list", param_kind = map, with_extensions)]
     async fn list(
         &self,
@@ -66,7 +67,7 @@ pub trait AuditRpc {
         limit: Option<u32>,
     ) -> RpcResult<Vec<Value>>;
 
-    /// Records that fit a filter, newest first, at most `limit` (1000; 50 if not given), and where to look further.
+    /// Records that fit a filter, newest first, at most `limit` (1000; 50 if not given) and 4 MiB, and where to look further.
     #[method(name = "find", param_kind = map, with_extensions)]
     async fn find(
         &self,

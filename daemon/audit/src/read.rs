@@ -18,6 +18,9 @@ use crate::{
 /// The most records in one page.
 pub const MAX_PAGE: usize = 1000;
 
+/// So many bytes of records are in one page at most, so that it fits into an answer; a single record is always shorter.
+pub const MAX_PAGE_BYTES: usize = 4 * 1024 * 1024;
+
 /// The most lines looked at for one page, so that a filter that the index does not help with, and that hits seldom, gives shorter pages
 /// instead of long waits.
 pub const MAX_SCAN: usize = 1_000_000;
@@ -56,7 +59,7 @@ pub struct Listed {
     pub next: Option<u64>,
 }
 
-/// Records older than `before`, newest first, at most `limit` and never more than [`MAX_PAGE`].
+/// Records older than `before`, newest first, at most `limit` and never more than [`MAX_PAGE`] or longer than [`MAX_PAGE_BYTES`].
 ///
 /// # Errors
 /// When the files cannot be read.
@@ -70,7 +73,7 @@ pub fn list(dir: &Path, filter: &Filter, before: Option<u64>, limit: usize) -> i
     if limit == 0 {
         return Ok(listed);
     }
-    let mut looked = 0;
+    let (mut looked, mut bytes) = (0, 0);
     let wanted = Wanted::of(filter);
     for number in segment::list(dir)?.into_iter().rev() {
         let path = segment::path(dir, number);
@@ -90,6 +93,11 @@ pub fn list(dir: &Path, filter: &Filter, before: Option<u64>, limit: usize) -> i
                     if seq.wanted
                         && let Ok(value) = serde_json::from_slice(&line)
                     {
+                        bytes += line.len();
+                        if bytes > MAX_PAGE_BYTES {
+                            listed.next = Some(seq.number.saturating_add(1));
+                            return Ok(listed);
+                        }
                         listed.records.push(value);
                     }
                     if (listed.records.len() >= limit || looked >= MAX_SCAN) && seq.number > 1 {
@@ -123,6 +131,42 @@ fn places(dir: &Path, number: u32, length: u64, before: u64, wanted: &Wanted) ->
     add(end, length);
     places.reverse();
     places
+}
+
+/// Every record from number `from` on, oldest first, as it is stored and without its line end. What is removed by its time meanwhile is
+/// left out; half a line at the end is none yet.
+///
+/// # Errors
+/// When the files cannot be read, or what `take` says.
+pub fn each(
+    dir: &Path,
+    from: u64,
+    mut take: impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let numbers = segment::list(dir)?;
+    // The last segment that begins with nothing newer, or the first one.
+    let mut start = 0;
+    for (index, number) in numbers.iter().enumerate() {
+        match first_after(&segment::path(dir, *number)) {
+            Ok(last) if last.is_some_and(|last| last < from) => start = index,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    for number in numbers.into_iter().skip(start) {
+        let mut lines = match Lines::open(&segment::path(dir, number)) {
+            Ok(lines) => lines,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        while let Next::Line(line) = lines.next()? {
+            if !is_checkpoint(line) && parse_record(line).is_ok_and(|record| record.seq >= from) {
+                take(line)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Records newer than `after`, oldest first, at most `limit` and never more than [`MAX_PAGE`]: what `tail -f` shows next.

@@ -107,21 +107,24 @@ pub(super) fn checks(
         if checks.witnesses.len() == before {
             return Err(usage(
                 format!("{} has no checkpoint", path.display()),
-                "name a copy of audit.checkpoint, or what this writes: journalctl -u paw-audit -o json --output-fields=CHECKPOINT",
+                "name a copy of audit.checkpoint, or what this writes: journalctl -t paw-audit -o json --output-fields=CHECKPOINT",
             ));
         }
     }
     Ok(checks)
 }
 
-/// Checks a log without pawd, by the same code that its writer recovers with.
-pub(super) fn verify_files(out: &mut Out, path: &Path, checks: Checks) -> Result<u8, Failure> {
-    // A log is a directory; somebody who names one of its files means the log that it is part of.
-    let directory = match path.parent() {
+/// A log is a directory; somebody who names one of its files means the log that it is part of.
+pub(super) fn directory(path: &Path) -> &Path {
+    match path.parent() {
         Some(parent) if path.is_file() => parent,
         _ => path,
-    };
-    let report = paw_audit::verify_with(directory, checks);
+    }
+}
+
+/// Checks a log without pawd, by the same code that its writer recovers with.
+pub(super) fn verify_files(out: &mut Out, path: &Path, checks: Checks) -> Result<u8, Failure> {
+    let report = paw_audit::verify_with(directory(path), checks);
     match out.format {
         Format::Json | Format::Jsonl => {
             let document =

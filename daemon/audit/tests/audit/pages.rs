@@ -6,7 +6,7 @@ use paw_api::audit::Event;
 use paw_audit::{
     State,
     format::Stamp,
-    read::{Filter, list, tail},
+    read::{Filter, MAX_PAGE_BYTES, each, list, tail},
     verify,
 };
 use paw_policy::Kind;
@@ -88,6 +88,49 @@ fn tail_goes_on_after_a_number() {
     assert_eq!(seqs(&tail(&dirs.log, 300, 10).unwrap()), [0_u64; 0]);
     dirs.write(301, 2, 16 * 1024);
     assert_eq!(seqs(&tail(&dirs.log, 300, 10).unwrap()), [301, 302]);
+}
+
+/// Records that are as long as they can be.
+#[test]
+fn page_is_bounded_by_its_length_and_pages_put_together_are_the_whole_log() {
+    let dirs = Dirs::new();
+    let mut log = open(dirs.place(8 * 1024 * 1024)).unwrap();
+    for n in 1..=400 {
+        let mut entry = entry(n);
+        entry.detail.insert("text".into(), "x".repeat(60_000));
+        log.append(&entry, Stamp::now());
+        log.commit(false, Instant::now()).unwrap();
+    }
+    log.seal(Stamp::now()).unwrap();
+    drop(log);
+    let (mut found, mut before, mut pages) = (Vec::new(), None, 0);
+    loop {
+        let page = list(&dirs.log, &Filter::default(), before, 1000).unwrap();
+        let bytes = serde_json::to_vec(&page.records).unwrap().len();
+        assert!(bytes < MAX_PAGE_BYTES + 64 * 1024, "{bytes}");
+        found.extend(seqs(&page.records));
+        (before, pages) = (page.next, pages + 1);
+        if before.is_none() {
+            break;
+        }
+    }
+    assert_eq!(found, (1..=400).rev().collect::<Vec<_>>());
+    assert!(pages >= 6, "{pages}");
+}
+
+#[test]
+fn every_record_from_a_number_on_is_read_in_order() {
+    let dirs = Dirs::with_log(300, 16 * 1024);
+    for (from, first) in [(0, 1), (1, 1), (2, 2), (171, 171), (300, 300), (301, 301)] {
+        let mut found = Vec::new();
+        let read = each(&dirs.log, from, |line| {
+            let record: Value = serde_json::from_slice(line).unwrap();
+            found.push(record["seq"].as_u64().unwrap());
+            Ok(())
+        });
+        read.unwrap();
+        assert_eq!(found, (first..=300).collect::<Vec<_>>(), "from {from}");
+    }
 }
 
 #[test]
