@@ -23,6 +23,7 @@ use std::{
 };
 
 use paw_launch::{
+    NOT_ALLOWED,
     frame::{self, HEADER, Start, Tag},
     packet::{self, Received},
     request::{
@@ -71,6 +72,10 @@ struct State {
     refusals: Vec<Refusal>,
     /// How those that are over ended.
     ends: BTreeMap<SandboxId, (End, Usage)>,
+    /// The most sandboxes at once; none where there is no end to it.
+    most: Option<usize>,
+    /// Whether its configuration keeps it from gVisor.
+    not_allowed: bool,
     /// Whether the next one stands still.
     stop_next: bool,
     stopping: bool,
@@ -156,6 +161,16 @@ impl FakeLauncher {
             message: message.into(),
             remedy: remedy.into(),
         });
+    }
+
+    /// Says from now on that its configuration does not allow gVisor.
+    pub fn may_not_use_gvisor(&self) {
+        self.shared.lock().not_allowed = true;
+    }
+
+    /// Has places for so many sandboxes at once from now on, as a real one has by its max_sandboxes.
+    pub fn has_places(&self, most: usize) {
+        self.shared.lock().most = Some(most);
     }
 
     /// The paw-init of the next sandbox is stopped at once, so that nothing in it goes on.
@@ -370,7 +385,11 @@ fn answer(shared: &Arc<Shared>, request: Request) -> (Reply, Vec<OwnedFd>) {
                     name: Runtime::Gvisor,
                     state: ProofState::Absent,
                     version: None,
-                    reason: "not in this fake".into(),
+                    reason: if shared.lock().not_allowed {
+                        format!("runtimes in launcher.toml {NOT_ALLOWED}")
+                    } else {
+                        "not in this fake".into()
+                    },
                     digest: None,
                     isolation: Isolation::Kernel,
                 },
@@ -415,7 +434,11 @@ fn create(shared: &Arc<Shared>, plan: SandboxPlan, idle_ms: Option<u64>) -> (Rep
     let refused = {
         let mut state = shared.lock();
         state.plans.push(plan.clone());
-        (!state.refusals.is_empty()).then(|| state.refusals.remove(0))
+        if state.most.is_some_and(|most| state.running.len() >= most) {
+            Some(refusal(RefusalReason::Full, "as many are there as may be"))
+        } else {
+            (!state.refusals.is_empty()).then(|| state.refusals.remove(0))
+        }
     };
     if let Some(refusal) = refused {
         return (Reply::Refused(refusal), Vec::new());

@@ -37,6 +37,7 @@ mod metrics;
 mod misbehaving;
 mod models;
 mod needs;
+mod places;
 mod policy;
 mod pool;
 mod providers;

@@ -262,6 +262,28 @@ async fn runtime_that_is_not_here_is_refused_and_not_replaced() {
 }
 
 #[tokio::test]
+async fn what_is_advised_is_what_helps() {
+    let pawd = Pawd::start(Setup::new()).await;
+    let client = pawd.client().await;
+    let check = async |change: fn(&mut RunSpec), advice: &str| {
+        let mut asked = spec(&["true"]);
+        change(&mut asked);
+        match rest(&mut run(&client, asked).await).await.2 {
+            RunEvent::Failed { message, error } => {
+                assert!(error.hint.contains(advice), "{message} {error:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let launcher = pawd.launcher.as_ref().unwrap();
+    let gvisor = |spec: &mut RunSpec| spec.runtime = Some("gvisor".into());
+    check(gvisor, "install runsc").await;
+    launcher.may_not_use_gvisor();
+    check(gvisor, "add it to runtimes").await;
+    check(|spec| spec.workdir = Some("/nowhere".into()), "--workdir").await;
+}
+
+#[tokio::test]
 async fn nothing_weaker_than_the_configured_floor_is_used() {
     let pawd = Pawd::start(Setup::new()).await;
     let client = pawd.client().await;

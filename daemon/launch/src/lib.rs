@@ -32,3 +32,6 @@ pub mod tree;
 mod waiting;
 #[cfg(feature = "requests")]
 pub mod workspace;
+
+/// How the reason of a runtime ends that is absent because the launcher's own configuration does not name it.
+pub const NOT_ALLOWED: &str = "does not allow it";

@@ -7,6 +7,7 @@ use std::sync::{
 
 use paw_api::egress::BadRule;
 use paw_launch::{
+    NOT_ALLOWED,
     request::{Attestation, RefusalReason, SandboxId},
     workspace::Settle,
 };
@@ -58,7 +59,15 @@ pub const TOO_WEAK: &str =
     "ask for a stronger runtime, or have the administrator set isolation_floor in pawd.toml";
 
 /// What to do when no runtime isolates enough.
-const NONE_HERE: &str = "install runsc (Debian: apt-get install runsc), or set isolation_floor = \"process\" in pawd.toml if that will do";
+const NONE_HERE: &str = "see `pawctl sandbox runtimes`; install runsc (Debian: apt-get install runsc), or set isolation_floor = \"process\" in pawd.toml if that will do";
+
+/// What to do when a runtime is not used because its launcher may not.
+const ALLOW_IT: &str =
+    "add it to runtimes in the file that is named, in /etc/pawd, and restart that launcher";
+
+/// What to do when every place for a sandbox is taken.
+const NO_PLACE: &str =
+    "wait for one to end (pawctl sandbox list), or raise max_sandboxes in launcher.toml";
 
 /// What to do when what is known of a runtime speaks against it.
 const UNPROVEN: &str = "see `pawctl sandbox runtimes`, mend it, and run `pawctl doctor --prove`";
@@ -337,6 +346,12 @@ pub(super) fn not_chosen(error: &ChoiceError) -> Outcome {
     let message = paw_log::Chain(error).to_string();
     match error {
         ChoiceError::TooWeak { .. } => Outcome::failed("isolation", message, TOO_WEAK),
+        // Why it is not here says what is to be mended, where that is known: what the launcher may use is root's to say.
+        ChoiceError::Absent { why, .. } | ChoiceError::None { why, .. }
+            if why.contains(NOT_ALLOWED) =>
+        {
+            Outcome::failed("isolation", message, ALLOW_IT)
+        }
         ChoiceError::Absent { .. } | ChoiceError::None { .. } => {
             Outcome::failed("isolation", message, NONE_HERE)
         }
@@ -376,15 +391,27 @@ pub(super) fn not_made(error: &SandboxError, message: String) -> Outcome {
             };
             Outcome::failed(kind, message, refusal.remedy.clone())
         }
-        SandboxError::NotStarted { source, .. } => Outcome::failed(
-            if source.kind() == std::io::ErrorKind::NotFound {
+        SandboxError::NotStarted { source, step, .. } => {
+            let kind = if source.kind() == std::io::ErrorKind::NotFound {
                 "not_found"
             } else {
                 "not_started"
-            },
-            message,
-            "look at the command, its path inside and its mode",
-        ),
+            };
+            let hint = match step.as_str() {
+                "cwd" => "name a directory that is there inside (--workdir), or none",
+                "env" | "argv" => "look at the arguments and the environment of the command",
+                _ => "look at the command, its path inside and its mode",
+            };
+            Outcome::failed(kind, message, hint)
+        }
+        SandboxError::NoPlace { .. } => {
+            Outcome::plain(Ending::TimedOut(failure("timed_out", message, NO_PLACE)))
+        }
+        SandboxError::Crowded { .. } => {
+            let mut busy = failure("busy", message, NO_PLACE);
+            busy.retry_after_ms = Some(2_000);
+            Outcome::plain(Ending::Failed(busy))
+        }
         _ => Outcome::failed(
             "sandbox",
             message,

@@ -77,6 +77,18 @@ pub enum SandboxError {
         /// Which sandbox.
         id: SandboxId,
     },
+    /// Every place for a sandbox was taken, as long as it would have been waited for.
+    #[error("every place for a sandbox was taken for {} s", .waited.as_secs_f64())]
+    NoPlace {
+        /// How long.
+        waited: Duration,
+    },
+    /// Every place for a sandbox is taken, and as many wait for one as may.
+    #[error("every place for a sandbox is taken, and {most} wait for one, which is the most")]
+    Crowded {
+        /// How many may.
+        most: usize,
+    },
     /// The sandbox ended, or was ended, before the command did. [`Sandbox::end`] tells how.
     #[error("the sandbox ended before the command did")]
     Gone,

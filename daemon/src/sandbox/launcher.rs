@@ -22,8 +22,8 @@ use std::{
 use paw_launch::{
     packet::{PacketError, Received},
     request::{
-        Attestation, End, Event, Message, Numbered, Refusal, RefusalReason, Reply, Request,
-        RuntimeState, SandboxId, SandboxPlan, SandboxSummary, Usage, VERSION,
+        Event, Message, Numbered, Refusal, RefusalReason, Reply, Request, RuntimeState, SandboxId,
+        SandboxPlan, SandboxSummary, Usage, VERSION,
     },
 };
 use tokio::{
@@ -36,6 +36,7 @@ use super::away::{LauncherError, LauncherState, confused};
 use super::frames::{Sandbox, SandboxError};
 use super::launchers::Which;
 use super::link::Link;
+pub(super) use super::made::{Attached, Ending, Made};
 use super::talk::{Talk, Waiting, next_page};
 use crate::metrics;
 
@@ -52,15 +53,13 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// How long the making of a sandbox may take.
 const CREATE_LIMIT: Duration = Duration::from_secs(30);
 
-/// How a sandbox ended, and what it used.
-pub(super) type Ending = (End, Usage);
-
 /// Asks the launcher. Cheap to clone; the connection ends with the last clone.
 #[derive(Clone)]
 pub struct Launcher {
     asks: mpsc::Sender<Ask>,
     kills: mpsc::UnboundedSender<SandboxId>,
     state: watch::Receiver<LauncherState>,
+    ends: watch::Receiver<u64>,
 }
 
 impl fmt::Debug for Launcher {
@@ -85,20 +84,6 @@ pub(super) struct Answer {
     fds: Vec<OwnedFd>,
 }
 
-pub(super) struct Made {
-    pub(super) stdin: OwnedFd,
-    pub(super) stdout: OwnedFd,
-    pub(super) ended: oneshot::Receiver<Ending>,
-}
-
-/// What became of a sandbox that an earlier pawd had made.
-pub(super) enum Attached {
-    /// It runs, and is what it was attested to be.
-    Running(Box<Attestation>, Made),
-    /// It has ended.
-    Ended(End, Usage),
-}
-
 /// The task that owns the connection; nothing happens until [`Connection::run`] is polled.
 #[must_use = "nothing is connected until it runs"]
 pub struct Connection {
@@ -107,6 +92,8 @@ pub struct Connection {
     asks: mpsc::Receiver<Ask>,
     kills: mpsc::UnboundedReceiver<SandboxId>,
     state: watch::Sender<LauncherState>,
+    /// Counts the ends of sandboxes, and the other reasons for which a place may be free.
+    ends: watch::Sender<u64>,
     /// Who waits for the end of which sandbox.
     lives: BTreeMap<SandboxId, oneshot::Sender<Ending>>,
     /// Sandboxes that may have been made although nobody heard of it.
@@ -119,12 +106,14 @@ pub fn connect(which: Which, socket: PathBuf) -> (Launcher, Connection) {
     // Not bounded here because `Drop` cannot wait; there is at most one entry for each sandbox, and the launcher bounds those.
     let (kills, killed) = mpsc::unbounded_channel();
     let (state, watched) = watch::channel(LauncherState::Connecting);
+    let (ends, ended) = watch::channel(0);
     let connection = Connection {
         which,
         socket,
         asks: asked,
         kills: killed,
         state,
+        ends,
         lives: BTreeMap::new(),
         doomed: BTreeSet::new(),
     };
@@ -133,6 +122,7 @@ pub fn connect(which: Which, socket: PathBuf) -> (Launcher, Connection) {
             asks,
             kills,
             state: watched,
+            ends: ended,
         },
         connection,
     )
@@ -294,6 +284,11 @@ impl Launcher {
         self.state.clone()
     }
 
+    /// Changes whenever a place may have become free: with each end of a sandbox, and with the connection.
+    pub(super) fn ends(&self) -> watch::Receiver<u64> {
+        self.ends.clone()
+    }
+
     /// Kills a sandbox without waiting, as soon as there is a connection.
     pub(crate) fn doom(&self, id: SandboxId) {
         // A connection task that has ended leaves nobody who could do it; the launcher's own deadline then will.
@@ -367,6 +362,7 @@ impl Connection {
 
     /// Says how it is now; `true`, when that is news. Who watches is not woken up by what is none.
     fn tell(&self, now: LauncherState) -> bool {
+        self.ends.send_modify(|ends| *ends += 1);
         self.state.send_if_modified(|state| {
             let is_news = *state != now;
             *state = now;
@@ -503,6 +499,7 @@ impl Connection {
         let Received { message, fds } = received;
         match message {
             Message::Event(Event::Ended { id, end, usage }) => {
+                self.ends.send_modify(|ends| *ends += 1);
                 if let Some(waiting) = self.lives.remove(&id) {
                     // Who dropped the sandbox does not wait for its end.
                     let _ = waiting.send((end, usage));

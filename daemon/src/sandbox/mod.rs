@@ -40,6 +40,7 @@ pub mod launchers;
 pub mod least;
 mod life;
 mod link;
+mod made;
 pub mod manifest;
 pub mod mcp;
 mod named;

@@ -24,7 +24,10 @@ use nix::{
     unistd::{User, geteuid},
 };
 use paw_confine::{drop, seccomp, sys, userns::Extent};
-use paw_launch::request::{Isolation, Runtime};
+use paw_launch::{
+    NOT_ALLOWED,
+    request::{Isolation, Runtime},
+};
 use sd_notify::NotifyState;
 use tracing::info;
 
@@ -159,7 +162,7 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
             })
             .map_err(|error| paw_log::Chain(&error).to_string())
     } else {
-        Err("runtimes in launcher-kata.toml does not allow it".to_owned())
+        Err(format!("runtimes in launcher-kata.toml {NOT_ALLOWED}"))
     };
 
     if !delegated {

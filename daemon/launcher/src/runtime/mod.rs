@@ -10,8 +10,11 @@ mod native;
 use std::{fmt, path::Path, rc::Rc};
 
 use nix::unistd::Pid;
-use paw_launch::request::{
-    Attestation, Isolation, Limits, ProofState, Refusal, RefusalReason, Runtime, RuntimeState,
+use paw_launch::{
+    NOT_ALLOWED,
+    request::{
+        Attestation, Isolation, Limits, ProofState, Refusal, RefusalReason, Runtime, RuntimeState,
+    },
 };
 use paw_policy::Digest;
 use serde_json::Value;
@@ -123,7 +126,7 @@ impl Runtimes {
             if ceilings.runtimes.contains(&runtime) {
                 Ok(())
             } else {
-                Err("runtimes in launcher.toml does not allow it".to_owned())
+                Err(format!("runtimes in launcher.toml {NOT_ALLOWED}"))
             }
         };
         let native =

@@ -203,6 +203,7 @@ fn bounds(context: &Context) -> Result<[Reading; 3], Error> {
     );
     all.count("store_batches", context.storage.backlog());
     all.count("audit_records", context.audit.backlog());
+    all.count("sandbox_line", context.pool.line());
     all.count("news", (context.news.kept(), events::KEPT));
     all.count("image_uploads", context.uploads.fill());
     all.count("model_pulls", context.pulls.fill());

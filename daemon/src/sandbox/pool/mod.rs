@@ -2,13 +2,14 @@
 //!
 //! ```text
 //!  action ── take ──► Keeper ── one of this key waits ──► it is theirs; the launcher starts its deadline
-//!                       │  └─── none does ──► made for this action alone
+//!                       │  └─── none does ──► made for this action alone; where no place is, it stands in line until one is
 //!                       └── prepares the next one, as the recent demand calls for
 //! ```
 //!
 //! - [`stock`]: what to make, to hand out, to drop. Pure.
 //! - [`key`]: for whom a sandbox was made; nobody else gets it.
 //! - [`keeper`]: the one task that owns what waits.
+//! - [`line`]: who waits for a place at all.
 //!
 //! **A command never runs without a deadline.** The launcher holds the deadlines. A waiting sandbox has one from the moment it is
 //! attested, the bound of its waiting, which is checked against a ceiling that is root's. Taking it sends two things at the same
@@ -18,20 +19,28 @@
 
 mod keeper;
 mod key;
+mod line;
 mod stock;
 mod waiting;
 
+use std::{sync::Arc, time::Duration};
+
 use paw_launch::request::{RefusalReason, SandboxPlan};
 use paw_policy::Name;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 
 pub use keeper::Keeper;
 pub use key::{Key, Owner};
 
+use self::line::Line;
 use super::{
     LauncherError, Launchers,
     frames::{Sandbox, SandboxError},
+    launchers::Which,
 };
 use crate::config::PoolBounds as Bounds;
 
@@ -52,6 +61,14 @@ enum Ask {
 pub struct Pool {
     launchers: Launchers,
     asks: mpsc::Sender<Ask>,
+    lines: Arc<Lines>,
+}
+
+/// A line for each launcher: a place of one is none of the other's.
+#[derive(Debug, Default)]
+struct Lines {
+    usual: Line,
+    kata: Line,
 }
 
 /// A pool in front of these launchers, and the task that keeps it.
@@ -62,7 +79,12 @@ pub fn pool(
 ) -> (Pool, Keeper) {
     let (asks, asked) = mpsc::channel(QUEUE);
     let keeper = Keeper::new(launchers.clone(), asked, bounds, stop);
-    (Pool { launchers, asks }, keeper)
+    let pool = Pool {
+        launchers,
+        asks,
+        lines: Arc::default(),
+    };
+    (pool, keeper)
 }
 
 /// The sandbox of one action: one that waited for it, or one that is still to be made.
@@ -120,8 +142,52 @@ impl Pool {
         Some(sandbox)
     }
 
-    /// Makes one. What waits is never the reason that there is no place for it.
+    /// Makes one, as soon as there is a place for it, and within the time that it may take itself: whoever wants more at once than the
+    /// launcher has places for waits, and is refused only where too many do.
     async fn create(&self, plan: SandboxPlan) -> Result<Sandbox, SandboxError> {
+        let line = match Which::makes(plan.runtime) {
+            Which::Usual => &self.lines.usual,
+            Which::Kata => &self.lines.kata,
+        };
+        // Nobody overtakes who stands there already.
+        if line.standing() == 0 {
+            let made = self.create_now(&plan).await;
+            if !made.as_ref().is_err_and(is_full) {
+                return made;
+            }
+        }
+        let Some(standing) = line.stand() else {
+            return Err(SandboxError::Crowded { most: line::MOST });
+        };
+        let limit = Duration::from_millis(plan.limits.wall_ms);
+        let has_turn = async {
+            let _first = standing.is_first().await;
+            let mut ends = self.launchers.of(plan.runtime).ends();
+            loop {
+                // An end that comes while it is asked is one to ask again for.
+                ends.borrow_and_update();
+                let made = self.create_now(&plan).await;
+                if !made.as_ref().is_err_and(is_full) {
+                    return made;
+                }
+                if ends.changed().await.is_err() {
+                    return Err(LauncherError::Lost.into());
+                }
+            }
+        };
+        let over = |_| Err(SandboxError::NoPlace { waited: limit });
+        timeout(limit, has_turn).await.unwrap_or_else(over)
+    }
+
+    /// How many wait for a place, and how many may.
+    #[must_use]
+    pub fn line(&self) -> (usize, usize) {
+        let standing = self.lines.usual.standing() + self.lines.kata.standing();
+        (standing, 2 * line::MOST)
+    }
+
+    /// Makes one if there is a place. What waits is never the reason that there is none.
+    async fn create_now(&self, plan: &SandboxPlan) -> Result<Sandbox, SandboxError> {
         loop {
             match self.launchers.create(plan.clone()).await {
                 Err(SandboxError::Launcher(LauncherError::Refused(refusal)))
@@ -141,6 +207,11 @@ impl Pool {
         let (reply, made) = oneshot::channel();
         self.asks.send(Ask::Room(reply)).await.is_ok() && made.await.unwrap_or(false)
     }
+}
+
+/// Whether there was no place.
+fn is_full(error: &SandboxError) -> bool {
+    matches!(error, SandboxError::Launcher(LauncherError::Refused(refusal)) if refusal.reason == RefusalReason::Full)
 }
 
 impl Origin {

@@ -2,7 +2,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use paw_launch::request::{Image, RefusalReason};
+use paw_launch::request::Image;
 use paw_policy::{Taint, TaintSet};
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 
@@ -210,17 +210,53 @@ async fn what_waits_is_never_the_reason_that_there_is_no_place() {
     let other = owner("other", 1000, Taint::User);
     let (pooled, _sandbox) = rig.take(other.clone(), plan()).await;
     assert!(!pooled);
-    // Where nothing waits, full is full.
-    let refused = rig.pool.cold().sandbox(plan()).await;
+    // Where nothing waits, full is full for as long as it would be waited for.
+    let refused = rig.pool.cold().sandbox(brief()).await;
     assert!(
-        matches!(
-            &refused,
-            Err(SandboxError::Launcher(LauncherError::Refused(refusal)))
-                if refusal.reason == RefusalReason::Full
-        ),
+        matches!(&refused, Err(SandboxError::NoPlace { .. })),
         "{:?}",
         refused.map(drop)
     );
+    assert_eq!(rig.pool.line().0, 0);
+}
+
+/// One that is not waited for any longer than a moment.
+fn brief() -> SandboxPlan {
+    let mut plan = plan();
+    plan.limits.wall_ms = 100;
+    plan
+}
+
+#[tokio::test]
+async fn who_finds_no_place_is_next_when_there_is_one_and_too_many_are_refused() {
+    let rig = Rig::new(Bounds { max: 0, ..BOUNDS }).await;
+    rig.habits().max.store(1, Ordering::Relaxed);
+    let (_, first) = rig.take(usual(), plan()).await;
+    let mut line = Vec::new();
+    for _ in 0..line::MOST {
+        let (pool, plan) = (rig.pool.clone(), plan());
+        let id = plan.id.clone();
+        let made = tokio::spawn(async move { pool.cold().sandbox(plan).await });
+        line.push((id, made));
+        while rig.pool.line().0 < line.len() {
+            tokio::task::yield_now().await;
+        }
+    }
+    let refused = rig.pool.cold().sandbox(plan()).await;
+    assert!(
+        matches!(&refused, Err(SandboxError::Crowded { .. })),
+        "{:?}",
+        refused.map(drop)
+    );
+    // Whoever leaves it holds up nobody.
+    line.remove(0).1.abort();
+    first.end(LONG).await.unwrap();
+    for (id, made) in line {
+        let sandbox = timeout(LONG, made).await.unwrap().unwrap().unwrap();
+        assert_eq!(*sandbox.id(), id, "in the order of asking");
+        sandbox.end(LONG).await.unwrap();
+    }
+    assert_eq!(rig.pool.line().0, 0);
 }
 
 #[tokio::test]
