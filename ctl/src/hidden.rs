@@ -41,6 +41,23 @@ pub(crate) fn ask_twice(doing: &str, what: &str) -> Result<Hidden, Failure> {
     }
 }
 
+/// Asks for a passphrase: one line, since a terminal gives no other one.
+pub(crate) fn passphrase(
+    doing: &str,
+    what: &str,
+    ask: fn(&str, &str) -> Result<Hidden, Failure>,
+) -> Result<Hidden, Failure> {
+    let said = ask(doing, what)?;
+    if said.0.expose_secret().contains(['\n', '\r']) {
+        return Err(usage(
+            doing,
+            "the passphrase has more than one line",
+            "give it once, on one line",
+        ));
+    }
+    Ok(said)
+}
+
 fn piped(doing: &str) -> Result<Hidden, Failure> {
     let mut text = Zeroizing::new(String::with_capacity(MAX + 1));
     io::stdin()

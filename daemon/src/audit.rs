@@ -7,7 +7,8 @@ use std::{collections::VecDeque, io, path::PathBuf, time::Duration};
 
 use futures_util::{Sink, SinkExt, StreamExt};
 use paw_api::audit::{
-    Answer, Append, AppendRefused, Appended, Entry, MAX_LINE, MAX_UNANSWERED, VaultMark,
+    Answer, Append, AppendRefused, Appended, Entry, MAX_LINE, MAX_UNANSWERED, RefuseReason,
+    VaultMark,
 };
 use tokio::{
     net::UnixStream,
@@ -63,7 +64,7 @@ impl AuditError {
 }
 
 /// What is known of the log.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Health {
     /// Whether the writer answers and has room.
     pub writable: bool,
@@ -75,6 +76,8 @@ pub struct Health {
     pub landlock_abi: u32,
     /// The newest state of the vault that the log told of when the writer was reached.
     pub vault: Option<VaultMark>,
+    /// And of vaults that were in use before that one.
+    pub other_vaults: Vec<VaultMark>,
 }
 
 /// Where the outcome of an append goes.
@@ -194,7 +197,7 @@ impl Audit {
     /// What is known of the log.
     #[must_use]
     pub fn health(&self) -> Health {
-        *self.health.borrow()
+        self.health.borrow().clone()
     }
 
     /// Records that wait to be sent, and how many may.
@@ -250,7 +253,11 @@ async fn keep(path: PathBuf, mut inbox: mpsc::Receiver<Job>, tell: watch::Sender
                     .waiting
                     .into_iter()
                     .filter(|waiting| waiting.reply.is_none());
-                owed.extend(unanswered.filter_map(|waiting| waiting.entry));
+                let mut first: VecDeque<_> =
+                    unanswered.filter_map(|waiting| waiting.entry).collect();
+                // Those were sent before the ones that are still owed.
+                first.append(&mut owed);
+                owed = first;
                 tell.send_modify(|health| {
                     *health = Health {
                         seq: health.seq,
@@ -414,6 +421,7 @@ impl Talk<'_> {
                         pid: hello.pid,
                         landlock_abi: hello.landlock_abi,
                         vault: hello.vault,
+                        other_vaults: hello.other_vaults.clone(),
                         seq: health.seq,
                     };
                 });
@@ -444,10 +452,17 @@ impl Talk<'_> {
                 answer(reply, Ok(audit_seq));
             }
             Answer::Refused(AppendRefused {
-                message, remedy, ..
+                reason,
+                message,
+                remedy,
+                ..
             }) => {
                 error!(message_id = paw_log::events::AUDIT_LOST, reason = %message, remedy = %remedy, "audit record refused");
-                self.tell.send_modify(|health| health.writable = false);
+                // What contradicts the log is refused alone; others are taken.
+                self.tell.send_if_modified(|health| {
+                    health.writable &= reason == RefuseReason::Contradicts;
+                    reason != RefuseReason::Contradicts
+                });
                 answer(reply, Err(AuditError::Refused { message, remedy }));
             }
         }

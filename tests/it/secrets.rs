@@ -13,12 +13,15 @@ use harness::{
 };
 use jsonrpsee::async_client::Client;
 use paw_api::{
+    audit::{Answer, Entry, Event},
     provider::{ChatEvent, ProviderRpcClient, ProviderSpec},
     secret::{SecretRpcClient, VaultStatus},
     trail::AuditRpcClient,
 };
 use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt as _, net::UnixStream};
+
+use crate::trail::append;
 
 /// A value that stands nowhere by chance.
 pub(crate) const CANARY: &str = "sk-canary-7f3a91bcd4e05268";
@@ -440,7 +443,19 @@ async fn older_copy_of_the_vault_is_not_opened_but_with_the_recovery_key() {
     fs::write(&file, &older).unwrap();
     pawd.start_again().await;
     done(&pawd, &["secret", "unlock", "--recovery"], &recovery).await;
+    let back = status(&pawd.client().await).await.generation;
+    assert_eq!(back, Some(4), "it is a change after the newest one");
     pawd.stop().await;
+    let newer_still = fs::read(&file).unwrap();
+    pawd.start_again().await;
+    assert_eq!(status(&pawd.client().await).await.state, "unsealed");
+    // So what was there before it is the older one now.
+    pawd.stop().await;
+    fs::write(&file, &newer).unwrap();
+    pawd.start_again().await;
+    assert_eq!(status(&pawd.client().await).await.state, "sealed");
+    pawd.stop().await;
+    fs::write(&file, &newer_still).unwrap();
     pawd.start_again().await;
     assert_eq!(status(&pawd.client().await).await.state, "unsealed");
     // Another vault in its place, with the same key of the host.
@@ -453,6 +468,82 @@ async fn older_copy_of_the_vault_is_not_opened_but_with_the_recovery_key() {
     pawd.start_again().await;
     let (code, said) = refused(&pawd, &["secret", "unlock"], "").await;
     assert!(code == 1 && said.contains("another vault"), "{said}");
+    // And back to the first one on purpose: it counts on from what the log knew of it, and not from what the file says.
+    done(&pawd, &["secret", "unlock", "--recovery"], &recovery).await;
+    assert_eq!(status(&pawd.client().await).await.generation, Some(5));
+}
+
+/// Who has taken over pawd tells the log that the vault has seen fewer changes, and puts back the file with what was removed since.
+#[tokio::test]
+async fn log_is_not_told_that_the_vault_has_seen_fewer_changes() {
+    let model = Model::start().await;
+    let mut pawd = with_key(&model).await;
+    done(&pawd, &["secret", "init"], "").await;
+    done(&pawd, &["secret", "set", "cloud"], CANARY).await;
+    pawd.stop().await;
+    let file = pawd.root.path().join("state/vault.redb");
+    let older = fs::read(&file).unwrap();
+    pawd.start_again().await;
+    done(&pawd, &["secret", "remove", "cloud"], "").await;
+    let seen = status(&pawd.client().await).await;
+    let told = |vault: &str, generation: u64| {
+        let mut entry = Entry::new(Event::VaultChanged);
+        entry.outcome = Some("done".into());
+        entry.detail.insert("vault".into(), vault.to_owned());
+        let generation = generation.to_string();
+        entry.detail.insert("generation".into(), generation);
+        entry
+    };
+    let vault = seen.vault.unwrap();
+    let another = "00000000-0000-4000-8000-000000000001";
+    let answers = append(
+        &pawd,
+        [
+            told(&vault, 2),
+            told(another, 1),
+            told(&vault, 2),
+            told(&vault, u64::MAX),
+        ]
+        .into_iter(),
+    )
+    .await;
+    let taken: Vec<bool> = answers
+        .iter()
+        .map(|answer| matches!(answer, Answer::Appended(_)))
+        .collect();
+    assert_eq!(taken, [false, true, false, false], "{answers:?}");
+    pawd.stop().await;
+    fs::write(&file, &older).unwrap();
+    pawd.start_again().await;
+    assert_eq!(status(&pawd.client().await).await.state, "sealed");
+    let (code, said) = refused(&pawd, &["secret", "unlock"], "").await;
+    assert!(
+        code == 1 && said.contains("is not what was written"),
+        "{said}"
+    );
+}
+
+/// The file is gone, and a copy of it from before the newest change is put back.
+#[tokio::test]
+async fn copy_that_is_older_than_the_log_knows_is_put_back_by_force_alone() {
+    let model = Model::start().await;
+    let mut pawd = with_key(&model).await;
+    done(&pawd, &["secret", "init"], "").await;
+    done(&pawd, &["secret", "set", "cloud"], CANARY).await;
+    let copy = pawd.root.path().join("copy");
+    let copy = copy.to_str().unwrap();
+    done(&pawd, &["secret", "export", copy], "").await;
+    done(&pawd, &["secret", "set", "more"], "value").await;
+    pawd.stop().await;
+    fs::remove_file(pawd.root.path().join("state/vault.redb")).unwrap();
+    pawd.start_again().await;
+    let (code, why) = refused(&pawd, &["secret", "import", copy], "").await;
+    assert!(code == 1 && why.contains("older than the vault"), "{why}");
+    done(&pawd, &["secret", "import", copy, "--force"], "").await;
+    assert_eq!(status(&pawd.client().await).await.generation, Some(4));
+    pawd.stop().await;
+    pawd.start_again().await;
+    assert_eq!(status(&pawd.client().await).await.state, "unsealed");
 }
 
 #[tokio::test]

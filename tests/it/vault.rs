@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use harness::Model;
+use harness::{Model, Pawd, Setup};
 use paw_api::secret::SecretRpcClient;
 use serde_json::{Value, json};
 
@@ -112,4 +112,113 @@ async fn vault_that_could_not_be_opened_at_the_start_is_opened_once_it_can_be() 
     test(&client).await.unwrap();
     assert_eq!(keys(&model), [CANARY]);
     assert_eq!(status(&client).await.state, "unsealed");
+}
+
+/// What `doctor` finds about the vault, whether all is well otherwise, and the problems of `status`.
+async fn found(pawd: &Pawd) -> (Vec<(String, String)>, bool, String) {
+    let shown = async |command: &str| {
+        let output = pawd.pawctl(&[command, "-o", "json"]).await;
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let doctor = shown("doctor").await;
+    let findings = doctor["findings"].as_array().unwrap().iter();
+    let of_vault = findings.filter_map(|it| {
+        let word = |name: &str| it[name].as_str().unwrap().to_owned();
+        let id = word("id").strip_prefix("vault.")?.to_owned();
+        assert!(!word("what").is_empty() && !word("remedy").is_empty());
+        Some((id, word("severity")))
+    });
+    let of_vault = of_vault.collect();
+    let text = pawd.pawctl(&["doctor"]).await;
+    let well = String::from_utf8_lossy(&text.stdout).contains("all is well");
+    let status = shown("status").await;
+    (of_vault, well, status["problems"].to_string())
+}
+
+fn word(id: &str, severity: &str) -> Vec<(String, String)> {
+    vec![(id.to_owned(), severity.to_owned())]
+}
+
+#[tokio::test]
+async fn vault_that_keeps_secrets_from_being_used_is_told_of_by_doctor_and_status() {
+    let model = Model::start().await;
+    let mut pawd = Pawd::start(Setup::new().ollama(&model)).await;
+    let (nothing, _, problems) = found(&pawd).await;
+    assert!(nothing.is_empty(), "there is none: {nothing:?}");
+    assert!(!problems.contains("vault"), "{problems}");
+    let passphrase = "correct horse battery\n";
+    done(&pawd, &["secret", "init", "--passphrase"], passphrase).await;
+    assert_eq!(found(&pawd).await.0, [], "it is open");
+    pawd.stop().await;
+    let file = pawd.root.path().join("state/vault.redb");
+    let older = fs::read(&file).unwrap();
+    pawd.start_again().await;
+    let (sealed, well, problems) = found(&pawd).await;
+    assert_eq!((sealed, well), (word("sealed", "warn"), false));
+    assert!(problems.contains("pawctl secret unlock"), "{problems}");
+    done(&pawd, &["secret", "unlock"], passphrase).await;
+    assert_eq!(found(&pawd).await.0, []);
+    done(&pawd, &["secret", "set", "more"], "value").await;
+    pawd.stop().await;
+    fs::write(&file, &older).unwrap();
+    pawd.start_again().await;
+    // Without anybody having tried to open it.
+    let (put_back, well, problems) = found(&pawd).await;
+    assert_eq!((put_back, well), (word("older", "error"), false));
+    assert!(problems.contains("older copy"), "{problems}");
+    let fault = status(&pawd.client().await).await.fault.unwrap();
+    assert!(fault.contains("older copy"), "{fault}");
+    pawd.stop().await;
+    fs::remove_file(&file).unwrap();
+    pawd.start_again().await;
+    let (gone, _, problems) = found(&pawd).await;
+    assert_eq!(gone, word("gone", "error"));
+    assert!(problems.contains("pawctl secret import"), "{problems}");
+}
+
+#[tokio::test]
+async fn import_says_which_key_is_missing_and_not_that_a_vault_is_sealed() {
+    let model = Model::start().await;
+    let mut pawd = Pawd::start(Setup::new().ollama(&model)).await;
+    let (code, said) = refused(
+        &pawd,
+        &["secret", "init", "--passphrase"],
+        "twice twice\ntwice twice\n",
+    )
+    .await;
+    assert!(code == 2 && said.contains("more than one line"), "{said}");
+    let passphrase = "correct horse battery\n";
+    done(&pawd, &["secret", "init", "--passphrase"], passphrase).await;
+    let copy = pawd.root.path().join("copy");
+    let copy = copy.to_str().unwrap();
+    done(&pawd, &["secret", "export", copy], "").await;
+    // Into the open vault, and where there is none.
+    for is_there in [true, false] {
+        let (code, said) = refused(&pawd, &["secret", "import", copy], "").await;
+        assert_eq!(code, 4, "{said}");
+        assert!(
+            said.contains("--passphrase") && said.contains("--recovery"),
+            "{said}"
+        );
+        assert!(
+            !said.contains("sealed") && !said.contains("unlock"),
+            "{said}"
+        );
+        if is_there {
+            pawd.stop().await;
+            fs::remove_file(pawd.root.path().join("state/vault.redb")).unwrap();
+            pawd.start_again().await;
+        }
+    }
+    done(
+        &pawd,
+        &["secret", "import", copy, "--passphrase"],
+        passphrase,
+    )
+    .await;
+    let (code, said) = refused(&pawd, &["secret", "allow", "cloud", "foo:bar"], "").await;
+    assert!(
+        code == 2 && said.contains("skill:NAME") && !said.contains("bridge"),
+        "{said}"
+    );
 }

@@ -155,7 +155,7 @@ async fn keyed(
     file: fn(&Global) -> Result<KeyFile, Failure>,
 ) -> Result<Answer, Failure> {
     if key.passphrase {
-        let passphrase = hidden::ask_twice(doing, "Passphrase of the vault")?;
+        let passphrase = hidden::passphrase(doing, "Passphrase of the vault", hidden::ask_twice)?;
         let params = Params::named(json!({"passphrase": passphrase}));
         return pawd.call_patiently(doing, method, params).await;
     }
@@ -187,7 +187,9 @@ async fn unlock(global: &Global, pawd: &Connection, recovery: bool) -> Result<An
         let answer = pawd.call(doing, "secret.status", Params::none()).await?;
         let status: VaultStatus = answer.read()?;
         match status.key.as_deref() {
-            Some("passphrase") => json!({"passphrase": asked("Passphrase of the vault")?}),
+            Some("passphrase") => {
+                json!({"passphrase": hidden::passphrase(doing, "Passphrase of the vault", hidden::ask)?})
+            }
             _ => {
                 // One that this caller may read, and pawd may not have been started with.
                 let opened = pawd.call(doing, "secret.unlock", Params::none()).await;

@@ -43,7 +43,7 @@ pub enum Answer {
 }
 
 /// Who the writer is. The kernel cannot tell: the peer of a socket that was made for somebody else is who made it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Hello {
     /// Its process id. Text for `status`; nothing is decided by it.
@@ -53,6 +53,9 @@ pub struct Hello {
     /// The newest state of the vault that the log tells of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vault: Option<VaultMark>,
+    /// The newest states of vaults that were in use before that one; at most 64.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub other_vaults: Vec<VaultMark>,
 }
 
 /// A state of a vault: whoever knows a newer one knows that this is an older copy of its file.
@@ -101,6 +104,9 @@ pub enum RefuseReason {
     TooLong,
     /// The line is not an [`Append`].
     Malformed,
+    /// It tells of a state of the vault that is older than the log knows, or newer by more than anybody can have changed since. The
+    /// connection stays.
+    Contradicts,
 }
 
 /// What happened. The list is closed: a new event is a new version of these words.

@@ -8,7 +8,7 @@
 //!
 //! A log is a directory: `audit.000001.log` and so on, `audit.pub` (the key that verifies), `audit.checkpoint` (the newest
 //! signature, so that a cut end shows), `audit.lock` (held by the writer). The signing key, the key of the next record
-//! (`audit.next`) and a second `audit.checkpoint` are in a directory of the writer's own. What the log cannot do: somebody who has the
+//! (`audit.next`), a second `audit.checkpoint` and the vaults of before (`audit.vaults`) are in a directory of the writer's own. What the log cannot do: somebody who has the
 //! signing key can sign another history, which shows to who has the first key of the codes or an older checkpoint of the
 //! journal's; and what is newer than the newest checkpoint (at most 256 records or one second) can be cut off.
 
@@ -25,6 +25,7 @@ mod recover;
 pub mod segment;
 pub mod serve;
 pub mod tree;
+pub mod vaults;
 pub mod verify;
 
 pub use log::{Log, LogError};

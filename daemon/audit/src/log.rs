@@ -27,6 +27,7 @@ use crate::{
     key::{KeyError, write_durably},
     mac::{NextKey, Ratchet},
     segment::{self, WITNESS},
+    vaults::{Contradiction, Others},
 };
 
 /// A record that need not be durable at once is after so long.
@@ -142,13 +143,48 @@ pub struct Log {
     /// The key of the record that comes next.
     pub(crate) code: Ratchet,
     pub(crate) next_key: NextKey,
+    pub(crate) vaults: Others,
     pub(crate) index: Indexer,
     pub(crate) group: Vec<u8>,
     pub(crate) sync_by: Option<Instant>,
     pub(crate) sign_by: Option<Instant>,
 }
 
+/// Why a record is not appended.
+#[derive(Debug, thiserror::Error)]
+pub enum NotAdmitted {
+    /// It says of the vault what the log knows not to be so.
+    #[error(transparent)]
+    Contradiction(#[from] Contradiction),
+    /// What it takes the place of could not be remembered.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
 impl Log {
+    /// Whether a record of somebody else may be appended now: whoever keeps the vault can say much, but not that it has seen fewer changes
+    /// than it has.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub fn admit(&mut self, entry: &Entry) -> Result<(), NotAdmitted> {
+        let Some(mark) = vault_mark(entry) else {
+            return Ok(());
+        };
+        let newest = self.tip.vault;
+        self.vaults.check(newest, mark)?;
+        if let Some(newest) = newest.filter(|it| it.vault != mark.vault) {
+            self.vaults.leave(newest)?;
+        }
+        Ok(())
+    }
+
+    /// The vaults that were in use before the one that the log tells of last.
+    #[must_use]
+    pub fn other_vaults(&self) -> Vec<VaultMark> {
+        self.vaults.all()
+    }
+
     /// Adds a record to the group that the next commit writes; returns its number.
     pub fn append(&mut self, entry: &Entry, at: Stamp) -> u64 {
         let seq = self.code.next();

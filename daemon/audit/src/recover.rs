@@ -21,6 +21,7 @@ use crate::{
     log::{Log, LogError, Place, SIGN_WITHIN, begin_segment, checkpoint_of},
     mac::{Codes, NEXT, NextKey, Ratchet},
     segment::{self, LOCK, Lines, Next, WITNESS},
+    vaults::Others,
 };
 
 /// What was found at the end of the last segment.
@@ -51,6 +52,7 @@ impl Log {
             None => return Err(missing(key::SEED)),
         };
         let saved = NextKey::load(&place.state)?;
+        let vaults = Others::load(&place.state)?;
         let codes = saved
             .as_ref()
             .map_or_else(Codes::default, |(_, next)| Codes::from(next.clone()));
@@ -176,6 +178,7 @@ impl Log {
             tip,
             code,
             next_key,
+            vaults,
             group: Vec::new(),
             sync_by: None,
             sign_by: None,

@@ -23,7 +23,7 @@ use paw_confine::peer::peer;
 
 use crate::{
     format::Stamp,
-    log::{Log, LogError},
+    log::{Log, LogError, NotAdmitted},
 };
 
 /// The most connections at once; further ones wait in the socket's own queue.
@@ -84,9 +84,10 @@ pub fn serve(
         if ready.listener {
             let hello = Hello {
                 vault: log.vault(),
+                other_vaults: log.other_vaults(),
                 ..hello
             };
-            accept(listener, allowed, hello, &mut connections)?;
+            accept(listener, allowed, &hello, &mut connections)?;
         }
         write_group(&mut log, &mut connections, &mut refusing)?;
         match log.tick(Instant::now(), Stamp::now()) {
@@ -174,7 +175,7 @@ fn wait(
 fn accept(
     listener: &UnixListener,
     allowed: &[u32],
-    hello: Hello,
+    hello: &Hello,
     connections: &mut Vec<Connection>,
 ) -> Result<(), ServeError> {
     while connections.len() < MAX_CONNECTIONS {
@@ -200,7 +201,7 @@ fn accept(
             Ok(peer) if allowed.contains(&peer.uid) => match stream.set_nonblocking(true) {
                 Ok(()) => {
                     let mut connection = Connection::new(stream);
-                    connection.answer(&Answer::Hello(hello));
+                    connection.answer(&Answer::Hello(hello.clone()));
                     connections.push(connection);
                 }
                 Err(error) => tracing::warn!(error = %error, "audit connection cannot be used"),
@@ -224,20 +225,19 @@ fn write_group(
     connections: &mut [Connection],
     refusing: &mut bool,
 ) -> Result<(), ServeError> {
-    let mut pending: Vec<(usize, Appended)> = Vec::new();
+    let mut pending: Vec<(usize, Result<Appended, AppendRefused>)> = Vec::new();
     let mut durable = false;
     for (index, connection) in connections.iter_mut().enumerate() {
         while let Some(line) = connection.next_line() {
             match understand(&line) {
                 Ok(append) => {
-                    durable |= append.durable;
-                    pending.push((
-                        index,
-                        Appended {
-                            seq: append.seq,
-                            audit_seq: log.append(&append.record, Stamp::now()),
-                        },
-                    ));
+                    let seq = append.seq;
+                    let appended = log.admit(&append.record).map(|()| Appended {
+                        seq,
+                        audit_seq: log.append(&append.record, Stamp::now()),
+                    });
+                    durable |= append.durable && appended.is_ok();
+                    pending.push((index, appended.map_err(|why| not_admitted(&why, seq))));
                     connection.unanswered += 1;
                 }
                 Err(refused) => {
@@ -248,7 +248,7 @@ fn write_group(
             }
         }
     }
-    let failed = if pending.is_empty() {
+    let failed = if pending.iter().all(|(_, appended)| appended.is_err()) {
         None
     } else {
         log.commit(durable, Instant::now()).err()
@@ -258,13 +258,14 @@ fn write_group(
     {
         tracing::error!(error = %error, "audit log cannot be written, records are refused");
     }
-    if !pending.is_empty() {
+    if pending.iter().any(|(_, appended)| appended.is_ok()) {
         *refusing = failed.is_some();
     }
     for (index, appended) in pending {
-        connections[index].answer(&match &failed {
-            None => Answer::Appended(appended),
-            Some(error) => Answer::Refused(refusal(error, appended.seq)),
+        connections[index].answer(&match (appended, &failed) {
+            (Err(refused), _) => Answer::Refused(refused),
+            (Ok(appended), None) => Answer::Appended(appended),
+            (Ok(appended), Some(error)) => Answer::Refused(refusal(error, appended.seq)),
         });
     }
     for connection in connections.iter_mut() {
@@ -310,6 +311,22 @@ pub(crate) fn understand(line: &[u8]) -> Result<Append, AppendRefused> {
             "what the log tells of itself is written by paw-audit alone".to_owned(),
         )),
         _ => Ok(append),
+    }
+}
+
+/// Why a record was not appended, while others are.
+fn not_admitted(why: &NotAdmitted, seq: u64) -> AppendRefused {
+    match why {
+        NotAdmitted::Log(error) => refusal(error, seq),
+        NotAdmitted::Contradiction(why) => {
+            tracing::error!(error = %why, "a record is refused that contradicts what the log knows of the vault");
+            AppendRefused {
+                seq: Some(seq),
+                reason: RefuseReason::Contradicts,
+                message: why.to_string(),
+                remedy: why.remedy().to_owned(),
+            }
+        }
     }
 }
 

@@ -197,6 +197,7 @@ pub(crate) fn run(options: Options) -> Result<(), Failed> {
     let mut stop = vec![signals.as_fd()];
     stop.extend(lifeline.as_ref().map(|pipe| pipe.as_fd()));
     let hello = Hello {
+        other_vaults: Vec::new(),
         pid: std::process::id(),
         landlock_abi,
         vault: None,

@@ -119,12 +119,15 @@ impl Secrets {
                 status.secrets = found.secrets.map(|count| count as u64);
                 status.wrong_keys = found.wrong_keys;
                 status.paused_until = found.paused_until_ms.filter(|until| *until > now_ms());
-                let missing = match found.state {
-                    State::Uninitialised => Some(VaultError::Uninitialised),
-                    State::Sealed => Some(VaultError::Sealed),
-                    State::Unsealed => None,
+                let trouble = self.trouble().map(|it| (it.what, it.remedy));
+                let none = || {
+                    (
+                        VaultError::Uninitialised.to_string(),
+                        VaultError::Uninitialised.remedy(),
+                    )
                 };
-                status.fault = missing.map(|it| format!("{it}; {}", it.remedy()));
+                let missing = trouble.or_else(|| (found.state == State::Uninitialised).then(none));
+                status.fault = missing.map(|(what, remedy)| format!("{what}; {remedy}"));
             }
             Err(error) => {
                 let why = paw_log::Chain(&error).to_string();

@@ -1,10 +1,17 @@
 //! A copy of the vault that is kept elsewhere, and put back. It is what the file holds, so nobody reads it without a key.
 
+use std::sync::Arc;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use paw_api::{Error, ErrorKind, secret::VaultCopy};
 use paw_store::Caller;
+use paw_vault::VaultError;
 
 use super::{Secrets, With, admin::Told, opening, told};
+
+/// What a copy is opened with that pawd has no key for.
+const OPEN_WITH: &str =
+    "say what it is opened with: --passphrase, or --recovery for the recovery key";
 
 impl Secrets {
     /// All of the vault in one piece, once that is in the audit log.
@@ -42,11 +49,26 @@ impl Secrets {
             let hint = "send what `secret.export` gave, unchanged";
             Error::new(ErrorKind::Invalid, "the copy is no base64", hint)
         })?;
+        let with_none = with.recovery.is_none() && with.passphrase.is_none() && with.key.is_none();
         let note = Told::of_vault(Some(by), "imported").with("force", force.to_string());
+        let inner = Arc::clone(&self.0);
         self.change(note, move |vault, keys| {
-            let mark = opening(keys, &with, |key| vault.import(&copy, key, force))?;
+            let seen = |vault| inner.seen(vault);
+            if with_none && keys.newest().is_none() {
+                return Err(VaultError::WrongKey);
+            }
+            let mark = opening(keys, &with, |key| vault.import(&copy, key, seen, force))?;
             Ok(((), mark))
         })
         .await
+        // Whether the vault that is here is open has no part in it: what is missing is a key of the copy.
+        .map_err(|error| match error.data.kind {
+            ErrorKind::Denied if with_none => Error::new(
+                ErrorKind::Denied,
+                "the copy is not opened by the key that pawd was started with",
+                OPEN_WITH,
+            ),
+            _ => error,
+        })
     }
 }

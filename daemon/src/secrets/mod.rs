@@ -11,6 +11,7 @@
 pub mod admin;
 pub mod copy;
 mod older;
+pub use older::Trouble;
 pub mod start;
 pub mod time;
 
@@ -66,6 +67,8 @@ struct Inner {
     turn: Mutex<()>,
     /// The state of the vault that this pawd had recorded last.
     newest: std::sync::Mutex<Option<VaultMark>>,
+    /// How many changes each vault has seen that this pawd has had; few, since an administrator makes or puts back each.
+    reached: std::sync::Mutex<BTreeMap<Uuid, u64>>,
     /// Something was changed, and with it perhaps what ends next.
     changed: Notify,
     /// Its file could not be opened when pawd started, and has not been since.
@@ -216,6 +219,7 @@ impl Secrets {
             audit,
             turn: Mutex::default(),
             newest: std::sync::Mutex::default(),
+            reached: std::sync::Mutex::default(),
             changed: Notify::new(),
             lost_at_start: AtomicBool::new(lost),
         }))

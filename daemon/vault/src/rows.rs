@@ -33,9 +33,7 @@ pub enum Unfit {
     #[error("the value is longer than {MAX_VALUE} bytes")]
     Long,
     /// Neither a provider nor any other.
-    #[error(
-        "a user is written as provider:NAME, broker:NAME, agent:NAME, skill:NAME or bridge:NAME"
-    )]
+    #[error("a user is written as provider:NAME, broker:NAME, agent:NAME or skill:NAME")]
     User,
     /// Too many may use it.
     #[error("a secret is for at most {MAX_USERS} users")]

@@ -17,3 +17,4 @@ mod pages;
 mod room;
 mod rotation;
 mod support;
+mod vaults;

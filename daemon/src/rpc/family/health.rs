@@ -162,6 +162,12 @@ pub async fn status(context: &Context) -> Status {
             since.as_secs()
         ));
     }
+    if let Some(trouble) = context.secrets.trouble() {
+        problems.push(format!(
+            "{}; what needs a secret does not work; {}",
+            trouble.what, trouble.remedy
+        ));
+    }
     Status {
         version: env!("CARGO_PKG_VERSION").into(),
         uptime_ms: u64::try_from(context.since.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -255,6 +261,19 @@ pub async fn doctor(context: &Context, prove: bool) -> Doctor {
             ),
             "nothing is accepted; what is stored can be read",
             "see that its disk has room and is mounted for writing",
+        );
+    }
+    if let Some(trouble) = context.secrets.trouble() {
+        find(
+            &format!("vault.{}", trouble.kind),
+            if trouble.is_grave {
+                Severity::Error
+            } else {
+                Severity::Warn
+            },
+            trouble.what,
+            "what needs a secret does not work: providers and brokers whose key is in the vault",
+            trouble.remedy,
         );
     }
     let providers = context.providers.borrow().shown();

@@ -227,6 +227,18 @@ impl Vault {
         Ok(recovery)
     }
 
+    /// Has the vault count its changes on from this number, where it has seen fewer: opening an older copy of it on purpose is a change, and
+    /// the newest one.
+    ///
+    /// # Errors
+    /// When it is sealed, or cannot be written.
+    pub fn count_from(&self, seen: u64) -> Result<Mark, VaultError> {
+        self.change(|open, _| {
+            open.header.generation = open.header.generation.max(seen);
+            Ok(())
+        })
+    }
+
     /// The state that the next change leads to.
     ///
     /// # Errors
@@ -253,7 +265,7 @@ impl Vault {
             for (key, row) in &changes {
                 new.tree.set(key, row.as_deref());
             }
-            new.header.generation = open.next().generation;
+            new.header.generation = new.next().generation;
             new.header.cover(&new.tree);
             let code = new.keys.sign(&new.header.bytes());
             let header = (&new.header, &code);
@@ -329,7 +341,7 @@ impl Vault {
 
 impl Open {
     fn next(&self) -> Mark {
-        mark(self.header.vault, self.header.generation + 1)
+        mark(self.header.vault, self.header.generation.saturating_add(1))
     }
 
     fn found(&self, name: &str) -> Result<Secret, VaultError> {

@@ -10,6 +10,8 @@
 
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use super::{Unlock, Vault, open};
 use crate::{
     VaultError,
@@ -45,13 +47,19 @@ impl Vault {
         Ok((copy, open.header.mark()))
     }
 
-    /// Puts a copy in the place of what is there, and leaves it open. With `force` also one that is older than what is there, or of
-    /// another vault.
+    /// Puts a copy in the place of what is there, and leaves it open. With `force` also one that is older than what is there, or than the
+    /// number of changes that somebody else knows of (`seen`; 0 where nobody does), or of another vault.
     ///
     /// # Errors
     /// When it is no copy, the key opened another vault or this one at another time, or it would take the place of something newer. What is
     /// there stays, then.
-    pub fn import(&self, copy: &[u8], with: &Unlock<'_>, force: bool) -> Result<Mark, VaultError> {
+    pub fn import(
+        &self,
+        copy: &[u8],
+        with: &Unlock<'_>,
+        seen: impl Fn(Uuid) -> u64,
+        force: bool,
+    ) -> Result<Mark, VaultError> {
         let _turn = self.turn();
         let (header, code, rows) = read(copy).ok_or(VaultError::NoCopy("it cannot be read"))?;
         let keys = open::keys_of(&header.0, with)?.ok_or(VaultError::WrongKey)?;
@@ -67,22 +75,22 @@ impl Vault {
             let file = inner.file.as_ref();
             file.map(|file| super::header(file, &self.path))
         };
+        let copied = new.header.mark();
+        let mut newest = seen(copied.vault);
         if let Some(here) = here {
             let here = here?.0.mark();
-            let copied = new.header.mark();
             if !force && here.vault != copied.vault {
                 return Err(VaultError::AnotherVault);
             }
-            if !force && copied.generation < here.generation {
-                return Err(VaultError::Older {
-                    copy: copied.generation,
-                    here: here.generation,
-                });
-            }
-            new.header.generation = copied.generation.max(here.generation) + 1;
-        } else {
-            new.header.generation += 1;
+            newest = newest.max(here.generation);
         }
+        if !force && copied.generation < newest {
+            return Err(VaultError::Older {
+                copy: copied.generation,
+                here: newest,
+            });
+        }
+        new.header.generation = copied.generation.max(newest).saturating_add(1);
         let code = new.keys.sign(&new.header.bytes());
         let refs = rows.iter().map(|(key, row)| (&key[..], &row[..]));
         let (file, remains) = Vaulted::write_anew(&self.path, (&new.header, &code), refs)?;

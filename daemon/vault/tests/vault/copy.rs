@@ -20,7 +20,7 @@ fn copy_is_put_back_with_the_key_or_the_recovery_key_and_with_no_other_one() {
     for with in [Unlock::Host(&key(1)), Unlock::Recovery(&recovery)] {
         let place = Place::new();
         let vault = place.sealed();
-        vault.import(&copy, &with, false).unwrap();
+        vault.import(&copy, &with, |_| 0, false).unwrap();
         assert_eq!(value(&vault, "one"), Ok(b"value of one".to_vec()));
         drop(vault);
         // It is the vault from then on.
@@ -29,7 +29,7 @@ fn copy_is_put_back_with_the_key_or_the_recovery_key_and_with_no_other_one() {
     let place = Place::new();
     let vault = place.sealed();
     let error = vault
-        .import(&copy, &Unlock::Host(&key(2)), true)
+        .import(&copy, &Unlock::Host(&key(2)), |_| 0, true)
         .unwrap_err();
     assert!(matches!(error, VaultError::WrongKey), "{error}");
     assert_eq!(vault.status().unwrap().state, State::Uninitialised);
@@ -41,15 +41,19 @@ fn older_copy_is_put_back_by_force_alone_and_counts_as_a_change() {
     let place = Place::new();
     let (vault, copy, _) = copied(&place);
     // As old as what is there.
-    vault.import(&copy, &Unlock::Host(&key(1)), false).unwrap();
+    vault
+        .import(&copy, &Unlock::Host(&key(1)), |_| 0, false)
+        .unwrap();
     vault.rotate("one", b"newer of one", 0, NOW).unwrap();
     let newest = vault.mark().unwrap();
     let error = vault
-        .import(&copy, &Unlock::Host(&key(1)), false)
+        .import(&copy, &Unlock::Host(&key(1)), |_| 0, false)
         .unwrap_err();
     assert!(matches!(error, VaultError::Older { .. }), "{error}");
     assert_eq!(value(&vault, "one"), Ok(b"newer of one".to_vec()));
-    let forced = vault.import(&copy, &Unlock::Host(&key(1)), true).unwrap();
+    let forced = vault
+        .import(&copy, &Unlock::Host(&key(1)), |_| 0, true)
+        .unwrap();
     assert!(
         forced.generation > newest.generation,
         "{forced:?} {newest:?}"
@@ -66,11 +70,13 @@ fn copy_of_another_vault_is_put_back_by_force_alone() {
     let (vault, _) = place.make();
     vault.set("mine", b"value", NOW).unwrap();
     let error = vault
-        .import(&copy, &Unlock::Host(&key(1)), false)
+        .import(&copy, &Unlock::Host(&key(1)), |_| 0, false)
         .unwrap_err();
     assert!(matches!(error, VaultError::AnotherVault), "{error}");
     assert_eq!(value(&vault, "mine"), Ok(b"value".to_vec()));
-    vault.import(&copy, &Unlock::Host(&key(1)), true).unwrap();
+    vault
+        .import(&copy, &Unlock::Host(&key(1)), |_| 0, true)
+        .unwrap();
     value(&vault, "mine").unwrap_err();
 }
 
@@ -80,10 +86,10 @@ fn copy_from_before_a_rekey_takes_the_key_that_it_was_made_with() {
     let (vault, copy, recovery) = copied(&place);
     vault.rekey(&NewKey::Host(&key(2), Source::File)).unwrap();
     vault
-        .import(&copy, &Unlock::Host(&key(2)), true)
+        .import(&copy, &Unlock::Host(&key(2)), |_| 0, true)
         .unwrap_err();
     vault
-        .import(&copy, &Unlock::Recovery(&recovery), true)
+        .import(&copy, &Unlock::Recovery(&recovery), |_| 0, true)
         .unwrap();
     assert_eq!(value(&vault, "one"), Ok(b"value of one".to_vec()));
 }
@@ -97,7 +103,7 @@ fn copy_that_was_changed_or_cut_anywhere_is_none() {
         vault.export().unwrap().0
     };
     let refused = |bad: &[u8], what: &str| {
-        let error = vault.import(bad, &Unlock::Host(&key(1)), true);
+        let error = vault.import(bad, &Unlock::Host(&key(1)), |_| 0, true);
         assert!(error.is_err(), "{what}");
     };
     for at in 0..copy.len() {
