@@ -4,7 +4,7 @@
 //! that the question does not have. So the answer and the rules that it names are those of all policies together;
 //! `the_index_says_what_all_policies_together_say` compares them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use cedar_policy::{
     ActionConstraint, Effect, EntityUid, Policy, PolicySet, PolicySetError, PrincipalConstraint,
@@ -12,11 +12,15 @@ use cedar_policy::{
 };
 use serde_json::Value;
 
+use crate::known::TIMES;
+
 /// Policies, by what they are about.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Index {
     /// For each action of the schema, those that may be about it whoever asks.
     rules: HashMap<EntityUid, PolicySet>,
+    /// Actions about which one of these asks what time it is.
+    timed: HashSet<EntityUid>,
     /// Permits of one user for one thing.
     grants: HashMap<Scope, BTreeMap<Anchor, PolicySet>>,
 }
@@ -52,6 +56,7 @@ impl Index {
         let actions = schema.actions().cloned();
         Self {
             rules: actions.map(|action| (action, PolicySet::new())).collect(),
+            timed: HashSet::new(),
             grants: HashMap::new(),
         }
     }
@@ -67,6 +72,9 @@ impl Index {
             };
             if about {
                 set.add(policy.clone()).map_err(Box::new)?;
+                if is_timed(policy) {
+                    self.timed.insert(action.clone());
+                }
             }
         }
         Ok(())
@@ -96,6 +104,16 @@ impl Index {
             .entry(anchor(policy))
             .or_default();
         set.add(policy.clone()).map_err(Box::new)
+    }
+
+    /// Whether a rule about this action asks what time it is; of grants nothing is said.
+    pub(crate) fn is_timed(&self, action: &EntityUid) -> bool {
+        self.timed.contains(action)
+    }
+
+    /// Whether there are grants at all.
+    pub(crate) fn is_granted(&self) -> bool {
+        !self.grants.is_empty()
     }
 
     /// Whether a grant could match by its scope alone.
@@ -140,6 +158,18 @@ impl Anchors<'_> {
             .chain(beneath)
             .chain(arguments.map(|digest| Anchor::Arguments(digest.to_owned())))
     }
+}
+
+/// Whether a policy reads what time it is: it cannot without the name of such a fact, which stands in its syntax tree as it is, however it
+/// was written.
+fn is_timed(policy: &Policy) -> bool {
+    let Ok(tree) = policy.to_json() else {
+        return true;
+    };
+    let tree = tree.to_string();
+    TIMES
+        .iter()
+        .any(|name| tree.contains(&format!("\"{name}\"")))
 }
 
 /// What a policy demands in any case, read from its own conditions: those of its one `when` that stand beside each other.
@@ -193,4 +223,4 @@ fn fact(expression: &Value) -> Option<&str> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

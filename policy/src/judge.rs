@@ -127,13 +127,31 @@ pub fn judge(rules: &Rules, plan: &Plan, facts: &Facts) -> Result<Verdict, crate
         rules: ids,
         digest,
     };
-    let known = facts::about(plan, facts, risk);
-    let Some(question) = Question::about(rules, plan, &facts.principal, known) else {
-        return Ok(verdict(Decision::Deny, Vec::new()));
+    let about = facts::about(plan, facts, risk);
+    let text = Question::as_text(rules, plan, &facts.principal, &about);
+    if let Some((decision, ids)) = text.as_deref().and_then(|text| rules.known.said(text)) {
+        return Ok(verdict(decision, ids));
+    }
+    let (decision, ids) = decide(rules, plan, &facts.principal, about);
+    if let Some(text) = text {
+        rules.known.keep(text, (decision, ids.clone()));
+    }
+    Ok(verdict(decision, ids))
+}
+
+/// What the rules say to a plan of which this is known.
+fn decide(
+    rules: &Rules,
+    plan: &Plan,
+    principal: &Principal,
+    about: Vec<(&'static str, Fact)>,
+) -> (Decision, Vec<String>) {
+    let Some(question) = Question::about(rules, plan, principal, about) else {
+        return (Decision::Deny, Vec::new());
     };
     let first = question.ask(rules, &[("approved", Fact::Truth(false))]);
     if first.allowed {
-        return Ok(verdict(Decision::Allow, first.rules));
+        return (Decision::Allow, first.rules);
     }
     let second = question.ask(rules, &[("approved", Fact::Truth(true))]);
     let decision = if second.allowed {
@@ -141,7 +159,7 @@ pub fn judge(rules: &Rules, plan: &Plan, facts: &Facts) -> Result<Verdict, crate
     } else {
         Decision::Deny
     };
-    Ok(verdict(decision, second.rules))
+    (decision, second.rules)
 }
 
 /// A permit for a plan that policy allows as it is.

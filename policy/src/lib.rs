@@ -22,6 +22,7 @@ pub mod grant;
 pub mod guard;
 mod index;
 pub mod judge;
+mod known;
 mod named;
 pub mod plan;
 mod question;

@@ -14,6 +14,7 @@ use crate::{
     facts::{self, Fact},
     index::Anchors,
     judge::Principal,
+    known,
     plan::{Operation, Plan},
     rules::Rules,
     words::Role,
@@ -52,7 +53,7 @@ impl Type {
         Self::User,
     ];
 
-    const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Action => "Action",
             Self::Agent => "Agent",
@@ -153,6 +154,25 @@ impl Question {
         })
     }
 
+    /// This question as a text, where its answer may be kept: see [`crate::known`].
+    pub(crate) fn as_text(
+        rules: &Rules,
+        plan: &Plan,
+        principal: &Principal,
+        facts: &[(&'static str, Fact)],
+    ) -> Option<String> {
+        if rules.index.is_granted() {
+            let (action, resource, _) = subject(plan)?;
+            let who = uid(Type::User, &principal.uid.to_string());
+            let action = uid(Type::Action, action);
+            if rules.index.has_grants(&action, &who, &resource) {
+                return None;
+            }
+        }
+        let timed = rules.index.is_timed(&uid(Type::Action, action_of(plan)));
+        known::question(plan, principal, facts, timed)
+    }
+
     /// The question whether this plan may be executed.
     pub(crate) fn about(
         rules: &Rules,
@@ -248,11 +268,23 @@ impl Question {
     }
 }
 
+/// The action of a plan.
+const fn action_of(plan: &Plan) -> &'static str {
+    match &plan.operation {
+        Operation::Chat(_) => "chat",
+        Operation::SandboxRun(_) => "sandbox_run",
+        Operation::ApiCall(_) => "api_call",
+        Operation::SkillChange(_) => "skill_change",
+        Operation::ToolCall(_) => "tool_call",
+    }
+}
+
 /// The action of a plan, what it is about, and that as an entity where it has attributes; none where it cannot be read.
 fn subject(plan: &Plan) -> Option<(&'static str, EntityUid, Option<Entity>)> {
+    let action = action_of(plan);
     Some(match &plan.operation {
-        Operation::Chat(_) => ("chat", uid(Type::Agent, plan.agent.as_str()), None),
-        Operation::SandboxRun(_) => ("sandbox_run", host(), None),
+        Operation::Chat(_) => (action, uid(Type::Agent, plan.agent.as_str()), None),
+        Operation::SandboxRun(_) => (action, host(), None),
         Operation::ApiCall(call) => {
             let endpoint = uid(Type::Endpoint, facts::place(&call.rule));
             let (host, port) = facts::host_and_port(&call.rule)?;
@@ -261,11 +293,11 @@ fn subject(plan: &Plan) -> Option<(&'static str, EntityUid, Option<Entity>)> {
                 ("port".to_owned(), Expr::new_long(i64::from(port))),
             ];
             let entity = Entity::new(endpoint.clone(), attributes.into(), HashSet::new()).ok()?;
-            ("api_call", endpoint, Some(entity))
+            (action, endpoint, Some(entity))
         }
         Operation::SkillChange(change) => {
             let skill = uid(Type::Skill, change.skill.as_str());
-            ("skill_change", skill, None)
+            (action, skill, None)
         }
         Operation::ToolCall(call) => {
             let tool = uid(Type::Tool, &format!("{}/{}", call.skill, call.tool));
@@ -273,7 +305,7 @@ fn subject(plan: &Plan) -> Option<(&'static str, EntityUid, Option<Entity>)> {
             let skill = HashSet::from([uid(Type::Skill, call.skill.as_str())]);
             let attributes = [("class".to_owned(), class)].into();
             let entity = Entity::new(tool.clone(), attributes, skill).ok()?;
-            ("tool_call", tool, Some(entity))
+            (action, tool, Some(entity))
         }
     })
 }

@@ -7,7 +7,7 @@ use cedar_policy::{
     Validator,
 };
 
-use crate::{index::Index, words::Digest};
+use crate::{index::Index, known::Known, words::Digest};
 
 /// The schema that every policy is validated against, in Cedar's own notation.
 pub const SCHEMA: &str = include_str!("../paw.cedarschema");
@@ -39,6 +39,7 @@ pub struct Fault {
 pub struct Rules {
     pub(crate) policies: PolicySet,
     pub(crate) index: Index,
+    pub(crate) known: Known,
     schema: Schema,
     names: BTreeMap<PolicyId, String>,
     places: BTreeMap<PolicyId, (String, usize, usize)>,
@@ -84,6 +85,7 @@ impl Rules {
         let mut rules = Self {
             policies: PolicySet::new(),
             index: Index::new(&schema),
+            known: Known::default(),
             schema,
             names: BTreeMap::new(),
             places: BTreeMap::new(),

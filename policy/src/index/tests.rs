@@ -13,7 +13,7 @@ use crate::{
     words::{Digest, Role, Taint, TaintSet, ToolClass},
 };
 
-const NOW: u64 = 1_795_478_400_000;
+pub(crate) const NOW: u64 = 1_795_478_400_000;
 const HOUR: u64 = 3_600_000;
 
 const PATHS: [&str; 8] = [
@@ -38,7 +38,7 @@ const DEMANDS: [&str; 12] = [
 ];
 
 /// Something to judge.
-fn plan() -> impl Strategy<Value = Plan> {
+pub(crate) fn plan() -> impl Strategy<Value = Plan> {
     let class = select(vec![
         ToolClass::ReadPrivate,
         ToolClass::WriteDestructive,
@@ -76,7 +76,7 @@ fn plan() -> impl Strategy<Value = Plan> {
     )
 }
 
-fn known() -> impl Strategy<Value = Facts> {
+pub(crate) fn known() -> impl Strategy<Value = Facts> {
     let taint = select(vec![Taint::User, Taint::Operator, Taint::Model, Taint::Web]);
     let role = select(vec![Role::User, Role::Approver, Role::Admin]);
     (1000..1002_u32, role, taint).prop_map(|(uid, role, taint)| Facts {
@@ -88,7 +88,7 @@ fn known() -> impl Strategy<Value = Facts> {
 }
 
 /// Rules of a file, which may be about anything.
-fn rule() -> impl Strategy<Value = String> {
+pub(crate) fn rule() -> impl Strategy<Value = String> {
     let scopes = select(vec![
         "principal, action, resource",
         "principal, action == Action::\"tool_call\", resource",
@@ -111,7 +111,7 @@ fn rule() -> impl Strategy<Value = String> {
 }
 
 /// A grant: what pawd writes, or what looks a little like it.
-fn granted() -> impl Strategy<Value = String> {
+pub(crate) fn granted() -> impl Strategy<Value = String> {
     let foreign = (
         prop::bool::weighted(0.8),
         1000..1002_u32,
