@@ -84,9 +84,11 @@ impl News {
         if kept.last.len() == KEPT {
             kept.last.pop_front();
         }
-        kept.last.push_back(event.clone());
-        // Sent while the lock is held, so that nobody sees two numbers in the wrong order. Without listeners it is kept only.
-        drop(self.live.send(event));
+        // Sent while the lock is held, so that nobody sees two numbers in the wrong order; whoever begins to listen does so under it, too.
+        if self.live.receiver_count() > 0 {
+            drop(self.live.send(event.clone()));
+        }
+        kept.last.push_back(event);
     }
 
     /// How many are kept; at most [`KEPT`].
