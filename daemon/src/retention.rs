@@ -6,14 +6,16 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::future::try_join_all;
 use paw_api::audit::{Entry, Event};
-use paw_store::{Batch, Kept, Surplus, TooMuch};
+use paw_store::{Batch, Kept, StoreError, Surplus, TooMuch};
 use tokio::{
     sync::watch,
     time::{MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use uuid::Uuid;
 
 use crate::{
     audit::Audit,
@@ -29,6 +31,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(3600);
 
 /// So many more conversations than when it was looked last are reason to look again.
 const GROWN_BY: u64 = 64;
+
+/// So many are forgotten with one wait for the disk for their records and one for them, so that it keeps pace with those that begin.
+const TOGETHER: usize = 64;
 
 /// Milliseconds of a day.
 const DAY_MS: u64 = 24 * 3_600 * 1_000;
@@ -91,8 +96,8 @@ async fn look(bounds: SessionBounds, storage: &Storage, audit: &Audit) {
         }
         Err(error) => return warn!(error = %error, "old conversations were not looked for"),
     };
-    for one in &surplus {
-        if let Err(why) = forget(one, storage, audit).await {
+    for some in surplus.chunks(TOGETHER) {
+        if let Err(why) = forget(some, storage, audit).await {
             return warn!(error = %why, "old conversations were not forgotten; it is tried again");
         }
     }
@@ -104,7 +109,34 @@ async fn look(bounds: SessionBounds, storage: &Storage, audit: &Audit) {
     }
 }
 
-async fn forget(one: &Surplus, storage: &Storage, audit: &Audit) -> Result<(), String> {
+/// Forgets these: first all their records are on the disk, then all of them are gone; each with one wait for the disk.
+async fn forget(some: &[Surplus], storage: &Storage, audit: &Audit) -> Result<(), String> {
+    let mut begun = Vec::with_capacity(some.len());
+    for one in some {
+        let those = storage.read().begun_by(one.id);
+        begun.push(those.map_err(|error| paw_log::Chain(&error).to_string())?);
+    }
+    let records = some.iter().zip(&begun);
+    let recorded = records.map(|(one, begun)| audit.durable(entry(one, begun)));
+    try_join_all(recorded)
+        .await
+        .map_err(|error| error.to_string())?;
+    let forgotten = some.iter().zip(&begun).map(async |(one, begun)| {
+        let mut batch = Batch::new();
+        batch.forget_session(one.id, one.updated_ms)?;
+        for id in [one.id].iter().chain(begun) {
+            batch.forget_part(&scope::of_session(&id.to_string()))?;
+        }
+        storage.commit(batch).await
+    });
+    let forgotten = try_join_all(forgotten).await;
+    forgotten
+        .map(drop)
+        .map_err(|error: StoreError| paw_log::Chain(&error).to_string())
+}
+
+/// The record that one is forgotten, and those that its agent began with it.
+fn entry(one: &Surplus, begun: &[Uuid]) -> Entry {
     let mut entry = Entry::new(Event::SessionDeleted);
     let detail = &mut entry.detail;
     detail.insert("session".into(), one.id.to_string());
@@ -115,19 +147,6 @@ async fn forget(one: &Surplus, storage: &Storage, audit: &Audit) -> Result<(), S
         TooMuch::Long => "longer together than is kept",
     };
     detail.insert("why".into(), why.into());
-    let begun = storage.read().begun_by(one.id);
-    let begun = begun.map_err(|error| paw_log::Chain(&error).to_string())?;
-    with_those(&mut entry, &begun);
-    let recorded = audit.durable(entry).await;
-    recorded.map_err(|error| error.to_string())?;
-    let forgotten = async {
-        let mut batch = Batch::new();
-        batch.forget_session(one.id, one.updated_ms)?;
-        for id in [one.id].iter().chain(&begun) {
-            batch.forget_part(&scope::of_session(&id.to_string()))?;
-        }
-        storage.commit(batch).await
-    };
-    let forgotten = forgotten.await;
-    forgotten.map_err(|error: paw_store::StoreError| paw_log::Chain(&error).to_string())
+    with_those(&mut entry, begun);
+    entry
 }
