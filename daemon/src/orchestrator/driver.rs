@@ -117,7 +117,8 @@ pub struct Driver {
     pub(super) bounds: ActionBounds,
     pub(super) queue: Queue,
     pub(super) questions: Questions,
-    pub(super) open: BTreeMap<Uuid, Open>,
+    /// Each has a place of its own: a tree of them as they are would hold half as much room again empty, and move it about.
+    pub(super) open: BTreeMap<Uuid, Box<Open>>,
     pub(super) inbox: mpsc::Receiver<Command>,
     pub(super) tasks: JoinSet<Happened>,
     pub(super) changes: broadcast::Sender<Change>,
@@ -301,7 +302,7 @@ impl Driver {
         let cancel = CancellationToken::new();
         self.open.insert(
             id,
-            Open {
+            Box::new(Open {
                 record,
                 progress,
                 cancel,
@@ -312,7 +313,7 @@ impl Driver {
                 opens: session.is_some(),
                 permit,
                 urgency,
-            },
+            }),
         );
         let (storage, audit) = (self.ports.storage.clone(), self.ports.audit.clone());
         if lasting == Lasting::Soon {
@@ -484,7 +485,7 @@ impl Driver {
         self.tell(id, open.record.state);
         let Open {
             record, reply, end, ..
-        } = open;
+        } = *open;
         match (reply, end) {
             (Some(reply), Some(end)) => {
                 say(reply, Ok(record.clone()));
@@ -506,7 +507,7 @@ impl Driver {
         if let Err(error) = result {
             self.queue.done(id, now_ms());
             if let Some(open) = self.open.remove(&id) {
-                self.not_accepted(open, error);
+                self.not_accepted(*open, error);
             }
             return;
         }

@@ -54,7 +54,7 @@ impl Driver {
         if open.record.state == State::Approved {
             self.queue.push(open.ticket());
         }
-        self.open.insert(open.record.id, open);
+        self.open.insert(open.record.id, Box::new(open));
     }
 
     /// Goes on with what was being done when an earlier life ended, or ends it.
