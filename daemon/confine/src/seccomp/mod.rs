@@ -1,6 +1,6 @@
 //! Which system calls a process of ours may make: one list for each process, each entry with its reason.
 //!
-//! Three filters are stacked, and the kernel takes the strictest answer:
+//! Filters are stacked, one for each list, and the kernel takes the strictest answer:
 //!
 //! - *allowed*: everything that is not in one of the lists gets [`Otherwise`]. For pawd and paw-audit that is the end of the
 //!   process, which the kernel logs; for the launcher and the sandboxes it is `ENOSYS`, because programs of others run there
@@ -8,15 +8,18 @@
 //! - *refused*: calls that libraries try and can do without, and calls that an attacker would try first: `EPERM`.
 //! - *absent*: calls that must look as if the kernel had none: `ENOSYS`. `clone3` is here, because a filter cannot read the
 //!   structure behind its pointer; the C library then falls back to `clone`, whose flags a filter can read.
+//!
+//! What is refused for some arguments only is a filter of its own, so that the others look at nothing but numbers ([`ranges`]).
 
 mod audit;
 mod egress;
 mod job;
 mod launcher;
 mod pawd;
+mod ranges;
 mod sandbox;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use nix::errno::Errno;
 use seccompiler::{
@@ -45,6 +48,18 @@ pub struct Call {
     pub when: When,
     /// Why it is in the list.
     pub reason: &'static str,
+}
+
+impl Call {
+    fn is_always(&self) -> bool {
+        matches!(self.when, When::Always)
+    }
+
+    /// Its number, as a filter sees it: in 32 bits.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    fn number(&self) -> u32 {
+        self.nr as u32
+    }
 }
 
 /// For which arguments an entry holds. Arguments are compared as 32-bit values, which all of ours are.
@@ -139,6 +154,8 @@ impl Profile {
         });
         let let_through: Vec<Call> = self.allowed.iter().copied().chain(passes).collect();
         let errno = |errno: Errno| SeccompAction::Errno(errno as u32);
+        let (refused, refused_sometimes): (Vec<Call>, Vec<Call>) =
+            self.refused.iter().copied().partition(Call::is_always);
         // The strictest comes last: once it is in place, `seccomp` itself is a forbidden call for most processes.
         [
             (
@@ -149,7 +166,13 @@ impl Profile {
             ),
             (
                 "refused",
-                &self.refused,
+                &refused,
+                SeccompAction::Allow,
+                errno(Errno::EPERM),
+            ),
+            (
+                "refused for some arguments",
+                &refused_sometimes,
                 SeccompAction::Allow,
                 errno(Errno::EPERM),
             ),
@@ -183,6 +206,10 @@ impl Profile {
             process: self.process,
             source,
         };
+        if calls.iter().all(Call::is_always) {
+            let numbers: BTreeSet<u32> = calls.iter().map(Call::number).collect();
+            return ranges::program(&numbers, mismatch, matched, architecture()?).map_err(build);
+        }
         let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
         for call in calls {
             let rules = rules.entry(call.nr).or_default();
@@ -191,10 +218,7 @@ impl Profile {
             }
         }
         // To the builder, a call with no rule is one that always matches: one unconditional entry outweighs the others.
-        for call in calls
-            .iter()
-            .filter(|call| matches!(call.when, When::Always))
-        {
+        for call in calls.iter().filter(|call| call.is_always()) {
             rules.insert(call.nr, Vec::new());
         }
         let filter =
@@ -280,11 +304,11 @@ pub(crate) use {call_when, calls};
 mod tests {
     use super::*;
 
-    #[test]
-    fn every_profile_compiles() {
-        for profile in [
+    fn every_profile() -> [Profile; 12] {
+        [
             pawd(),
             launcher(),
+            launcher_with_gvisor(),
             launcher_with_shim(),
             shim_attendant(),
             doorkeeper(),
@@ -293,25 +317,136 @@ mod tests {
             image(),
             sandbox(),
             workspace(),
-        ] {
-            profile.compile().unwrap();
+            Profile {
+                process: "one with every kind of entry",
+                allowed: calls! { "ends of a range": SYS_read SYS_write SYS_close; },
+                refused: vec![call_when!(
+                    SYS_close,
+                    When::NoneOf {
+                        argument: 1,
+                        values: &[7]
+                    },
+                    "for some arguments only"
+                )],
+                absent: calls! { "as if there were none": SYS_clone3; },
+                otherwise: Otherwise::Kill,
+            },
+        ]
+    }
+
+    /// What the kernel does with a program (`linux/bpf_common.h`), as far as filters of system calls use it.
+    fn run(program: &BpfProgram, nr: u32, arguments: [u32; 6]) -> u32 {
+        const AUDIT_ARCH: u32 = if cfg!(target_arch = "x86_64") {
+            0xc000_003e
+        } else {
+            0xc000_00b7
+        };
+        let (mut accumulator, mut at) = (0, 0);
+        loop {
+            let it = &program[at];
+            at += 1;
+            let mut jump = |is: bool| at += usize::from(if is { it.jt } else { it.jf });
+            match u32::from(it.code) {
+                0x20 => {
+                    accumulator = match it.k {
+                        0 => nr,
+                        4 => AUDIT_ARCH,
+                        argument => {
+                            let (which, half) = ((argument - 16) / 8, (argument - 16) % 8);
+                            if half == 0 {
+                                arguments[which as usize]
+                            } else {
+                                0
+                            }
+                        }
+                    }
+                }
+                0x54 => accumulator &= it.k,
+                0x05 => at += it.k as usize,
+                0x15 => jump(accumulator == it.k),
+                0x25 => jump(accumulator > it.k),
+                0x35 => jump(accumulator >= it.k),
+                0x06 => return it.k,
+                code => panic!("instruction {code:#x}"),
+            }
+        }
+    }
+
+    /// What the lists say, in the order of the kernel's strictness.
+    fn meant(profile: &Profile, nr: u32, arguments: [u32; 6]) -> u32 {
+        let holds = |call: &&Call| {
+            call.number() == nr
+                && match call.when {
+                    When::Always => true,
+                    When::Bits {
+                        argument,
+                        mask,
+                        bits,
+                    } => arguments[usize::from(argument)] & mask == bits,
+                    When::NoneOf { argument, values } => {
+                        !values.contains(&arguments[usize::from(argument)])
+                    }
+                }
+        };
+        let listed = |call: &&Call| call.number() == nr;
+        let elsewhere = profile.refused.iter().chain(&profile.absent);
+        let errno = |errno: Errno| u32::from(SeccompAction::Errno(errno as u32));
+        if !profile.allowed.iter().any(|it| holds(&it)) && !elsewhere.clone().any(|it| listed(&it))
+        {
+            match profile.otherwise {
+                Otherwise::Kill => SeccompAction::KillProcess.into(),
+                Otherwise::Absent => errno(Errno::ENOSYS),
+            }
+        } else if profile.refused.iter().any(|it| holds(&it)) {
+            errno(Errno::EPERM)
+        } else if profile.absent.iter().any(|it| holds(&it)) {
+            errno(Errno::ENOSYS)
+        } else {
+            SeccompAction::Allow.into()
         }
     }
 
     #[test]
+    fn filters_answer_every_number_as_the_lists_say() {
+        const X32: u32 = 0x4000_0000;
+        let values = [0, 1, 2, 7, 10, 16, u32::MAX];
+        let flags = (0..32).map(|bit| 1 << bit).chain([0x5412, 0x541c]);
+        let tried: Vec<u32> = values.into_iter().chain(flags).collect();
+        for profile in every_profile() {
+            let Filters(programs) = profile.compile().unwrap();
+            for nr in (0..500).chain(X32..X32 + 500).chain([u32::MAX]) {
+                for value in &tried {
+                    let arguments = [*value; 6];
+                    // Of several answers the kernel takes the strictest one, and of equal ones that of the filter that came last.
+                    let mut answers = programs.iter().map(|it| run(it, nr, arguments));
+                    let mut told = answers.next().unwrap();
+                    for answer in answers {
+                        let rank = |answer: u32| (answer & 0xffff_0000).cast_signed();
+                        if rank(answer) <= rank(told) {
+                            told = answer;
+                        }
+                    }
+                    assert_eq!(
+                        told,
+                        meant(&profile, nr, arguments),
+                        "call {nr} with {value:#x} of {}",
+                        profile.process
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn filters_of_a_sandbox_are_short() {
+        let Filters(programs) = sandbox().compile().unwrap();
+        let length: usize = programs.iter().map(Vec::len).sum();
+        assert!(length < 300, "{length} instructions");
+    }
+
+    #[test]
     fn every_entry_says_why() {
-        for profile in [
-            pawd(),
-            launcher(),
-            launcher_with_shim(),
-            shim_attendant(),
-            doorkeeper(),
-            audit(),
-            egress(),
-            image(),
-            sandbox(),
-            workspace(),
-        ] {
+        for profile in every_profile() {
             for call in profile
                 .allowed
                 .iter()
@@ -349,18 +484,7 @@ mod tests {
 
     #[test]
     fn no_call_is_both_allowed_and_refused_outright() {
-        for profile in [
-            pawd(),
-            launcher(),
-            launcher_with_shim(),
-            shim_attendant(),
-            doorkeeper(),
-            audit(),
-            egress(),
-            image(),
-            sandbox(),
-            workspace(),
-        ] {
+        for profile in every_profile() {
             for call in profile
                 .refused
                 .iter()
