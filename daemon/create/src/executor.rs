@@ -13,17 +13,18 @@ use paw_confine::{
     landlock::{self, Floor, PathRule, Ports, Rights, Rules},
     seccomp::Filters,
 };
-use paw_launch::egress::PORT;
+use paw_launch::{egress::PORT, root::Temporary};
 
 /// Confines the process that it runs in, then executes the sandbox's program. It carries the filter, compiled beforehand.
 #[derive(Debug, Clone)]
 pub(crate) struct Confined {
     filters: Filters,
+    temporary: Vec<Temporary>,
 }
 
 impl Confined {
-    pub(crate) fn new(filters: Filters) -> Self {
-        Self { filters }
+    pub(crate) fn new(filters: Filters, temporary: Vec<Temporary>) -> Self {
+        Self { filters, temporary }
     }
 
     fn run(&self, spec: &Spec) -> Result<(), String> {
@@ -44,7 +45,7 @@ impl Confined {
         // Files are the floor: they exist in every kernel with landlock, and the rest is also held by the network and pid
         // namespaces of the sandbox.
         landlock::enforce(
-            &rules(mounts),
+            &rules(mounts, &self.temporary),
             Floor {
                 files: true,
                 net: false,
@@ -88,7 +89,7 @@ impl Executor for Confined {
 }
 
 /// The root is there to read and to execute; what is mounted writable may be written; no network and no process outside.
-fn rules(mounts: &[Mount]) -> Rules {
+fn rules(mounts: &[Mount], temporary: &[Temporary]) -> Rules {
     let mut paths = vec![
         PathRule::new("/", Rights::ReadExecute, "programs and their data"),
         PathRule::new(
@@ -109,6 +110,12 @@ fn rules(mounts: &[Mount]) -> Rules {
                 )
             }),
     );
+    // Whoever is not root may not write in `/dev` beyond what is in it.
+    let outside_dev = temporary.iter().filter(|it| it.path != "dev");
+    paths.extend(outside_dev.map(|it| {
+        let path = Path::new("/").join(&it.path);
+        PathRule::new(path, Rights::All, "in memory, and the sandbox's own")
+    }));
     Rules {
         paths: Some(paths),
         // The namespace has nothing but its loopback, and this is the one port on it where something may be: the proxy of
@@ -127,10 +134,7 @@ fn is_writable(mount: &Mount) -> bool {
             .flatten()
             .any(|option| option == word)
     };
-    matches!(mount.typ().as_deref(), Some("bind" | "tmpfs"))
-        && mount.destination() != Path::new("/dev")
-        && !has("ro")
-        && !has("rro")
+    mount.typ().as_deref() == Some("bind") && !has("ro") && !has("rro")
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

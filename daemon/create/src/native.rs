@@ -68,10 +68,10 @@ pub(crate) fn create(bundle: &Path, id: &str, entrances: &[PathBuf]) -> Result<i
         source,
         path: Path::new(CGROUPS),
     });
-    root::assemble(bundle, CloneFlags::empty(), cgroups.as_slice())?;
+    let root = root::assemble(bundle, CloneFlags::empty(), cgroups.as_slice())?;
     let container = ContainerBuilder::new(id.to_owned(), SyscallType::Linux)
         .with_root_path(Path::new(BUNDLE).join("run"))?
-        .with_executor(Confined::new(seccomp::sandbox().compile()?))
+        .with_executor(Confined::new(seccomp::sandbox().compile()?, root.temporary))
         .with_stdin(stdin)
         .with_stdout(stdout)
         .with_stderr(stderr)

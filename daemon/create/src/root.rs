@@ -30,7 +30,7 @@ use nix::{
     unistd::pivot_root,
 };
 use paw_confine::sys;
-use paw_launch::root::{FILE, Root};
+use paw_launch::root::{FILE, Root, Temporary};
 use rustix::{
     fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2, symlinkat},
     mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree},
@@ -76,12 +76,12 @@ pub(crate) struct Kept<'a> {
     pub(crate) path: &'a Path,
 }
 
-/// Goes into namespaces of these kinds, and one of its own for mounts, and puts the root together there.
+/// Goes into namespaces of these kinds, and one of its own for mounts, and puts the root together there. Gives what it is made of.
 pub(crate) fn assemble(
     bundle: &Path,
     namespaces: CloneFlags,
     kept: &[Kept<'_>],
-) -> Result<(), RootError> {
+) -> Result<Root, RootError> {
     let list = bundle.join(FILE);
     let text = fs::read(&list).map_err(fault("read", &list))?;
     let root: Root = serde_json::from_slice(&text).map_err(RootError::List)?;
@@ -127,6 +127,9 @@ pub(crate) fn assemble(
     std::env::set_current_dir(bundle).map_err(fault("go to", bundle))?;
     let inside = small(Path::new("root"))?;
     fill(inside.as_fd(), &root)?;
+    for it in &root.temporary {
+        temporary(Path::new("root"), it, root.owner)?;
+    }
     for (path, tree) in &binds {
         put(inside.as_fd(), path, tree)?;
     }
@@ -138,7 +141,8 @@ pub(crate) fn assemble(
     // The old root is mounted over the new one, and taken away from there.
     pivot_root(".", ".").map_err(fault("leave", "/"))?;
     umount2(".", MntFlags::MNT_DETACH).map_err(fault("let go of", "/"))?;
-    std::env::set_current_dir("/").map_err(fault("go to", "/"))
+    std::env::set_current_dir("/").map_err(fault("go to", "/"))?;
+    Ok(root)
 }
 
 /// A file or directory with everything that is mounted below it, as a mount that is nowhere yet. No link is followed.
@@ -163,6 +167,32 @@ fn small(at: &Path) -> Result<OwnedFd, RootError> {
     mount(Some("tmpfs"), at, Some("tmpfs"), SMALL, Some(SMALL_SIZE)).map_err(fault("mount", at))?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     openat(CWD, at, flags, Mode::empty()).map_err(fault("open", at))
+}
+
+/// Mounts a temporary file system. Everything around it was made here, so no link is in the way.
+fn temporary(root: &Path, it: &Temporary, owner: u32) -> Result<(), RootError> {
+    let path = root.join(&it.path);
+    match fs::create_dir(&path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(fault("make", &path)(error));
+        }
+        _ => {}
+    }
+    let Temporary { mode, size, .. } = it;
+    let mut options = format!("mode={mode:o},size={size},uid={owner},gid={owner}");
+    if let Some(inodes) = it.inodes {
+        options.push_str(&format!(",nr_inodes={inodes}"));
+    }
+    let mut flags = SMALL;
+    flags.set(MsFlags::MS_NOEXEC, !it.executable);
+    mount(
+        Some("tmpfs"),
+        &path,
+        Some("tmpfs"),
+        flags,
+        Some(options.as_str()),
+    )
+    .map_err(fault("mount", &path))
 }
 
 fn make_dir(root: BorrowedFd<'_>, path: &str) -> Result<(), RootError> {

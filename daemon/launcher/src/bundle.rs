@@ -1,8 +1,8 @@
 //! The directory of one sandbox on the host: what its root is put together from, and the OCI specification.
 //!
 //! Nothing of an image is ever written to, and an image needs no particular directories: the root is a skeleton of our own,
-//! with a read-only bind mount for each top-level directory of the image, its top-level symlinks copied, and mount points for
-//! what a sandbox has besides: `/proc /dev /tmp /run /.paw/init` and the plan's mounts. It is a list, from
+//! with a read-only bind mount for each top-level directory of the image that has something in it, its top-level symlinks copied,
+//! and mount points for what a sandbox has besides: `/proc /dev /tmp /run /.paw/init` and the plan's mounts. It is a list, from
 //! which paw-create makes it, in a file system and a mount namespace of the sandbox's own; only a shim gets it on disk.
 
 use std::{
@@ -10,7 +10,7 @@ use std::{
     fs, io,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::fs::{PermissionsExt, symlink},
+        unix::fs::{MetadataExt, PermissionsExt, symlink},
     },
     path::{Path, PathBuf},
 };
@@ -21,7 +21,7 @@ use nix::{
 };
 use paw_launch::{
     request::Limits,
-    root::{self, Bind, Root},
+    root::{self, Bind, Root, Temporary},
 };
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use serde_json::{Value, json};
@@ -185,16 +185,17 @@ impl Bundles {
             .map_err(|errno| files("keep in memory", &self.dir)(errno.into()))
     }
 
-    /// Makes the bundle of a plan.
+    /// Makes the bundle of a plan. The owner is the root of the sandbox, as an id of our own namespace.
     pub(crate) fn make(
         &self,
         plan: &Approved,
+        owner: u32,
         cgroup: &str,
         runtime: &dyn Maker,
     ) -> Result<Bundle, BundleError> {
         let dir = self.dir.join(plan.id.as_str());
         fs::create_dir(&dir).map_err(files("make", &dir))?;
-        match self.fill(&dir, plan, cgroup, runtime) {
+        match self.fill(&dir, plan, owner, cgroup, runtime) {
             Ok(bound) => Ok(Bundle { dir, bound }),
             Err(error) => {
                 // The first error is the one to tell; a directory that stays is swept at the next start.
@@ -208,6 +209,7 @@ impl Bundles {
         &self,
         dir: &Path,
         plan: &Approved,
+        owner: u32,
         cgroup: &str,
         runtime: &dyn Maker,
     ) -> Result<Vec<Bound>, BundleError> {
@@ -234,6 +236,8 @@ impl Bundles {
             mut bound,
             ..
         } = skeleton;
+        root.owner = owner;
+        root.temporary = runtime.temporary(&plan.limits);
         for (number, bound) in bound.iter_mut().enumerate() {
             if let Some(pins) = runtime.pins() {
                 let opened = bound.find_again()?;
@@ -312,6 +316,9 @@ impl Skeleton {
                 let target = fs::read_link(&path).map_err(files("read", &path))?;
                 self.root.links.push((name.clone(), text(&target)?));
                 self.names.insert(name);
+            } else if kind.is_dir() && is_plain(&path) {
+                // A directory of the skeleton is the same, without a mount; what is mounted below it finds its place made.
+                self.dir(&name);
             } else if kind.is_dir() || kind.is_file() {
                 self.bind(&path, &Path::new("/").join(&name), false)?;
                 self.names.insert(name);
@@ -454,6 +461,12 @@ impl Skeleton {
     }
 }
 
+/// Whether a directory of an image is as one of the skeleton: empty, and with its mode.
+fn is_plain(path: &Path) -> bool {
+    let is_empty = fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+    is_empty && fs::metadata(path).is_ok_and(|found| found.mode() & 0o7777 == 0o755)
+}
+
 /// Writes a file that a runtime with the sandbox's own ids reads, too; there is nothing secret in it.
 fn publish(path: &Path, value: &Value) -> Result<(), BundleError> {
     fs::write(path, value.to_string()).map_err(files("write", path))?;
@@ -507,19 +520,33 @@ fn set_mode(path: &Path, mode: u32) -> Result<(), BundleError> {
 }
 
 /// The temporary file systems that every sandbox has, with the plan's size.
+pub(crate) fn temporary(limits: &Limits) -> [Temporary; 3] {
+    [("dev/shm", false), ("tmp", true), ("run", true)].map(|(path, executable)| Temporary {
+        path: path.to_owned(),
+        mode: 0o1777,
+        size: limits.disk,
+        // An inode costs kernel memory too; one for each 4 KiB is more than files need.
+        inodes: Some((limits.disk / 4096).clamp(64, 1 << 20)),
+        executable,
+    })
+}
+
+/// The same for a runtime that mounts them itself.
 pub(crate) fn tmpfs_mounts(limits: &Limits) -> impl Iterator<Item = Value> {
-    let disk = format!("size={}", limits.disk);
-    // An inode costs kernel memory too; one for each 4 KiB is more than files need.
-    let inodes = format!("nr_inodes={}", (limits.disk / 4096).clamp(64, 1 << 20));
-    [("/dev/shm", Some("noexec")), ("/tmp", None), ("/run", None)]
-        .into_iter()
-        .map(move |(target, noexec)| {
-            let options: Vec<&str> = ["nosuid", "nodev", "mode=1777", &disk, &inodes]
-                .into_iter()
-                .chain(noexec)
-                .collect();
-            json!({ "destination": target, "type": "tmpfs", "source": "tmpfs", "options": options })
-        })
+    temporary(limits).into_iter().map(|it| {
+        let sized = [
+            Some(format!("mode={:o}", it.mode)),
+            Some(format!("size={}", it.size)),
+            it.inodes.map(|inodes| format!("nr_inodes={inodes}")),
+            (!it.executable).then(|| "noexec".to_owned()),
+        ];
+        let options: Vec<String> = ["nosuid", "nodev"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain(sized.into_iter().flatten())
+            .collect();
+        json!({ "destination": format!("/{}", it.path), "type": "tmpfs", "source": "tmpfs", "options": options })
+    })
 }
 
 /// A place for terminals, which are the sandbox's alone: none of the host's is in it.

@@ -34,6 +34,7 @@ mod image;
 mod job;
 mod kata;
 mod memory;
+mod pseudo;
 mod refused;
 mod runtime;
 mod sandbox;

@@ -37,7 +37,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use paw_confine::userns::Extent;
+use paw_confine::userns::{Extent, outside};
 use paw_launch::{
     request::{Attestation, End, Limits, Usage},
     shim::CLEARING,
@@ -159,7 +159,9 @@ impl Sandbox {
         let leaf = host.parent.leaf(&plan.id);
         let init_digest = host.init.digest().map_err(CreateError::Init)?;
         let root_digest = host.shipped.digest(&plan).map_err(CreateError::Root)?;
-        let bundle = host.bundles.make(&plan, leaf.path(), &*runtime)?;
+        // Without such an id nothing can belong to it, and nothing is mounted.
+        let owner = outside(&map, 0).unwrap_or(u32::MAX);
+        let bundle = host.bundles.make(&plan, owner, leaf.path(), &*runtime)?;
         let limits = runtime.leaf_limits(&plan.limits);
         let started = leaf
             .make()
@@ -454,15 +456,20 @@ impl Sandbox {
             why,
             clearing: Clearing::Due,
         };
+        self.kill_first();
+        // Whoever else is in its leaf is looked for when this has passed, which it has.
         self.deadline = now;
-        self.kill_processes();
+    }
+
+    /// The first process takes every other one of its pid namespace with it.
+    fn kill_first(&self) {
+        if let Some(init) = self.init {
+            let _ = kill(init, Signal::SIGKILL);
+        }
     }
 
     fn kill_processes(&self) {
-        if let Some(init) = self.init {
-            // The first process takes every other one of its pid namespace with it.
-            let _ = kill(init, Signal::SIGKILL);
-        }
+        self.kill_first();
         if let Err(error) = sweep::kill_all(&self.leaf, &self.leaf.members()) {
             warn!(paw_sandbox = %self.plan.id, error = %paw_log::Chain(&error), "cannot kill a sandbox through its cgroup");
         }

@@ -28,6 +28,7 @@ use crate::{
     bundle::{Bound, INIT},
     ceilings::Approved,
     cgroup::{CgroupError, Leaf},
+    pseudo,
     runtime::Maker,
     slots::INSIDE,
 };
@@ -241,7 +242,7 @@ pub(crate) fn mismatch(
 }
 
 pub(crate) fn read(path: &Path) -> Result<String, AttestError> {
-    fs::read_to_string(path).map_err(|source| AttestError::Read {
+    pseudo::read(path).map_err(|source| AttestError::Read {
         path: path.to_owned(),
         source,
     })

@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{CgroupError, files};
+use crate::pseudo;
 
 /// Mount points of the v1 hierarchies that have any of these controllers, by all that each has as `/proc/PID/cgroup` names them.
 pub(super) fn v1_mounts(wanted: &[&str]) -> Result<BTreeMap<String, PathBuf>, CgroupError> {
@@ -38,7 +39,7 @@ pub(super) fn swap_is_in_use() -> Result<bool, CgroupError> {
 
 /// A file of a hierarchy or of `/proc`.
 pub(super) fn read_text(path: &Path) -> Result<String, CgroupError> {
-    fs::read_to_string(path).map_err(files("read", path))
+    pseudo::read(path).map_err(files("read", path))
 }
 
 /// Writes a file of a hierarchy.

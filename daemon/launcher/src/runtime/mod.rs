@@ -15,6 +15,7 @@ use paw_launch::{
     request::{
         Attestation, Isolation, Limits, ProofState, Refusal, RefusalReason, Runtime, RuntimeState,
     },
+    root::Temporary,
 };
 use paw_policy::Digest;
 use serde_json::Value;
@@ -56,6 +57,11 @@ pub(crate) trait Maker: fmt::Debug {
     /// `rootfs` of the bundle. Nothing: paw-create puts the root together.
     fn pins(&self) -> Option<&Pins> {
         None
+    }
+
+    /// Temporary file systems that paw-create makes; what the specification names, the runtime mounts itself.
+    fn temporary(&self, _: &Limits) -> Vec<Temporary> {
+        Vec::new()
     }
 
     /// The OCI specification. The cgroup is the leaf's path.

@@ -2,14 +2,17 @@
 
 use std::{ffi::OsString, fs::File, io, path::Path};
 
-use paw_launch::request::{Attestation, Limits, Runtime};
+use paw_launch::{
+    request::{Attestation, Limits, Runtime},
+    root::Temporary,
+};
 use paw_policy::Digest;
 use serde_json::{Value, json};
 
 use super::Maker;
 use crate::{
     attest::{self, AttestError, Expected},
-    bundle::{Bound, specification, terminals_mount, tmpfs_mounts},
+    bundle::{Bound, specification, temporary, terminals_mount},
     ceilings::Approved,
     host,
     sandbox::CreateError,
@@ -54,17 +57,26 @@ impl Maker for Native {
         *limits
     }
 
+    /// libcontainer makes forty system calls for each mount, most of them to be sure of `/proc`.
+    fn temporary(&self, limits: &Limits) -> Vec<Temporary> {
+        let dev = Temporary {
+            path: "dev".to_owned(),
+            mode: 0o755,
+            size: 64 << 10,
+            inodes: None,
+            executable: false,
+        };
+        [dev].into_iter().chain(temporary(limits)).collect()
+    }
+
     /// Its cgroup is the root of what paw-create lets libcontainer see, which it cannot write: it stays in its leaf.
     /// It has no `linux.resources`: writing the device rules that libcontainer adds then takes rights on the host; limits are
     /// written by [`crate::cgroup`]. It has no id maps: the user namespace is made before, as descriptor 6.
     fn specification(&self, plan: &Approved, _: &str, bound: &[Bound]) -> Value {
         let mut mounts = vec![
             json!({ "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"] }),
-            json!({ "destination": "/dev", "type": "tmpfs", "source": "tmpfs",
-                "options": ["nosuid", "noexec", "strictatime", "mode=755", "size=64k"] }),
             terminals_mount(),
         ];
-        mounts.extend(tmpfs_mounts(&plan.limits));
         // The recursive forms also bind what is mounted below the source, which would otherwise be refused: a less privileged
         // namespace may not look beneath a mount of the host.
         let options = ["rbind", "nosuid", "rnosuid", "nodev", "rnodev"];
