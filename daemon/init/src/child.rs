@@ -51,7 +51,7 @@ pub(crate) struct Child {
     pub(crate) stdin: Input,
     pub(crate) stdout: Output,
     pub(crate) stderr: Output,
-    /// Until it was reaped, if it has one: even when it lets go of it for a while, it is not hung up on.
+    /// Until it was reaped, if it has one.
     terminal: Option<Terminal>,
     /// How it ended, once it was reaped.
     end: Option<End>,

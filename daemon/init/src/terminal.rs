@@ -53,6 +53,8 @@ const LONGEST_REPORT: usize = 64;
 pub(crate) struct Terminal {
     /// Takes what is typed and gives what is shown.
     end: OwnedFd,
+    /// The command's end, too, so that one that lets go of it for a while finds it again as it was.
+    _inner: OwnedFd,
     /// Where a process that could not become its command says why.
     report: io::PipeReader,
 }
@@ -84,7 +86,11 @@ pub(crate) fn open(size: Size) -> Result<(Terminal, Given), NotStarted> {
     let again = inner.try_clone().map_err(broken)?;
     let (report, said) = io::pipe().map_err(broken)?;
     set_nonblocking(report.as_fd()).map_err(|errno| failed("terminal", errno))?;
-    let terminal = Terminal { end, report };
+    let terminal = Terminal {
+        end,
+        _inner: inner.try_clone().map_err(broken)?,
+        report,
+    };
     let given = Given {
         stdin: inner.into(),
         stdout: again.into(),

@@ -211,6 +211,23 @@ fn end_of_much_input_waits_for_a_slow_reader() {
 }
 
 #[test]
+fn command_that_lets_go_of_its_terminal_for_a_while_finds_it_again() {
+    let mut outside = Outside::new();
+    script(
+        &mut outside,
+        "stty -echo; echo one; exec </dev/null >/dev/null 2>&1; sleep 0.2; echo two >/dev/tty; \
+         head -c 200000 /dev/zero | tr '\\0' x >/dev/tty; read -r line </dev/tty; echo \"; $line\" >/dev/tty",
+    );
+    assert_eq!(shown(&mut outside, "one\r\n"), "one\r\n");
+    assert_eq!(shown(&mut outside, "two\r\n"), "two\r\n");
+    outside.send(Tag::Stdin, 1, b"typed\n");
+    let outcome = outside.outcome(1);
+    let rest = text(&outcome.stdout);
+    assert_eq!(rest.trim_start_matches('x'), "; typed\r\n");
+    assert_eq!((rest.len(), outcome.exited), (200_000 + 9, DONE));
+}
+
+#[test]
 fn exit_codes_and_signals_of_a_command_with_a_terminal_are_its_own() {
     let check = |script: &str, code, signal| {
         let mut outside = Outside::new();

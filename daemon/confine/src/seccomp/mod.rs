@@ -410,7 +410,9 @@ mod tests {
     fn filters_answer_every_number_as_the_lists_say() {
         const X32: u32 = 0x4000_0000;
         let values = [0, 1, 2, 7, 10, 16, u32::MAX];
-        let flags = (0..32).map(|bit| 1 << bit).chain([0x5412, 0x541c]);
+        let flags = (0..32)
+            .map(|bit| 1 << bit)
+            .chain([0x5412, 0x541c, 0x541d, 0x5423, 0x5401]);
         let tried: Vec<u32> = values.into_iter().chain(flags).collect();
         for profile in every_profile() {
             let Filters(programs) = profile.compile().unwrap();

@@ -110,6 +110,16 @@ pub(super) fn refused() -> Vec<Call> {
             When::Bits { argument: 1, mask: u32::MAX, bits: 0x541C },
             "TIOCLINUX would paste into a console that somebody else reads"
         ),
+        call_when!(
+            SYS_ioctl,
+            When::Bits { argument: 1, mask: u32::MAX, bits: libc::TIOCSETD as u32 },
+            "TIOCSETD would have the kernel load a line discipline, for modems and radios, into the sandbox's terminal"
+        ),
+        call_when!(
+            SYS_ioctl,
+            When::Bits { argument: 1, mask: u32::MAX, bits: libc::TIOCCONS as u32 },
+            "TIOCCONS would take over what the host's console shows"
+        ),
     ]);
     refused
 }

@@ -273,6 +273,8 @@ mod tests {
         check("ioctl", 1, 0x5412, false);
         check("ioctl", 1, 0x5413, true);
         check("ioctl", 1, 0x541c, false);
+        check("ioctl", 1, 0x541d, false);
+        check("ioctl", 1, 0x5423, false);
         check("ioctl", 1, 0x1_0000_5412, false);
         check("ioctl", 1, 0xffff_ffff_0000_541c, false);
         check("ioctl", 1, 0xffff_ffff, true);

@@ -53,6 +53,8 @@ pub(crate) const ALL: &[(&str, fn())] = cases! {
         throttled_time_is_told;
     root:
         least_limits_are_enough_to_run_a_command
+        what_is_in_memory_belongs_to_the_root_inside
+        empty_directories_of_an_image_take_no_mount
         image_with_a_name_that_is_no_text_is_refused
         mount_point_behind_a_link_is_refused;
     wire:
