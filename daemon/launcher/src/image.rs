@@ -13,7 +13,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{self, Read as _},
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
     rc::Rc,
 };
@@ -127,12 +127,57 @@ pub(crate) fn named(
     }
 }
 
-/// Digests of the images that ship, each measured when it is used for the first time in this life of ours: an upgrade of the package
-/// begins another one.
+/// Digests of the images that ship, each measured when it is used for the first time, and again when something in it was changed: an
+/// upgrade of the package does that while we run.
 #[derive(Debug)]
 pub(crate) struct Shipped {
     images: PathBuf,
-    measured: RefCell<BTreeMap<PathBuf, Digest>>,
+    measured: RefCell<BTreeMap<PathBuf, Measured>>,
+}
+
+/// An image as it was measured.
+#[derive(Debug)]
+struct Measured {
+    /// Its directories and files, each with what the kernel said of it before. A link is not among them: it cannot be changed, and what
+    /// takes its place changes the directory.
+    seen: Vec<(PathBuf, Stamp)>,
+    digest: Digest,
+}
+
+/// What is another after every change of a file or directory: device and inode, seconds and nanoseconds of the last change.
+type Stamp = (u64, u64, i64, i64);
+
+impl Measured {
+    fn new(image: &Path) -> io::Result<Self> {
+        let mut seen = vec![(image.to_owned(), stamp(&fs::symlink_metadata(image)?))];
+        let mut next = 0;
+        while let Some((path, _)) = seen.get(next) {
+            if fs::symlink_metadata(path)?.is_dir() {
+                for entry in fs::read_dir(path.clone())? {
+                    let entry = entry?;
+                    let found = entry.metadata()?;
+                    if !found.is_symlink() {
+                        seen.push((entry.path(), stamp(&found)));
+                    }
+                }
+            }
+            next += 1;
+        }
+        let root = rustix::fs::open(image, tree::DIR, Mode::empty())?;
+        let digest = tree::measure(&root)?.digest;
+        Ok(Self { seen, digest })
+    }
+
+    /// Whether nothing in it was changed since.
+    fn holds(&self) -> bool {
+        self.seen
+            .iter()
+            .all(|(path, was)| fs::symlink_metadata(path).is_ok_and(|found| stamp(&found) == *was))
+    }
+}
+
+fn stamp(found: &fs::Metadata) -> Stamp {
+    (found.dev(), found.ino(), found.ctime(), found.ctime_nsec())
 }
 
 impl Shipped {
@@ -155,12 +200,14 @@ impl Shipped {
         if path.parent() != Some(&self.images) {
             return Ok(None);
         }
-        if let Some(digest) = self.measured.borrow().get(path) {
-            return Ok(Some(*digest));
+        if let Some(measured) = self.measured.borrow().get(path)
+            && measured.holds()
+        {
+            return Ok(Some(measured.digest));
         }
-        let root = rustix::fs::open(path, tree::DIR, Mode::empty())?;
-        let digest = tree::measure(&root)?.digest;
-        self.measured.borrow_mut().insert(path.clone(), digest);
+        let measured = Measured::new(path)?;
+        let digest = measured.digest;
+        self.measured.borrow_mut().insert(path.clone(), measured);
         Ok(Some(digest))
     }
 }

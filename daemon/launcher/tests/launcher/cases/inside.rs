@@ -15,7 +15,7 @@ use paw_launch::{
 };
 
 use crate::{
-    rig::{BASE, Rig, Running, elapsed_ms, plan},
+    rig::{BASE, Rig, Running, elapsed_ms, open_to_all, plan},
     say,
 };
 
@@ -128,6 +128,39 @@ pub(crate) fn attestation_says_what_the_kernel_says() {
     let made_by =
         paw_policy::Digest::of(&fs::read(rig.dir.path().join("libexec/paw-create")).unwrap());
     assert_eq!(facts.runtime_digest, made_by);
+}
+
+/// As an upgrade of the package does, which leaves the launcher running.
+pub(crate) fn shipped_image_that_changes_is_measured_again() {
+    let rig = Rig::new();
+    let image = rig.dir.path().join("data/images/busybox");
+    let deep = image.join("usr/share/deep");
+    fs::create_dir_all(&deep).unwrap();
+    fs::write(deep.join("file"), "first").unwrap();
+    fs::write(deep.join("other"), "").unwrap();
+    for path in [
+        "usr",
+        "usr/share",
+        "usr/share/deep",
+        "usr/share/deep/file",
+        "usr/share/deep/other",
+    ] {
+        open_to_all(&image.join(path));
+    }
+    let mut client = rig.client();
+    let mut told = |id| {
+        let digest = client.create(plan(id)).attestation.facts.root_digest;
+        let is = measure(&fs::File::open(&image).unwrap().into()).unwrap();
+        assert_eq!(digest, Some(is.digest), "sandbox {id}");
+        is.digest
+    };
+    let first = told(1);
+    assert_eq!(told(2), first);
+    fs::write(deep.join("file"), "other").unwrap();
+    let changed = told(3);
+    assert_ne!(changed, first);
+    fs::remove_file(deep.join("other")).unwrap();
+    assert_ne!(told(4), changed);
 }
 
 /// Landlock would not be missed otherwise: a sandbox has a network of its own, in which it harms nobody.

@@ -21,6 +21,7 @@ macro_rules! cases {
 /// Every test, by the claim it makes.
 pub(crate) const ALL: &[(&str, fn())] = cases! {
     inside:
+        shipped_image_that_changes_is_measured_again
         command_runs_in_a_bare_image
         command_runs_in_a_view_of_the_host
         sandbox_has_no_right_and_sees_nothing_of_the_host
