@@ -42,6 +42,15 @@ sandboxes_are_limited() {
     text=$(pawctl sandbox run --timeout 3s --json-result -- sleep 600 2>&1)
     has a_sandbox_ends_at_its_deadline '"timed_out":true' "$(echo "$text" | tr -d ' \n')"
 
+    text=$(pawctl sandbox run --cpus 0.2 --timeout 5s --json-result -- sh -c 'while :; do :; done' 2>&1 | tr -d ' \n')
+    case $text in
+    *'"cpu_throttled":'[1-9]*) pass a_share_that_is_used_up_is_told ;;
+    *) fail a_share_that_is_used_up_is_told "$text" ;;
+    esac
+    used=$(echo "$text" | sed -n 's/.*"cpu_ms":\([0-9]*\).*/\1/p')
+    holds no_more_than_a_share_is_given test "${used:-9999}" -lt 2500
+    limits_that_somebody_changes_are_noticed
+
     # While it runs, the kernel shows the limits in its cgroup.
     pawctl sandbox run --memory 64M --pids 20 --timeout 300s -- sleep 120 >/vm/out/sandbox.txt 2>&1 &
     client=$!
@@ -60,6 +69,26 @@ sandboxes_are_limited() {
 }
 
 # A weight needs a disk that is scheduled by it, which is asked for as an administrator would.
+# What makes a sandbox is replaced by something that changes a limit before it does so.
+limits_that_somebody_changes_are_noticed() {
+    create=/usr/libexec/pawd/paw-create
+    mv $create $create.real
+    for change in 'pids.max 33' 'memory.max 33554432' 'cpu.max 200000'; do
+        cat >$create <<END
+#!/bin/sh
+for last; do :; done
+echo ${change#* } >"\${last%/*}/${change% *}"
+exec $create.real "\$@"
+END
+        chmod 755 $create
+        # Limits that nobody else asks for, so none of those that wait is taken.
+        text=$(pawctl sandbox run --pids 27 --cpus 0.5 --memory 64M -- true 2>&1)
+        same "changed_${change%.*}_is_refused" 125 $?
+        has "changed_${change%.*}_is_told" 'reads back as' "$text"
+    done
+    mv $create.real $create
+}
+
 io_weight_is_set_where_a_disk_has_one() {
     modprobe bfq 2>/dev/null
     if ! grep -q bfq /sys/block/vda/queue/scheduler; then
