@@ -585,6 +585,46 @@ fn faults_name_file_line_and_column() {
     assert!(faults.starts_with("e.cedar:3:56:"), "{faults}");
 }
 
+/// It may be a forbid, of which nobody knows whether it held.
+#[test]
+fn rule_that_cannot_be_evaluated_denies_what_it_is_about() {
+    let plan = tool(ToolClass::ReadPublic);
+    let asked = facts(Role::User, Taint::User);
+    for (condition, decision) in [
+        ("context.now + 9223372036854775807 > 0", Decision::Deny),
+        ("context.now + 1 < 0", Decision::Allow),
+    ] {
+        for effect in ["permit", "forbid"] {
+            let rules = with_rule(&format!(
+                r#"@id("odd") {effect} (principal, action == Action::"tool_call", resource) when {{ {condition} }};"#
+            ));
+            let verdict = judge(&rules, &plan, &asked).unwrap();
+            assert_eq!(verdict.decision, decision, "{effect} when {condition}");
+        }
+    }
+}
+
+#[test]
+fn what_policy_denies_is_permitted_by_no_approval() {
+    let rules =
+        with_rule(r#"@id("never") forbid (principal, action == Action::"tool_call", resource);"#);
+    let plan = tool(ToolClass::WriteDestructive);
+    let asked = facts(Role::User, Taint::User);
+    let verdict = judge(&rules, &plan, &asked).unwrap();
+    assert_eq!(verdict.decision, Decision::Deny);
+    let approval = Approval {
+        digest: verdict.digest,
+        by: who(0, Role::Admin),
+        code: true,
+        first: Some(who(2, Role::Approver)),
+    };
+    assert_eq!(
+        permit_approved(&rules, plan.clone(), &verdict, &asked.principal, &approval).unwrap_err(),
+        NotApproved::Denied
+    );
+    assert_eq!(permit(plan, &verdict).unwrap_err(), NotApproved::Denied);
+}
+
 /// The shipped rules and one more.
 fn with_rule(more: &str) -> Rules {
     let files = [
