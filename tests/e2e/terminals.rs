@@ -43,8 +43,7 @@ fn used(system: &Standalone, runtime: &str) {
     assert!(!window.is_usual(), "{runtime}");
     window.press(b"wordx\x7fs\r");
     window.until("<words>\r\nready\r\n");
-    window.press(&[3]);
-    window.until("heard");
+    window.press_until(&[3], "heard");
     window.resize(50, 200);
     window.until("50 200");
     window.press(b"end\r");

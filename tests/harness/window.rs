@@ -6,7 +6,7 @@ use std::{
     os::fd::OwnedFd,
     process::{Child, Command, ExitStatus},
     sync::mpsc::{Receiver, channel},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -20,6 +20,9 @@ use rustix::{
 };
 
 use crate::LIMIT;
+
+/// How long a shell may take to show that it has heard a key.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// The terminal, and the program in it. The program is killed when this is dropped.
 pub struct Window {
@@ -103,6 +106,27 @@ impl Window {
                 Err(_) => panic!("{what:?} was not shown, but {:?}", self.seen),
             }
         }
+    }
+
+    /// Presses keys, and again until this is shown: a shell that is about to read looks at no signal any more, and one that a key makes
+    /// just then is heard with the next.
+    ///
+    /// # Panics
+    /// When it is not shown.
+    pub fn press_until(&mut self, keys: &[u8], what: &str) {
+        let deadline = Instant::now() + LIMIT;
+        while !self.seen.contains(what) {
+            assert!(
+                Instant::now() < deadline,
+                "{what:?} was not shown, but {:?}",
+                self.seen
+            );
+            self.press(keys);
+            if let Ok(bytes) = self.shown.recv_timeout(AGAIN) {
+                self.seen.push_str(&String::from_utf8_lossy(&bytes));
+            }
+        }
+        self.until(what);
     }
 
     /// Presses keys.
