@@ -32,6 +32,7 @@ use crate::{
     clock::now_ms,
     config::{AgentSettings, Config},
     fits,
+    labels::Labels,
     orchestrator::{
         handle::{Judged, Submission},
         queue::Urgency,
@@ -61,6 +62,8 @@ pub struct Intake {
     pub skills: Arc<Skills>,
     /// What was sent and what is installed.
     pub installed: Arc<Installed>,
+    /// Where what skills keep came from.
+    pub labels: Arc<Labels>,
     /// Sessions.
     pub storage: Storage,
     /// Sandboxes of people's commands.
@@ -189,11 +192,15 @@ impl Intake {
         let config = Arc::clone(&self.config.borrow());
         let workspace = spec.workspace.clone();
         let (agent, settings) = agent(&config, workspace.as_deref())?;
+        let mut taint = origin(&caller);
         let operation = match &spec.sandbox {
-            Some(id) => self.further_run(id.clone(), spec, &caller)?,
+            Some(id) => {
+                let (operation, of_it) = self.further_run(id.clone(), spec, &caller)?;
+                taint = taint.with(&of_it);
+                operation
+            }
             None => own_run(&config, (&agent, settings), spec)?,
         };
-        let taint = origin(&caller);
         self.submission(
             Plan {
                 agent,
@@ -207,14 +214,24 @@ impl Intake {
         )
     }
 
-    /// A further command in a sandbox that runs: it may choose nothing of that sandbox, and must be of the same user.
-    fn further_run(&self, id: String, spec: RunSpec, caller: &Caller) -> Result<Operation, Error> {
+    /// A further command in a sandbox that runs: it may choose nothing of that sandbox, and must be of the same user. What came to that
+    /// sandbox with its first command has a part in this one.
+    fn further_run(
+        &self,
+        id: String,
+        spec: RunSpec,
+        caller: &Caller,
+    ) -> Result<(Operation, TaintSet), Error> {
         asked::check(&spec)?;
         let known = id.parse().ok().and_then(|id| self.register.known(&id));
-        if !known.is_some_and(|known| !known.ended && may_see(caller, known.owner)) {
+        let known = known.filter(|known| !known.ended && may_see(caller, known.owner));
+        let Some(known) = known else {
             let hint = "see `pawctl sandbox list`";
             return Err(Error::new(ErrorKind::NotFound, "no such sandbox runs", hint).about(id));
-        }
+        };
+        let first = self.storage.read().action(known.action);
+        let first = first.map_err(|error| unreadable(&error))?;
+        let taint = first.map(|first| first.taint).unwrap_or_default();
         let chosen = spec.runtime.is_some()
             || spec.isolation_floor.is_some()
             || spec.image.is_some()
@@ -231,7 +248,7 @@ impl Intake {
             let hint = "leave out runtime, image, mounts, network and limits";
             return Err(Error::new(ErrorKind::Invalid, message, hint));
         }
-        written(&spec)
+        Ok((written(&spec)?, taint))
     }
 
     /// Judges whether a sandbox that was refused something shall be given it. It asks in the name of who asked for the sandbox;
@@ -279,6 +296,8 @@ impl Intake {
         session: Option<SessionRecord>,
         progress: Progress,
     ) -> Result<Submission, Error> {
+        // Whoever asks: what it takes by itself out of a directory has a part in it.
+        let taint = taint.with(&self.labels.read_by(&self.skills, &plan));
         let rules = Arc::clone(&self.rules.borrow());
         let facts = Facts {
             principal: Principal {

@@ -14,14 +14,14 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use paw_policy::{Name, TaintSet, ToolArguments};
+use paw_policy::{Name, Operation, Plan, Taint, TaintSet, ToolArguments, ToolClass};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use crate::sandbox::{Provenance, Skill};
+use crate::sandbox::{Provenance, Skill, Skills, least::reaches};
 
 /// Things of one directory that have a label of their own; any further one counts as all of them.
 const MAX_ITEMS: usize = 4096;
@@ -59,6 +59,14 @@ pub enum LabelsError {
         /// Why not.
         source: io::Error,
     },
+    /// What is secret would come to where something is that sends.
+    #[error(
+        "something that sends is reading directory {directory}, and what is secret does not come there meanwhile"
+    )]
+    Sending {
+        /// Which directory.
+        directory: Name,
+    },
 }
 
 /// By the names of directories.
@@ -81,8 +89,36 @@ struct Labelled {
 #[derive(Debug)]
 pub struct Labels {
     state: PathBuf,
+    /// Held for moments alone.
+    known: Mutex<Known>,
     /// Held while the file is written, so it is used from threads that may block.
-    kept: Mutex<Kept>,
+    writing: Mutex<()>,
+}
+
+#[derive(Debug)]
+struct Known {
+    kept: Kept,
+    /// How many calls are under way that see a directory and send.
+    sending: BTreeMap<Name, usize>,
+}
+
+/// Something that sees a directory is sending, until this is dropped.
+#[derive(Debug)]
+pub struct Sending {
+    labels: Arc<Labels>,
+    directory: Name,
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        let mut known = self.labels.lock();
+        if let Some(count) = known.sending.get_mut(&self.directory) {
+            *count -= 1;
+            if *count == 0 {
+                known.sending.remove(&self.directory);
+            }
+        }
+    }
 }
 
 impl Labels {
@@ -106,7 +142,11 @@ impl Labels {
         };
         Ok(Self {
             state: state.to_owned(),
-            kept: Mutex::new(kept),
+            known: Mutex::new(Known {
+                kept,
+                sending: BTreeMap::new(),
+            }),
+            writing: Mutex::new(()),
         })
     }
 
@@ -121,32 +161,112 @@ impl Labels {
         call: &ToolArguments,
         taint: &TaintSet,
     ) -> Result<(), LabelsError> {
-        let Some(directory) = skill.directory(agent) else {
-            return Ok(());
+        match skill.directory(agent) {
+            Some(directory) => self.leave_in(directory, item(skill, call), taint),
+            None => Ok(()),
+        }
+    }
+
+    /// The same for a thing in a directory, or for all of it.
+    ///
+    /// # Errors
+    /// As [`Labels::leave`].
+    pub fn leave_in(
+        &self,
+        directory: Name,
+        item: Option<String>,
+        taint: &TaintSet,
+    ) -> Result<(), LabelsError> {
+        // Who comes second finds on disk what the first one left.
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let (before, changed) = {
+            let mut known = self.lock();
+            let before = known.kept.clone();
+            let labelled = known.kept.0.entry(directory.clone()).or_default();
+            let own = item.filter(|item| {
+                labelled.items.contains_key(item.as_str()) || labelled.items.len() < MAX_ITEMS
+            });
+            let label = match own {
+                Some(item) => labelled.items.entry(item).or_default(),
+                None => labelled.all.get_or_insert_default(),
+            };
+            *label = std::mem::take(label).with(taint);
+            let changed = known.kept.clone();
+            if taint.has(Taint::Secret) && known.sending.contains_key(&directory) {
+                known.kept = before;
+                return Err(LabelsError::Sending { directory });
+            }
+            (before, changed)
         };
-        let mut kept = self.lock();
-        let mut changed = kept.clone();
-        let labelled = changed.0.entry(directory).or_default();
-        let own = item(skill, call).filter(|item| {
-            labelled.items.contains_key(item.as_str()) || labelled.items.len() < MAX_ITEMS
-        });
-        let label = match own {
-            Some(item) => labelled.items.entry(item).or_default(),
-            None => labelled.all.get_or_insert_default(),
-        };
-        *label = std::mem::take(label).with(taint);
-        if changed != *kept {
-            self.write(&changed)?;
-            *kept = changed;
+        // It counts from here on, so that nothing that sends begins meanwhile.
+        if changed != before
+            && let Err(error) = self.write(&changed)
+        {
+            self.lock().kept = before;
+            return Err(error);
         }
         Ok(())
+    }
+
+    /// Something that sees this directory begins to send, as it was judged with this taint; nothing if something secret has come
+    /// there since.
+    #[must_use]
+    pub fn sends(self: &Arc<Self>, directory: Name, judged: &TaintSet) -> Option<Sending> {
+        let mut known = self.lock();
+        if all_of(&known.kept, &directory).has(Taint::Secret) && !judged.has(Taint::Secret) {
+            return None;
+        }
+        *known.sending.entry(directory.clone()).or_default() += 1;
+        Some(Sending {
+            labels: Arc::clone(self),
+            directory,
+        })
+    }
+
+    /// Where that came from which what is planned takes by itself out of a directory that it sees: of whatever sends, runs or writes.
+    #[must_use]
+    pub fn read_by(&self, skills: &Skills, plan: &Plan) -> TaintSet {
+        match &plan.operation {
+            Operation::ToolCall(call) => {
+                let skill = skills.get(&call.skill);
+                let acts = skill.as_deref().is_some_and(|skill| acts(skill, call));
+                if !acts {
+                    return TaintSet::default();
+                }
+                let kept = self.of(skill.as_deref(), &plan.agent, call);
+                if reaches(call.class) || call.net.is_some() {
+                    kept.with(&TaintSet::of(Taint::Private))
+                } else {
+                    kept
+                }
+            }
+            Operation::SandboxRun(spec) => {
+                let Some(directory) = workspace_of(spec) else {
+                    return TaintSet::default();
+                };
+                // What an agent wrote is no reason to ask a person who runs a command of their own; what others had a part in is.
+                let kept = all_of(&self.lock().kept, &directory);
+                let kept = kept.iter().filter(|label| *label != Taint::Model);
+                let kept = kept.fold(TaintSet::default(), |all, label| {
+                    all.with(&TaintSet::of(label))
+                });
+                if reaches_out(spec) {
+                    kept.with(&TaintSet::of(Taint::Private))
+                } else {
+                    kept
+                }
+            }
+            Operation::Chat(_) | Operation::ApiCall(_) | Operation::SkillChange(_) => {
+                TaintSet::default()
+            }
+        }
     }
 
     /// What a call of this tool may have given back came from here, too. Of a skill that is not there any more nobody knows
     /// which directory it had, so it is both.
     #[must_use]
     pub fn of(&self, skill: Option<&Skill>, agent: &Name, call: &ToolArguments) -> TaintSet {
-        let kept = self.lock();
+        let known = self.lock();
         let mut taint = TaintSet::default();
         let directories = match skill {
             Some(skill) => skill.directory(agent).into_iter().collect(),
@@ -154,7 +274,7 @@ impl Labels {
         };
         let item = skill.and_then(|skill| item(skill, call));
         for directory in directories {
-            let Some(labelled) = kept.0.get(&directory) else {
+            let Some(labelled) = known.kept.0.get(&directory) else {
                 continue;
             };
             let of_items: Vec<&TaintSet> = match &item {
@@ -185,9 +305,44 @@ impl Labels {
         written().map_err(|source| LabelsError::Write { path, source })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whatever is in a directory.
+fn all_of(kept: &Kept, directory: &Name) -> TaintSet {
+    let labelled = kept.0.get(directory).into_iter();
+    let labels = labelled.flat_map(|labelled| labelled.items.values().chain(&labelled.all));
+    labels.fold(TaintSet::default(), TaintSet::with)
+}
+
+/// Whether a call does something with what it finds in its skill's directory, before anybody hears of it.
+fn acts(skill: &Skill, call: &ToolArguments) -> bool {
+    // Only of what ships is it believed that it does what its arguments say.
+    let blind = || {
+        let tool = skill.tools.get(&call.tool);
+        skill.origin == Provenance::Shipped && tool.is_some_and(|tool| tool.blind)
+    };
+    let may = match call.class {
+        ToolClass::ReadPublic | ToolClass::ReadPrivate => false,
+        ToolClass::WriteLocalReversible | ToolClass::WriteDestructive => !blind(),
+        ToolClass::Egress | ToolClass::Money | ToolClass::Exec | ToolClass::Admin => true,
+    };
+    may && skill.workspace.any()
+}
+
+/// The workspace that a person's command sees.
+#[must_use]
+pub fn workspace_of(spec: &Map<String, Value>) -> Option<Name> {
+    spec.get("workspace")?.as_str()?.parse().ok()
+}
+
+/// Whether a person's command has a way out.
+#[must_use]
+pub fn reaches_out(spec: &Map<String, Value>) -> bool {
+    let net = spec.get("net").and_then(Value::as_array);
+    net.is_some_and(|net| !net.is_empty())
 }
 
 /// What the call names, if its skill is one that ships and says by which argument.
@@ -315,6 +470,30 @@ mod tests {
             words(&labels.of(Some(&skill), &agent, &read)),
             [Taint::User, Taint::Web]
         );
+    }
+
+    #[test]
+    fn nothing_secret_comes_to_where_something_sends() {
+        let (dir, skill) = (tempfile::tempdir().unwrap(), memory());
+        let labels = Arc::new(Labels::open(dir.path()).unwrap());
+        let agent: Name = "default".parse().unwrap();
+        let directory = skill.directory(&agent).unwrap();
+        let (user, secret) = (TaintSet::of(Taint::User), TaintSet::of(Taint::Secret));
+        let save = call("save", json!({"name": "a", "text": ""}));
+        let leave = |taint: &TaintSet| labels.leave(&skill, &agent, &save, taint);
+        let first = labels.sends(directory.clone(), &user).unwrap();
+        let second = labels.sends(directory.clone(), &user).unwrap();
+        drop(first);
+        assert!(matches!(leave(&secret), Err(LabelsError::Sending { .. })));
+        leave(&user).unwrap();
+        drop(second);
+        let read = || words(&labels.of(Some(&skill), &agent, &save));
+        assert_eq!(read(), [Taint::User], "what was refused left nothing");
+        leave(&secret).unwrap();
+        assert_eq!(read(), [Taint::User, Taint::Secret]);
+        // Nobody begins to send from there any more but who was judged with it.
+        assert!(labels.sends(directory.clone(), &user).is_none());
+        assert!(labels.sends(directory, &secret).is_some());
     }
 
     #[test]

@@ -103,6 +103,9 @@ pub enum NotApproved {
     /// The plan is not the one that was judged.
     #[error("the plan is not the one that was judged")]
     OtherPlan,
+    /// What it works on has come from elsewhere, too, since a person approved it, who was not told of that.
+    #[error("what lies where it reads has come from elsewhere since it was approved")]
+    OtherData,
     /// The person was shown another plan.
     #[error("the approval names another plan")]
     OtherDigest,

@@ -15,6 +15,7 @@ mod bench;
 mod boundaries;
 mod breakers;
 mod budgets;
+mod carried;
 mod chaos;
 mod chat;
 mod control;

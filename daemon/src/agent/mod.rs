@@ -26,7 +26,7 @@ use std::{
     sync::{Arc, Mutex, OnceLock},
 };
 
-use paw_policy::{Operation, Rules};
+use paw_policy::{Operation, Plan, Rules, TaintSet};
 use paw_store::ActionRecord;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -181,6 +181,10 @@ impl Execute for Agents {
                 }
             }
         }))
+    }
+
+    fn reads(&self, plan: &Plan) -> TaintSet {
+        self.labels.read_by(&self.skills, plan)
     }
 
     fn interrupted(&self, record: &ActionRecord) {

@@ -8,6 +8,7 @@ use paw_launch::{
     request::{Attestation, Image, Limits, Mount, MountSource, SandboxId, SandboxPlan},
     workspace::Settle,
 };
+use paw_policy::{Name, Taint, TaintSet};
 use paw_store::Caller;
 use serde_json::{Map, Value};
 use tokio::{
@@ -24,10 +25,11 @@ use super::{
     ended::{end_of_exec, outcome_of},
     net::{Whose, way_out},
     staged,
-    tool::{fresh_id, not_chosen},
+    tool::{begins_to_send, fresh_id, left, not_chosen},
     worker,
 };
 use crate::{
+    labels::Sending,
     orchestrator::work::{Ending, Outcome, Progress},
     sandbox::{
         self, ExecSpec, Known, Noting, Owner, PROXY_ENVIRONMENT, Register, RunEnd, RunError,
@@ -131,6 +133,10 @@ pub(super) async fn run(
     };
     let (uid, agent, began) = (owner.uid, owner.agent.clone(), Instant::now());
     let taint = owner.taint.clone();
+    let _sending = match leave_label(agents, &asked, &taint).await {
+        Ok(sending) => sending,
+        Err(outcome) => return *outcome,
+    };
     let origin = if asked.cold {
         agents.pool.cold()
     } else {
@@ -226,6 +232,29 @@ pub(super) async fn run(
         attestation: heard_of.attestation.as_ref().map(|it| it.digest),
         ..outcome
     }
+}
+
+/// Before a command is started that sees a workspace: what it writes there came from where the command did, and from the network if it has
+/// one. While it has, nothing secret comes there.
+async fn leave_label(
+    agents: &Agents,
+    asked: &Asked,
+    taint: &TaintSet,
+) -> Result<Option<Sending>, Box<Outcome>> {
+    let directory: Option<Name> = asked.workspace.as_ref().and_then(|name| name.parse().ok());
+    let Some(directory) = directory else {
+        return Ok(None);
+    };
+    let (mut taint, mut sending) = (taint.clone(), None);
+    if !asked.net.is_empty() {
+        sending = Some(begins_to_send(agents, directory.clone(), &taint)?);
+        taint = taint.with(&TaintSet::of(Taint::Web));
+    }
+    left(agents, move |labels| {
+        labels.leave_in(directory, None, &taint)
+    })
+    .await?;
+    Ok(sending)
 }
 
 /// The sizes of the terminal that was asked for. Where nobody listens it keeps the one that it begins with.

@@ -12,7 +12,7 @@ use paw_launch::{
     workspace::Settle,
 };
 use paw_policy::{
-    ToolArguments,
+    Name, TaintSet, ToolArguments,
     plan::{self, is_deeper_than},
 };
 use paw_store::Caller;
@@ -26,6 +26,7 @@ use super::{
     skill::{disable, drift},
 };
 use crate::{
+    labels::{Labels, LabelsError, Sending},
     orchestrator::work::{Ending, Outcome, failure},
     sandbox::{
         self, ChoiceError, LauncherError, McpError, Owner, SandboxError, Skill, ToolCall,
@@ -131,6 +132,11 @@ pub(super) async fn call(
     {
         return *outcome;
     }
+    // While it sends, nothing secret comes to where it reads.
+    let _sending = match sends(agents, &skill, &owner, &call) {
+        Ok(sending) => sending,
+        Err(outcome) => return *outcome,
+    };
     if let Err(outcome) = leave_label(agents, &skill, &owner, &call).await {
         return *outcome;
     }
@@ -282,19 +288,63 @@ async fn leave_label(
     {
         return Ok(());
     }
-    let (labels, skill, call) = (Arc::clone(&agents.labels), Arc::clone(skill), call.clone());
+    let (skill, call) = (Arc::clone(skill), call.clone());
     let (agent, taint) = (owner.agent.clone(), owner.taint.clone());
-    let left =
-        tokio::task::spawn_blocking(move || labels.leave(&skill, &agent, &call, &taint)).await;
-    let failed = |message, hint| Err(Box::new(Outcome::failed("unavailable", message, hint)));
+    left(agents, move |labels| {
+        labels.leave(&skill, &agent, &call, &taint)
+    })
+    .await
+}
+
+/// Leaves a label, on a thread that may block; what it is left for does not begin without.
+pub(super) async fn left(
+    agents: &Agents,
+    leave: impl FnOnce(&Labels) -> Result<(), LabelsError> + Send + 'static,
+) -> Result<(), Box<Outcome>> {
+    let labels = Arc::clone(&agents.labels);
+    let left = tokio::task::spawn_blocking(move || leave(&labels)).await;
+    let failed = |kind, message, hint| Err(Box::new(Outcome::failed(kind, message, hint)));
     match left {
         Ok(Ok(())) => Ok(()),
+        Ok(Err(error @ LabelsError::Sending { .. })) => failed(
+            "busy",
+            error.to_string(),
+            "submit it again when that has ended: see `pawctl action list` and `pawctl sandbox list`",
+        ),
         Ok(Err(error)) => failed(
+            "unavailable",
             paw_log::Chain(&error).to_string(),
             "see whether the disk of pawd's state is full or read-only",
         ),
-        Err(error) => failed(error.to_string(), "report it"),
+        Err(error) => failed("unavailable", error.to_string(), "report it"),
     }
+}
+
+/// A call that sends, and sees a directory, says so while it does.
+fn sends(
+    agents: &Agents,
+    skill: &Skill,
+    owner: &Owner,
+    call: &ToolArguments,
+) -> Result<Option<Sending>, Box<Outcome>> {
+    match skill.directory(&owner.agent) {
+        Some(directory) if reaches(call.class) || call.net.is_some() => {
+            begins_to_send(agents, directory, &owner.taint).map(Some)
+        }
+        Some(_) | None => Ok(None),
+    }
+}
+
+/// The same for whatever sees this directory.
+pub(super) fn begins_to_send(
+    agents: &Agents,
+    directory: Name,
+    judged: &TaintSet,
+) -> Result<Sending, Box<Outcome>> {
+    agents.labels.sends(directory, judged).ok_or_else(|| {
+        let message = "what is secret has come to the directory that it sends from";
+        Box::new(Outcome::failed("denied", message, "it stays on this host"))
+    })
 }
 
 /// Waits until it shall stop. What is being kept already is not stopped, or a call would be said to be cancelled whose files are

@@ -166,7 +166,8 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
     let (installed, drifts) =
         Installed::open(&paths, Arc::clone(&skills)).context("read what was approved of skills")?;
     let installed = Arc::new(installed);
-    let labels = Labels::open(&paths.state).context("read where what skills keep came from")?;
+    let labels =
+        Arc::new(Labels::open(&paths.state).context("read where what skills keep came from")?);
     let incoming = Incoming::new(&paths.skills);
     let secrets = Secrets::at(&paths.state, start_keys, audit.clone());
     let providers = Providers::new(&config, &keys, &secrets, &ports, &Providers::default())
@@ -214,7 +215,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         pool: pool.clone(),
         skills: Arc::clone(&skills),
         installed: Arc::clone(&installed),
-        labels: Arc::new(labels),
+        labels: Arc::clone(&labels),
         told: Remembered::default(),
         register: register.clone(),
         adoptions: Adoptions::default(),
@@ -326,6 +327,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
     watch_signals(&mut parts, stop.clone(), reload.clone())?;
 
     let intake = Intake {
+        labels,
         register: register.clone(),
         config: config_now.clone(),
         providers: providers_now.clone(),

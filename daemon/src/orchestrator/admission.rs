@@ -92,12 +92,17 @@ impl Driver {
         rules: &Arc<Rules>,
         judged: &Judged,
     ) -> Option<Begun> {
+        // So is what has come since to where it reads.
+        let reads = self.ports.executor.reads(&record.plan);
+        if !reads.iter().all(|label| record.taint.has(label)) {
+            return None;
+        }
         let state = next(next(State::Queued, Step::Allow).ok()?, Step::Start).ok()?;
         let permit = if Arc::ptr_eq(rules, &judged.by) {
             // The same rules say the same of the same plan.
             allowed(record.plan.clone(), &judged.verdict)
         } else {
-            permit(rules, record)
+            permit(rules, &mut record.clone(), &reads)
         };
         let permit = permit.ok()?;
         self.queue

@@ -387,7 +387,8 @@ impl Driver {
         let Some(open) = self.open.get_mut(&id) else {
             return self.queue.done(id, now_ms());
         };
-        let permit = match permit(&rules, &open.record) {
+        let reads = self.ports.executor.reads(&open.record.plan);
+        let permit = match permit(&rules, &mut open.record, &reads) {
             Ok(permit) => permit,
             Err(error) => {
                 let hint = "submit it again: it is judged anew";

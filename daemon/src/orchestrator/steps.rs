@@ -23,11 +23,22 @@ use super::{
 use crate::{audit::Audit, clock::now_ms, storage::Storage};
 
 /// The permit of an action whose time has come: by policy, or by the answer that is stored with it. It is judged once more, by
-/// the rules in force now: a rule that came meanwhile counts, and an approval of an old risk is none.
+/// the rules in force now: a rule that came meanwhile counts, and an approval of an old risk is none. So is one of a plan in which
+/// something has a part by now that whoever approved it was not told of.
 pub(super) fn permit(
     rules: &Arc<Rules>,
-    record: &ActionRecord,
+    record: &mut ActionRecord,
+    reads: &TaintSet,
 ) -> Result<Permit<Plan>, NotApproved> {
+    let told = record.taint.clone();
+    let news = |label: &Taint| {
+        let confidential = matches!(label, Taint::Private | Taint::Secret);
+        (label.is_foreign() || confidential) && !told.has(*label)
+    };
+    if record.approved_by.is_some() && reads.iter().any(|label| news(&label)) {
+        return Err(NotApproved::OtherData);
+    }
+    record.taint = told.with(reads);
     let facts = Facts {
         principal: principal(&record.requested_by),
         taint: record.taint.clone(),

@@ -152,6 +152,9 @@ pub trait Execute: Send + Sync + 'static {
     /// Does it. Always ends: by itself, at the deadline, or soon after it is told to stop.
     fn execute(self: Arc<Self>, task: Task) -> Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
+    /// Where that came from, as is known now, which this plan takes by itself out of what it sees.
+    fn reads(&self, plan: &Plan) -> TaintSet;
+
     /// An earlier pawd was executing this action, and nobody goes on with it.
     fn interrupted(&self, record: &ActionRecord);
 

@@ -178,6 +178,7 @@ pub(super) fn checked(skill: &Skill, listed: Vec<Listed>) -> Result<Announced, S
             description,
             input,
             item: None,
+            blind: false,
             url: None,
             idempotent: false,
             confidentiality: None,

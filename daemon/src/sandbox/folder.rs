@@ -81,6 +81,7 @@ pub(super) fn read(dir: &Path, digest: Digest, origin: Provenance) -> Result<Ski
             description: format!("Run a script of this skill: {}.", named.join(", ")),
             input,
             item: None,
+            blind: false,
             url: None,
             idempotent: false,
             confidentiality: None,

@@ -102,6 +102,9 @@ pub struct Tool {
     /// The argument that names what of the skill's directory it reads or writes, if it is one thing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub item: Option<String>,
+    /// Of a tool that writes: whether what it does is all in its arguments, and nothing in the directory has a part in it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub blind: bool,
     /// The URL among its arguments whose host a call may reach.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<Url>,
@@ -136,13 +139,18 @@ impl Confidentiality {
 
 impl Tool {
     /// The labels of what it gives back that say how confidential that is (rule R1): given by pawd for what was approved with the
-    /// skill, never by what the tool says.
+    /// skill, never by what the tool says. Who sees a directory may tell of what an agent keeps there, whatever else it does.
     #[must_use]
-    pub fn confidential(&self) -> TaintSet {
-        let by_class = confidential(self.class);
+    pub fn confidential(&self, sees: Sees) -> TaintSet {
+        let private = || TaintSet::of(Taint::Private);
+        let by_class = match self.class {
+            ToolClass::ReadPublic => TaintSet::default(),
+            _ if sees.any() => private(),
+            class => confidential(class),
+        };
         match self.confidentiality {
             None => by_class,
-            Some(Confidentiality::Private) => by_class.with(&TaintSet::of(Taint::Private)),
+            Some(Confidentiality::Private) => by_class.with(&private()),
             Some(Confidentiality::Secret) => by_class.with(&TaintSet::of(Taint::Secret)),
         }
     }
@@ -395,6 +403,8 @@ struct FileTool {
     #[serde(default)]
     item: Option<String>,
     #[serde(default)]
+    blind: bool,
+    #[serde(default)]
     url: Option<Url>,
     #[serde(default)]
     idempotent: bool,
@@ -518,6 +528,7 @@ fn check(file: File, digest: Digest, origin: Provenance) -> Result<Skill, Wrong>
             description: tool.description,
             input,
             item: tool.item,
+            blind: tool.blind,
             url: tool.url,
             idempotent: tool.idempotent,
             confidentiality: tool.confidentiality,

@@ -123,6 +123,7 @@ mod tests {
             description: description.to_owned(),
             input: json!({"type": "object"}),
             item: None,
+            blind: false,
             url: None,
             idempotent: false,
             confidentiality: None,

@@ -235,8 +235,21 @@ fn shipped_policy_judges_as_documented() {
         Risk::High,
         &["operators-run-commands"],
     );
+    // Where it reaches nothing, nothing becomes of what others had a part in but what is staged for a person.
     check(
         &run(),
+        Role::Admin,
+        Taint::Web,
+        Allow,
+        Risk::High,
+        &["operators-run-commands"],
+    );
+    let mut reaching = run();
+    if let Operation::SandboxRun(spec) = &mut reaching.operation {
+        spec.insert("net".into(), serde_json::json!(["example.com:443"]));
+    }
+    check(
+        &reaching,
         Role::Admin,
         Taint::Web,
         Ask,

@@ -33,7 +33,6 @@ use crate::{
         work::{Ending, Outcome},
     },
     records,
-    sandbox::manifest::Tool,
 };
 
 /// Calls of one answer that are done; the others are refused, and the model may make them again.
@@ -493,9 +492,12 @@ impl Turn<'_> {
         let skill = self.agents.skills.get(&call.skill);
         let labels = &self.agents.labels;
         let kept = labels.of(skill.as_deref(), &record.plan.agent, call);
-        let tool = skill.as_deref().and_then(|it| it.tools.get(&call.tool));
+        let confidential = skill.as_deref().and_then(|skill| {
+            let tool = skill.tools.get(&call.tool)?;
+            Some(tool.confidential(skill.workspace))
+        });
         // Nobody knows any more what a tool that is gone gives back.
-        let confidential = tool.map_or_else(|| TaintSet::of(Taint::Secret), Tool::confidential);
+        let confidential = confidential.unwrap_or_else(|| TaintSet::of(Taint::Secret));
         self.stays(result::Told {
             taint: told.taint.with(&kept).with(&confidential),
             ..told

@@ -242,6 +242,7 @@ pub(super) mod tests {
                 description: "Does\u{1b}[2J it.".into(),
                 input: json!({"type": "object"}),
                 item: None,
+                blind: false,
                 url: None,
                 idempotent: false,
                 confidentiality: None,
