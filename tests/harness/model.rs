@@ -115,6 +115,9 @@ struct Library {
     pulls: VecDeque<Answer>,
 }
 
+/// Whether a model says at once how much it holds, and how often it was asked that.
+type Window = (watch::Sender<bool>, watch::Sender<usize>);
+
 /// A question that was asked.
 #[derive(Debug, Clone)]
 pub struct Question {
@@ -134,6 +137,8 @@ pub struct Model {
     asked: watch::Receiver<Vec<Question>>,
     trouble: Arc<Mutex<Option<Trouble>>>,
     library: Arc<Mutex<Library>>,
+    /// Whether it says at once how much it holds, and how often it was asked that.
+    window: Arc<Window>,
     _connections: JoinSet<()>,
 }
 
@@ -160,16 +165,17 @@ impl Model {
             loads: VecDeque::new(),
             pulls: VecDeque::new(),
         }));
-        let held = Arc::clone(&library);
+        let window = Arc::new((watch::Sender::new(true), watch::Sender::new(0)));
+        let (held, shows) = (Arc::clone(&library), Arc::clone(&window));
         connections.spawn(async move {
             let mut open = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 let (answers, checked) = (Arc::clone(&answers), Arc::clone(&checked));
                 let (falls, tell) = (Arc::clone(&falls), tell.clone());
-                let held = Arc::clone(&held);
+                let (held, shows) = (Arc::clone(&held), Arc::clone(&shows));
                 open.spawn(async move {
                     // Who asks may go away at any time; that is for the test to notice.
-                    let _ = serve(stream, &answers, &falls, (&checked, &held), &tell).await;
+                    let _ = serve(stream, &answers, &falls, (&checked, &held, &shows), &tell).await;
                 });
             }
         });
@@ -180,6 +186,7 @@ impl Model {
             asked,
             trouble,
             library,
+            window,
             _connections: connections,
         }
     }
@@ -246,6 +253,29 @@ impl Model {
     /// Never; the lock is a leaf.
     pub fn says_of_itself(&self, check: Check) {
         *self.checks.lock().expect("nobody panics with it") = check;
+    }
+
+    /// Says from now on how much it holds at once, as it does otherwise, or when it is told to.
+    pub fn says_its_window(&self, at_once: bool) {
+        self.window.0.send_replace(at_once);
+    }
+
+    /// How often it was asked how much it holds.
+    #[must_use]
+    pub fn asked_for_its_window(&self) -> usize {
+        *self.window.1.borrow()
+    }
+
+    /// Waits until it was asked this often how much it holds.
+    ///
+    /// # Panics
+    /// When it is not in time.
+    pub async fn was_asked_for_its_window(&self, times: usize) {
+        let mut asked = self.window.1.subscribe();
+        let reached = asked.wait_for(|asked| *asked >= times);
+        within("a question for the window", reached)
+            .await
+            .expect("the model runs");
     }
 
     /// `http://127.0.0.1:PORT`.
@@ -328,7 +358,7 @@ async fn serve(
     stream: TcpStream,
     script: &Mutex<VecDeque<Answer>>,
     trouble: &Mutex<Option<Trouble>>,
-    (checks, library): (&Mutex<Check>, &Mutex<Library>),
+    (checks, library, window): (&Mutex<Check>, &Mutex<Library>, &Window),
     tell: &watch::Sender<Vec<Question>>,
 ) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
@@ -348,6 +378,9 @@ async fn serve(
         }
         // Asked by the way, before the first question to a model of Ollama.
         if line == "POST /api/show" {
+            window.1.send_modify(|asked| *asked += 1);
+            let mut at_once = window.0.subscribe();
+            drop(at_once.wait_for(|at_once| *at_once).await);
             let shown = json!({"model_info": {"m.context_length": 4096}});
             whole(out, 200, &[], &shown.to_string()).await?;
             continue;

@@ -266,16 +266,18 @@ async fn long_conversation_keeps_its_first_fact_in_a_summary_and_all_of_its_turn
     );
 }
 
+/// Neither does it cost every turn another try: the next one is made when as many more turns have come as it would have been of, then twice
+/// as many.
 #[tokio::test]
 async fn conversation_goes_on_where_no_summary_can_be_made() {
-    let mut talk = Talk::begin(Setup::new()).await;
-    talk.fill("The heron is called Ada.").await;
-    // The provider fails, then the model says nothing, then it is fine.
+    // The provider fails; the model says nothing.
     let failures = [
         Says::Status(400, Vec::new(), json!({"error": "no"}).to_string()),
         Says::says(&["", "  \n"]),
     ];
     for failure in failures {
+        let mut talk = Talk::begin(Setup::new()).await;
+        talk.fill("The heron is called Ada.").await;
         talk.model.will(failure);
         talk.model.will(Says::says(&["I do not know."]));
         let result = talk.say("What is it called?").await;
@@ -299,12 +301,64 @@ async fn conversation_goes_on_where_no_summary_can_be_made() {
                 .starts_with("second bbb"),
             "{told:?}"
         );
+        for tried in [false, true, false, false, false] {
+            if tried {
+                talk.model.will(Says::says(&[""]));
+            }
+            talk.model.will(Says::says(&["No."]));
+            let result = talk.say("Still not?").await;
+            let tries: Vec<bool> = result.attempts.iter().map(|it| it.summary).collect();
+            assert_eq!(tries.contains(&true), tried, "{result:?}");
+        }
+        talk.model.will(Says::says(&["The heron is Ada."]));
+        talk.model.will(Says::says(&["Ada."]));
+        assert_eq!(talk.say("And now?").await.text, "Ada.");
+        assert_eq!(talk.summary().await.unwrap().text, "The heron is Ada.");
+        assert_eq!(talk.transcript().await.turns.len(), 20);
     }
-    talk.model.will(Says::says(&["The heron is Ada."]));
-    talk.model.will(Says::says(&["Ada."]));
-    assert_eq!(talk.say("And now?").await.text, "Ada.");
-    assert_eq!(talk.summary().await.unwrap().text, "The heron is Ada.");
-    assert_eq!(talk.transcript().await.turns.len(), 12);
+}
+
+/// A provider that takes its time to say how much its model holds is told nothing of what is said meanwhile to one on this host.
+#[tokio::test]
+async fn summary_is_told_of_nothing_that_came_after_it_was_looked_at_who_may_be_told() {
+    let (here, away) = (Model::start().await, Model::start().await);
+    let plaintext = "allow_plaintext = true\nmax_retries = 0\n";
+    let elsewhere = away.url().replace("127.0.0.1", "0.0.0.0");
+    let setup = Setup::new()
+        .provider("here", "ollama", &here.url(), plaintext)
+        .provider("away", "ollama", &elsewhere, plaintext)
+        .with("\n[agent.far]\nprovider = \"away\"\n");
+    let pawd = Pawd::start(setup).await;
+    let client = pawd.client().await;
+    let mut session: Option<String> = None;
+    let ask = async |asking: Asking, session: &Option<String>| {
+        let asking = asking.agent("far".to_owned()).session(session.clone());
+        within("a chat", asking.ask(&client)).await.unwrap()
+    };
+    for number in 0..3 {
+        away.will(Says::says(&["I see."]));
+        let mut chat = ask(Asking::new(prose(letter(number))), &session).await;
+        session = Some(done(&rest(&mut chat).await).session.clone());
+    }
+    let asked = away.asked_for_its_window();
+    away.says_its_window(false);
+    let mut first = ask(Asking::new("And now?").model("n".to_owned()), &session).await;
+    away.was_asked_for_its_window(asked + 1).await;
+    // Longer than the room there is, so that it would be told in short, too.
+    let secret = format!("hunter2 {}", prose("x").repeat(4));
+    here.will(Says::says(&["They walked."]));
+    here.will(Says::says(&[&secret]));
+    let by_the_way = Asking::new("What is the word?").provider("here".to_owned());
+    let mut second = ask(by_the_way, &session).await;
+    assert!(done(&rest(&mut second).await).text.starts_with("hunter2"));
+    away.will(Says::says(&["They walked along the river."]));
+    away.will(Says::says(&["Fine."]));
+    away.says_its_window(true);
+    let events = rest(&mut first).await;
+    assert!(done(&events).attempts[0].summary, "{events:?}");
+    for asked in away.asked() {
+        assert!(!asked.body.to_string().contains("hunter2"), "{asked:?}");
+    }
 }
 
 #[tokio::test]

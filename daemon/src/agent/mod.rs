@@ -17,6 +17,7 @@ pub mod skill;
 mod staged;
 pub mod tool;
 mod turn;
+pub mod unmade;
 mod worker;
 
 use std::{
@@ -36,6 +37,7 @@ use self::{
     adopted::Adoptions,
     net::{Ask, Ways},
     persons::Persons,
+    unmade::Unmade,
 };
 use crate::{
     audit::Audit,
@@ -99,6 +101,8 @@ pub struct Agents {
     pub audit: Audit,
     /// Chats for which a person is asked.
     pub persons: Persons,
+    /// Conversations of which no summary could be made.
+    pub unmade: Unmade,
     /// Marks of the instructions of conversations.
     pub canaries: Canaries,
     /// The vault, for what brokers take of it.

@@ -8,8 +8,9 @@
 //! ```
 //!
 //! Nothing is deleted for it: a summary is kept beside the turns, names them by place and digest, and has the labels of all of them, so whoever
-//! reads it has read them. It is asked for in the turn that needs it, of whoever may answer that turn, and counts there like any other
-//! question; its attempts are marked. A model is shown it as data. The next one is made of it and of the turns that come after it.
+//! reads it has read them. It is asked for in the turn that needs it, of whoever may answer that turn and be told all of those turns, and counts
+//! there like any other question; its attempts are marked. A model is shown it as data. The next one is made of it and of the turns that
+//! come after it. Where there was none, the next try is some turns later (see [`crate::agent::unmade`]).
 
 use std::{sync::Arc, time::Duration};
 
@@ -185,7 +186,15 @@ impl Turn<'_> {
             if !outgrows(&self.ready.earlier) {
                 break;
             }
-            let turns = match self.next_turns() {
+            // Of what comes after the newest turn that was looked at, nobody knows here who may be told it.
+            let Some(newest) = self.ready.earlier.turns.last().map(|turn| turn.seq) else {
+                break;
+            };
+            let unmade = &self.agents.unmade;
+            if !unmade.may_be_tried(self.ready.session, newest) {
+                break;
+            }
+            let turns = match self.next_turns(newest) {
                 Ok(Some(turns)) => turns,
                 Ok(None) => break,
                 Err(why) => {
@@ -195,12 +204,15 @@ impl Turn<'_> {
             };
             match self.summarise(&turns).await? {
                 Made::Kept(summary) => {
+                    unmade.is_made(self.ready.session);
                     self.taint = std::mem::take(&mut self.taint).with(&summary.taint);
+                    self.keep_secrets_here();
                     let earlier = &mut self.ready.earlier;
                     earlier.turns.retain(|turn| turn.seq >= summary.until);
                     earlier.summary = Some(*summary);
                 }
                 Made::Not(why) => {
+                    unmade.was_not_made(self.ready.session, newest, turns.len() as u64);
                     self.not_remembered(&why);
                     break;
                 }
@@ -225,17 +237,20 @@ impl Turn<'_> {
         }
     }
 
-    /// The turns that are to be told in short next; none, where none can be.
-    fn next_turns(&self) -> Result<Option<Vec<TurnRecord>>, String> {
+    /// The turns that are to be told in short next, of those up to the `newest`; none, where none can be.
+    fn next_turns(&self, newest: u64) -> Result<Option<Vec<TurnRecord>>, String> {
         let earlier = &self.ready.earlier;
         let store = self.agents.storage.read();
         let said = |error| paw_log::Chain(&error).to_string();
         let turns = store.turns(self.ready.session, earlier.until(), LOOKED_THROUGH);
-        let mut turns = turns.map_err(said)?;
+        let turns = turns.map_err(said)?;
         let to_the_end = turns.len() < LOOKED_THROUGH;
+        let (mut turns, cut): (Vec<TurnRecord>, Vec<TurnRecord>) =
+            turns.into_iter().partition(|turn| turn.seq <= newest);
         let goes_on = |turn: &TurnRecord| {
             let action = turn.action.and_then(|id| store.action(id).ok().flatten());
             action.is_some_and(|action| !action.state.is_final())
+                || turn.action.is_some() && cut.iter().any(|it| it.action == turn.action)
         };
         let Some(until) = place(&turns, to_the_end, earlier.room, goes_on) else {
             return Ok(None);
@@ -255,11 +270,28 @@ impl Turn<'_> {
             .map(|before| before.taint.clone())
             .unwrap_or_default();
         let taint = turns.iter().fold(read, |all, turn| all.with(&turn.taint));
+        let providers = Arc::clone(&self.agents.providers.borrow());
+        let said_here = before.is_some_and(|before| before.local)
+            || turns.iter().any(|turn| providers.said_here(turn));
+        // Who may be told these turns is asked of these turns: those far back were not read before.
+        let stays = taint.has(Taint::Secret) || said_here && !self.ready.settings.may_leave_host;
+        let targets: Vec<Asked> = self
+            .ready
+            .targets
+            .iter()
+            .filter(|asked| !stays || asked.known.settings.is_local())
+            .cloned()
+            .collect();
+        if targets.is_empty() {
+            let why =
+                "what is to be told in short stays on this host, and who would do it is not on it";
+            return Ok(Made::Not(why.into()));
+        }
         let shown = self.fence.data("the conversation so far", &taint, &text);
         let order = format!("{ORDER} At most {} words.", most / 8);
         let messages = vec![Message::System(order), Message::user(shown)];
         let request = chat::asked(&self.ready.settings, messages);
-        let (by, spoken) = match self.ask_for_summary(request).await? {
+        let (by, spoken) = match self.ask_for_summary(request, &targets).await? {
             Ok(answered) => answered,
             Err(why) => return Ok(Made::Not(why)),
         };
@@ -275,7 +307,6 @@ impl Turn<'_> {
             Shown::Withheld(why) => return Ok(Made::Not(why)),
         };
         let here = by.known.settings.is_local();
-        let providers = Arc::clone(&self.agents.providers.borrow());
         let before = self.ready.earlier.summary.as_ref();
         let summary = SummaryRecord {
             session: self.ready.session,
@@ -286,9 +317,7 @@ impl Turn<'_> {
             action: self.whose.id,
             provider: by.target.provider,
             model: spoken.done.model.unwrap_or(by.target.model),
-            local: here
-                || before.is_some_and(|before| before.local)
-                || turns.iter().any(|turn| providers.said_here(turn)),
+            local: here || said_here,
             at_ms: now_ms(),
         };
         if summary.local {
@@ -308,17 +337,18 @@ impl Turn<'_> {
         }
     }
 
-    /// Asks whoever may answer this turn, within half of its time; why there is no answer, where there is none.
+    /// Asks these, within half of the turn's time; why there is no answer, where there is none.
     async fn ask_for_summary(
         &mut self,
         request: paw_llm::ChatRequest,
+        targets: &[Asked],
     ) -> Result<Result<(Asked, Spoken), String>, Early> {
         let began = Instant::now();
         let deadline = began + self.left / 2;
         let session = self.ready.session.to_string();
         let route = self.ready.route.as_ref();
         let question = Question {
-            targets: &self.ready.targets,
+            targets,
             breakers: &self.agents.breakers,
             quotas: &self.agents.quotas,
             who: &chat::who(self.whose.id, self.whose.agent, self.whose.caller, &session),
@@ -354,7 +384,7 @@ impl Turn<'_> {
             Some(Ok(Err(unanswered))) => Err(unanswered.why.to_string()),
             Some(Ok(Ok((at, spoken)))) => {
                 self.usage = super::ask::used(self.usage, &spoken);
-                Ok((self.ready.targets[at].clone(), spoken))
+                Ok((targets[at].clone(), spoken))
             }
         })
     }
