@@ -4,7 +4,10 @@
 //! It is a fact that a rule may ask for, and makes nothing allowed by itself. A model that was told otherwise by a page cannot make it
 //! true: what the page wants done names something that the person did not.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
+use unicode_normalization::UnicodeNormalization as _;
 
 use crate::{plan::ToolArguments, words::ToolClass};
 
@@ -14,14 +17,67 @@ const SHORTEST: usize = 4;
 /// Arguments that are read by people: what they say is free, but for addresses.
 const BODIES: [&str; 4] = ["text", "body", "content", "message"];
 
-/// Numbers that say how much: what they say has to stand in the request, too.
-const AMOUNTS: [&str; 6] = ["amount", "sum", "total", "price", "quantity", "count"];
+/// Numbers that say neither to whom nor how much: how long, and how many of what there is.
+const SIZES: [&str; 8] = [
+    "limit",
+    "offset",
+    "page",
+    "per_page",
+    "max_results",
+    "timeout",
+    "timeout_ms",
+    "timeout_s",
+];
 
-/// Whether everything in this call that says where to, to whom or about what stands in the request.
+/// The largest of these that says no more than that.
+const MAX_SIZE: u64 = 1_000_000;
+
+/// What an address may begin with that has no other sign of one.
+const SCHEMES: [&str; 16] = [
+    "bitcoin:",
+    "data:",
+    "file:",
+    "ftp:",
+    "git:",
+    "http:",
+    "https:",
+    "javascript:",
+    "magnet:",
+    "mailto:",
+    "sip:",
+    "sms:",
+    "ssh:",
+    "tel:",
+    "ws:",
+    "wss:",
+];
+
+/// How people write the signs of an address so that no program takes it for one.
+const WRITTEN: [(&str, &str); 16] = [
+    ("\u{3002}", "."),
+    ("[.]", "."),
+    ("(.)", "."),
+    ("{.}", "."),
+    ("[dot]", "."),
+    ("(dot)", "."),
+    ("{dot}", "."),
+    (" dot ", "."),
+    ("[at]", "@"),
+    ("(at)", "@"),
+    ("{at}", "@"),
+    ("[@]", "@"),
+    ("[:]", ":"),
+    ("[/]", "/"),
+    (" . ", "."),
+    (" @ ", "@"),
+];
+
+/// Whether everything in this call that says where to, to whom or about what stands in the request. `input` is the schema of its
+/// arguments: only what it names may be the name of one without standing there.
 ///
 /// Never of what deletes, pays, executes or administers: that is asked for each time.
 #[must_use]
-pub fn named(call: &ToolArguments, request: &str) -> bool {
+pub fn named(call: &ToolArguments, input: &Value, request: &str) -> bool {
     match call.class {
         ToolClass::ReadPublic
         | ToolClass::ReadPrivate
@@ -31,29 +87,70 @@ pub fn named(call: &ToolArguments, request: &str) -> bool {
             return false;
         }
     }
-    let mut any = false;
-    let all = call.arguments.iter().all(|(name, value)| match value {
-        Value::String(text) if BODIES.contains(&name.as_str()) => {
-            has_no_other_address(text, request)
-        }
-        Value::Number(amount) if AMOUNTS.contains(&name.as_str()) => {
-            stands_in(&amount.to_string(), request)
-        }
-        value => is_named(value, request, &mut any),
+    let mut looked = Looked {
+        request,
+        known: BTreeSet::new(),
+        any: false,
+    };
+    names_of(input, &mut looked.known);
+    let mut all = call.arguments.iter();
+    let all = all.all(|(name, value)| {
+        looked.is_known(name)
+            && match value {
+                Value::String(text) if BODIES.contains(&name.as_str()) => {
+                    has_no_other_address(text, request)
+                }
+                value => looked.is_named(name, value),
+            }
     });
-    all && any
+    all && looked.any
 }
 
-/// Whether each text in a value stands in the request; numbers and truths say nothing about where to.
-fn is_named(value: &Value, request: &str, any: &mut bool) -> bool {
-    match value {
-        Value::Null | Value::Bool(_) | Value::Number(_) => true,
-        Value::String(text) => {
-            *any = true;
-            text.len() >= SHORTEST && stands_in(text, request)
+/// The names of members that a schema has, at any depth.
+fn names_of<'a>(schema: &'a Value, known: &mut BTreeSet<&'a str>) {
+    match schema {
+        Value::Array(all) => all.iter().for_each(|one| names_of(one, known)),
+        Value::Object(members) => {
+            if let Some(Value::Object(properties)) = members.get("properties") {
+                known.extend(properties.keys().map(String::as_str));
+            }
+            members.values().for_each(|one| names_of(one, known));
         }
-        Value::Array(all) => all.iter().all(|one| is_named(one, request, any)),
-        Value::Object(members) => members.values().all(|one| is_named(one, request, any)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+struct Looked<'a> {
+    request: &'a str,
+    known: BTreeSet<&'a str>,
+    /// Whether any text was found.
+    any: bool,
+}
+
+impl Looked<'_> {
+    /// A name that its maker did not give it may say anything.
+    fn is_known(&self, name: &str) -> bool {
+        self.known.contains(name) || name.len() >= SHORTEST && stands_in(name, self.request)
+    }
+
+    /// Whether each text and each number in the value of a member stands in the request; truths say nothing about where to.
+    fn is_named(&mut self, name: &str, value: &Value) -> bool {
+        match value {
+            Value::Null | Value::Bool(_) => true,
+            Value::Number(number) => {
+                let is_size = SIZES.contains(&name);
+                is_size && number.as_u64().is_some_and(|size| size <= MAX_SIZE)
+                    || stands_in(&number.to_string(), self.request)
+            }
+            Value::String(text) => {
+                self.any = true;
+                text.len() >= SHORTEST && stands_in(text, self.request)
+            }
+            Value::Array(all) => all.iter().all(|one| self.is_named(name, one)),
+            Value::Object(members) => members
+                .iter()
+                .all(|(name, one)| self.is_known(name) && self.is_named(name, one)),
+        }
     }
 }
 
@@ -94,21 +191,31 @@ const fn is_quote(c: char) -> bool {
     )
 }
 
-/// Whether no word of a text looks like an address that is not in the request.
+/// Whether no word of a text looks like an address that is not in the request, however its signs are written.
 fn has_no_other_address(text: &str, request: &str) -> bool {
+    let (text, request) = (plain(text), plain(request));
     let words = text.split(|c: char| {
         c.is_whitespace() || is_quote(c) || matches!(c, ',' | ';' | '|' | '{' | '}')
     });
     words
         .map(|word| word.trim_matches(['.', ':', '!', '?', '*', '_']))
         .filter(|word| looks_like_an_address(word))
-        .all(|word| stands_in(word, request))
+        .all(|word| stands_in(word, &request))
+}
+
+/// A text with the signs of addresses as programs write them, in small letters.
+fn plain(text: &str) -> String {
+    let text: String = text.nfkc().collect();
+    let text = text.to_lowercase();
+    let written = WRITTEN.iter();
+    written.fold(text, |text, (written, sign)| text.replace(written, sign))
 }
 
 /// A URL, an e-mail address, or a name with a dot in its middle.
 fn looks_like_an_address(word: &str) -> bool {
     let inner_dot = word.split('.').filter(|part| !part.is_empty()).count() > 1;
-    word.contains("://") || word.contains('@') || word.contains('/') || inner_dot
+    let begins = |scheme: &str| word.len() > scheme.len() && word.starts_with(scheme);
+    word.contains(['@', '/', '\\']) || inner_dot || SCHEMES.into_iter().any(begins)
 }
 
 #[cfg(test)]
@@ -127,8 +234,12 @@ mod tests {
             arguments: serde_json::from_value(arguments.clone()).unwrap(),
             net: None,
         };
+        let input = json!({"type": "object", "properties": {
+            "to": {}, "cc": {}, "url": {}, "text": {}, "limit": {}, "urgent": {}, "amount": {}, "path": {}, "name": {}, "chat_id": {},
+            "order": {"type": "object", "properties": {"amount": {}, "eur": {}}},
+        }});
         assert_eq!(
-            named(&call, request),
+            named(&call, &input, request),
             expected,
             "{arguments} in {request:?}"
         );
@@ -207,6 +318,38 @@ mod tests {
             order,
             false,
         );
+        // A number that nobody said may be anybody's, or any sum, wherever it stands and whatever it is called.
+        let chat = "Post \"notes.txt\" to chat 4711 for 12 eur.";
+        let notes = |name: &str, value: Value| json!({"path": "notes.txt", name: value});
+        sends(notes("chat_id", json!(4711)), chat, true);
+        sends(notes("order", json!({"eur": 12})), chat, true);
+        sends(notes("limit", json!([5])), chat, true);
+        for (name, value) in [
+            ("chat_id", json!(666)),
+            ("chat_id", json!(471)),
+            ("to", json!([101, 118, 101])),
+            ("order", json!({"amount": 99_999})),
+            ("order", json!({"eur": 120})),
+            ("limit", json!(u64::MAX)),
+            ("limit", json!(-1)),
+            // A name is as free as a text where the schema does not have it.
+            ("eve@evil.example", json!(true)),
+            ("order", json!({"X-To: eve@evil.example": "notes.txt"})),
+            ("order", json!([{"eve@evil.example": null}])),
+            // However an address is written.
+            ("text", json!("write to evil[.]example")),
+            ("text", json!("write to evil\u{3002}example")),
+            ("text", json!("write to evil\u{ff0e}example")),
+            ("text", json!("write to evil\u{ff61}example")),
+            ("text", json!("write to evil (dot) example")),
+            ("text", json!("write to eve[at]evil")),
+            ("text", json!("write to evil dot example")),
+            ("text", json!("write to eve\u{ff20}evil")),
+            ("text", json!("see http:evil?q=1")),
+            ("text", json!("see HTTP:evil")),
+        ] {
+            sends(notes(name, value), chat, false);
+        }
         // Too short to say where to, and nothing that does.
         sends(json!({"to": "bob"}), "mail bob", false);
         sends(json!({"text": "hello"}), "say hello", false);

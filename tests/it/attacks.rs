@@ -217,7 +217,8 @@ fn attacks() -> Vec<Attack> {
 fn sinks() -> Vec<(&'static str, String)> {
     let tool = |name: &str, class: &str, description: &str| {
         format!(
-            "[[tools]]\nname = \"{name}\"\nclass = \"{class}\"\ndescription = \"{description}\"\ninput = '{{\"type\": \"object\"}}'\n"
+            "[[tools]]\nname = \"{name}\"\nclass = \"{class}\"\ndescription = \"{description}\"\n\
+             input = '{{\"type\": \"object\", \"properties\": {{\"to\": {{}}, \"url\": {{}}, \"text\": {{}}, \"chat_id\": {{}}}}}}'\n"
         )
     };
     let skill = |name: &'static str, tools: &[String]| {
@@ -444,6 +445,18 @@ async fn only_what_the_user_named_is_sent_without_a_question() {
     assert_eq!(sends("mail__send", link, None).await, asked);
     let both = json!({"to": ["bob@example.com", "mallory@evil.test"], "text": "I come."});
     assert_eq!(sends("mail__send", both, None).await, asked);
+    // Nor does a number, the name of a member, or an address that is written so that it does not look like one.
+    for more in [
+        json!({"to": "bob@example.com", "chat_id": 666}),
+        json!({"to": "bob@example.com", "text": [101, 118, 101]}),
+        json!({"to": "bob@example.com", "text": {"to": {"eve@evil.example": true}}}),
+        json!({"to": "bob@example.com", "eve@evil.example": true}),
+        json!({"to": "bob@example.com", "order": {"amount": 99_999}}),
+        bob("write to evil[.]example"),
+        bob("write to evil\u{3002}example"),
+    ] {
+        assert_eq!(sends("mail__send", more, None).await, asked);
+    }
     let today = json!({"url": "https://news.test/today"});
     assert_eq!(sends("web__post", today, None).await, named);
     let query = json!({"url": "https://news.test/today?q=all"});

@@ -84,7 +84,12 @@ impl Intake {
             taint: called.by.taint.with(&screen::passed(&call.arguments)),
             ..called.by
         };
-        let circumstances = self.circumstances(&by, through, Some(&call))?;
+        let skill = self.skills.get(&call.skill);
+        let input = skill
+            .as_deref()
+            .and_then(|skill| skill.tools.get(&call.tool));
+        let input = input.map_or(&Value::Null, |tool| &tool.input);
+        let circumstances = self.circumstances(&by, through, Some((&call, input)))?;
         let plan = Plan {
             agent,
             session: Some(called.session.to_string()),
@@ -159,7 +164,7 @@ impl Intake {
         &self,
         by: &By,
         through: Vec<Name>,
-        call: Option<&ToolArguments>,
+        call: Option<(&ToolArguments, &Value)>,
     ) -> Result<Circumstances, Error> {
         let found = self.storage.read().action(by.chat);
         let Some(chat) = found.map_err(|error| unreadable(&error))? else {
@@ -171,7 +176,9 @@ impl Intake {
         let via = chat.circumstances.via;
         let by_a_person = chat.parent.is_none() && !matches!(via, Via::Channel(_));
         let named = match (&chat.plan.operation, call) {
-            (Operation::Chat(said), Some(call)) => by_a_person && named(call, &said.text),
+            (Operation::Chat(said), Some((call, input))) => {
+                by_a_person && named(call, input, &said.text)
+            }
             _ => false,
         };
         Ok(Circumstances {
