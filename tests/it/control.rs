@@ -221,3 +221,43 @@ async fn pawctl_gives_the_exit_codes_of_the_contract() {
         String::from_utf8_lossy(&output.stderr)
     );
 }
+
+/// Each request over HTTP begins a new count: many short ones on a kept connection are none that is long.
+#[tokio::test]
+async fn short_requests_on_kept_connections_take_no_place_of_a_long_frame() {
+    let pawd = Pawd::start(Setup::new()).await;
+    let request = |path: &str| {
+        let filler = "a".repeat(1_500);
+        format!("GET {path} HTTP/1.1\r\nhost: x\r\nx: {filler}\r\n\r\n")
+    };
+    let mut kept = Vec::new();
+    // More connections than a user has places, and more bytes on each than a frame may have that is not long.
+    for path in ["/healthz", "/none"].repeat(5) {
+        let mut stream = BufReader::new(connect(&pawd).await);
+        for _ in 0..30 {
+            let asked = request(path);
+            stream.get_mut().write_all(asked.as_bytes()).await.unwrap();
+            let (mut line, mut length) = (String::new(), 0);
+            while line != "\r\n" {
+                line.clear();
+                within("an answer", stream.read_line(&mut line))
+                    .await
+                    .unwrap();
+                if let Some(said) = line.strip_prefix("content-length: ") {
+                    length = said.trim().parse().unwrap();
+                }
+            }
+            let mut body = vec![0; length];
+            within("a body", stream.read_exact(&mut body))
+                .await
+                .unwrap();
+        }
+        kept.push(stream);
+    }
+    let text = "x".repeat(100_000);
+    // What it is called with does not matter: it was read.
+    let call =
+        json!({"jsonrpc": "2.0", "id": 1, "method": "system.ping", "params": {"text": text}});
+    let said = answer(&pawd, format!("{call}\n").as_bytes()).await;
+    assert_eq!(said["id"], 1, "{said}");
+}

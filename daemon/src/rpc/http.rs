@@ -114,7 +114,9 @@ async fn route(
     if let Some(until) = session.rests_until() {
         tokio::time::sleep_until(until.into()).await;
     }
-    match (request.method(), request.uri().path()) {
+    // With each request begins a new count of what it is long, and of how long it may take.
+    flow.frame_ended(request.method() == Method::POST, 0);
+    let response = match (request.method(), request.uri().path()) {
         (&Method::GET, "/") if has(&request, &header::UPGRADE, "websocket") => {
             web_socket(&mut request, upgrade)
         }
@@ -127,7 +129,9 @@ async fn route(
             StatusCode::NOT_FOUND,
             &Error::new(ErrorKind::NotFound, "no such path", "POST requests to /"),
         ),
-    }
+    };
+    flow.frame_ended(false, 0);
+    response
 }
 
 fn refuse_method(allowed: &'static str) -> Response<Body> {
