@@ -4,10 +4,16 @@
 
 use std::{path::Path, time::Duration};
 
-use harness::{Setup, cases, report::Case, somebody::Guest, within, words::ask_to_write};
-use paw_api::{ErrorKind, system::SystemRpcClient};
+use harness::{
+    Setup, cases,
+    report::Case,
+    somebody::Guest,
+    within,
+    words::{ask_to_write, object, refused},
+};
+use paw_api::{ErrorKind, action::ActionRpcClient as _, system::SystemRpcClient};
 use paw_policy::State;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::UnixStream,
@@ -28,6 +34,7 @@ pub(crate) fn cases() -> Vec<Case> {
         who_reads_nothing_is_held_back,
         calls_in_flight_of_a_user_are_bounded_over_all_connections,
         flood_of_searches_leaves_others_their_answers,
+        questions_of_one_user_leave_others_theirs,
     ]
 }
 
@@ -264,4 +271,25 @@ async fn flood_of_searches_leaves_others_their_answers() {
     drop(kept);
     let refused = house.guest(BOB, &[]).status().await;
     harness::words::refused(refused, ErrorKind::Denied);
+}
+
+/// A user who has asked for a quarter of what people may be asked asks for no more; others still do.
+async fn questions_of_one_user_leave_others_theirs() {
+    let setup = Setup::only(&format!("[actions]\napprovals = 8\n{CONFIG}")).shipped_policy();
+    let mut house = House::with(setup).await;
+    let alice = house.guest(ALICE, &[USERS]);
+    for path in ["one.txt", "two.txt"] {
+        ask_to_write(alice, path, "x").await;
+    }
+    let third = object(
+        json!({"skill": "files", "tool": "write", "arguments": {"path": "three.txt", "text": "x"}}),
+    );
+    let third = alice.submit("tool_call".into(), third, None, None, None, None);
+    refused(within("a third", third).await, ErrorKind::Busy);
+    ask_to_write(house.guest(BOB, &[USERS]), "his.txt", "x").await;
+    // Administrators are bounded by what is left alone.
+    let root = house.guest(0, &[]);
+    for path in ["a.txt", "b.txt", "c.txt"] {
+        ask_to_write(root, path, "x").await;
+    }
 }

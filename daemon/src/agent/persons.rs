@@ -1,7 +1,7 @@
 //! Chats in whose name a person is being asked something now, as other chats that wait for them see it.
 //!
 //! The time of a chat does not pass while a person is asked, and neither does that of the chat which asked it, and so on. Whoever waits says so
-//! here and takes it back; at most every chat that is being executed is in it.
+//! here and takes it back; at most every chat that is being executed, or rests while it waits, is in it.
 
 use std::{collections::BTreeSet, sync::Arc};
 

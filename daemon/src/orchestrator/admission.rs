@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use paw_api::{Error, ErrorKind};
 use paw_policy::{
-    Decision, Kind, Operation, Permit, Plan, Rules, State, ToolClass, permit as allowed,
+    Decision, Kind, Operation, Permit, Plan, Role, Rules, State, ToolClass, permit as allowed,
 };
 use paw_store::ActionRecord;
 
@@ -23,6 +23,9 @@ use crate::{
 
 /// The least and the longest time after which it is said to be worth asking again, in milliseconds.
 const AGAIN: (u64, u64) = (50, 60_000);
+
+/// Which part of the questions that there may be one user may have.
+const SHARE: usize = 4;
 
 /// The beginning of an execution.
 pub(super) struct Begun {
@@ -144,6 +147,17 @@ impl Driver {
                     again,
                 ))
             }
+            Decision::Ask if self.has_its_share(record) => {
+                let next = self.questions.next_expiry().unwrap_or(now);
+                let again = next.saturating_sub(now).clamp(AGAIN.0, AGAIN.1);
+                let of = self.questions.of(record.requested_by.uid);
+                Err(busy(
+                    format!(
+                        "{of} questions of yours are waiting for a person, and the places for others are theirs"
+                    ),
+                    again,
+                ))
+            }
             Decision::Ask | Decision::Deny => Ok(()),
         };
         room?;
@@ -154,6 +168,14 @@ impl Driver {
         };
         let what = What::Action(&record.plan.agent);
         self.ports.rates.count(what, whose)
+    }
+
+    /// Whether a user has all the questions that one may have: a quarter of those that there may be. Administrators are bounded by
+    /// all of them alone.
+    fn has_its_share(&self, record: &ActionRecord) -> bool {
+        let share = (self.bounds.approvals as usize).div_ceil(SHARE);
+        let by = &record.requested_by;
+        !matches!(by.role, Role::Admin) && self.questions.of(by.uid) >= share
     }
 
     pub(super) fn queue_load(&self) -> Load {

@@ -23,6 +23,8 @@ pub struct Questions {
     groups: BTreeMap<Group, BTreeSet<Uuid>>,
     /// The oldest of each group: what people are asked.
     asked: BTreeSet<Uuid>,
+    /// How many each user has; nobody is in it who has none.
+    of_users: BTreeMap<u32, usize>,
 }
 
 /// What an action waits for.
@@ -76,6 +78,7 @@ impl Questions {
         }
         members.insert(id);
         self.asked.extend(members.first());
+        *self.of_users.entry(question.uid).or_default() += 1;
         self.open.insert(id, question);
     }
 
@@ -101,6 +104,12 @@ impl Questions {
         };
         self.by_expiry.remove(&(question.expires_ms, id));
         self.asked.remove(&id);
+        if let Some(count) = self.of_users.get_mut(&question.uid) {
+            *count -= 1;
+            if *count == 0 {
+                self.of_users.remove(&question.uid);
+            }
+        }
         let Some(group) = self.group_of(id, &question) else {
             return;
         };
@@ -149,6 +158,12 @@ impl Questions {
     #[must_use]
     pub fn len(&self) -> usize {
         self.open.len()
+    }
+
+    /// How many of this user wait.
+    #[must_use]
+    pub fn of(&self, uid: u32) -> usize {
+        self.of_users.get(&uid).copied().unwrap_or(0)
     }
 
     /// Whether none waits.
@@ -242,6 +257,18 @@ mod tests {
             questions.fits(ID, digest, 999),
             Err(NotAnswered::NotWaiting)
         );
+    }
+
+    #[test]
+    fn questions_are_counted_by_who_asks() {
+        let (mut questions, _) = asked();
+        // One that is asked anew is the same.
+        questions.ask(ID, question(b"other", 1, Taint::User, 1_000));
+        questions.ask(id(8), question(b"plan", 2, Taint::User, 2_000));
+        assert_eq!([1, 2, 3].map(|uid| questions.of(uid)), [1, 1, 0]);
+        questions.expire(1_000);
+        questions.drop(id(9));
+        assert_eq!([1, 2].map(|uid| questions.of(uid)), [0, 1]);
     }
 
     #[test]

@@ -21,6 +21,7 @@ use super::{
     fence::{MAX_RESULT, bounded},
     leaving::WITHHELD_ARGUMENTS,
     limits::{MAX_RESULTS, key},
+    news::{are_others, of_these, one_of},
     noted::More,
     result, text, told,
 };
@@ -392,20 +393,17 @@ impl Turn<'_> {
         let mut persons = self.agents.persons.watch();
         let mut waits_for_one = None;
         loop {
-            let asked_for = persons.borrow_and_update().clone();
-            let open = children.iter().filter(|child| child.told.is_none());
-            let (mut any, mut person, mut only_person) = (false, false, true);
-            for child in open {
-                any = true;
-                // A chat of another agent may be what waits for a person.
-                let waits =
-                    child.state == Some(State::WaitingApproval) || asked_for.contains(&child.id);
-                person |= waits;
-                only_person &= waits;
-            }
-            if !any {
+            let unended = children.iter().filter(|child| child.told.is_none());
+            let open: Vec<Uuid> = unended.clone().map(|child| child.id).collect();
+            if open.is_empty() {
                 return Ok(());
             }
+            let asked_for = of_these(&persons.borrow_and_update(), &open);
+            // A chat of another agent may be what waits for a person.
+            let waits = |child: &Child| {
+                child.state == Some(State::WaitingApproval) || asked_for.contains(&child.id)
+            };
+            let (person, only_person) = (unended.clone().any(waits), unended.clone().all(waits));
             // So that the time of who asked this one does not pass either.
             if person != waits_for_one.is_some() {
                 waits_for_one = person.then(|| self.agents.persons.wait_for(self.whose.id));
@@ -422,9 +420,8 @@ impl Turn<'_> {
                     self.left = Duration::ZERO;
                     return Err(Box::new(self.out_of_time()));
                 }
-                // It is never closed: the set is the agents', as this is.
-                _ = persons.changed() => {}
-                change = changes.recv() => match change {
+                () = are_others(&mut persons, &open, &asked_for) => {}
+                change = one_of(changes, &open) => match change {
                     Ok(change) => {
                         if let Some(child) = children.iter_mut().find(|it| it.id == change.id) {
                             self.look(std::slice::from_mut(child)).await;

@@ -32,6 +32,7 @@ pub(super) mod fence;
 mod guide;
 pub(super) mod leaving;
 mod limits;
+mod news;
 mod noted;
 pub(super) mod remembered;
 mod repeat;
