@@ -45,6 +45,7 @@ fn ticket(record: &ActionRecord, urgency: Urgency) -> Ticket {
         id: record.id,
         kind: record.kind,
         agent: record.plan.agent.clone(),
+        uid: record.requested_by.uid,
         urgency,
         writes: writes(&record.plan.operation),
     }

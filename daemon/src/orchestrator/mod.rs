@@ -19,4 +19,5 @@ pub mod lifecycle;
 pub mod pace;
 pub mod queue;
 mod steps;
+mod turns;
 pub mod work;

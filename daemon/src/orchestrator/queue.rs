@@ -11,6 +11,8 @@
 //! [`IN_FRONT`] of the others were begun while it could have been. And so that it is not in the way, it never has more than its share of
 //! the places, of those of its kind and of the line: what is left over is for those that somebody waits for.
 //!
+//! Of an agent's actions of one sort, those of its users take turns ([`super::turns`]).
+//!
 //! Of what writes to an agent's workspace one is done after the other: each begins with what the one before it left, where two at once
 //! would find that the file they wrote has changed meanwhile. What only reads, and what others do, goes on beside it.
 
@@ -19,7 +21,10 @@ use std::collections::{BTreeMap, HashMap};
 use paw_policy::{Kind, Name};
 use uuid::Uuid;
 
-use super::pace::Pace;
+use super::{
+    pace::Pace,
+    turns::{Stand, Turns},
+};
 
 /// So many that somebody waits for are begun while one could be that nobody waits for; then it is its turn.
 pub const IN_FRONT: u32 = 7;
@@ -59,6 +64,8 @@ pub struct Ticket {
     pub kind: Kind,
     /// On whose behalf: agents have their turns.
     pub agent: Name,
+    /// Who asked for it: among what is of one agent and of one sort, users have theirs.
+    pub uid: u32,
     /// Whether somebody waits for it.
     pub urgency: Urgency,
     /// Whether it writes to the agent's workspace.
@@ -100,7 +107,7 @@ pub struct Full {
     pub again_ms: u64,
 }
 
-/// Actions that wait their turn among each other: first come, first served.
+/// Actions that wait their turn among each other.
 type Lane = (Urgency, Name, Kind, bool);
 
 /// How many are being done.
@@ -139,9 +146,9 @@ struct Served {
 #[derive(Debug)]
 pub struct Queue {
     bounds: Bounds,
-    lanes: BTreeMap<Lane, BTreeMap<u64, Uuid>>,
+    lanes: BTreeMap<Lane, Turns>,
     /// Where in line each stands.
-    waiting: HashMap<Uuid, (Lane, u64)>,
+    waiting: HashMap<Uuid, (Lane, Stand)>,
     running: HashMap<Uuid, Ticket>,
     /// Being done, without a place: they wait for others that need one.
     resting: HashMap<Uuid, Ticket>,
@@ -198,7 +205,8 @@ impl Queue {
         let share = self.bounds.share(ticket.urgency, self.bounds.line);
         let own = !behind || self.waiting_behind < share;
         // Nobody can fill the line so that others have no turn at all.
-        if all && own || !self.lanes.contains_key(&lane) || self.could_take(ticket) {
+        let has = self.lanes.get(&lane).is_some_and(|it| it.has(ticket.uid));
+        if all && own || !has || self.could_take(ticket) {
             return Ok(());
         }
         let pace = if behind {
@@ -219,6 +227,7 @@ impl Queue {
             id,
             kind,
             agent,
+            uid,
             urgency,
             writes,
         } = ticket;
@@ -230,8 +239,8 @@ impl Queue {
         self.waiting_behind += usize::from(urgency == Urgency::Background);
         let lane = (urgency, agent, kind, writes);
         let line = self.lanes.entry(lane.clone()).or_default();
-        line.insert(self.arrivals, id);
-        self.waiting.insert(id, (lane, self.arrivals));
+        let stand = line.add(self.arrivals, id, uid);
+        self.waiting.insert(id, (lane, stand));
     }
 
     /// The next action that has a place now. It holds the place until [`Queue::done`].
@@ -244,7 +253,7 @@ impl Queue {
             self.pace_behind.rest();
         }
         let lane = self.next()?;
-        let id = *self.lanes.get(&lane)?.first_key_value()?.1;
+        let (id, uid) = self.lanes.get(&lane)?.first()?.0;
         match lane.0 {
             Urgency::Background => self.in_front = 0,
             Urgency::Interactive if self.next_of(Urgency::Background).is_some() => {
@@ -252,12 +261,13 @@ impl Queue {
             }
             Urgency::Interactive => {}
         }
-        self.leave(id, now_ms);
+        self.leave(id, now_ms, true);
         let (urgency, agent, kind, writes) = lane;
         self.begin(Ticket {
             id,
             kind,
             agent,
+            uid,
             urgency,
             writes,
         });
@@ -303,7 +313,7 @@ impl Queue {
         if let Some(ticket) = self.running.remove(&id) {
             self.free(&ticket);
         } else if self.resting.remove(&id).is_none() {
-            self.leave(id, now_ms);
+            self.leave(id, now_ms, false);
         }
     }
 
@@ -374,9 +384,9 @@ impl Queue {
         let could = lanes.filter(|((of, agent, kind, writes), _)| {
             *of == urgency && self.is_free(*of, *kind) && self.may_write(agent, *writes)
         });
-        let rank = |(_, agent, _, _): &Lane, line: &BTreeMap<u64, Uuid>| {
+        let rank = |(_, agent, _, _): &Lane, line: &Turns| {
             let served = self.agents.get(agent).copied().unwrap_or_default();
-            let first = line.first_key_value().map(|(arrival, _)| *arrival);
+            let first = line.first().map(|(_, arrival)| arrival);
             // Of one agent's kinds, the one that waits longest.
             (served.running, served.turn, first)
         };
@@ -415,12 +425,12 @@ impl Queue {
         self.forget();
     }
 
-    fn leave(&mut self, id: Uuid, now_ms: u64) {
-        let Some((lane, arrival)) = self.waiting.remove(&id) else {
+    fn leave(&mut self, id: Uuid, now_ms: u64, is_served: bool) {
+        let Some((lane, stand)) = self.waiting.remove(&id) else {
             return;
         };
         if let Some(line) = self.lanes.get_mut(&lane) {
-            line.remove(&arrival);
+            line.remove(stand, is_served);
             if line.is_empty() {
                 self.lanes.remove(&lane);
             }
@@ -466,6 +476,7 @@ mod tests {
             id: id(number),
             kind,
             agent: agent.parse().unwrap(),
+            uid: 1_000,
             urgency,
             writes: false,
         }
@@ -529,6 +540,49 @@ mod tests {
         assert!(queue.take(&chat(3, "a")));
         assert!(!queue.take(&chat(3, "a")), "it has one");
         assert_eq!(queue.running(), 2);
+    }
+
+    fn of_user(number: u128, uid: u32) -> Ticket {
+        Ticket {
+            uid,
+            ..chat(number, "a")
+        }
+    }
+
+    #[test]
+    fn users_of_an_agent_take_turns_however_much_one_has_in_line() {
+        let mut queue = one_place((1..=6).map(|number| of_user(number, 1)));
+        queue.push(of_user(7, 2));
+        queue.push(of_user(8, 2));
+        queue.push(of_user(9, 3));
+        assert_eq!(order(&mut queue), [1, 7, 9, 2, 8, 3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn who_comes_back_at_once_is_not_always_before_who_waits() {
+        let mut queue = one_place((1..=3).map(|number| of_user(number, 1)));
+        queue.push(of_user(10, 2));
+        let mut begun = Vec::new();
+        for back in 11..=14 {
+            let next = queue.pop(0).unwrap();
+            begun.push(next.as_u128());
+            if next.as_u128() >= 10 {
+                queue.push(of_user(back, 2));
+            }
+            queue.done(next, 0);
+        }
+        assert_eq!(begun, [1, 10, 2, 12]);
+    }
+
+    #[test]
+    fn line_that_one_user_has_filled_has_room_for_another_one() {
+        let mut queue = Queue::new(bounds(1, 1, 3));
+        assert!(queue.take(&of_user(1, 1)));
+        (2..=4).for_each(|number| queue.push(of_user(number, 1)));
+        assert!(queue.room(&of_user(5, 1), 0).is_err());
+        assert!(queue.room(&of_user(6, 2), 0).is_ok());
+        queue.push(of_user(6, 2));
+        assert!(queue.room(&of_user(7, 2), 0).is_err());
     }
 
     #[test]
@@ -696,6 +750,7 @@ mod tests {
     #[derive(Debug, Clone, Copy)]
     struct Sort {
         agent: usize,
+        user: u32,
         tool: bool,
         behind: bool,
         writes: bool,
@@ -715,6 +770,7 @@ mod tests {
             };
             Ticket {
                 writes: self.writes,
+                uid: 1_000 + self.user,
                 ..ticket(number, ["a", "b", "c"][self.agent], kind, urgency)
             }
         }
@@ -722,14 +778,20 @@ mod tests {
 
     fn command() -> impl Strategy<Value = Command> {
         let sort = || {
-            (0..3_usize, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
-                |(agent, tool, behind, writes)| Sort {
+            (
+                0..3_usize,
+                0..3_u32,
+                any::<bool>(),
+                any::<bool>(),
+                any::<bool>(),
+            )
+                .prop_map(|(agent, user, tool, behind, writes)| Sort {
                     agent,
+                    user,
                     tool,
                     behind,
                     writes,
-                },
-            )
+                })
         };
         prop_oneof![
             8 => sort().prop_map(Command::Push),
@@ -810,12 +872,13 @@ mod tests {
                 );
             }
             let same = |it: &&&Ticket| {
-                it.agent == one.agent && it.kind == one.kind && it.writes == one.writes
+                (&it.agent, it.kind, it.writes, it.uid)
+                    == (&one.agent, one.kind, one.writes, one.uid)
             };
             prop_assert_eq!(
                 peers.iter().find(same).map(|it| it.id),
                 Some(begun),
-                "first come, first served"
+                "of one user, first come, first served"
             );
             self.line.remove(at.unwrap());
             self.nobody_in_front();
@@ -855,7 +918,7 @@ mod tests {
                             queue.push(ticket.clone());
                             seen.line.push(ticket);
                         } else {
-                            let alike = |it: &&Ticket| (it.urgency, &it.agent, it.kind, it.writes) == (ticket.urgency, &ticket.agent, ticket.kind, ticket.writes);
+                            let alike = |it: &&Ticket| (it.urgency, &it.agent, it.kind, it.writes, it.uid) == (ticket.urgency, &ticket.agent, ticket.kind, ticket.writes, ticket.uid);
                             prop_assert!(seen.line.iter().find(alike).is_some(), "who has nothing in line has room");
                         }
                     }
