@@ -282,8 +282,7 @@ impl Standalone {
 
     /// What is left of it on the host: processes, mounts, directories and control groups of sandboxes.
     ///
-    /// The empty group that carries the total limits stays: only root may remove it, and nobody of ours is root at the end. The
-    /// next start takes it again.
+    /// The group that carries the total limits is none of them: [`Standalone::groups`] tells of that.
     #[must_use]
     pub fn left_behind(&self) -> Vec<String> {
         let (root, group) = (self.root.path().display().to_string(), self.cgroup_name());
@@ -319,7 +318,7 @@ impl Standalone {
     /// Control groups of its sandboxes, in every hierarchy.
     #[must_use]
     pub fn sandbox_groups(&self) -> Vec<PathBuf> {
-        self.totals()
+        self.groups()
             .into_iter()
             .flat_map(|total| below(&total))
             .filter(|group| is_of_a_sandbox(group))
@@ -327,18 +326,19 @@ impl Standalone {
     }
 
     /// The control groups with the total limits of its launchers, in every hierarchy.
-    fn totals(&self) -> Vec<PathBuf> {
+    #[must_use]
+    pub fn groups(&self) -> Vec<PathBuf> {
         let name = self.cgroup_name();
         let mut totals = groups(&name);
-        totals.extend(groups(&format!("{name}-kata")));
+        totals.extend(groups(&format!("pawd-{name}-kata")));
         totals
     }
 
-    /// The name of the control group that its launcher makes.
+    /// The name of the control group that its launcher makes, by which the one of shims is called, too.
     fn cgroup_name(&self) -> String {
         let run = self.root.path().join("run");
         let digest = paw_policy::Digest::of(run.as_os_str().as_encoded_bytes()).to_string();
-        format!("pawd-{}", &digest[..12])
+        digest[..12].to_owned()
     }
 
     /// Tells it to stop, and gives its exit code.
@@ -359,7 +359,7 @@ impl Drop for Standalone {
         for process in &seen {
             let _ = gone(process.pid);
         }
-        for total in self.totals() {
+        for total in self.groups() {
             let mut all = below(&total);
             all.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
             // What still runs in one of them keeps it; then the test has failed already.

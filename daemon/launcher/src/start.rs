@@ -259,6 +259,7 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
     notify(&[NotifyState::Ready]);
     // Twice as often as it has to be, as the manual of systemd advises.
     let watchdog = sd_notify::watchdog_enabled().map(|limit| limit / 2);
+    let group = host.parent.clone();
     Launcher::new(host, slots, workspaces).serve(&Sources {
         signals,
         door,
@@ -266,6 +267,7 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
         lifeline,
         watchdog,
     })?;
+    group.remove();
     info!("stopped");
     Ok(())
 }

@@ -69,7 +69,7 @@ pub(super) fn start(paths: &Paths, people: &People, sockets: &Sockets) -> Result
         .arg("--skills")
         .arg(&paths.skills)
         .arg("--cgroup")
-        .arg(cgroup(paths));
+        .arg(cgroup(paths, people.launcher.uid));
     // Real root, so it is not started with anybody's account: the one that it is told is for what it starts beside a shim.
     let mut kata = Command::new(paths.libexec.join("paw-launcher-kata"));
     kata.arg("--config")
@@ -83,7 +83,7 @@ pub(super) fn start(paths: &Paths, people: &People, sockets: &Sockets) -> Result
         .arg("--skills")
         .arg(&paths.skills)
         .arg("--cgroup")
-        .arg(format!("{}-kata", cgroup(paths)));
+        .arg(kata_cgroup(paths));
     let mut egress = Command::new(paths.libexec.join("paw-egress"));
     egress
         .arg("--config")
@@ -236,11 +236,25 @@ fn spawn(
     Ok((name, child, ended))
 }
 
-/// The group of this pawd's sandboxes: one name for the installed pawd, another one for each root.
-fn cgroup(paths: &Paths) -> String {
+/// The group of this pawd's sandboxes: one name for the installed pawd, another one for each root. That one is below a group of the
+/// launcher's user, who can so remove it at the end: at the top it would take root, which nobody is then.
+fn cgroup(paths: &Paths, launcher: u32) -> String {
+    match name(paths) {
+        None => "/pawd".into(),
+        Some(name) => format!("/pawd.{launcher}/{name}"),
+    }
+}
+
+/// The same for sandboxes of a shim, whose launcher is root.
+fn kata_cgroup(paths: &Paths) -> String {
+    name(paths).map_or_else(|| "/pawd-kata".into(), |name| format!("/pawd-{name}-kata"))
+}
+
+/// What tells the roots apart.
+fn name(paths: &Paths) -> Option<String> {
     if paths.run == std::path::Path::new("/run/pawd") {
-        return "/pawd".into();
+        return None;
     }
     let digest = paw_policy::Digest::of(paths.run.as_os_str().as_encoded_bytes()).to_string();
-    format!("/pawd-{}", &digest[..12])
+    Some(digest[..12].to_owned())
 }

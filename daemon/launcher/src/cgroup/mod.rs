@@ -23,6 +23,7 @@ use std::{
 
 use cgroups_rs::fs::hierarchies;
 use paw_launch::request::SandboxId;
+use tracing::debug;
 
 use self::mounted::{read_text, v1_mounts, write};
 pub(crate) use self::{io::LARGEST as LARGEST_IO_WEIGHT, leaf::Leaf};
@@ -44,6 +45,9 @@ const WELCOME: [&str; 1] = ["io"];
 /// Controllers of v1 that are used: those that limit, count, or stop. A process stays where the launcher is in every other hierarchy,
 /// since a group costs time that limits nothing; runc has other ideas, see [`crate::hierarchies`].
 const USED: [&str; 6] = ["blkio", "cpu", "cpuacct", "freezer", "memory", "pids"];
+
+/// How the name of a group begins that holds the groups of one user's launchers; the number of the user follows.
+const OF_USER: &str = "pawd.";
 
 /// Why a cgroup is not what it should be.
 #[derive(Debug, thiserror::Error)]
@@ -152,6 +156,12 @@ impl Parent {
             self.enable_controllers(&self.dirs[""])?;
         }
         self.limit_total(total)?;
+        if let Some(above) = self.above(uid).filter(|_| !self.unified) {
+            // Whoever removes a group writes to the one above it. That one is ours alone and holds nobody.
+            for dir in above {
+                chown(dir, Some(uid), Some(gid)).map_err(files("give away", dir))?;
+            }
+        }
         for dir in self.dirs.values() {
             // The limit files of this directory stay root's: they hold the total.
             let given = [
@@ -175,6 +185,24 @@ impl Parent {
             }
         }
         Ok(())
+    }
+
+    /// The groups above, in each hierarchy, if they are for the groups of launchers of this user and for nothing else.
+    fn above(&self, uid: u32) -> Option<Vec<&Path>> {
+        let above = self.dirs.values().map(|dir| dir.parent());
+        let above: Option<Vec<&Path>> = above.collect();
+        let of_user = format!("{OF_USER}{uid}");
+        above.filter(|dirs| dirs.iter().all(|dir| dir.ends_with(&of_user)))
+    }
+
+    /// Removes the group when everything in it has ended, where that can be done: under v2 the launcher itself is in it, and a unit's is
+    /// its service manager's.
+    pub(crate) fn remove(&self) {
+        for dir in self.dirs.values().filter(|_| !self.unified) {
+            if let Err(error) = fs::remove_dir(dir) {
+                debug!(group = %dir.display(), %error, "the group of the sandboxes stays");
+            }
+        }
     }
 
     /// Under v2, moves the launcher out of the way and hands the controllers to the leaves, in a group that was delegated to it.

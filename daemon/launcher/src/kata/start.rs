@@ -231,6 +231,7 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
         host.state.join("workspaces"),
         "workspaces are kept by paw-launcher",
     );
+    let group = host.parent.clone();
     Launcher::new(host, slots, workspaces).serve(&Sources {
         signals,
         door,
@@ -238,6 +239,7 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
         lifeline,
         watchdog,
     })?;
+    group.remove();
     info!("stopped");
     Ok(())
 }
