@@ -278,12 +278,18 @@ impl Codes {
         now_ms: u64,
     ) -> Result<(), CodeError> {
         let before = known.enrolled.get(&uid).ok_or(CodeError::NotEnrolled)?;
+        let mut before = before.clone();
         if now_ms < before.paused_until_ms {
-            return Err(CodeError::Paused {
-                until_ms: before.paused_until_ms,
-            });
+            // A clock that was set back makes no pause longer than it can be.
+            let longest = now_ms.saturating_add(MAX_PAUSE_MS);
+            let until_ms = before.paused_until_ms.min(longest);
+            if until_ms < before.paused_until_ms {
+                before.paused_until_ms = until_ms;
+                known.enrolled.insert(uid, before);
+                self.write(&known.enrolled)?;
+            }
+            return Err(CodeError::Paused { until_ms });
         }
-        let before = before.clone();
         let fitting = totp(&before.secret).and_then(|totp| totp.check(code, now_ms / 1_000));
         let (after, result) = match fitting {
             // Of an older step than the last one that fitted: it was seen, or could have been.
@@ -519,6 +525,25 @@ mod tests {
         ));
         assert_eq!(until(&codes, NOW + PAUSE_MS), NOW + 3 * PAUSE_MS);
         let later = NOW + 3 * PAUSE_MS;
+        codes.spend(7, &code(&enrolment, later), later).unwrap();
+    }
+
+    /// The wrong ones were told while the clock was a year ahead.
+    #[test]
+    fn pause_of_a_clock_that_was_ahead_ends_when_a_pause_does() {
+        let (state, codes, enrolment) = enrolled();
+        let ahead = NOW + 365 * 24 * 3_600 * 1_000;
+        for _ in 0..WRONG {
+            drop(codes.spend(7, "000000x", ahead));
+        }
+        let paused = codes.spend(7, &code(&enrolment, NOW), NOW);
+        assert!(
+            matches!(paused, Err(CodeError::Paused { until_ms }) if until_ms == NOW + MAX_PAUSE_MS)
+        );
+        let codes = Codes::open(state.path()).unwrap();
+        let later = NOW + MAX_PAUSE_MS;
+        let early = codes.spend(7, &code(&enrolment, later - 1), later - 1);
+        assert!(matches!(early, Err(CodeError::Paused { .. })));
         codes.spend(7, &code(&enrolment, later), later).unwrap();
     }
 

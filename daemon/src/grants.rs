@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use paw_policy::{Digest, Rules};
+use paw_policy::{Digest, Rules, grant::MAX_TIME_MS};
 use paw_store::GrantRecord;
 use tokio::sync::watch;
 use tracing::error;
@@ -28,15 +28,35 @@ pub struct Grants {
 struct Held {
     files: Arc<Rules>,
     grants: BTreeMap<Uuid, GrantRecord>,
+    /// Those that were never put in force, and are not told of as ended yet.
+    never: Vec<Uuid>,
 }
 
 impl Grants {
     /// These rules with these grants, and where what is in force is told.
     #[must_use]
-    pub fn new(files: Rules, grants: Vec<GrantRecord>) -> (Self, watch::Receiver<Arc<Rules>>) {
+    pub fn new(
+        files: Rules,
+        grants: Vec<GrantRecord>,
+        now_ms: u64,
+    ) -> (Self, watch::Receiver<Arc<Rules>>) {
+        // One that would hold for longer than any is made for is of a clock that was ahead: it is not put in force, and so never outlives the
+        // time that it was made for.
+        let (held, left_out): (Vec<_>, Vec<_>) = grants
+            .into_iter()
+            .partition(|grant| grant.until_ms.saturating_sub(now_ms) <= MAX_TIME_MS);
+        for grant in &left_out {
+            error!(
+                grant = %grant.id,
+                until_ms = grant.until_ms,
+                remedy = "see that the clock is right, and grant it again",
+                "a grant is not in force: the clock was ahead when it was made"
+            );
+        }
         let held = Held {
             files: Arc::new(files),
-            grants: grants.into_iter().map(|grant| (grant.id, grant)).collect(),
+            grants: held.into_iter().map(|grant| (grant.id, grant)).collect(),
+            never: left_out.into_iter().map(|grant| grant.id).collect(),
         };
         let (force, watched) = watch::channel(held.rules());
         let held = Mutex::new(held);
@@ -79,10 +99,12 @@ impl Grants {
     #[must_use]
     pub fn ended(&self, now_ms: u64) -> Vec<Uuid> {
         let ended: Vec<Uuid> = {
-            let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+            let never = std::mem::take(&mut held.never);
             let all = held.grants.values();
             all.filter(|grant| grant.until_ms <= now_ms)
                 .map(|grant| grant.id)
+                .chain(never)
                 .collect()
         };
         if !ended.is_empty() {

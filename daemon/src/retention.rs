@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::{
     audit::Audit,
-    clock::now_ms,
+    clock::{now_ms, set_ago, wall_ms},
     config::{Config, SessionBounds},
     quota::scope,
     records::with_those,
@@ -34,6 +34,9 @@ const GROWN_BY: u64 = 64;
 
 /// So many are forgotten with one wait for the disk for their records and one for them, so that it keeps pace with those that begin.
 const TOGETHER: usize = 64;
+
+/// So long the host's clock must not have been set before anything is forgotten for its age.
+const STEADY: Duration = Duration::from_secs(3600);
 
 /// Milliseconds of a day.
 const DAY_MS: u64 = 24 * 3_600 * 1_000;
@@ -81,11 +84,14 @@ fn sessions(storage: &Storage) -> u64 {
 }
 
 async fn look(bounds: SessionBounds, storage: &Storage, audit: &Audit) {
-    let age = (bounds.days > 0).then(|| u64::from(bounds.days) * DAY_MS);
+    // A clock that was just set makes everything old at once, and may be set right in a moment; what is forgotten is gone.
+    let is_known = set_ago().is_none_or(|ago| ago >= STEADY);
+    let now = now_ms().min(wall_ms());
+    let age = (bounds.days > 0 && is_known).then(|| u64::from(bounds.days) * DAY_MS);
     let kept = Kept {
         sessions: bounds.keep,
         bytes: bounds.bytes,
-        since_ms: age.map_or(0, |age| now_ms().saturating_sub(age)),
+        since_ms: age.map_or(0, |age| now.saturating_sub(age)),
     };
     let store = storage.shared();
     let found = tokio::task::spawn_blocking(move || store.surplus_sessions(kept)).await;

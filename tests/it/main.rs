@@ -18,6 +18,7 @@ mod budgets;
 mod carried;
 mod chaos;
 mod chat;
+mod clock;
 mod control;
 mod costs;
 mod crash;

@@ -8,6 +8,7 @@ mod helpers;
 mod run;
 mod serve;
 mod sockets;
+mod time;
 mod users;
 
 use std::{io, path::PathBuf};

@@ -18,11 +18,11 @@ use super::{
     Command, INBOX, Jobs, Wanted, find,
     notice::tell,
     outcome::come_to,
-    schedule::{Due, Schedule, plan},
+    schedule::{Due, Schedule, anew, plan},
 };
 use crate::{
     audit::Audit,
-    clock::now_ms,
+    clock::{now_ms, wall_ms},
     config::Config,
     events::News,
     intake::{Asked, Intake, MAX_TEXT, unreadable},
@@ -128,7 +128,7 @@ impl Keeper {
         loop {
             let next = self.jobs.values().filter_map(Kept::due_ms).min();
             let wait = next.map_or(LOOK_AGAIN, |next| {
-                Duration::from_millis(next.saturating_sub(now_ms())).min(LOOK_AGAIN)
+                Duration::from_millis(next.saturating_sub(wall_ms())).min(LOOK_AGAIN)
             });
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -183,8 +183,8 @@ impl Keeper {
                 "say something shorter, or something at all",
             ));
         }
-        let now = now_ms();
-        let Some(next_ms) = schedule.after(now) else {
+        // What is due when is a matter of the clock on the wall.
+        let Some(next_ms) = schedule.after(wall_ms()) else {
             return Err(invalid(
                 format!("schedule {:?} never comes", wanted.cron),
                 "look at its day and month",
@@ -201,7 +201,7 @@ impl Keeper {
             tz: wanted.tz,
             overlap: wanted.overlap,
             catch_up: wanted.catch_up,
-            created_ms: now,
+            created_ms: now_ms(),
             next_ms: Some(next_ms),
             runs: 0,
         };
@@ -293,7 +293,16 @@ impl Keeper {
 
     /// Does what is due.
     async fn look(&mut self) {
-        let now = now_ms();
+        let now = wall_ms();
+        for kept in self.jobs.values_mut() {
+            if let (Some(schedule), Some(next_ms)) = (&kept.schedule, kept.record.next_ms)
+                && let Some(sooner) = anew(schedule, next_ms, now)
+            {
+                warn!(job = %kept.record.name, next_ms, sooner_ms = sooner, "the clock was set back; a job is due sooner than was noted");
+                kept.record.next_ms = Some(sooner);
+                kept.hold_ms = 0;
+            }
+        }
         let due: Vec<Uuid> = self
             .jobs
             .iter()

@@ -11,6 +11,9 @@ pub const GRACE_MS: u64 = 60_000;
 /// Times that are counted of what was missed; more are this many.
 pub const MOST_COUNTED: u64 = 10_000;
 
+/// A clock that is set back by less does not have a job run twice, or at another time: it waits until the clock has come to where it was.
+const DAY_MS: u64 = 24 * 3_600_000;
+
 /// It says no time.
 #[derive(Debug, thiserror::Error)]
 pub enum ScheduleError {
@@ -113,6 +116,17 @@ pub fn plan(schedule: &Schedule, due_ms: u64, now_ms: u64, catch_up: bool) -> Pl
     }
 }
 
+/// When a job is due that was to be due at `next_ms`, if that was found by a clock that was ahead by more than a day and has been set right
+/// since: it would not run until then.
+#[must_use]
+pub fn anew(schedule: &Schedule, next_ms: u64, now_ms: u64) -> Option<u64> {
+    if next_ms.saturating_sub(now_ms) <= DAY_MS {
+        return None;
+    }
+    let before_it = schedule.after(now_ms.saturating_add(DAY_MS))? < next_ms;
+    before_it.then(|| schedule.after(now_ms)).flatten()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -210,5 +224,30 @@ mod tests {
         assert_eq!(plan.skip, due(SATURDAY, MOST_COUNTED));
         assert_eq!(plan.run.map(|due| due.at_ms), Some(now - MINUTE));
         assert_eq!(plan.next_ms, Some(now + MINUTE));
+    }
+
+    #[test]
+    fn job_of_a_clock_that_was_ahead_is_due_again_when_the_clock_is_right() {
+        let daily = Schedule::read("0 7 * * *", "UTC").unwrap();
+        let monthly = Schedule::read("0 7 1 * *", "UTC").unwrap();
+        let (day, now) = (24 * 60 * MINUTE, 1_800_000_000_000);
+        let next = daily.after(now).unwrap();
+        // As it is, also where its day is far.
+        assert_eq!(anew(&daily, next, now), None);
+        assert_eq!(anew(&monthly, monthly.after(now).unwrap(), now), None);
+        // Set back by an hour behind a run: that run is not made again.
+        assert_eq!(anew(&daily, next, next - 60 * MINUTE), None);
+        assert_eq!(anew(&daily, next + day, next - 60 * MINUTE), None);
+        // Ahead by a year for a while.
+        let year = 365 * day;
+        assert_eq!(
+            anew(&daily, daily.after(now + year).unwrap(), now),
+            Some(next)
+        );
+        let first = monthly.after(now);
+        assert_eq!(
+            anew(&monthly, monthly.after(now + year).unwrap(), now),
+            first
+        );
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use paw_api::system::{
     AuditState, Confinement, Doctor, Finding, Probe, Process, QueueCounts, SandboxCounts, Severity,
-    Status,
+    Status, WitnessState,
 };
 use paw_confine::{landlock::Enforced, report};
 use paw_launch::request::{MemoryWatch, ProofState, Reply};
@@ -17,10 +17,14 @@ use tokio::sync::watch;
 use super::Context;
 use crate::{
     audit::Audit,
+    clock::behind_ms,
     prove,
     providers::in_short,
     sandbox::{self, Launcher, LauncherState, Launchers, Which},
 };
+
+/// By so many milliseconds the host's clock may be behind without anybody being told: it is corrected all the time.
+const CLOCK_MAY_BE_BEHIND: u64 = 60_000;
 
 /// What was seen when pawd started, and cannot be seen again from inside.
 #[derive(Debug, Clone)]
@@ -162,6 +166,18 @@ pub async fn status(context: &Context) -> Status {
             since.as_secs()
         ));
     }
+    let witness = context.witnesses.state();
+    if let Some(WitnessState {
+        sink,
+        behind,
+        error: Some(error),
+        ..
+    }) = &witness
+    {
+        problems.push(format!(
+            "checkpoints of the audit log do not leave this host, and {sink} has none of the last {behind} records: {error}"
+        ));
+    }
     if let Some(trouble) = context.secrets.trouble() {
         problems.push(format!(
             "{}; what needs a secret does not work; {}",
@@ -193,6 +209,7 @@ pub async fn status(context: &Context) -> Status {
                 .verified
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner),
+            witness,
         },
         problems,
         // Whose those are, is for who answers to say.
@@ -239,6 +256,21 @@ pub async fn doctor(context: &Context, prove: bool) -> Doctor {
             "systemctl status paw-audit; see that the log's disk has room",
         );
     }
+    if let Some(WitnessState {
+        sink,
+        behind,
+        error: Some(error),
+        ..
+    }) = context.witnesses.state()
+    {
+        find(
+            "audit.witness",
+            Severity::Warn,
+            format!("{sink} has no checkpoint of the last {behind} records: {error}"),
+            "who takes over this host can write what the audit log has of them anew, unless the journal is forwarded",
+            "see that the server is there and has a certificate for its name; [witness] of egress.toml(5), then restart paw-egress",
+        );
+    }
     if sandbox::look(&context.paths.socket("egress"))
         .await
         .is_none()
@@ -261,6 +293,19 @@ pub async fn doctor(context: &Context, prove: bool) -> Doctor {
             ),
             "nothing is accepted; what is stored can be read",
             "see that its disk has room and is mounted for writing",
+        );
+    }
+    let behind = behind_ms();
+    if behind > CLOCK_MAY_BE_BEHIND {
+        find(
+            "clock.behind",
+            Severity::Warn,
+            format!(
+                "the clock of this host is {} s behind what it was: it was set back",
+                behind / 1_000
+            ),
+            "for pawd time goes on from where it was, so that nothing that has ended begins again; only jobs and one-time codes go by the clock",
+            "see that the clock is right (timedatectl), then restart pawd",
         );
     }
     if let Some(trouble) = context.secrets.trouble() {

@@ -70,7 +70,7 @@ use crate::{
     providers::Providers,
     quota::{Quotas, rates::Rates},
     reload::Reload,
-    sandbox::{Launchers, Pool, Proofs, Register, Skills},
+    sandbox::{Launchers, Pool, Proofs, Register, Skills, Witnesses},
     secrets::Secrets,
     skills::{Incoming, Installed},
     storage::Storage,
@@ -124,6 +124,8 @@ pub struct Context {
     pub grants: Arc<Grants>,
     /// One-time codes of approvers.
     pub codes: Codes,
+    /// How far checkpoints of the audit log have come.
+    pub witnesses: Witnesses,
     /// The vault.
     pub secrets: Secrets,
     /// The way to read the configuration again.

@@ -22,8 +22,15 @@ pub(super) fn unlock(
     let guessed = !matches!(with, Unlock::Host(_));
     let tries = file.tries()?;
     if guessed && tries.until_ms > now_ms {
+        let longest = now_ms.saturating_add(super::WAIT[1]);
         // A clock that was set back must not make the wait any longer than it can be.
-        let wait_ms = (tries.until_ms - now_ms).min(super::WAIT[1]);
+        if tries.until_ms > longest {
+            file.set_tries(Tries {
+                until_ms: longest,
+                ..tries
+            })?;
+        }
+        let wait_ms = tries.until_ms.min(longest) - now_ms;
         return Err(VaultError::Paused { wait_ms });
     }
     let Some(keys) = keys_of(&header, with)? else {

@@ -200,6 +200,26 @@ fn guesses_are_slowed_down_and_that_outlives_a_start() {
     vault.unseal(&Unlock::Recovery(&recovery), now).unwrap();
 }
 
+/// Wrong keys were tried while the clock was a year ahead.
+#[test]
+fn wait_of_a_clock_that_was_ahead_ends_when_a_wait_does() {
+    let place = Place::new();
+    let (vault, recovery) = place.make();
+    drop(vault);
+    let other = RecoveryKey::parse(&Place::new().make().1.text()).unwrap();
+    let ahead = NOW + 365 * 24 * 3_600_000;
+    for _ in 0..5 {
+        let tried = place.sealed().unseal(&Unlock::Recovery(&other), ahead);
+        assert_eq!(message(tried), "this is not the key of the vault");
+    }
+    let with = Unlock::Recovery(&recovery);
+    let paused = message(place.sealed().unseal(&with, NOW));
+    assert!(paused.contains("in 3600000 ms"), "{paused}");
+    let early = message(place.sealed().unseal(&with, NOW + 3_599_999));
+    assert!(early.contains("in 1 ms"), "{early}");
+    place.sealed().unseal(&with, NOW + 3_600_000).unwrap();
+}
+
 #[test]
 fn a_second_process_is_refused() {
     let place = Place::new();
