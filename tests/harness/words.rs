@@ -200,6 +200,20 @@ pub fn leave_in_workspace(pawd: &Pawd, name: &str, text: &str) {
     std::fs::write(workspace.join(name), text).expect("the root is ours");
 }
 
+/// Makes a directory in the workspace of an agent, as what runs there would: who runs the tests may be somebody else, and a write into what
+/// is theirs would fail.
+///
+/// # Panics
+/// When it cannot be made.
+pub fn folder_in_workspace(pawd: &Pawd, agent: &str, name: &str) {
+    let launcher = pawd.launcher.as_ref().expect("there is a launcher");
+    let workspace = launcher.workspace(agent);
+    std::fs::create_dir_all(workspace.join(name)).expect("the root is ours");
+    pawd.root.give(&format!("launcher/workspaces/{agent}"));
+    pawd.root
+        .give(&format!("launcher/workspaces/{agent}/{name}"));
+}
+
 /// What a file in the workspace of the agent `default` says, if it is there.
 ///
 /// # Panics

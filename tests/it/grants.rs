@@ -17,8 +17,8 @@ use paw_policy::{Decision, State};
 use serde_json::{Value, json};
 
 use harness::words::{
-    answer, ask_to_write, call, finally, in_workspace, leave_in_workspace, refused, rest, say,
-    show, tool,
+    answer, ask_to_write, call, finally, folder_in_workspace, in_workspace, leave_in_workspace,
+    refused, rest, say, show, tool,
 };
 
 const HOUR: u64 = 3_600_000;
@@ -60,17 +60,11 @@ async fn granted() -> (Pawd, Client) {
     let pawd = Pawd::start(Setup::new()).await;
     let client = pawd.client().await;
     leave_in_workspace(&pawd, "other.txt", "");
-    std::fs::create_dir_all(
-        pawd.launcher
-            .as_ref()
-            .unwrap()
-            .workspace("default")
-            .join("notes"),
-    )
-    .unwrap();
+    folder_in_workspace(&pawd, "default", "notes");
     let action = ask_to_write(&client, "notes/a.txt", "x").await;
     approve(&client, &action, None, Some(HOUR)).await.unwrap();
-    finally(&client, &action.id).await;
+    let written = finally(&client, &action.id).await;
+    assert_eq!(written.state, State::Completed, "{:?}", written.error);
     (pawd, client)
 }
 

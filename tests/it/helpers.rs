@@ -3,8 +3,8 @@
 use harness::{
     Answer as Says, Asking, Model, Pawd, Setup, within,
     words::{
-        accepted, answer, done, finally, in_workspace, leave_in_workspace, news, question, rest,
-        show,
+        accepted, answer, done, finally, folder_in_workspace, in_workspace, leave_in_workspace,
+        news, question, rest, show,
     },
 };
 use jsonrpsee::{async_client::Client, core::client::Subscription};
@@ -546,8 +546,8 @@ async fn grant(client: &Client, asked: &Approval) {
 async fn grant_counts_for_who_asked_the_agent_and_for_nobody_else() {
     let model = Model::start().await;
     let pawd = Pawd::start(Setup::new().ollama(&model).with(TWO)).await;
+    folder_in_workspace(&pawd, "helper", "notes");
     let place = pawd.launcher.as_ref().unwrap().workspace("helper");
-    std::fs::create_dir_all(place.join("notes")).unwrap();
     let client = pawd.client().await;
     let mut heard = news(&client).await;
     let begin = async |agent: &str, path: &str| {
@@ -574,6 +574,7 @@ async fn grant_counts_for_who_asked_the_agent_and_for_nobody_else() {
     rest(&mut chat).await;
     let [call] = children(&client, &id).await.try_into().expect("one call");
     assert_eq!(call.verdict.decision, Decision::Allow);
+    assert_eq!(call.state, State::Completed, "{:?}", call.error);
     // Another agent asks the same one for the same.
     let (_, mut chat) = begin("lead", "notes/c.txt").await;
     let asked = question(&client, &mut heard).await;
@@ -596,6 +597,10 @@ async fn grant_counts_for_who_asked_the_agent_and_for_nobody_else() {
         .expect("one call");
     assert_eq!(call.verdict.decision, Decision::Allow);
     assert_eq!(call.asked.through, ["lead"]);
+    assert_eq!(call.state, State::Completed, "{:?}", call.error);
+    for name in ["a", "b", "c", "d"] {
+        assert!(place.join(format!("notes/{name}.txt")).exists(), "{name}");
+    }
 }
 
 /// A rule that permits an agent something may leave out what other agents ask it for.
