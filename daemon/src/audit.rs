@@ -7,7 +7,7 @@ use std::{collections::VecDeque, io, path::PathBuf, time::Duration};
 
 use futures_util::{Sink, SinkExt, StreamExt};
 use paw_api::audit::{
-    Answer, Append, AppendRefused, Appended, Entry, MAX_LINE, MAX_UNANSWERED, RefuseReason,
+    Answer, Append, AppendRefused, Appended, Entry, MAX_LINE, MAX_UNANSWERED, RefuseReason, Signed,
     VaultMark,
 };
 use tokio::{
@@ -95,6 +95,7 @@ struct Job {
 pub struct Audit {
     jobs: mpsc::Sender<Job>,
     health: watch::Receiver<Health>,
+    signed: watch::Receiver<Option<Signed>>,
     path: PathBuf,
 }
 
@@ -111,13 +112,15 @@ impl Audit {
     pub fn connect(path: PathBuf) -> (Self, impl Future<Output = ()> + Send) {
         let (jobs, inbox) = mpsc::channel(BACKLOG);
         let (tell, health) = watch::channel(Health::default());
+        let (tell_signed, signed) = watch::channel(None);
         (
             Self {
                 jobs,
                 health,
+                signed,
                 path: path.clone(),
             },
-            keep(path, inbox, tell),
+            keep(path, inbox, tell, tell_signed),
         )
     }
 
@@ -194,6 +197,12 @@ impl Audit {
         let _in_time = timeout(PATIENCE, asked).await;
     }
 
+    /// The newest checkpoint that the writer has told of, now and later.
+    #[must_use]
+    pub fn signed(&self) -> watch::Receiver<Option<Signed>> {
+        self.signed.clone()
+    }
+
     /// What is known of the log.
     #[must_use]
     pub fn health(&self) -> Health {
@@ -227,7 +236,12 @@ impl Audit {
 }
 
 /// Owns the connection. Ends when nobody can send any more.
-async fn keep(path: PathBuf, mut inbox: mpsc::Receiver<Job>, tell: watch::Sender<Health>) {
+async fn keep(
+    path: PathBuf,
+    mut inbox: mpsc::Receiver<Job>,
+    tell: watch::Sender<Health>,
+    tell_signed: watch::Sender<Option<Signed>>,
+) {
     let mut pause = Duration::from_millis(10);
     let mut owed = VecDeque::new();
     loop {
@@ -236,6 +250,7 @@ async fn keep(path: PathBuf, mut inbox: mpsc::Receiver<Job>, tell: watch::Sender
                 pause = Duration::from_millis(10);
                 let mut talk = Talk {
                     tell: &tell,
+                    tell_signed: &tell_signed,
                     waiting: VecDeque::new(),
                     seq: 0,
                 };
@@ -300,6 +315,7 @@ struct Waiting {
 /// One connection to the writer.
 struct Talk<'a> {
     tell: &'a watch::Sender<Health>,
+    tell_signed: &'a watch::Sender<Option<Signed>>,
     waiting: VecDeque<Waiting>,
     seq: u64,
 }
@@ -428,6 +444,10 @@ impl Talk<'_> {
                 info!(pid = hello.pid, "audit writer reached");
                 return Ok(());
             }
+            Answer::Signed(signed) => {
+                self.tell_signed.send_replace(Some(signed.clone()));
+                return Ok(());
+            }
             Answer::Appended(Appended { seq, .. }) => Some(*seq),
             Answer::Refused(AppendRefused { seq, .. }) => *seq,
         };
@@ -441,7 +461,7 @@ impl Talk<'_> {
             ));
         };
         match said {
-            Answer::Hello(_) => {}
+            Answer::Hello(_) | Answer::Signed(_) => {}
             Answer::Appended(Appended { audit_seq, .. }) => {
                 crate::metrics::appended(since.elapsed(), reply.is_some());
                 self.tell.send_if_modified(|health| {

@@ -14,6 +14,8 @@ use tokio::sync::watch;
 use tracing::error;
 use uuid::Uuid;
 
+use crate::clock::now_ms;
+
 /// Grants at once. Who needs more of them wants a rule.
 pub const MAX_GRANTS: usize = 256;
 
@@ -35,11 +37,8 @@ struct Held {
 impl Grants {
     /// These rules with these grants, and where what is in force is told.
     #[must_use]
-    pub fn new(
-        files: Rules,
-        grants: Vec<GrantRecord>,
-        now_ms: u64,
-    ) -> (Self, watch::Receiver<Arc<Rules>>) {
+    pub fn new(files: Rules, grants: Vec<GrantRecord>) -> (Self, watch::Receiver<Arc<Rules>>) {
+        let now_ms = now_ms();
         // One that would hold for longer than any is made for is of a clock that was ahead: it is not put in force, and so never outlives the
         // time that it was made for.
         let (held, left_out): (Vec<_>, Vec<_>) = grants

@@ -10,6 +10,7 @@ mod egress;
 mod fetch;
 mod floods;
 mod full;
+mod groups;
 mod images;
 mod journal;
 mod lifecycle;
@@ -27,6 +28,7 @@ mod skills;
 mod terminals;
 mod turns;
 mod walls;
+mod witness;
 mod workspace;
 
 use std::{fs, process::ExitCode};
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
     cases.extend(journal::cases());
     cases.extend(confinement::cases());
     cases.extend(sandbox::cases());
+    cases.extend(groups::cases());
     cases.extend(images::cases());
     cases.extend(lifecycle::cases());
     cases.extend(bad_input::cases());
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
     cases.extend(mcp::cases());
     cases.extend(probes::cases());
     cases.extend(walls::cases());
+    cases.extend(witness::cases());
     cases.extend(scale::cases());
     cases.extend(egress::cases());
     cases.extend(canary::cases());

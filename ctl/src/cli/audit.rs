@@ -34,7 +34,7 @@ pub(crate) enum Audit {
         /// First keys of the records' codes, as paw-audit --hand-out-key wrote them: finds a log that was signed anew
         #[arg(long, value_name = "FILE", requires = "path")]
         codes: Option<PathBuf>,
-        /// Checkpoints that were kept elsewhere: a copy of audit.checkpoint, or the journal of paw-audit
+        /// Checkpoints that were kept elsewhere: a copy of audit.checkpoint, the journal of paw-audit, or what a server of syslog got
         #[arg(long, value_name = "FILE", requires = "path")]
         witness: Vec<PathBuf>,
     },

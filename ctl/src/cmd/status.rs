@@ -31,7 +31,7 @@ fn screen(status: &Status, look: &Look) -> String {
         look.paint(tone, ready),
         text::span(status.uptime_ms)
     );
-    let (queue, sandboxes, audit) = (status.queue, status.sandboxes, status.audit);
+    let (queue, sandboxes, audit) = (status.queue, status.sandboxes, &status.audit);
     let waiting = format!("{} waiting for approval", queue.waiting_approval);
     let waiting = if queue.waiting_approval > 0 {
         look.paint(Tone::Warn, &waiting)
@@ -48,7 +48,7 @@ fn screen(status: &Status, look: &Look) -> String {
         Some(false) => look.paint(Tone::Bad, "does not verify"),
         None => "not verified since start".to_owned(),
     };
-    screen.push_str(&table::block(&[
+    let mut rows = vec![
         (
             "   Actions",
             format!(
@@ -64,7 +64,21 @@ fn screen(status: &Status, look: &Look) -> String {
             "Audit",
             format!("{} records, {written}, {verified}", text::count(audit.seq)),
         ),
-    ]));
+    ];
+    if let Some(witness) = &audit.witness {
+        let behind = match &witness.error {
+            None => format!("{} records behind", text::count(witness.behind)),
+            Some(_) => look.paint(
+                Tone::Warn,
+                &format!("{} records behind", text::count(witness.behind)),
+            ),
+        };
+        rows.push((
+            "Witness",
+            format!("{}, {behind}", text::line(&witness.sink)),
+        ));
+    }
+    screen.push_str(&table::block(&rows));
     screen.push('\n');
     let rows = status.processes.iter().map(process).collect();
     let head = [

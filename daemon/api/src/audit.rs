@@ -40,6 +40,8 @@ pub enum Answer {
     Refused(AppendRefused),
     /// The first line of each connection, before anything was asked.
     Hello(Hello),
+    /// Something was signed, also before the connection; it is the answer to nothing. Who does not take answers is not told of each.
+    Signed(Signed),
 }
 
 /// Who the writer is. The kernel cannot tell: the peer of a socket that was made for somebody else is who made it.
@@ -56,6 +58,16 @@ pub struct Hello {
     /// The newest states of vaults that were in use before that one; at most 64.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub other_vaults: Vec<VaultMark>,
+}
+
+/// The newest checkpoint of the log. Whoever has it elsewhere can tell that the log was written anew, or cut, since.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Signed {
+    /// The last record that it is for.
+    pub seq: u64,
+    /// The line as it stands in the log, without its end.
+    pub checkpoint: String,
 }
 
 /// A state of a vault: whoever knows a newer one knows that this is an older copy of its file.

@@ -19,6 +19,9 @@
 //! Each direction of a connection ends twice: `end` from who sends, and `taken` with `closed` from who receives, when all of it
 //! was passed on or none of it can be. With all four said, the connection is forgotten on both sides.
 //!
+//! Checkpoints of the audit log go over a connection of their own too: [`Witness`], then each [`Checkpoint`] as it is signed, and back
+//! a [`Witnessed`] whenever it changes how far they have come.
+//!
 //! A value of the vault goes over a connection of its own, which carries nothing else: [`Hand`], then its bytes, and one frame
 //! [`Tag::Handed`] back. Neither side puts it where frames of a run lie, and both keep it in memory that is locked and wiped.
 
@@ -31,7 +34,7 @@ use serde::{Deserialize, Serialize};
 pub use rule::{BadRule, HostName, HostPattern, NetRule};
 
 /// The version of these words, in [`Begin`].
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// The largest payload of one frame, in bytes.
 pub const MAX_PAYLOAD: usize = 64 * 1024;
@@ -81,6 +84,12 @@ pub enum Tag {
     Hand = 9,
     /// From paw-egress, on that connection, last: it has the value, or wants none.
     Handed = 10,
+    /// To paw-egress, first on a connection of its own: [`Witness`].
+    Witness = 11,
+    /// To paw-egress, on that connection: [`Checkpoint`].
+    Checkpoint = 12,
+    /// From paw-egress, on that connection, whenever it changes: [`Witnessed`].
+    Witnessed = 13,
     /// To paw-egress: somebody inside has connected.
     Open = 17,
     /// Both ways: raw bytes.
@@ -117,6 +126,9 @@ impl TryFrom<u8> for Tag {
             8 => Self::Added,
             9 => Self::Hand,
             10 => Self::Handed,
+            11 => Self::Witness,
+            12 => Self::Checkpoint,
+            13 => Self::Witnessed,
             17 => Self::Open,
             18 => Self::Data,
             19 => Self::End,
@@ -181,6 +193,46 @@ pub struct Hand {
     pub seq: u64,
     /// How many bytes follow, from [`MIN_SECRET`] to [`MAX_SECRET`].
     pub length: u32,
+}
+
+/// Checkpoints of the audit log follow, which are to leave this host if its administrator has said where to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Witness {
+    /// [`VERSION`] of pawd.
+    pub version: u32,
+}
+
+/// The longest checkpoint, in bytes.
+pub const MAX_CHECKPOINT: usize = 16 * 1024;
+
+/// Checkpoints that wait to be sent: a quarter of an hour of a busy log.
+pub const MOST_CHECKPOINTS: usize = 1024;
+
+/// A checkpoint of the audit log, which paw-audit has signed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Checkpoint {
+    /// The last record that it is for.
+    pub seq: u64,
+    /// The line, at most [`MAX_CHECKPOINT`] bytes, without its end.
+    pub line: String,
+}
+
+/// How far checkpoints have come.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Witnessed {
+    /// Where they go; nowhere where `egress.toml` has no `[witness]`.
+    pub sink: Option<String>,
+    /// How many wait.
+    pub queued: u32,
+    /// How many were left out because too many waited.
+    pub dropped: u64,
+    /// The last record that one is for which has left; 0 where none has since paw-egress began.
+    pub sent: u64,
+    /// Why the last try failed; nothing where it did not.
+    pub error: Option<String>,
 }
 
 /// The run has its way out.

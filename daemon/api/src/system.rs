@@ -115,7 +115,7 @@ pub struct ProviderState {
 }
 
 /// The audit log, in short.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AuditState {
     /// Number of the newest record that was acknowledged to this pawd.
     pub seq: u64,
@@ -123,6 +123,26 @@ pub struct AuditState {
     pub writable: bool,
     /// Whether the log was verified since this pawd started; `pawctl audit verify` does that.
     pub verified: Option<bool>,
+    /// How far its signed checkpoints have come on their way off this host; none where `egress.toml` says nothing of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub witness: Option<WitnessState>,
+}
+
+/// How far signed checkpoints of the audit log have come on their way off this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct WitnessState {
+    /// Where they go.
+    pub sink: String,
+    /// The last record that one is for which was sent since paw-egress began.
+    pub sent: u64,
+    /// How many records are signed beyond it.
+    pub behind: u64,
+    /// How many checkpoints wait.
+    pub queued: u64,
+    /// How many were left out because too many waited; a newer one tells all that they do.
+    pub dropped: u64,
+    /// Why the last try failed; nothing where it did not.
+    pub error: Option<String>,
 }
 
 /// What `doctor` found.

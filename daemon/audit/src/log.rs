@@ -14,7 +14,7 @@ use std::{
 };
 
 use ed25519_dalek::SigningKey;
-use paw_api::audit::{Entry, Event, VaultMark};
+use paw_api::audit::{Entry, Event, Signed, VaultMark};
 use paw_policy::Digest;
 
 use crate::{
@@ -144,6 +144,8 @@ pub struct Log {
     pub(crate) code: Ratchet,
     pub(crate) next_key: NextKey,
     pub(crate) vaults: Others,
+    /// The newest checkpoint that is beside the log.
+    pub(crate) signed: Option<Signed>,
     pub(crate) index: Indexer,
     pub(crate) group: Vec<u8>,
     pub(crate) sync_by: Option<Instant>,
@@ -177,6 +179,12 @@ impl Log {
             self.vaults.leave(newest)?;
         }
         Ok(())
+    }
+
+    /// The newest checkpoint that is beside the log.
+    #[must_use]
+    pub const fn signed(&self) -> Option<&Signed> {
+        self.signed.as_ref()
     }
 
     /// The vaults that were in use before the one that the log tells of last.
@@ -443,7 +451,7 @@ impl Log {
     }
 
     /// Writes the newest checkpoint where a reader and the next start look for it.
-    pub(crate) fn write_witness(&self, at: Stamp) -> Result<(), LogError> {
+    pub(crate) fn write_witness(&mut self, at: Stamp) -> Result<(), LogError> {
         // It says again what the last checkpoint in the log says; only its place is different, and that is not compared.
         let newest = self.checkpoint(
             self.segment,
@@ -463,6 +471,10 @@ impl Log {
         // Who has the log's files and its key has not yet what the journal was told, least of all where that is sent elsewhere.
         let text = String::from_utf8_lossy(line.trim_ascii_end());
         tracing::info!(message_id = paw_log::events::AUDIT_SIGNED, record = newest.seq, checkpoint = %text, "audit log signed");
+        self.signed = Some(Signed {
+            seq: newest.seq,
+            checkpoint: text.into_owned(),
+        });
         Ok(())
     }
 }

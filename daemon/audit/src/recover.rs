@@ -179,6 +179,7 @@ impl Log {
             code,
             next_key,
             vaults,
+            signed: None,
             group: Vec::new(),
             sync_by: None,
             sign_by: None,

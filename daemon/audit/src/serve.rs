@@ -18,6 +18,7 @@ use nix::{
 };
 use paw_api::audit::{
     Answer, Append, AppendRefused, Appended, Event, Hello, MAX_LINE, MAX_UNANSWERED, RefuseReason,
+    Signed,
 };
 use paw_confine::peer::peer;
 
@@ -67,6 +68,8 @@ pub fn serve(
         })?;
     let mut connections: Vec<Connection> = Vec::new();
     let mut refusing = false;
+    // What was signed last of what those who are connected were told.
+    let mut told = log.signed().map(|it| it.checkpoint.clone());
     loop {
         let ready =
             wait(listener, &connections, stop, log.due()).map_err(|source| ServeError::Socket {
@@ -87,7 +90,7 @@ pub fn serve(
                 other_vaults: log.other_vaults(),
                 ..hello
             };
-            accept(listener, allowed, &hello, &mut connections)?;
+            accept(listener, allowed, &hello, log.signed(), &mut connections)?;
         }
         write_group(&mut log, &mut connections, &mut refusing)?;
         match log.tick(Instant::now(), Stamp::now()) {
@@ -96,6 +99,12 @@ pub fn serve(
                 tracing::warn!(error = %error, "audit log cannot be signed")
             }
             Err(error) => return Err(error.into()),
+        }
+        if log.signed().map(|it| &it.checkpoint) != told.as_ref() {
+            told = log.signed().map(|it| it.checkpoint.clone());
+            for connection in &mut connections {
+                connection.tell(log.signed());
+            }
         }
         for connection in &mut connections {
             connection.flush();
@@ -176,6 +185,7 @@ fn accept(
     listener: &UnixListener,
     allowed: &[u32],
     hello: &Hello,
+    signed: Option<&Signed>,
     connections: &mut Vec<Connection>,
 ) -> Result<(), ServeError> {
     while connections.len() < MAX_CONNECTIONS {
@@ -202,6 +212,7 @@ fn accept(
                 Ok(()) => {
                     let mut connection = Connection::new(stream);
                     connection.answer(&Answer::Hello(hello.clone()));
+                    connection.tell(signed);
                     connections.push(connection);
                 }
                 Err(error) => tracing::warn!(error = %error, "audit connection cannot be used"),
@@ -451,6 +462,15 @@ impl Connection {
         serde_json::to_writer(&mut self.out, answer)
             .expect("strings and numbers are always JSON, and memory takes them");
         self.out.push(b'\n');
+    }
+
+    /// Says what was signed, unless the other side does not take what it is told.
+    fn tell(&mut self, signed: Option<&Signed>) {
+        if let Some(signed) = signed
+            && self.out.len() < MAX_BUFFERED
+        {
+            self.answer(&Answer::Signed(signed.clone()));
+        }
     }
 
     /// Sends what the other side takes now.

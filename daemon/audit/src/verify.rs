@@ -111,12 +111,12 @@ impl Checks {
         for line in text.lines() {
             // In JSON, a journal has quotes within quotes.
             let line = line.replace("\\\"", "\"");
-            if let Some(start) = line.find("{\"checkpoint\":{")
-                && let Some(Ok(found)) = serde_json::Deserializer::from_str(&line[start..])
-                    .into_iter::<&RawValue>()
-                    .next()
-            {
-                self.witnesses.push(found.get().as_bytes().to_vec());
+            // Syslog over TLS has no line ends between what it carries.
+            for (start, _) in line.match_indices("{\"checkpoint\":{") {
+                let mut from = serde_json::Deserializer::from_str(&line[start..]).into_iter();
+                if let Some(Ok::<&RawValue, _>(found)) = from.next() {
+                    self.witnesses.push(found.get().as_bytes().to_vec());
+                }
             }
         }
     }

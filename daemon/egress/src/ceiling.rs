@@ -16,7 +16,10 @@ use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use serde::Deserialize;
 use url::Url;
 
-use crate::inject::{Injected, Template};
+use crate::{
+    inject::{Injected, Template},
+    witness::{Sink, SinkFile},
+};
 
 /// `egress.toml` as it is written.
 #[derive(Debug, Deserialize)]
@@ -40,6 +43,8 @@ struct File {
     ca: Option<PathBuf>,
     #[serde(default)]
     broker: BTreeMap<String, BrokerFile>,
+    /// Where signed checkpoints of the audit log go; nowhere without it.
+    witness: Option<SinkFile>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -98,6 +103,8 @@ pub struct Ceiling {
     pub ca: Vec<CertificateDer<'static>>,
     /// Endpoints with a credential, by name.
     pub brokers: BTreeMap<String, Broker>,
+    /// Where signed checkpoints of the audit log go. No sandbox reaches it by this.
+    pub witness: Option<Sink>,
 }
 
 #[derive(Debug)]
@@ -263,6 +270,14 @@ impl Ceiling {
             max_requests: file.max_requests,
             ca: certificates(file.ca.as_deref(), &value)?,
             brokers,
+            witness: file
+                .witness
+                .map(|witness| {
+                    Sink::check(witness, credentials, &|what| {
+                        value(format!("[witness] {what}"))
+                    })
+                })
+                .transpose()?,
         })
     }
 
@@ -296,6 +311,7 @@ impl Ceiling {
     pub fn all_ports(&self) -> Vec<u16> {
         let mut ports = self.ports.clone();
         ports.extend(self.brokers.values().map(|broker| broker.port));
+        ports.extend(self.witness.as_ref().map(|sink| sink.port));
         // Answers of name servers that do not fit into a datagram.
         ports.push(53);
         ports.sort_unstable();
@@ -392,7 +408,7 @@ impl Broker {
 }
 
 /// The certificates of a file; none without one.
-fn certificates(
+pub(crate) fn certificates(
     path: Option<&Path>,
     value: &dyn Fn(String) -> CeilingError,
 ) -> Result<Vec<CertificateDer<'static>>, CeilingError> {
@@ -425,7 +441,7 @@ fn is_secret(text: &str) -> bool {
 }
 
 /// A credential from its file, without the line end; in memory of its own.
-fn read_credential(path: &Path) -> Result<Locked, CeilingError> {
+pub(crate) fn read_credential(path: &Path) -> Result<Locked, CeilingError> {
     use io::Read as _;
     let read = |source| CeilingError::Read {
         path: path.to_owned(),

@@ -12,6 +12,7 @@
 //! - [`hello`]: the name that an encrypted connection asks for.
 //! - [`hand`], [`inject`]: credentials on their way in and out; [`leak`]: credentials in answers.
 //! - [`run`], [`serve`]: the protocol with pawd.
+//! - [`witness`]: checkpoints of the audit log on their way to another host.
 //!
 //! It keeps nothing: no store, no vault, no file; what it is handed for a request it has for that request. All foreign bytes of the network side are parsed here, by a process that can do
 //! nothing else.
@@ -34,3 +35,4 @@ pub mod serve;
 pub mod target;
 mod tunnel;
 pub mod upstream;
+pub mod witness;

@@ -12,7 +12,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use paw_api::egress::{
     Added, Begin, Decision, Finished, FrameError, HEADER, Hand, MAX_PAYLOAD, NetRule, Ready,
-    Reason, Recorded, Refused, Tag, Taken, VERSION, parse_header,
+    Reason, Recorded, Refused, Tag, Taken, VERSION, Witness, parse_header,
 };
 use paw_confine::sys::Locked;
 use serde::{Serialize, de::DeserializeOwned};
@@ -35,6 +35,7 @@ use crate::{
     proxy,
     rules::{Refusal, Rules},
     upstream::Outside,
+    witness::Door,
 };
 
 /// How long pawd may take to say what a connection is for.
@@ -67,6 +68,8 @@ pub struct Shared {
     pub agents: Agents,
     /// What `ready` says.
     pub ready: Ready,
+    /// Where checkpoints of the audit log come in.
+    pub witness: Arc<Door>,
 }
 
 /// One run, as its connections know it.
@@ -112,6 +115,9 @@ pub enum RunError {
     /// A frame came that only we send, or at the wrong time.
     #[error("a frame {0:?} may not come here")]
     Unexpected(Tag),
+    /// pawd is of another version.
+    #[error("pawd speaks version {0} and paw-egress speaks {VERSION}")]
+    Version(u32),
     /// pawd did not say what the connection is for.
     #[error("nothing was said within {} s", BEGIN_LIMIT.as_secs())]
     Slow,
@@ -132,6 +138,13 @@ pub async fn serve(mut stream: UnixStream, shared: Arc<Shared>) -> Result<(), Ru
         let hand: Hand = control(tag, &payload)?;
         let taken = timeout(BEGIN_LIMIT, shared.values.take(stream, hand));
         return taken.await.map_err(|_| RunError::Slow)?;
+    }
+    if tag == Tag::Witness {
+        let witness: Witness = control(tag, &payload)?;
+        return match witness.version {
+            VERSION => crate::witness::serve(stream, &shared.witness).await,
+            other => Err(RunError::Version(other)),
+        };
     }
     if tag != Tag::Begin {
         return Err(RunError::Unexpected(tag));
@@ -242,7 +255,10 @@ async fn hear(
             | Tag::Finished
             | Tag::Added
             | Tag::Hand
-            | Tag::Handed => {
+            | Tag::Handed
+            | Tag::Witness
+            | Tag::Checkpoint
+            | Tag::Witnessed => {
                 return Err(RunError::Unexpected(tag));
             }
         }
@@ -350,12 +366,12 @@ fn told(tag: Tag, number: u32, message: &impl Serialize) -> Bytes {
     frame(tag, number, &json)
 }
 
-fn control<T: DeserializeOwned>(tag: Tag, payload: &[u8]) -> Result<T, RunError> {
+pub(crate) fn control<T: DeserializeOwned>(tag: Tag, payload: &[u8]) -> Result<T, RunError> {
     serde_json::from_slice(payload).map_err(|source| RunError::Control { tag, source })
 }
 
 /// The next frame; nothing at the end.
-async fn next(
+pub(crate) async fn next(
     from: &mut (impl AsyncRead + Unpin),
 ) -> Result<Option<(Tag, u32, BytesMut)>, RunError> {
     let mut start = [0; HEADER];

@@ -30,6 +30,7 @@ use paw_egress::{
     run::{MAX_LANES, Shared},
     serve::serve,
     upstream::{Outside, system_lookup},
+    witness::{self, Door},
 };
 use sd_notify::NotifyState;
 use tokio::{
@@ -170,6 +171,7 @@ pub(crate) fn run(options: Options) -> Result<(), Failed> {
         options.peer_uid
     };
     let shared = Arc::new(Shared {
+        witness: Arc::new(Door::new(ceiling.witness.as_ref())),
         ceiling: Arc::new(ceiling),
         outside: Outside::new(system_lookup(Path::new(HOSTS)), trusted),
         values: Values::default(),
@@ -224,9 +226,22 @@ async fn live(
             () = cut => {}
         }
     };
-    serve(listener, peers, shared, stop)
-        .await
-        .map_err(Failed::Serve)
+    let sending = {
+        let shared = Arc::clone(&shared);
+        async move {
+            let Some(sink) = shared.ceiling.witness.clone() else {
+                return std::future::pending().await;
+            };
+            tracing::info!(%sink, "checkpoints of the audit log are sent");
+            let (outside, ceiling) = (shared.outside.clone(), Arc::clone(&shared.ceiling));
+            let names = shared.agents.places("");
+            witness::send(Arc::clone(&shared.witness), sink, outside, ceiling, names).await
+        }
+    };
+    tokio::select! {
+        served = serve(listener, peers, shared, stop) => served.map_err(Failed::Serve),
+        never = sending => match never {},
+    }
 }
 
 /// Whom this host and `egress.toml` trust to vouch for servers. Without any, brokers that name their own `ca` still work.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use paw_api::egress::{HostName, Reason};
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::{
     net::TcpStream,
     time::{Instant, timeout, timeout_at},
@@ -117,6 +117,55 @@ impl Outside {
             port,
             opened,
         })
+    }
+
+    /// The addresses of a host that root named and no sandbox can: it may be anywhere.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn find_named(
+        &self,
+        ceiling: &Ceiling,
+        names: &Places,
+        host: &HostName,
+        port: u16,
+    ) -> Result<Checked, Refusal> {
+        let addresses = match ceiling.addresses.get(host) {
+            Some(known) => known.clone(),
+            None => timeout(RESOLVE_LIMIT, self.ask(names, host))
+                .await
+                .map_err(|_| Refusal::new(Reason::Name, "the name was not resolved in time"))?
+                .ok_or_else(|| Refusal::new(Reason::Name, "the name has no address"))?,
+        };
+        Ok(Checked {
+            opened: addresses.clone(),
+            addresses,
+            port,
+        })
+    }
+
+    /// An encrypted connection to it, whose certificate is checked.
+    ///
+    /// # Errors
+    /// When nobody answers, or somebody else does.
+    pub async fn connect_named(
+        &self,
+        host: &HostName,
+        ca: &[CertificateDer<'static>],
+        http: bool,
+        checked: &Checked,
+    ) -> Result<TlsStream<TcpStream>, Refusal> {
+        let mut config = if ca.is_empty() {
+            (*self.public).clone()
+        } else {
+            let mut roots = rustls::RootCertStore::empty();
+            roots.add_parsable_certificates(ca.iter().cloned());
+            tls(roots)
+        };
+        if !http {
+            config.alpn_protocols.clear();
+        }
+        encrypted(Arc::new(config), host, checked).await
     }
 
     /// The addresses of a name. Whoever gives up waiting leaves the lookup, and its place, to whatever it is waiting for.

@@ -26,7 +26,6 @@ use super::{
     helpers::{self, Helpers},
     notify,
     serve::serve,
-    time,
     users::People,
 };
 use crate::{
@@ -40,7 +39,6 @@ use crate::{
     },
     audit::Audit,
     canaries::Canaries,
-    clock::now_ms,
     codes::Codes,
     config::{ActionBounds, Config, Paths, check::Written, registered::Registered},
     events::News,
@@ -119,7 +117,7 @@ pub(super) fn run(start: Start) -> Result<(), Fatal> {
 
 fn open_store(paths: &Paths) -> Result<Store, Fatal> {
     let path = paths.state.join("pawd.redb");
-    time::goes_on(&path, &paths.log);
+    super::time::goes_on(&path, &paths.log);
     Store::open(&path, OpenOptions::new(env!("CARGO_PKG_VERSION"))).map_err(|error| {
         error!(message_id = paw_log::events::STORE_CORRUPT, error = %paw_log::Chain(&error), remedy = error.remedy(), "the store cannot be used");
         notify(&[NotifyState::Status("the store cannot be used; see the journal")]);
@@ -188,8 +186,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         .context("read who has enrolled for one-time codes")
         .map_err(Fatal::Config)?;
     let granted = storage.read().grants().context("read what is granted");
-    let (rules, granted) = (config.rules.clone(), granted.map_err(Fatal::Software)?);
-    let (grants, rules_now) = Grants::new(rules, granted, now_ms());
+    let (grants, rules_now) = Grants::new(config.rules.clone(), granted.map_err(Fatal::Software)?);
     let grants = Arc::new(grants);
     let (providers, providers_now) = watch::channel(Arc::new(providers));
     let (config, config_now) = watch::channel(Arc::new(config));
@@ -370,9 +367,8 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         config_now.borrow().sandbox.require_proof.then(|| {
             prove::prove_what_is_refused(launchers.clone(), proofs.clone(), storage.clone())
         });
-    let (witnesses, handing) =
-        sandbox::witnesses(paths.socket("egress"), audit.signed(), stop.clone());
-    parts.spawn(handing);
+    let (egress, signed) = (paths.socket("egress"), audit.signed());
+    let witnesses = sandbox::witnesses(&mut parts, egress, signed, stop.clone());
     let (looks, look) = looks(
         audit.clone(),
         launchers.clone(),

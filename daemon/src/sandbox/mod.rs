@@ -18,6 +18,7 @@
 //! - [`adopt()`]: going on with those that an earlier pawd made.
 //! - [`workspace`]: what became of what a run wrote.
 //! - [`egress`], [`relay`]: the way of its connections to paw-egress and back.
+//! - [`witness`]: signed checkpoints of the audit log, which leave the host by paw-egress, too.
 //! - [`mcp`]: one tool call of one skill in one sandbox.
 //! - [`announce()`]: what the program of a skill says of itself, when it is approved and ever after.
 //!
@@ -56,6 +57,7 @@ mod stream;
 mod strict;
 mod talk;
 mod wire;
+mod witness;
 pub mod workspace;
 
 #[cfg(test)]
@@ -84,6 +86,7 @@ pub use run::{
     attend_run, exec, run, run_noted,
 };
 pub use sees::{Sees, own};
+pub use witness::{Witnesses, witnesses};
 pub use workspace::{WorkspaceError, settle};
 
 use paw_launch::request::SandboxId;

@@ -89,7 +89,7 @@ fn full_disk_refuses_with_its_reason_and_heals_without_a_restart() {
                 assert_eq!(appended.audit_seq, stored);
             }
             Answer::Refused(refused) => break refused,
-            Answer::Hello(hello) => panic!("greeted twice: {hello:?}"),
+            other @ (Answer::Hello(_) | Answer::Signed(_)) => panic!("no answer: {other:?}"),
         }
         assert!(stored < 10_000, "the disk never became full");
     };

@@ -311,7 +311,7 @@ impl Client {
         match self.answers.read_line(&mut line) {
             Ok(0) => None,
             Ok(_) => match serde_json::from_str(&line).unwrap() {
-                Answer::Hello(_) => self.answer(),
+                Answer::Hello(_) | Answer::Signed(_) => self.answer(),
                 answer => Some(answer),
             },
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => None,

@@ -98,6 +98,7 @@ pub(crate) fn shared(ceiling: &str, credentials: &Path, lookup: Lookup) -> Arc<S
     let mut trusted = rustls::RootCertStore::empty();
     trusted.add_parsable_certificates(ceiling.ca.iter().cloned());
     Arc::new(Shared {
+        witness: Arc::new(paw_egress::witness::Door::new(ceiling.witness.as_ref())),
         ceiling: Arc::new(ceiling),
         outside: Outside::new(lookup, trusted),
         values: Values::default(),

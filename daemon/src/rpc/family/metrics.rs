@@ -2,7 +2,7 @@
 
 use std::sync::PoisonError;
 
-use paw_api::{Error, ErrorKind, system::Metrics};
+use paw_api::{Error, ErrorKind, egress::MOST_CHECKPOINTS, system::Metrics};
 use paw_llm::{Looks, looks};
 use paw_policy::Role;
 use prometheus_client::registry::Unit;
@@ -69,9 +69,17 @@ async fn system(context: &Context) -> Vec<Reading> {
     for (urgency, count) in Urgency::ALL.into_iter().zip(stand) {
         in_line.push([("class", urgency.as_str())], count as f64);
     }
+    // Told of where there is one.
+    let behind = status.audit.witness.as_ref().map(|witness| {
+        Reading::gauge(
+            "audit_witness_behind",
+            "Records of the audit log that are signed and of which nothing has left this host",
+        )
+        .with([("sink", witness.sink.as_str())], witness.behind as f64)
+    });
     let (queue, sandboxes) = (status.queue, status.sandboxes);
     let waiting = queue.waiting_approval as f64;
-    vec![
+    let mut read = vec![
         Reading::gauge("uptime", "Time since pawd was ready")
             .in_unit(Unit::Seconds)
             .with([], context.since.elapsed().as_secs_f64()),
@@ -97,7 +105,9 @@ async fn system(context: &Context) -> Vec<Reading> {
         .with([("state", "pooled")], sandboxes.pooled as f64),
         memory,
         providers,
-    ]
+    ];
+    read.extend(behind);
+    read
 }
 
 /// What is known of models.
@@ -204,6 +214,9 @@ fn bounds(context: &Context) -> Result<[Reading; 3], Error> {
     all.count("store_batches", context.storage.backlog());
     all.count("audit_records", context.audit.backlog());
     all.count("sandbox_line", context.pool.line());
+    if let Some(witness) = context.witnesses.state() {
+        all.count("audit_witness", (now(witness.queued), MOST_CHECKPOINTS));
+    }
     all.count("news", (context.news.kept(), events::KEPT));
     all.count("image_uploads", context.uploads.fill());
     all.count("model_pulls", context.pulls.fill());
