@@ -136,14 +136,10 @@ impl Scene {
         let spec = serde_json::from_value(spec).unwrap();
         let begun = SandboxRpcClient::run(&self.client, spec);
         let mut run = within("beginning a run", begun).await.unwrap();
-        let id = loop {
-            match within("the run", run.next()).await.unwrap().unwrap() {
-                RunEvent::Waiting { action_id } | RunEvent::Started { action_id, .. } => {
-                    break action_id;
-                }
-                RunEvent::Failed { error, .. } => break error.id.expect("it names its action"),
-                other => panic!("{other:?}"),
-            }
+        let id = match within("the run", run.next()).await.unwrap().unwrap() {
+            RunEvent::Waiting { action_id } | RunEvent::Started { action_id, .. } => action_id,
+            RunEvent::Failed { error, .. } => error.id.expect("it names its action"),
+            other => panic!("{other:?}"),
         };
         show(&self.client, &id).await
     }

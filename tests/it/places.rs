@@ -33,9 +33,9 @@ async fn lasting(client: &Client) -> (Subscription<RunEvent>, String) {
 async fn last(run: &mut Subscription<RunEvent>) -> RunEvent {
     loop {
         let event = within("the end of a run", run.next()).await;
-        match event.expect("it goes on").unwrap() {
-            end @ (RunEvent::Ended(_) | RunEvent::Failed { .. }) => return end,
-            _ => {}
+        let event = event.expect("it goes on").unwrap();
+        if matches!(event, RunEvent::Ended(_) | RunEvent::Failed { .. }) {
+            return event;
         }
     }
 }
