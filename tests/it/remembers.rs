@@ -335,17 +335,16 @@ async fn summary_is_told_of_nothing_that_came_after_it_was_looked_at_who_may_be_
         let asking = asking.agent("far".to_owned()).session(session.clone());
         within("a chat", asking.ask(&client)).await.unwrap()
     };
-    for number in 0..3 {
-        away.will(Says::says(&["I see."]));
-        let mut chat = ask(Asking::new(prose(letter(number))), &session).await;
-        session = Some(done(&rest(&mut chat).await).session.clone());
-    }
+    // So long that it has to be told in short.
+    away.will(Says::says(&["I see."]));
+    let mut chat = ask(Asking::new(prose("w").repeat(3)), &session).await;
+    session = Some(done(&rest(&mut chat).await).session.clone());
     let asked = away.asked_for_its_window();
     away.says_its_window(false);
     let mut first = ask(Asking::new("And now?").model("n".to_owned()), &session).await;
     away.was_asked_for_its_window(asked + 1).await;
     // Longer than the room there is, so that it would be told in short, too.
-    let secret = format!("hunter2 {}", prose("x").repeat(4));
+    let secret = format!("hunter2 {} hunter2", prose("x").repeat(4));
     here.will(Says::says(&["They walked."]));
     here.will(Says::says(&[&secret]));
     let by_the_way = Asking::new("What is the word?").provider("here".to_owned());
