@@ -1,7 +1,7 @@
 //! paw-image: keeps images for sandboxes. A job of the launcher, and the only program of ours that reads archives of others.
 //!
 //! ```text
-//! paw-image STATE CGROUP...      the directory of all images, and where to be limited; fd 3 is the launcher's socket
+//! paw-image STATE ENTRANCE...      the directory of all images, and where to be limited; fd 3 is the launcher's socket
 //! ```
 //!
 //! - `store`: names, trees, what is being made, and how two of us keep out of each other's way.
@@ -41,7 +41,7 @@ use serde_json::Value;
 
 use crate::store::Store;
 
-const USAGE: &str = "usage: paw-image STATE CGROUP...; it is started by paw-launcher";
+const USAGE: &str = "usage: paw-image STATE ENTRANCE...; it is started by paw-launcher";
 
 /// Descriptors at once: deep trees are walked with one for each level.
 const OPEN_FILES: u64 = 256;
@@ -54,7 +54,7 @@ pub fn program() -> ExitCode {
         let _ = writeln!(std::io::stderr(), "{USAGE}");
         return ExitCode::from(64);
     };
-    let cgroups: Vec<PathBuf> = arguments.collect();
+    let entrances: Vec<PathBuf> = arguments.collect();
     let bounds = Bounds {
         paths: Some(vec![PathRule::new(
             &dir,
@@ -65,7 +65,7 @@ pub fn program() -> ExitCode {
         calls: seccomp::image(),
         open_files: OPEN_FILES,
     };
-    paw_job::run(&cgroups, bounds, |charge: ImageCharge, fds| {
+    paw_job::run(&entrances, bounds, |charge: ImageCharge, fds| {
         work(&dir, charge, fds).map(Done::from)
     })
 }

@@ -1,7 +1,7 @@
 //! How a job begins and ends: a short-lived program that the launcher starts for one piece of work on its own state.
 //!
 //! ```text
-//! enter the cgroup that was made for it            argv names its directory in each hierarchy
+//! enter the cgroup that was made for it            argv names the file of each hierarchy by which a process of one thread enters
 //! give up capabilities, then landlock, then seccomp
 //! say Ready; the launcher looks whether all of that is so
 //! hear the charge, work, say what came of it, end
@@ -14,7 +14,7 @@ use std::{
     fs, io,
     io::Write as _,
     os::fd::{AsFd, OwnedFd},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
 };
 
@@ -81,7 +81,7 @@ pub enum JobError {
     /// It is not bound by the limits that were made for it.
     #[error("enter {path}")]
     Cgroup {
-        /// Which directory.
+        /// By which file.
         path: PathBuf,
         /// Why not.
         source: io::Error,
@@ -103,13 +103,13 @@ pub enum JobError {
     Packet(#[from] PacketError),
 }
 
-/// Runs one job from its beginning to its end. `cgroups` are directories of one group, `bounds` what its work takes.
+/// Runs one job from its beginning to its end. `entrances` are the files by which it enters its cgroup, `bounds` what its work takes.
 pub fn run<O: DeserializeOwned, R: Serialize>(
-    cgroups: &[PathBuf],
+    entrances: &[PathBuf],
     bounds: Bounds,
     work: impl FnOnce(O, Vec<OwnedFd>) -> Result<Done<R>, Refusal>,
 ) -> ExitCode {
-    match begin(cgroups, bounds).and_then(|socket| serve(&socket, work)) {
+    match begin(entrances, bounds).and_then(|socket| serve(&socket, work)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The launcher keeps what is said here for its refusal; when it cannot be said, the exit code says it.
@@ -119,10 +119,13 @@ pub fn run<O: DeserializeOwned, R: Serialize>(
     }
 }
 
-fn begin(cgroups: &[PathBuf], bounds: Bounds) -> Result<OwnedFd, JobError> {
+fn begin(entrances: &[PathBuf], bounds: Bounds) -> Result<OwnedFd, JobError> {
     let socket = sys::inherited(SOCKET).map_err(JobError::Socket)?;
-    for dir in cgroups {
-        enter(dir)?;
+    for path in entrances {
+        fs::write(path, "0").map_err(|source| JobError::Cgroup {
+            path: path.clone(),
+            source,
+        })?;
     }
     // A launcher that is gone wants nothing any more; what was begun is cleared away by the next one.
     prctl::set_pdeathsig(Signal::SIGKILL)
@@ -152,11 +155,6 @@ fn begin(cgroups: &[PathBuf], bounds: Bounds) -> Result<OwnedFd, JobError> {
     )?;
     calls.install()?;
     Ok(socket)
-}
-
-fn enter(dir: &Path) -> Result<(), JobError> {
-    let path = dir.join("cgroup.procs");
-    fs::write(&path, "0").map_err(|source| JobError::Cgroup { path, source })
 }
 
 fn serve<O: DeserializeOwned, R: Serialize>(

@@ -388,7 +388,7 @@ fn start(host: &Host, leaf: &Leaf, job: &Job) -> Result<(Pid, OwnedFd, OwnedFd),
     let program = host.programs.join(name);
     let child = Command::new(&program)
         .args(&job.arguments)
-        .args(leaf.dirs())
+        .args(leaf.entrances())
         .env_clear()
         .current_dir("/")
         .stdin(Stdio::null())

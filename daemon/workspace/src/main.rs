@@ -1,8 +1,8 @@
 //! paw-workspace: one order on one workspace, then the end. A job of the launcher.
 //!
 //! ```text
-//! paw-workspace OWNER WORKSPACE LEFT CGROUP...   whose it is, its directory, that of a run or nothing, where to be limited;
-//!                                                fd 3 is the launcher's socket
+//! paw-workspace OWNER WORKSPACE LEFT ENTRANCE...   whose it is, its directory, that of a run or nothing, by what to enter its cgroup;
+//!                                                  fd 3 is the launcher's socket
 //! ```
 //!
 //! It becomes the owner of the workspace, so that it can do no more with these files than whoever made them. What the order is
@@ -24,23 +24,23 @@ use paw_launch::{request::Refusal, workspace::Answer, workspace::Task};
 use paw_workspace::{beneath::Dir, serve::serve_opened};
 
 const USAGE: &str =
-    "usage: paw-workspace OWNER WORKSPACE LEFT CGROUP...; it is started by paw-launcher";
+    "usage: paw-workspace OWNER WORKSPACE LEFT ENTRANCE...; it is started by paw-launcher";
 
 /// Descriptors at once: deep trees are walked with a few for each level.
 const OPEN_FILES: u64 = 512;
 
 fn main() -> ExitCode {
     let arguments: Vec<PathBuf> = env::args_os().skip(1).map(PathBuf::from).collect();
-    let [owner, root, left, cgroups @ ..] = arguments.as_slice() else {
+    let [owner, root, left, entrances @ ..] = arguments.as_slice() else {
         return fail(64, USAGE);
     };
     let Some(owner) = owner.to_str().and_then(|owner| owner.parse().ok()) else {
         return fail(64, USAGE);
     };
     // The launcher's rights are for two steps: entering the cgroup, which is the launcher's, and becoming somebody else.
-    for dir in cgroups {
-        if let Err(error) = fs::write(dir.join("cgroup.procs"), "0") {
-            return fail(70, &format!("enter {}: {error}", dir.display()));
+    for entrance in entrances {
+        if let Err(error) = fs::write(entrance, "0") {
+            return fail(70, &format!("enter {}: {error}", entrance.display()));
         }
     }
     let left = match Some(left).filter(|left| !left.as_os_str().is_empty()) {

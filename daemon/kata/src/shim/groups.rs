@@ -13,11 +13,17 @@ use rustix::process::{PidfdFlags, pidfd_open};
 /// How often members are looked up and killed: one may have forked meanwhile.
 const ROUNDS: usize = 100;
 
-/// Enters the groups, with every later child.
+/// Enters the groups, with every later child. Under v1 by `tasks`, as this process has one thread: `cgroup.procs` waits until no
+/// process of the whole system is forking or ending, for which the kernel takes ten milliseconds. v2 has no such file.
 pub(crate) fn enter(groups: &[PathBuf]) -> io::Result<()> {
-    groups
-        .iter()
-        .try_for_each(|group| fs::write(group.join("cgroup.procs"), "0"))
+    groups.iter().try_for_each(|group| {
+        let alone = group.join("tasks");
+        if alone.exists() {
+            fs::write(alone, "0")
+        } else {
+            fs::write(group.join("cgroup.procs"), "0")
+        }
+    })
 }
 
 /// Every process in any of them.
