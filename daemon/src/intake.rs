@@ -158,6 +158,7 @@ impl Intake {
             .as_ref()
             .map_or_else(TaintSet::default, |place| place.taint.clone())
             .with(&origin(&caller))
+            .with(&wrote(&via))
             .with(&signs);
         let plan = Plan {
             agent,
@@ -532,6 +533,14 @@ fn origin(caller: &Caller) -> TaintSet {
         Role::Admin => Taint::Operator,
         Role::Approver | Role::User => Taint::User,
     })
+}
+
+/// Who wrote it, beside the caller: what comes by MCP a model did, which pawd knows nothing of and which may have read anything.
+fn wrote(via: &Via) -> TaintSet {
+    match via {
+        Via::Mcp => TaintSet::of(Taint::Model),
+        Via::Terminal | Via::Job(_) | Via::Channel(_) => TaintSet::default(),
+    }
 }
 
 /// The labels of what is found in a text that a model is to read. Every one is screened first, whoever says it.

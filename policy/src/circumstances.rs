@@ -42,6 +42,7 @@ impl Circumstances {
             Via::Terminal => None,
             Via::Job(id) => Some(format!("job {id}")),
             Via::Channel(peer) => Some(format!("channel {peer}")),
+            Via::Mcp => Some("MCP".to_owned()),
         };
         let asked = self.through.iter().rev().map(|it| format!("asked by {it}"));
         asked.chain(via).collect::<Vec<_>>().join(", ")
@@ -75,6 +76,8 @@ pub enum Via {
     Job(String),
     /// A channel: somebody whom its bridge names, and whom nobody on this host vouches for.
     Channel(Identity),
+    /// The Model Context Protocol: a program that somebody of this host started, with a model of its own that pawd knows nothing of.
+    Mcp,
 }
 
 impl Via {
@@ -85,6 +88,7 @@ impl Via {
             Self::Terminal => "terminal",
             Self::Job(_) => "job",
             Self::Channel(_) => "channel",
+            Self::Mcp => "mcp",
         }
     }
 

@@ -177,7 +177,7 @@ fn way(how: &Circumstances) -> Vec<(&'static str, Fact)> {
         ("through", Fact::Texts(through.collect())),
     ];
     match &how.via {
-        Via::Terminal => {}
+        Via::Terminal | Via::Mcp => {}
         Via::Job(id) => all.push(("job", Fact::Entity(Type::Job, id.clone()))),
         Via::Channel(peer) => {
             all.push(("identity", Fact::Entity(Type::Identity, peer.to_string())));

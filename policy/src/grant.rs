@@ -94,7 +94,7 @@ pub fn text(id: &str, like: Like<'_>, from_ms: u64, until_ms: u64) -> Result<Str
 fn way(how: &Circumstances) -> Vec<String> {
     let mut conditions = vec![format!("context.via == {}", quoted(how.via.as_str()))];
     match &how.via {
-        Via::Terminal => {}
+        Via::Terminal | Via::Mcp => {}
         Via::Job(id) => {
             conditions.push("context has job".to_owned());
             conditions.push(format!("context.job == Job::{}", quoted(id)));

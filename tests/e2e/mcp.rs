@@ -19,7 +19,7 @@ use paw_api::{
     action::{Action, Answer, ApprovalRpcClient},
     events::EventsRpcClient,
 };
-use paw_policy::State;
+use paw_policy::{State, Taint};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -223,6 +223,8 @@ async fn official_python_client_lists_and_calls_tools_under_policy() {
                     None => drop(within("a question", news.next()).await),
                 }
             };
+            // What the other program's model wrote is told as such.
+            assert!(question.taint.has(Taint::Model), "{question:?}");
             answer(&client, &question.id, question.digest, said)
                 .await
                 .unwrap();

@@ -27,6 +27,8 @@ pub enum Answer {
     /// Does whatever the last message that it is shown tells it: calls what stands behind each `CALL `, `NAME {ARGUMENTS}` to the end of
     /// the line, or says that it is done. A model that obeys everybody.
     Obeys,
+    /// Does the same for what the descriptions of its tools tell it.
+    ObeysTools,
     /// Does as the steps say, one after the other, as they come. When no more come it says nothing more.
     Steps(mpsc::Receiver<Step>),
     /// Refuses with this status, these headers and this body.
@@ -387,6 +389,7 @@ async fn serve(
         }
         let model = question.body["model"].as_str().map(str::to_owned);
         let told = last_message(&question.body);
+        let described = descriptions(&question.body);
         let keeps = question.body["keep_alive"] != json!("0s");
         tell.send_modify(|all| all.push(question));
         let path = line.split(' ').nth(1).unwrap_or_default();
@@ -459,8 +462,12 @@ async fn serve(
                 chunk(out, &wire.calls(&text, &calls)).await?;
                 finish(out, wire).await?;
             }
-            Answer::Obeys => {
-                let calls: Vec<_> = told.lines().filter_map(order).collect();
+            obeying @ (Answer::Obeys | Answer::ObeysTools) => {
+                let orders = match obeying {
+                    Answer::ObeysTools => &described,
+                    _ => &told,
+                };
+                let calls: Vec<_> = orders.lines().filter_map(order).collect();
                 begin(out, wire).await?;
                 if calls.is_empty() {
                     chunk(out, &wire.piece("I did all that I was told.")).await?;
@@ -488,6 +495,13 @@ fn last_message(body: &Value) -> String {
         Some(other) => other.to_string(),
         None => String::new(),
     }
+}
+
+/// What the tools of a question are said to be, one in each line.
+fn descriptions(body: &Value) -> String {
+    let tools = body["tools"].as_array().into_iter().flatten();
+    let described = tools.filter_map(|tool| tool["function"]["description"].as_str());
+    described.collect::<Vec<_>>().join("\n")
 }
 
 /// The call that a line orders.
@@ -520,7 +534,7 @@ async fn hold(
             Some(_) => {}
             None => return silence(out).await.map(|()| false),
         },
-        Some(Answer::Says(_) | Answer::Calls(..) | Answer::Obeys) | None => {}
+        Some(Answer::Says(_) | Answer::Calls(..) | Answer::Obeys | Answer::ObeysTools) | None => {}
     }
     if !known {
         let said = json!({"error": format!("model '{model}' not found")});

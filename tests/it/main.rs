@@ -34,6 +34,7 @@ mod jobs;
 mod kept;
 mod leaving;
 mod lengths;
+mod mcp;
 mod memory;
 mod metrics;
 mod misbehaving;

@@ -133,9 +133,21 @@ async fn arguments_that_no_tool_can_take_are_refused_before_anything_runs() {
     let began = Instant::now();
     let before = memory(&pawd);
     // Ten megabytes in one argument: more than a request may have.
-    let huge = pawd.client().await;
-    let answer = call(&huge, json!({"how": "x".repeat(10 * 1024 * 1024)})).await;
-    assert!(answer.is_err(), "{answer:?}");
+    let huge = json!({"skill": "clock", "tool": "tell", "arguments": {"how": "x".repeat(10 * 1024 * 1024)}});
+    let asked = json!({"jsonrpc": "2.0", "id": 1, "method": "action.submit", "params": {"kind": "tool_call", "arguments": huge}});
+    let said = crate::control::answer(&pawd, format!("{asked}\n").as_bytes()).await;
+    // The code of jsonrpsee for a request that is too long, with what to do.
+    assert_eq!(said["error"]["code"], -32007, "{said}");
+    assert_eq!(
+        said["error"]["message"],
+        "the request is longer than 1048576 bytes"
+    );
+    assert!(
+        said["error"]["data"]["hint"]
+            .as_str()
+            .is_some_and(|hint| !hint.is_empty()),
+        "{said}"
+    );
     assert!(began.elapsed() < Duration::from_secs(10));
     let more = memory(&pawd).saturating_sub(before);
     assert!(more < MORE_MEMORY, "{more} bytes more than {before}");

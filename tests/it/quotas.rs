@@ -16,7 +16,7 @@ use paw_api::{
     system::ConfigRpcClient,
 };
 use paw_policy::State;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// A token costs a millionth, of the question and of the answer.
 const PRICE: &str = "\n[price.\"local/m\"]\ninput = 1_000_000\noutput = 1_000_000\n";
@@ -45,6 +45,17 @@ async fn begin(setup: Setup, lines: &str) -> (Model, Pawd, Client) {
 fn counted(tokens: u64) -> Answer {
     let (steps, answer) = Answer::steps();
     let message = json!({"role": "assistant", "content": "yes"});
+    let end = json!({"model": "m", "message": message, "done": true, "done_reason": "stop",
+        "prompt_eval_count": tokens, "eval_count": 0});
+    steps.try_send(Step::Raw(format!("{end}\n"))).expect("room");
+    answer
+}
+
+/// The same for an answer that calls a tool.
+fn counted_call(tokens: u64, tool: &str, arguments: Value) -> Answer {
+    let (steps, answer) = Answer::steps();
+    let call = json!({"function": {"name": tool, "arguments": arguments}});
+    let message = json!({"role": "assistant", "content": "", "tool_calls": [call]});
     let end = json!({"model": "m", "message": message, "done": true, "done_reason": "stop",
         "prompt_eval_count": tokens, "eval_count": 0});
     steps.try_send(Step::Raw(format!("{end}\n"))).expect("room");
@@ -141,6 +152,69 @@ async fn limit_is_of_those_that_it_names_and_of_each_alone() {
     assert!(done, "{told}");
     let (done, told) = say(&["--agent", "other"]).await;
     assert!(!done && told.contains("limit agent"), "{told}");
+}
+
+#[tokio::test]
+async fn limit_of_a_provider_or_a_model_is_of_that_one_alone() {
+    let other = Model::start().await;
+    let lines = format!(
+        "\n[actions]\nchat_timeout = \"2s\"\n[provider.other]\nkind = \"ollama\"\nbase_url = \"{}\"\nmodel = \"n\"\n\
+         [limit.one]\nprovider = \"local\"\nrequests_per_minute = 1\n[limit.two]\nmodel = \"n\"\nrequests_per_minute = 2\n",
+        other.url()
+    );
+    let (model, _pawd, client) = start(&lines).await;
+    let of = |provider: &'static str| {
+        let client = &client;
+        async move {
+            let mut chat = Asking::new("hello")
+                .provider(provider.to_owned())
+                .ask(client)
+                .await
+                .unwrap();
+            match rest(&mut chat).await.pop() {
+                Some(ChatEvent::Done(_)) => None,
+                Some(ChatEvent::Failed { message, .. }) => Some(message),
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    assert_eq!(of("local").await, None);
+    let told = of("local").await.expect("one a minute");
+    assert!(told.contains("limit one of 1 requests a minute"), "{told}");
+    // That one is asked no more says nothing of the other, which has a limit of its own.
+    for _ in 0..2 {
+        assert_eq!(of("other").await, None);
+    }
+    let told = of("other").await.expect("two a minute");
+    assert!(told.contains("limit two of 2 requests a minute"), "{told}");
+    assert_eq!((model.questions(), other.questions()), (1, 2));
+}
+
+#[tokio::test]
+async fn budget_that_is_spent_between_two_tools_ends_the_turn_and_keeps_what_was_done() {
+    let lines = "\n[budget.daily]\nper = \"day\"\ncost = 0.01\n";
+    let (model, pawd, client) = begin(Setup::new(), lines).await;
+    harness::words::leave_in_workspace(&pawd, "a.txt", "heron");
+    model.will(counted_call(9_950, "files__read", json!({"path": "a.txt"})));
+    let mut chat = say(&client, "read it").await;
+    let events = rest(&mut chat).await;
+    let Some(ChatEvent::Failed { message, error }) = events.last() else {
+        panic!("{events:?}");
+    };
+    assert!(message.contains("budget daily"), "{message}");
+    assert_eq!(error.kind, ErrorKind::Denied, "{message}");
+    assert_eq!(model.questions(), 1, "nobody is asked again");
+    // The call was done and is in the conversation for whoever goes on with it.
+    let read = |event: &ChatEvent| matches!(event, ChatEvent::Tool(it) if it.state == "completed");
+    assert!(events.iter().any(read), "{events:?}");
+    let session = events.iter().find_map(|event| match event {
+        ChatEvent::Accepted { session, .. } => Some(session.clone()),
+        _ => None,
+    });
+    let shown = SessionRpcClient::show(&client, session.unwrap(), None);
+    let shown = within("showing a session", shown).await.unwrap();
+    let text = serde_json::to_string(&shown).unwrap();
+    assert!(text.contains("heron"), "{text}");
 }
 
 #[tokio::test]

@@ -1,10 +1,12 @@
 //! A model that calls tools by itself: what is done for it, what waits for a person, and how every turn comes to an end.
 
+use std::collections::BTreeSet;
+
 use harness::{
     Answer as Says, Asking, Model, Pawd, Setup, within,
     words::{
-        accepted, answer, done, finally, in_workspace, leave_in_workspace, object, rest, say, show,
-        tool,
+        accepted, answer, done, finally, in_workspace, leave_in_workspace, next, object, rest, say,
+        show, tool,
     },
 };
 use jsonrpsee::{async_client::Client, core::client::Subscription};
@@ -368,6 +370,49 @@ async fn equal_reads_of_one_answer_are_done_once_and_writes_each() {
     assert_eq!(told.len(), 6, "each call has a result");
     assert!(told[..3].iter().all(|text| text.contains("heron")));
     assert!(told[3].contains("failure of files/read"), "{}", told[3]);
+}
+
+#[tokio::test]
+async fn independent_calls_of_one_answer_run_beside_each_other_within_the_limit() {
+    for (places, beside) in [(2, true), (1, false)] {
+        let model = Model::start().await;
+        let setup = Setup::new().ollama(&model).with(&format!(
+            "\n[actions]\nconcurrency = 8\n[actions.at_once]\ntool_call = {places}\n"
+        ));
+        let pawd = Pawd::start(setup).await;
+        let client = pawd.client().await;
+        leave_in_workspace(&pawd, "a.txt", "heron");
+        leave_in_workspace(&pawd, "b.txt", "otter");
+        let launcher = pawd.launcher.as_ref().unwrap();
+        // The sandbox of whichever is first does not go on.
+        launcher.will_stop();
+        model.will(Says::calls(&[read("a.txt"), read("b.txt")]));
+        let mut chat = say(&client, "read both").await;
+        let id = accepted(&mut chat).await;
+        let states = || async {
+            let mut states: Vec<_> = calls_of(&client, &id)
+                .await
+                .iter()
+                .map(|it| it.state)
+                .collect();
+            states.sort_by_key(|state| state.as_str());
+            states
+        };
+        if beside {
+            tool(&mut chat, "completed").await;
+            assert_eq!(states().await, [State::Completed, State::Executing]);
+        } else {
+            let mut seen = BTreeSet::new();
+            while seen.len() < 2 {
+                if let ChatEvent::Tool(called) = next(&mut chat).await {
+                    seen.extend(called.action_id);
+                }
+            }
+            launcher.wait_for_running(1);
+            assert_eq!(states().await, [State::Approved, State::Executing]);
+        }
+        assert_eq!(launcher.plans().len(), places);
+    }
 }
 
 #[tokio::test]

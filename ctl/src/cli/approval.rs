@@ -28,11 +28,11 @@ pub(crate) enum Approval {
         #[arg(long, value_name = "CODE")]
         code: Option<String>,
         /// Grant what is like this for so long, too: 10m, 1h, at most a day
-        #[arg(long = "for", value_name = "TIME", requires = "like_this", value_parser = duration)]
+        #[arg(long = "for", value_name = "TIME", requires = "like", value_parser = duration)]
         for_time: Option<Duration>,
         /// What `--for` is for: the same tool, user, agent and kind of arguments, and its directory, host, or exactly its arguments
-        #[arg(long, requires = "for_time")]
-        like_this: bool,
+        #[arg(long, value_name = "this", value_parser = ["this"], requires = "for_time")]
+        like: Option<String>,
     },
     /// Say no
     Deny {

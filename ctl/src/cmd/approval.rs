@@ -48,7 +48,7 @@ pub(super) async fn run(
             yes,
             code,
             for_time,
-            like_this: _,
+            like: _,
         } => {
             let (_, approval) = question(&pawd, &id).await?;
             let shown = show(&approval, &out.look)?;

@@ -1,7 +1,7 @@
 //! `pawctl mcp`: the tools of an agent for another program's agent, over stdin and stdout.
 //!
-//! It decides nothing and holds no right: each call is an action of whoever runs it, judged by policy, and a person is asked where
-//! policy says so. What an action that was not completed says is the answer of the tool, so that who called it can read why.
+//! It decides nothing and holds no right: each call is an action of whoever runs it, told to pawd as what another model wrote, judged by
+//! policy, and a person is asked where policy says so. What an action that was not completed says is the answer of the tool, so that who called it can read why.
 
 use std::{
     collections::BTreeMap,
@@ -114,14 +114,14 @@ impl Tools {
         arguments: Map<String, Value>,
     ) -> Result<Action, Failure> {
         let params = json!({
-            "kind": "tool_call",
-            "arguments": {"skill": offered.skill, "tool": offered.tool.name, "arguments": arguments},
             "agent": self.agent,
-            "wait": true,
+            "skill": offered.skill,
+            "tool": offered.tool.name,
+            "arguments": arguments,
         });
         let answer = self
             .pawd
-            .call_patiently("call the tool", "action.submit", Params::named(params))
+            .call_patiently("call the tool", "mcp.call", Params::named(params))
             .await?;
         let action: Action = answer.read()?;
         if action.state.is_final() {

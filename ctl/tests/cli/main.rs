@@ -556,7 +556,7 @@ fn watching_shows_what_waits_and_what_comes() {
 
 #[test]
 fn grant_is_shown_as_the_rule_that_it_is_before_anybody_says_yes() {
-    let arguments = ["approval", "approve", ID, "--for", "1h", "--like-this"];
+    let arguments = ["approval", "approve", ID, "--for", "1h", "--like", "this"];
     // What came by the question of something that is no agent's name is granted to nobody.
     let ran = approver().run_with(&arguments, &[], b"y\n");
     assert_eq!(ran.code, 1, "{}", ran.stderr);
@@ -592,13 +592,7 @@ fn grant_is_shown_as_the_rule_that_it_is_before_anybody_says_yes() {
     let ran = fake.run(&["approval", "approve", ID, "--for", "1h", "--yes"]);
     assert_eq!(ran.code, 2, "it says what it is for");
     let ran = fake.run(&[
-        "approval",
-        "approve",
-        ID,
-        "--for",
-        "25h",
-        "--like-this",
-        "--yes",
+        "approval", "approve", ID, "--for", "25h", "--like", "this", "--yes",
     ]);
     assert_eq!(ran.code, 1, "{}", ran.stderr);
 }

@@ -107,7 +107,7 @@ pub struct Asked {
 impl From<&Circumstances> for Asked {
     fn from(how: &Circumstances) -> Self {
         let (job, identity) = match &how.via {
-            Via::Terminal => (None, None),
+            Via::Terminal | Via::Mcp => (None, None),
             Via::Job(id) => (Some(id.clone()), None),
             Via::Channel(peer) => (None, Some(peer.to_string())),
         };
@@ -127,6 +127,7 @@ impl TryFrom<&Asked> for Circumstances {
     fn try_from(asked: &Asked) -> Result<Self, String> {
         let via = match (asked.via.as_str(), &asked.job, &asked.identity) {
             ("terminal", None, None) => Via::Terminal,
+            ("mcp", None, None) => Via::Mcp,
             ("job", Some(id), None) => Via::Job(id.clone()),
             ("channel", None, Some(peer)) => Via::Channel(peer.parse().map_err(|_| peer.clone())?),
             _ => return Err(asked.via.clone()),
@@ -255,6 +256,21 @@ pub struct Page<T> {
     pub items: Vec<T>,
     /// Pass it as `before` for the next page; none on the last.
     pub next: Option<String>,
+}
+
+/// Tools for programs that speak the Model Context Protocol (<https://modelcontextprotocol.io>).
+#[rpc(server, client, namespace = "mcp", namespace_separator = ".")]
+pub trait McpRpc {
+    /// Calls a tool for another program's model: what a model wrote, not what a person said. Returns once the action is final or waits
+    /// for a person.
+    #[method(name = "call", param_kind = map, with_extensions)]
+    async fn mcp(
+        &self,
+        agent: String,
+        skill: String,
+        tool: String,
+        arguments: Map<String, Value>,
+    ) -> RpcResult<Action>;
 }
 
 /// Actions.

@@ -278,6 +278,12 @@ const TO_RPC: &[Method] = &[
         "Begins a run of a job now.",
     ),
     call(
+        "mcp.call",
+        Role::User,
+        &["agent", "skill", "tool", "arguments"],
+        "Calls a tool for another program's model.",
+    ),
+    call(
         "model.ab",
         Role::Admin,
         &["route"],

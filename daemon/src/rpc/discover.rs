@@ -53,9 +53,8 @@ fn of<T: JsonSchema>(schemas: &mut SchemaGenerator) -> Value {
 /// What a method answers with; for a subscription, what its items are.
 fn result_of(method: &str) -> Option<SchemaOf> {
     Some(match method {
-        "action.cancel" | "action.show" | "action.submit" | "action.wait" | "approval.answer" => {
-            of::<action::Action>
-        }
+        "action.cancel" | "action.show" | "action.submit" | "action.wait" | "approval.answer"
+        | "mcp.call" => of::<action::Action>,
         "action.list" => of::<action::Page<action::Action>>,
         "agent.list" => of::<Vec<agent::Agent>>,
         "agent.show" => of::<agent::Agent>,

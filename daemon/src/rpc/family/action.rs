@@ -11,7 +11,7 @@ use paw_api::{
     action::{Action, ActionRpcServer, Page},
 };
 use paw_policy::{Role, State, Via};
-use paw_store::{ActionFilter, ActionRecord};
+use paw_store::{ActionFilter, ActionRecord, Caller};
 use serde_json::{Map, Value};
 use tokio::{sync::broadcast::error::RecvError, time::timeout};
 use uuid::Uuid;
@@ -54,21 +54,8 @@ impl ActionRpcServer for Family {
             local_only: false,
             via: Via::Terminal,
         };
-        let mut submission = self
-            .intake
-            .judge(asked, caller, Progress::None)
-            .map_err(fail)?;
-        if wait == Some(true) {
-            submission.urgency = Urgency::Interactive;
-        }
-        let record = self.actions.submit(submission).await.map_err(fail)?;
-        let record = if wait == Some(true) && record.state != State::WaitingApproval {
-            self.settled(record.id, limit(timeout_ms), |state| state.is_final())
-                .await?
-        } else {
-            record
-        };
-        Ok(records::action(record, false))
+        self.ask(asked, caller, wait == Some(true), timeout_ms)
+            .await
     }
 
     async fn list(
@@ -151,6 +138,31 @@ impl ActionRpcServer for Family {
 }
 
 impl Family {
+    /// Submits it, and gives the action as it is stored; with `wait` once it is final or waits for a person.
+    pub(super) async fn ask(
+        &self,
+        asked: Asked,
+        caller: Caller,
+        wait: bool,
+        timeout_ms: Option<u64>,
+    ) -> RpcResult<Action> {
+        let mut submission = self
+            .intake
+            .judge(asked, caller, Progress::None)
+            .map_err(fail)?;
+        if wait {
+            submission.urgency = Urgency::Interactive;
+        }
+        let record = self.actions.submit(submission).await.map_err(fail)?;
+        let record = if wait && record.state != State::WaitingApproval {
+            self.settled(record.id, limit(timeout_ms), |state| state.is_final())
+                .await?
+        } else {
+            record
+        };
+        Ok(records::action(record, false))
+    }
+
     /// The action once its state is one that `settled` accepts.
     pub(super) async fn settled(
         &self,

@@ -10,6 +10,7 @@ mod events;
 pub mod health;
 mod image;
 mod job;
+mod mcp;
 mod metrics;
 mod model;
 mod provider;
@@ -31,7 +32,7 @@ use std::{
 use jsonrpsee::{Methods, RpcModule, core::RegisterMethodError, types::ErrorObjectOwned};
 use paw_api::{
     Error, ErrorKind,
-    action::{ActionRpcServer, ApprovalRpcServer},
+    action::{ActionRpcServer, ApprovalRpcServer, McpRpcServer},
     agent::{AgentRpcServer, SessionRpcServer, SkillRpcServer},
     budget::BudgetRpcServer,
     events::EventsRpcServer,
@@ -202,6 +203,7 @@ pub fn methods(context: Context) -> Result<Methods, RegisterMethodError> {
     all.merge(SecretRpcServer::into_rpc(family.clone()))?;
     all.merge(ImageRpcServer::into_rpc(family.clone()))?;
     all.merge(JobRpcServer::into_rpc(family.clone()))?;
+    all.merge(McpRpcServer::into_rpc(family.clone()))?;
     all.merge(EventsRpcServer::into_rpc(family.clone()))?;
     all.merge(AuditRpcServer::into_rpc(family.clone()))?;
     all.merge(WorkspaceRpcServer::into_rpc(family))?;
