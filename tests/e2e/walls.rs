@@ -27,6 +27,7 @@ pub(crate) fn cases() -> Vec<Case> {
         abstract_socket_of_the_host_cannot_be_reached,
         sockets_and_directories_of_pawd_cannot_be_reached,
         processor_time_beyond_the_share_is_not_given,
+        view_of_the_host_is_its_usr_and_nothing_else,
     ];
     cases.extend(cases![
         without_gvisor;
@@ -34,6 +35,7 @@ pub(crate) fn cases() -> Vec<Case> {
         abstract_socket_of_the_host_cannot_be_reached_from_gvisor,
         sockets_and_directories_of_pawd_cannot_be_reached_from_gvisor,
         processor_time_beyond_the_share_is_not_given_in_gvisor,
+        view_of_the_host_is_its_usr_and_nothing_else_in_gvisor,
         every_byte_passes_unchanged_through_gvisor,
     ]);
     cases.extend(cases![
@@ -41,6 +43,7 @@ pub(crate) fn cases() -> Vec<Case> {
         abstract_socket_of_the_host_cannot_be_reached_through_a_shim,
         sockets_and_directories_of_pawd_cannot_be_reached_through_a_shim,
         processor_time_beyond_the_share_is_not_given_through_a_shim,
+        view_of_the_host_is_its_usr_and_nothing_else_through_a_shim,
     ]);
     cases
 }
@@ -104,6 +107,43 @@ async fn abstract_socket_of_the_host_cannot_be_reached_from_gvisor() {
 
 async fn abstract_socket_of_the_host_cannot_be_reached_through_a_shim() {
     reach_an_abstract_socket("kata").await;
+}
+
+/// Says what is to be seen of this host beside its programs, and whether it can be changed.
+const LOOK: &str = "for it in /etc/shadow /etc/machine-id /etc/ssh /root/* /home/* /boot /opt /srv /var/lib/dpkg /var/log; do \
+    test -e \"$it\" && echo \"seen $it\"; done; touch /usr/bin/paw-was-here 2>/dev/null && echo written; \
+    test -x /usr/bin/dpkg && cmp -s /usr/bin/dpkg /usr/bin/dpkg && echo programs";
+
+async fn look_at_the_host(runtime: &str) {
+    let system = with(runtime).await;
+    let words = [
+        "sandbox",
+        "run",
+        "--runtime",
+        runtime,
+        "--image",
+        "host",
+        "--",
+        "/bin/sh",
+        "-c",
+        LOOK,
+    ];
+    let output = system.pawctl(&words).await;
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(lines(&output.stdout), ["programs"]);
+    assert!(!fs::exists("/usr/bin/paw-was-here").expect("it can be looked for"));
+}
+
+async fn view_of_the_host_is_its_usr_and_nothing_else() {
+    look_at_the_host("native").await;
+}
+
+async fn view_of_the_host_is_its_usr_and_nothing_else_in_gvisor() {
+    look_at_the_host("gvisor").await;
+}
+
+async fn view_of_the_host_is_its_usr_and_nothing_else_through_a_shim() {
+    look_at_the_host("kata").await;
 }
 
 /// The system under test has them elsewhere than an installed one, where the probes that are shipped look for them.

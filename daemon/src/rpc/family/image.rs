@@ -23,7 +23,7 @@ use paw_api::{
 };
 use paw_launch::{
     image::{Added, ImageOrder, ImagePage, Origin, Swept},
-    request::Request,
+    request::{RefusalReason, Request},
 };
 use paw_policy::Name;
 use paw_store::Caller;
@@ -159,7 +159,7 @@ impl ImageRpcServer for Family {
         };
         let added: Result<Added, _> = self.images(order, vec![file.into()]).await;
         self.pool.forget(&name).await;
-        let added = added.map_err(|error| away(&error))?;
+        let added = added.map_err(|error| not_added(&error))?;
         Ok(ImageAdded {
             name: added.name.to_string(),
             digest: added.digest.to_string(),
@@ -314,6 +314,23 @@ impl Family {
             }
         }
     }
+}
+
+/// An image is not added: what is wrong with the archive or its name is for who sent it.
+fn not_added(error: &LauncherError) -> jsonrpsee::types::ErrorObjectOwned {
+    let LauncherError::Refused(refusal) = error else {
+        return away(error);
+    };
+    let kind = match refusal.reason {
+        RefusalReason::Malformed => ErrorKind::Invalid,
+        RefusalReason::Exists => ErrorKind::Conflict,
+        _ => return away(error),
+    };
+    fail(Error::new(
+        kind,
+        refusal.message.clone(),
+        refusal.remedy.clone(),
+    ))
 }
 
 fn kept(error: &std::io::Error) -> Error {
