@@ -5,6 +5,7 @@
 
 mod arguments;
 mod called;
+mod changes;
 mod chats;
 mod command;
 mod cost;
@@ -23,8 +24,9 @@ use serde_json::{Map, Value};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use arguments::{ToolAsked, not_executable, read, unknown_kind};
+use arguments::{ToolAsked, not_submitted, read, unknown_kind};
 pub use called::{By, Called, Consulted};
+pub use changes::{SwitchAsked, config_change_of, switch_of};
 use command::{own_run, written};
 
 use crate::{
@@ -40,6 +42,7 @@ use crate::{
     },
     providers::Providers,
     records::shorten,
+    reload::Reload,
     sandbox::{Register, Skills, least::reaches},
     screen,
     skills::Installed,
@@ -68,6 +71,8 @@ pub struct Intake {
     pub storage: Storage,
     /// Sandboxes of people's commands.
     pub register: Register,
+    /// What changes would come to.
+    pub reload: Reload,
 }
 
 /// What a caller asks, before anything of it is believed.
@@ -117,7 +122,7 @@ impl Intake {
     /// # Errors
     /// `denied` for what is not known, `invalid` for what cannot be meant, `not_found` for what is not there. What policy
     /// denies is no error here: it is an action in state `rejected`, with its record.
-    pub fn judge(
+    pub async fn judge(
         &self,
         asked: Asked,
         caller: Caller,
@@ -131,11 +136,11 @@ impl Intake {
             Kind::Chat => self.chat(&config, (&agent, settings), asked, &caller)?,
             Kind::ToolCall => self.tool_call((&agent, settings), asked, &caller)?,
             Kind::SkillChange => Typed::plain(skills::change(&self.installed, asked)?, None),
-            Kind::ModelSwitch
-            | Kind::FileOperation
-            | Kind::ConfigChange
-            | Kind::ApiCall
-            | Kind::SecretUse => return Err(not_executable(kind)),
+            Kind::ModelSwitch => self.switch(asked, &caller).await?,
+            Kind::ConfigChange => self.configure(asked, &caller).await?,
+            Kind::FileOperation | Kind::ApiCall | Kind::SecretUse => {
+                return Err(not_submitted(kind));
+            }
         };
         let Typed {
             operation,
@@ -150,9 +155,11 @@ impl Intake {
             },
             // What is passed to a tool goes out, and may go far.
             Operation::ToolCall(call) => screen::passed(&call.arguments),
-            Operation::SandboxRun(_) | Operation::ApiCall(_) | Operation::SkillChange(_) => {
-                TaintSet::default()
-            }
+            Operation::SandboxRun(_)
+            | Operation::ApiCall(_)
+            | Operation::SkillChange(_)
+            | Operation::ModelSwitch(_)
+            | Operation::ConfigChange(_) => TaintSet::default(),
         };
         let taint = place
             .as_ref()
@@ -346,7 +353,7 @@ impl Intake {
         };
         // Who has pieces of it told as they come stays for its end.
         let urgency = match &progress {
-            Progress::Chat(_) | Progress::Run { .. } => Urgency::Interactive,
+            Progress::Chat(_) | Progress::Run { .. } | Progress::Switch(_) => Urgency::Interactive,
             Progress::None => Urgency::Background,
         };
         Ok(Submission {

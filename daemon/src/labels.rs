@@ -256,9 +256,11 @@ impl Labels {
                     kept
                 }
             }
-            Operation::Chat(_) | Operation::ApiCall(_) | Operation::SkillChange(_) => {
-                TaintSet::default()
-            }
+            Operation::Chat(_)
+            | Operation::ApiCall(_)
+            | Operation::SkillChange(_)
+            | Operation::ModelSwitch(_)
+            | Operation::ConfigChange(_) => TaintSet::default(),
         }
     }
 

@@ -2,6 +2,8 @@
 //!
 //! - [`ready`]: one model, loaded and asked.
 //! - [`warm`]: the configured ones, in the background.
+//! - [`told`]: what is said of one, and what becomes of it, as callers hear it.
 
 pub mod ready;
+pub mod told;
 pub mod warm;

@@ -138,6 +138,18 @@ pub fn summary(plan: &Plan) -> String {
             change.version,
             change.digest
         ),
+        Operation::ModelSwitch(switch) => {
+            let whose = match &switch.agent {
+                Some(agent) => format!("for agent {agent}"),
+                None => "for who names no model".to_owned(),
+            };
+            let to = &switch.to;
+            format!("have {} ({}) answer {whose}", to.provider, to.model)
+        }
+        Operation::ConfigChange(change) => {
+            let what = change.difference.join(", ");
+            format!("{} {}: {what}", change.change.as_str(), change.name)
+        }
     };
     shorten(&text)
 }

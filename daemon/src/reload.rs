@@ -8,10 +8,12 @@ use paw_api::{
     audit::{Entry, Event},
     system::Reloaded,
 };
+use paw_policy::{Digest, plan::canonical};
 use paw_store::Caller;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info};
+use uuid::Uuid;
 
 use crate::{
     audit::Audit,
@@ -44,7 +46,7 @@ enum Ask {
     Reload(Option<Caller>, Reply<Reloaded>),
     Policy(Caller, Reply<Reloaded>),
     Weigh(Box<Change>, Reply<Weighed>),
-    Change(Caller, Box<Change>, Option<Box<Target>>, Reply<()>),
+    Change(By, Box<Change>, Held, Reply<()>),
 }
 
 /// What a change would come to.
@@ -54,6 +56,34 @@ pub struct Weighed {
     pub target: Option<Target>,
     /// Who does now.
     pub was: Option<Target>,
+    /// What is registered now of what it is about.
+    pub before: Option<Map<String, Value>>,
+    /// What would be registered of it.
+    pub after: Option<Map<String, Value>>,
+}
+
+/// Who has something changed, and by which action.
+#[derive(Debug, Clone)]
+pub struct By {
+    /// Who asked for it.
+    pub caller: Caller,
+    /// The action.
+    pub action: Uuid,
+}
+
+/// What has to hold when a change is made, because it is what was judged.
+#[derive(Debug, Clone)]
+pub enum Held {
+    /// It comes to this, which was tried.
+    Comes(Box<Target>),
+    /// What is registered of what it is about has this digest; none where nothing is.
+    Is(Option<Digest>),
+}
+
+/// The digest of what is registered of something.
+#[must_use]
+pub fn digest(registered: &Map<String, Value>) -> Digest {
+    Digest::of(canonical(&Value::Object(registered.clone())).as_bytes())
 }
 
 /// A way to ask for it.
@@ -117,15 +147,6 @@ impl Reload {
         self.answered(|reply| Ask::Policy(by, reply)).await
     }
 
-    /// Changes what is registered.
-    ///
-    /// # Errors
-    /// Why it cannot be; then everything stays as it was.
-    pub async fn change(&self, by: Caller, change: Change) -> Result<(), Error> {
-        self.answered(|reply| Ask::Change(by, Box::new(change), None, reply))
-            .await
-    }
-
     /// Looks what a change would come to, and changes nothing.
     ///
     /// # Errors
@@ -135,18 +156,13 @@ impl Reload {
             .await
     }
 
-    /// Changes what is registered, if it still comes to what was `tried`.
+    /// Changes what is registered, if what was judged still holds.
     ///
     /// # Errors
     /// Why it cannot be; then everything stays as it was.
-    pub async fn change_as_tried(
-        &self,
-        by: Caller,
-        change: Change,
-        tried: Target,
-    ) -> Result<(), Error> {
-        let tried = Some(Box::new(tried));
-        self.answered(|reply| Ask::Change(by, Box::new(change), tried, reply))
+    pub async fn change(&self, by: By, change: Change, held: Held) -> Result<(), Error> {
+        let change = Box::new(change);
+        self.answered(|reply| Ask::Change(by, change, held, reply))
             .await
     }
 
@@ -179,11 +195,13 @@ async fn answer(mut current: Current, mut inbox: mpsc::Receiver<Ask>) {
                 let weighed = weigh(&mut current, &change).map(|after| Weighed {
                     target: change.target(&after.config),
                     was: change.target(&current.config.borrow()),
+                    before: change.entry(&current.registered),
+                    after: change.entry(&after.registered),
                 });
                 drop(reply.send(weighed));
             }
-            Ask::Change(by, change, tried, reply) => {
-                let changed = self::change(&mut current, &by, &change, tried.as_deref()).await;
+            Ask::Change(by, change, held, reply) => {
+                let changed = self::change(&mut current, &by, &change, &held).await;
                 drop(reply.send(changed));
             }
         }
@@ -245,13 +263,14 @@ fn weigh(current: &mut Current, change: &Change) -> Result<After, Error> {
 }
 
 /// The record of a change, before it has an effect.
-fn told(by: &Caller, change: &Change, after: &After, was: Option<&Target>) -> Entry {
+fn told(by: &By, change: &Change, after: &After, was: Option<&Target>) -> Entry {
     let mut entry = Entry::new(match (change.budget(), change.agent()) {
         (Some(_), _) => Event::BudgetChanged,
         (None, Some(_)) => Event::AgentChanged,
         (None, None) => Event::ProviderChanged,
     });
-    entry.actor = Some(actor(by));
+    entry.action = Some(by.action);
+    entry.actor = Some(actor(&by.caller));
     entry.outcome = Some(change.word().into());
     let mut detail = |key: &str, value: &str| {
         entry
@@ -299,15 +318,14 @@ fn told(by: &Caller, change: &Change, after: &After, was: Option<&Target>) -> En
 }
 
 /// Changes what is registered.
-async fn change(
-    current: &mut Current,
-    by: &Caller,
-    change: &Change,
-    tried: Option<&Target>,
-) -> Result<(), Error> {
+async fn change(current: &mut Current, by: &By, change: &Change, held: &Held) -> Result<(), Error> {
     let after = weigh(current, change)?;
-    if tried.is_some_and(|tried| change.target(&after.config).as_ref() != Some(tried)) {
-        let message = "what was tried was changed by somebody else meanwhile";
+    let holds = match held {
+        Held::Comes(tried) => change.target(&after.config).as_ref() == Some(&**tried),
+        Held::Is(was) => change.entry(&current.registered).as_ref().map(digest) == *was,
+    };
+    if !holds {
+        let message = "what it is about was changed by somebody else meanwhile";
         return Err(Error::new(
             ErrorKind::Conflict,
             message,
@@ -493,7 +511,7 @@ fn try_reload(current: &Current) -> Result<(Read, Config, Providers, Reloaded), 
     .map_err(|error| paw_log::Chain(&error).to_string())?;
     let sections = |config: &Config| match serde_json::to_value(config) {
         Ok(Value::Object(sections)) => sections,
-        Ok(_) | Err(_) => serde_json::Map::new(),
+        Ok(_) | Err(_) => Map::new(),
     };
     let (old, new) = (sections(&current.config.borrow()), sections(&config));
     let mut reloaded = Reloaded {

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::{
+    changes::{ConfigArguments, SwitchArguments},
     circumstances::Circumstances,
     judge::{Factors, Facts, Principal, Yes, judge, may_approve, weigh},
     plan::{ApiArguments, ChatArguments, Operation, Plan, SkillArguments, ToolArguments},
@@ -185,7 +186,9 @@ impl Case {
             Kind::Chat => Some(Operation::Chat(self.read::<ChatArguments>()?)),
             Kind::ToolCall => Some(Operation::ToolCall(self.read::<ToolArguments>()?)),
             Kind::ApiCall => Some(Operation::ApiCall(self.read::<ApiArguments>()?)),
-            Kind::ModelSwitch | Kind::FileOperation | Kind::ConfigChange | Kind::SecretUse => None,
+            Kind::ModelSwitch => Some(Operation::ModelSwitch(self.read::<SwitchArguments>()?)),
+            Kind::ConfigChange => Some(Operation::ConfigChange(self.read::<ConfigArguments>()?)),
+            Kind::FileOperation | Kind::SecretUse => None,
             Kind::SkillChange => Some(Operation::SkillChange(self.read::<SkillArguments>()?)),
         })
     }

@@ -25,7 +25,7 @@ pub struct Circumstances {
     /// ([`crate::named()`], rule R5).
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub named: bool,
-    /// Of a chat: whether anybody beyond this host may answer it.
+    /// Of a chat: whether anybody beyond this host may answer it. Of a switch: whether who answers then is beyond this host.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub leaves_host: bool,
     /// Of a chat: what its question costs at the dearest of those who may answer, in millionths of a US dollar, as far as that is known

@@ -107,6 +107,22 @@ pub fn touches(plan: &Plan) -> Vec<String> {
         }
         Operation::ApiCall(call) => vec![format!("host {}", call.rule)],
         Operation::SkillChange(change) => vec![format!("skill {}", change.skill)],
+        Operation::ModelSwitch(switch) => {
+            let whose = match &switch.agent {
+                Some(agent) => format!("agent {agent}"),
+                None => format!("whoever asks provider {}", switch.to.provider),
+            };
+            let model = format!("model {}/{}", switch.to.provider, switch.to.model);
+            vec![whose, model, format!("host {}", switch.place)]
+        }
+        Operation::ConfigChange(change) => {
+            let kind = if change.change.is_of_budget() {
+                "budget"
+            } else {
+                "provider"
+            };
+            vec![format!("{kind} {}", change.name)]
+        }
     }
 }
 
@@ -151,6 +167,16 @@ pub(crate) fn about(plan: &Plan, facts: &Facts, risk: Risk) -> Vec<(&'static str
         Operation::SkillChange(change) => {
             all.push(("change", Fact::Text(change.change.as_str().to_owned())));
             all.push(("skill_digest", Fact::Text(change.digest.to_string())));
+        }
+        Operation::ModelSwitch(switch) => {
+            all.push(("back", Fact::Truth(switch.back)));
+            all.push(("leaves_host", Fact::Truth(how.leaves_host)));
+            if let Some(agent) = &switch.agent {
+                all.push(("whose", Fact::Entity(Type::Agent, agent.to_string())));
+            }
+        }
+        Operation::ConfigChange(change) => {
+            all.push(("change", Fact::Text(change.change.as_str().to_owned())));
         }
     }
     all
@@ -208,7 +234,11 @@ pub(crate) fn fingerprint(plan: &Plan) -> Vec<(&'static str, Fact)> {
             ("arguments", Fact::Text(digest(&call.arguments))),
         ],
         Operation::SandboxRun(spec) => vec![("arguments", Fact::Text(digest(spec)))],
-        Operation::Chat(_) | Operation::ApiCall(_) | Operation::SkillChange(_) => Vec::new(),
+        Operation::Chat(_)
+        | Operation::ApiCall(_)
+        | Operation::SkillChange(_)
+        | Operation::ModelSwitch(_)
+        | Operation::ConfigChange(_) => Vec::new(),
     }
 }
 

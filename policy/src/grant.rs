@@ -140,6 +140,20 @@ fn anchor(plan: &Plan) -> (&'static str, String, Vec<String>) {
             format!(" == Skill::{}", quoted(change.skill.as_str())),
             vec!["false".to_owned()],
         ),
+        Operation::ModelSwitch(switch) => {
+            let to = format!("{}/{}", switch.to.provider, switch.to.model);
+            let model = format!(" == Model::{}", quoted(&to));
+            ("model_switch", model, vec!["false".to_owned()])
+        }
+        Operation::ConfigChange(change) => {
+            let kind = if change.change.is_of_budget() {
+                "Budget"
+            } else {
+                "Provider"
+            };
+            let name = format!(" == {kind}::{}", quoted(change.name.as_str()));
+            ("config_change", name, vec!["false".to_owned()])
+        }
         // A tool had a part in what a sandbox wants to reach, so there is no grant for it either.
         Operation::ApiCall(call) => (
             "api_call",

@@ -274,6 +274,9 @@ pub fn weigh(plan: &Plan, taint: &TaintSet) -> (Risk, &'static str) {
         Operation::Chat(_) => (Risk::Low, "a chat has no effect of its own"),
         Operation::SandboxRun(_) => (Risk::High, "a command is executed"),
         Operation::SkillChange(_) => (Risk::Critical, "what agents can do is changed"),
+        // Whoever answers reads all that is said, and decides what is called.
+        Operation::ModelSwitch(_) => (Risk::Critical, "who answers is changed"),
+        Operation::ConfigChange(_) => (Risk::Critical, "what is configured is changed"),
         Operation::ApiCall(call) => match facts::host_and_port(&call.rule) {
             Some(_) => (Risk::High, "a sandbox reaches the network"),
             None => (Risk::Critical, "what would be reached cannot be read"),

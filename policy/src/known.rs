@@ -98,6 +98,16 @@ fn subject(text: &mut String, plan: &Plan) {
             part(text, "skill_change");
             part(text, change.skill.as_str());
         }
+        Operation::ModelSwitch(switch) => {
+            part(text, "model_switch");
+            part(text, switch.to.provider.as_str());
+            part(text, &switch.to.model);
+        }
+        Operation::ConfigChange(change) => {
+            part(text, "config_change");
+            part(text, change.change.as_str());
+            part(text, change.name.as_str());
+        }
         Operation::ToolCall(call) => {
             part(text, "tool_call");
             part(text, call.skill.as_str());

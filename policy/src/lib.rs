@@ -5,6 +5,7 @@
 //!
 //! - [`words`]: kinds, states, risks, taints, roles, tool classes, digests: the vocabulary of every other crate.
 //! - [`plan`]: the exact, canonical thing that will be done, and its digest.
+//! - [`changes`]: what such a thing says that changes pawd itself.
 //! - [`rules`]: the Cedar policies of this host, parsed and validated.
 //! - [`facts`]: what a rule can ask about a plan.
 //! - [`circumstances`]: how an action came to be asked.
@@ -16,6 +17,7 @@
 //! - [`judge`]: plan and facts in, verdict out; the only place where risk is computed and permits are made.
 
 pub mod cases;
+pub mod changes;
 pub mod circumstances;
 pub mod facts;
 pub mod grant;
@@ -30,6 +32,7 @@ pub mod rules;
 pub mod secret;
 pub mod words;
 
+pub use changes::{ConfigArguments, ConfigChange, SwitchArguments};
 pub use circumstances::{Circumstances, Identity, Via};
 pub use judge::{
     Approval, Factors, Facts, NotApproved, Permit, Principal, Verdict, Yes, judge, permit,

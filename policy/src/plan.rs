@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::changes::{ConfigArguments, SwitchArguments};
 use crate::words::{Digest, Kind, Name, ToolClass};
 
 /// Domain of a plan's digest, so that no other document can have the same one.
@@ -45,6 +46,10 @@ pub enum Operation {
     ApiCall(ApiArguments),
     /// A skill is installed, enabled again, or removed.
     SkillChange(SkillArguments),
+    /// Somebody else answers from now on.
+    ModelSwitch(SwitchArguments),
+    /// What is registered changes: a provider, or a budget.
+    ConfigChange(ConfigArguments),
 }
 
 /// Arguments of [`Operation::SkillChange`].
@@ -207,6 +212,8 @@ impl Plan {
             Operation::ToolCall(_) | Operation::SandboxRun(_) => Kind::ToolCall,
             Operation::ApiCall(_) => Kind::ApiCall,
             Operation::SkillChange(_) => Kind::SkillChange,
+            Operation::ModelSwitch(_) => Kind::ModelSwitch,
+            Operation::ConfigChange(_) => Kind::ConfigChange,
         }
     }
 

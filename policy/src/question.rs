@@ -25,11 +25,14 @@ use crate::{
 pub(crate) enum Type {
     Action,
     Agent,
+    Budget,
     Channel,
     Endpoint,
     Host,
     Identity,
     Job,
+    Model,
+    Provider,
     Role,
     Secret,
     Skill,
@@ -38,14 +41,17 @@ pub(crate) enum Type {
 }
 
 impl Type {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 15] = [
         Self::Action,
         Self::Agent,
+        Self::Budget,
         Self::Channel,
         Self::Endpoint,
         Self::Host,
         Self::Identity,
         Self::Job,
+        Self::Model,
+        Self::Provider,
         Self::Role,
         Self::Secret,
         Self::Skill,
@@ -57,11 +63,14 @@ impl Type {
         match self {
             Self::Action => "Action",
             Self::Agent => "Agent",
+            Self::Budget => "Budget",
             Self::Channel => "Channel",
             Self::Endpoint => "Endpoint",
             Self::Host => "Host",
             Self::Identity => "Identity",
             Self::Job => "Job",
+            Self::Model => "Model",
+            Self::Provider => "Provider",
             Self::Role => "Role",
             Self::Secret => "Secret",
             Self::Skill => "Skill",
@@ -275,6 +284,8 @@ const fn action_of(plan: &Plan) -> &'static str {
         Operation::SandboxRun(_) => "sandbox_run",
         Operation::ApiCall(_) => "api_call",
         Operation::SkillChange(_) => "skill_change",
+        Operation::ModelSwitch(_) => "model_switch",
+        Operation::ConfigChange(_) => "config_change",
         Operation::ToolCall(_) => "tool_call",
     }
 }
@@ -298,6 +309,21 @@ fn subject(plan: &Plan) -> Option<(&'static str, EntityUid, Option<Entity>)> {
         Operation::SkillChange(change) => {
             let skill = uid(Type::Skill, change.skill.as_str());
             (action, skill, None)
+        }
+        Operation::ModelSwitch(switch) => {
+            let to = &switch.to;
+            let model = uid(Type::Model, &format!("{}/{}", to.provider, to.model));
+            let provider = HashSet::from([uid(Type::Provider, to.provider.as_str())]);
+            let entity = Entity::new_no_attrs(model.clone(), provider);
+            (action, model, Some(entity))
+        }
+        Operation::ConfigChange(change) => {
+            let kind = if change.change.is_of_budget() {
+                Type::Budget
+            } else {
+                Type::Provider
+            };
+            (action, uid(kind, change.name.as_str()), None)
         }
         Operation::ToolCall(call) => {
             let tool = uid(Type::Tool, &format!("{}/{}", call.skill, call.tool));

@@ -74,11 +74,6 @@ async fn unknown_kind_is_denied() {
 }
 
 #[tokio::test]
-async fn kind_without_execution_is_denied() {
-    check_refused("secret_use", json!({"name": "x"}), ErrorKind::Denied).await;
-}
-
-#[tokio::test]
 async fn unknown_tool_is_denied() {
     check_refused(
         "tool_call",

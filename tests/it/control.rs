@@ -21,7 +21,7 @@ async fn connect(pawd: &Pawd) -> UnixStream {
 }
 
 /// The one line that comes back for these bytes.
-pub async fn answer(pawd: &Pawd, bytes: &[u8]) -> Value {
+pub(crate) async fn answer(pawd: &Pawd, bytes: &[u8]) -> Value {
     let mut stream = BufReader::new(connect(pawd).await);
     stream.get_mut().write_all(bytes).await.expect("pawd reads");
     let mut line = String::new();

@@ -16,6 +16,7 @@ mod boundaries;
 mod breakers;
 mod budgets;
 mod carried;
+mod changes;
 mod chaos;
 mod chat;
 mod clock;

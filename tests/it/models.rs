@@ -61,6 +61,7 @@ async fn end(events: &mut Switching) -> Result<ModelSwitched, ErrorData> {
             SwitchEvent::Progress { .. } => {}
             SwitchEvent::Done(done) => return Ok(done),
             SwitchEvent::Failed { error, .. } => return Err(error),
+            waiting @ SwitchEvent::Waiting { .. } => panic!("{waiting:?}"),
         }
     }
 }

@@ -7,7 +7,7 @@ use paw_api::model::{Answerer, Model, ModelSwitched, ModelWarmed, PullEvent, Swi
 use serde_json::{Map, Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::block;
+use super::{action::say_waiting, block};
 use crate::{
     cli::{self, Format, Global},
     connect::{Answer, Connection, Items, Params},
@@ -144,6 +144,11 @@ async fn switch(pawd: &Connection, out: &mut Out, params: Params) -> Result<(), 
     let told = follow(out, &mut items, DOING, |item, out| {
         let event: SwitchEvent = item.read()?;
         match event {
+            SwitchEvent::Waiting { action_id } => {
+                bar.set_message("waiting for approval");
+                say_waiting(out, &action_id);
+                Ok(News::More)
+            }
             SwitchEvent::Progress { step, target } => {
                 bar.set_message(format!("{} {}", text::line(&step), who(&target)));
                 Ok(News::More)

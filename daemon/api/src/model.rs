@@ -73,6 +73,11 @@ pub struct ModelSwitched {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum SwitchEvent {
+    /// A person has to approve it. Until then nothing is done; who unsubscribes takes it back.
+    Waiting {
+        /// The action.
+        action_id: String,
+    },
     /// What is being done; until `done`, nothing has changed.
     Progress {
         /// `looking`, `loading`, `asking` or `switching`.

@@ -5,6 +5,7 @@
 pub mod adopted;
 mod again;
 pub mod asked;
+mod change;
 pub mod chat;
 mod ended;
 #[doc(hidden)]
@@ -183,6 +184,16 @@ impl Execute for Agents {
                 Operation::SkillChange(asked) => {
                     skill::change(&self, (id, &caller, owner), asked, &cancel).await
                 }
+                Operation::ModelSwitch(asked) => {
+                    let stops = change::Stops {
+                        cancel: &cancel,
+                        drain: &drain,
+                    };
+                    change::switch(&self, (id, &caller), asked, progress, stops).await
+                }
+                Operation::ConfigChange(asked) => {
+                    change::configure(&self, (id, &caller), asked).await
+                }
             }
         }))
     }
@@ -219,7 +230,9 @@ impl Execute for Agents {
                 Operation::ToolCall(_)
                 | Operation::SandboxRun(_)
                 | Operation::ApiCall(_)
-                | Operation::SkillChange(_) => adopted::go_on(&self, task).await,
+                | Operation::SkillChange(_)
+                | Operation::ModelSwitch(_)
+                | Operation::ConfigChange(_) => adopted::go_on(&self, task).await,
             }
         }))
     }

@@ -338,6 +338,7 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         skills: Arc::clone(&skills),
         installed: Arc::clone(&installed),
         storage: storage.clone(),
+        reload: reload.clone(),
     };
     parts.spawn(questions::ask(asked, intake.clone(), actions.clone()));
     parts.spawn(retention::keep(
@@ -346,11 +347,10 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         audit.clone(),
         stop.clone(),
     ));
-    let way_in = Door {
+    drop(agents.door.set(Door {
         intake: intake.clone(),
         actions: actions.clone(),
-    };
-    drop(agents.door.set(way_in));
+    }));
     let job_ports = keeper::Ports {
         intake: intake.clone(),
         actions: actions.clone(),

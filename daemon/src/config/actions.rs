@@ -22,7 +22,14 @@ const TOOL_CALLS: u32 = 16;
 const MOST: u32 = 1_024;
 
 /// The kinds that stand in line for a place; of others there is none to be had.
-const KINDS: [Kind; 4] = [Kind::Chat, Kind::ToolCall, Kind::ApiCall, Kind::SkillChange];
+const KINDS: [Kind; 6] = [
+    Kind::Chat,
+    Kind::ToolCall,
+    Kind::ModelSwitch,
+    Kind::ConfigChange,
+    Kind::ApiCall,
+    Kind::SkillChange,
+];
 
 /// How many actions of each kind are done at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

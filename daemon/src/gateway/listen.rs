@@ -56,7 +56,7 @@ impl Listener {
     pub fn new(progress: Progress, canary: Canary) -> Self {
         let to = match progress {
             Progress::Chat(to) => Some(to),
-            Progress::None | Progress::Run { .. } => None,
+            Progress::None | Progress::Run { .. } | Progress::Switch(_) => None,
         };
         Self {
             to,

@@ -90,11 +90,30 @@ pub(super) fn unknown_kind(kind: &str) -> Error {
     )
 }
 
-pub(super) fn not_executable(kind: Kind) -> Error {
-    let message = format!("this version cannot execute actions of kind {kind}");
-    Error::new(
-        ErrorKind::Denied,
-        message,
-        "chat, tool_call and skill_change can be executed",
-    )
+/// A kind that nobody submits: why, and what asks for it.
+pub(super) fn not_submitted(kind: Kind) -> Error {
+    let (why, hint) = match kind {
+        Kind::FileOperation => (
+            "what a run wrote to its agent's workspace is taken over, thrown away or taken back by who owns the run, and nobody else",
+            "see `pawctl workspace diff`, then commit, discard or undo it",
+        ),
+        Kind::ApiCall => (
+            "only a sandbox that was refused a host asks for one, of the broker that refused it",
+            "run the command or the tool; the question comes by itself",
+        ),
+        Kind::SecretUse => (
+            "only a broker or a provider uses a secret, for a request that is under way, and each use is judged then",
+            "see `pawctl secret list` for what may use which, and `pawctl secret log` for what did",
+        ),
+        Kind::Chat
+        | Kind::ToolCall
+        | Kind::ModelSwitch
+        | Kind::ConfigChange
+        | Kind::SkillChange => (
+            "it is submitted otherwise",
+            "see pawctl-action(1) for the arguments of each kind",
+        ),
+    };
+    let message = format!("nobody submits an action of kind {kind}: {why}");
+    Error::new(ErrorKind::Denied, message, hint)
 }

@@ -391,7 +391,8 @@ impl Keeper {
             role: record.owner.role.min(Role::User),
             ..record.owner.clone()
         };
-        let submission = match self.ports.intake.judge(asked, caller, Progress::None) {
+        let judged = self.ports.intake.judge(asked, caller, Progress::None);
+        let submission = match judged.await {
             Ok(submission) => submission,
             Err(error) => {
                 (run.outcome, run.ended_ms) = (Some(RunOutcome::Failed), Some(run.at_ms));

@@ -67,7 +67,9 @@ const fn writes(operation: &Operation) -> bool {
         Operation::Chat(_)
         | Operation::SandboxRun(_)
         | Operation::ApiCall(_)
-        | Operation::SkillChange(_) => false,
+        | Operation::SkillChange(_)
+        | Operation::ModelSwitch(_)
+        | Operation::ConfigChange(_) => false,
     }
 }
 

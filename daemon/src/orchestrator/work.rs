@@ -2,7 +2,7 @@
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
-use paw_api::{provider::ChatEvent, sandbox::RunEvent};
+use paw_api::{model::SwitchEvent, provider::ChatEvent, sandbox::RunEvent};
 use paw_launch::frame::Size;
 use paw_policy::{Digest, Permit, Plan, TaintSet};
 use paw_store::{ActionRecord, Attempt, Caller, Failure};
@@ -18,6 +18,8 @@ pub enum Progress {
     None,
     /// Pieces of an answer. Its bound is back-pressure up to the model's connection.
     Chat(mpsc::Sender<ChatEvent>),
+    /// How far a switch to another model is. Who reads slowly misses some of it.
+    Switch(mpsc::Sender<SwitchEvent>),
     /// Output of a command, and input for it.
     Run {
         /// Its output.

@@ -2,6 +2,8 @@
 
 use paw_api::{Error, ErrorKind, budget::BudgetSpec, provider::ProviderSpec};
 
+use serde_json::{Map, Value};
+
 use super::budgets;
 use crate::{
     config::{
@@ -117,6 +119,28 @@ impl Change {
             model: model.unwrap_or_else(|| settings.model.clone()),
             settings: settings.clone(),
         })
+    }
+
+    /// What is registered of what it is about, key by key; nothing of a switch, which is about who answers.
+    #[must_use]
+    pub fn entry(&self, registered: &Registered) -> Option<Map<String, Value>> {
+        let entry = match self {
+            Self::Add(name, _) | Self::Edit(name, _) | Self::Remove(name) => {
+                serde_json::to_value(registered.provider.get(name)?)
+            }
+            Self::Default(_) => {
+                let name = registered.default_provider.as_ref()?;
+                Ok(serde_json::json!({"default_provider": name}))
+            }
+            Self::Budget(name, _) | Self::BudgetRemove(name) => {
+                serde_json::to_value(registered.budget.get(name)?)
+            }
+            Self::Model(..) | Self::Switch(..) | Self::SwitchBack(_) => return None,
+        };
+        match entry {
+            Ok(Value::Object(entry)) => Some(entry),
+            Ok(_) | Err(_) => None,
+        }
     }
 
     /// The word for it in the audit log.

@@ -80,6 +80,39 @@ fn install() -> Plan {
     }
 }
 
+fn switch() -> Plan {
+    Plan {
+        agent: name("default"),
+        session: None,
+        operation: Operation::ModelSwitch(crate::SwitchArguments {
+            agent: Some(name("clerk")),
+            to: crate::Target {
+                provider: name("cloud"),
+                model: "large".into(),
+            },
+            back: false,
+            place: "https://api.example.com/".into(),
+            was: None,
+            unlisted: false,
+            timeout_ms: 300_000,
+        }),
+    }
+}
+
+fn register(change: crate::ConfigChange) -> Plan {
+    Plan {
+        agent: name("default"),
+        session: None,
+        operation: Operation::ConfigChange(crate::ConfigArguments {
+            change,
+            name: name("cloud"),
+            spec: serde_json::Map::new(),
+            replaces: None,
+            difference: Vec::new(),
+        }),
+    }
+}
+
 fn facts(role: Role, taint: Taint) -> Facts {
     Facts {
         principal: Principal { uid: 1000, role },
@@ -801,4 +834,110 @@ fn rules_can_ask_for_jobs_channels_agents_and_cost() {
     check(rule, &chat(), cost(Some(20_000)), false);
     // What nobody knows may be any amount.
     check(rule, &chat(), cost(None), true);
+}
+
+#[test]
+fn only_administrators_ask_for_changes() {
+    use Decision::{Allow, Deny};
+    let changes = crate::ConfigChange::ALL.map(register);
+    for plan in changes.iter().chain([&switch()]) {
+        let terminal = &["administrators-configure"][..];
+        check(
+            plan,
+            Role::Admin,
+            Taint::Operator,
+            Allow,
+            Risk::Critical,
+            terminal,
+        );
+        for role in [Role::Approver, Role::User] {
+            check(plan, role, Taint::User, Deny, Risk::Critical, &[]);
+        }
+        let foreign = &["no-configuration-from-untrusted-data"][..];
+        for taint in [Taint::Channel, Taint::Tool, Taint::Web, Taint::Model] {
+            check(plan, Role::Admin, taint, Deny, Risk::Critical, foreign);
+        }
+    }
+}
+
+/// A rule can name who answers and for whom, and what is changed of which provider or budget.
+#[test]
+fn rule_can_name_what_is_changed() {
+    let says = |scope: &str, plan: &Plan| {
+        let text = format!("@id(\"it\") permit (principal, {scope};");
+        let rules = Rules::parse(&[("60-own.cedar".into(), text)]).unwrap();
+        let said = judge(&rules, plan, &facts(Role::Admin, Taint::Operator)).unwrap();
+        said.decision == Decision::Allow
+    };
+    let switched = r#"action == Action::"model_switch""#;
+    for (rest, expected) in [
+        (r#"resource == Model::"cloud/large")"#, true),
+        (r#"resource == Model::"cloud/small")"#, false),
+        (r#"resource in Provider::"cloud")"#, true),
+        (r#"resource in Provider::"local")"#, false),
+        (
+            r#"resource) when { context has whose && context.whose == Agent::"clerk" }"#,
+            true,
+        ),
+        (
+            r"resource) when { context.back || context.leaves_host }",
+            false,
+        ),
+    ] {
+        assert_eq!(
+            says(&format!("{switched}, {rest}"), &switch()),
+            expected,
+            "{rest}"
+        );
+    }
+    let changed = r#"action == Action::"config_change""#;
+    let provider = register(crate::ConfigChange::ProviderEdit);
+    let budget = register(crate::ConfigChange::BudgetSet);
+    for (rest, of_provider, of_budget) in [
+        (r#"resource == Provider::"cloud")"#, true, false),
+        (r#"resource == Budget::"cloud")"#, false, true),
+        (
+            r#"resource) when { context.change == "provider.edit" }"#,
+            true,
+            false,
+        ),
+    ] {
+        let scope = format!("{changed}, {rest}");
+        assert_eq!(says(&scope, &provider), of_provider, "{rest}");
+        assert_eq!(says(&scope, &budget), of_budget, "{rest}");
+    }
+}
+
+/// Whatever differs of a change is another plan, which no yes to the first one permits.
+#[test]
+fn change_of_a_change_is_another_plan() {
+    let plan = switch();
+    let Operation::ModelSwitch(said) = &plan.operation else {
+        unreachable!("it is one");
+    };
+    let others = [
+        crate::SwitchArguments {
+            agent: None,
+            ..said.clone()
+        },
+        crate::SwitchArguments {
+            place: "https://example.org/".into(),
+            ..said.clone()
+        },
+        crate::SwitchArguments {
+            was: Some(said.to.clone()),
+            ..said.clone()
+        },
+        crate::SwitchArguments {
+            unlisted: true,
+            ..said.clone()
+        },
+    ];
+    for other in others {
+        let other = Plan {
+            operation: Operation::ModelSwitch(other),
+            ..plan.clone()
+        };
+        assert_ne!(other.digest().unwrap(), plan.digest().unwrap());
+    }
 }

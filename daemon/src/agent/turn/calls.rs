@@ -482,9 +482,11 @@ impl Turn<'_> {
         let call = match &record.plan.operation {
             Operation::ToolCall(call) => call,
             Operation::Chat(_) => return self.said_by_another(record, told),
-            Operation::SandboxRun(_) | Operation::ApiCall(_) | Operation::SkillChange(_) => {
-                return told;
-            }
+            Operation::SandboxRun(_)
+            | Operation::ApiCall(_)
+            | Operation::SkillChange(_)
+            | Operation::ModelSwitch(_)
+            | Operation::ConfigChange(_) => return told,
         };
         let skill = self.agents.skills.get(&call.skill);
         let labels = &self.agents.labels;

@@ -96,7 +96,9 @@ fn origin(record: &ActionRecord) -> TaintSet {
         Operation::Chat(_)
         | Operation::SandboxRun(_)
         | Operation::ApiCall(_)
-        | Operation::SkillChange(_) => tool,
+        | Operation::SkillChange(_)
+        | Operation::ModelSwitch(_)
+        | Operation::ConfigChange(_) => tool,
     }
 }
 

@@ -149,6 +149,7 @@ impl Family {
         let mut submission = self
             .intake
             .judge(asked, caller, Progress::None)
+            .await
             .map_err(fail)?;
         if wait {
             submission.urgency = Urgency::Interactive;

@@ -8,13 +8,11 @@ use paw_api::{
     Error, ErrorKind,
     budget::{Budget, BudgetRpcServer, BudgetSpec, Spent},
 };
-use paw_policy::Name;
+use paw_policy::{ConfigChange, Name};
+use serde_json::Map;
 
-use super::{Family, fail};
-use crate::{
-    config::BudgetSettings, intake::unreadable, providers::register::Change, records::shorten,
-    rpc::caller,
-};
+use super::{Family, change::said, fail};
+use crate::{config::BudgetSettings, intake::unreadable, records::shorten};
 
 /// Parts of a budget that one answer lists.
 const PARTS: usize = 100;
@@ -49,17 +47,21 @@ impl BudgetRpcServer for Family {
         name: String,
         spec: BudgetSpec,
     ) -> RpcResult<Budget> {
-        let caller = caller(extensions).map_err(fail)?;
-        let change = Change::Budget(name.clone(), spec);
-        self.reload.change(caller, change).await.map_err(fail)?;
+        let said = said(&spec)?;
+        self.configure(extensions, ConfigChange::BudgetSet, &name, said)
+            .await?;
         BudgetRpcServer::show(self, extensions, name).await
     }
 
     async fn remove(&self, extensions: &Extensions, name: String) -> RpcResult<Budget> {
-        let caller = caller(extensions).map_err(fail)?;
         let was = BudgetRpcServer::show(self, extensions, name.clone()).await?;
-        let change = Change::BudgetRemove(name);
-        self.reload.change(caller, change).await.map_err(fail)?;
+        self.configure(
+            extensions,
+            ConfigChange::BudgetRemove,
+            &name,
+            Map::default(),
+        )
+        .await?;
         Ok(was)
     }
 }

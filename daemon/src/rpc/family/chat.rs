@@ -82,7 +82,8 @@ impl Family {
         let (tell, end) = oneshot::channel();
         let mut submission = self
             .intake
-            .judge(asked, caller.clone(), Progress::Chat(to))?;
+            .judge(asked, caller.clone(), Progress::Chat(to))
+            .await?;
         submission.end = Some(tell);
         Ok(Begun {
             record: self.actions.submit(submission).await?,

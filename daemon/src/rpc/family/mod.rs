@@ -4,6 +4,7 @@ mod action;
 mod agent;
 mod approval;
 mod budget;
+mod change;
 mod chat;
 mod config;
 mod events;
@@ -355,6 +356,7 @@ fn why(
         (State::TimedOut | State::Expired, _) => ErrorKind::TimedOut,
         (State::Cancelled, _) => ErrorKind::Conflict,
         (_, Some("unavailable")) => ErrorKind::Unavailable,
+        (_, Some("conflict")) => ErrorKind::Conflict,
         (_, Some("not_found")) => ErrorKind::NotFound,
         (_, Some("invalid" | "ceiling")) => ErrorKind::Invalid,
         (_, Some("busy" | "limited")) => ErrorKind::Busy,

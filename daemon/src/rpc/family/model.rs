@@ -12,10 +12,7 @@ use jsonrpsee::{
 use paw_api::{
     Error, ErrorKind,
     audit::{Entry, Event},
-    model::{
-        Answerer, Model, ModelPulled, ModelRpcServer, ModelSwitched, ModelWarmed, PullEvent,
-        SwitchEvent,
-    },
+    model::{Model, ModelPulled, ModelRpcServer, ModelWarmed, PullEvent},
     provider::Arms,
 };
 use paw_llm::LlmError;
@@ -27,23 +24,17 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{Family, fail, provider::failed, send};
+use super::{Family, fail, send};
 use crate::{
-    config::{registered::Switched, value},
-    models::ready::{self, NotReady, Progress, Step},
-    providers::{
-        Known,
-        register::{Change, Target},
+    intake::SwitchAsked,
+    models::{
+        ready::{self, Progress},
+        told::{failed, limit, named, not_ready},
     },
+    providers::Known,
     records,
     rpc::caller,
 };
-
-/// How long a model may take to be ready where the caller does not say.
-const READY_LIMIT: Duration = Duration::from_secs(5 * 60);
-
-/// The longest that a caller may say.
-const READY_MOST: Duration = Duration::from_secs(60 * 60);
 
 /// How long a provider may take to tell of its models.
 const SHOW_LIMIT: Duration = Duration::from_secs(10);
@@ -130,8 +121,8 @@ impl ModelRpcServer for Family {
         };
         let began = Instant::now();
         let (tell, _) = watch::channel(Progress::default());
-        let deadline = deadline(timeout_ms).map_err(fail)?;
-        ready::make(&known.client, &model, true, deadline, &tell)
+        let limit = limit(timeout_ms).map_err(fail)?;
+        ready::make(&known.client, &model, true, Deadline::now() + limit, &tell)
             .await
             .map_err(|error| fail(not_ready((&name, &known), &model, &error)))?;
         Ok(ModelWarmed {
@@ -151,27 +142,21 @@ impl ModelRpcServer for Family {
         unlisted: Option<bool>,
         timeout_ms: Option<u64>,
     ) -> SubscriptionResult {
-        let asked = async {
-            let caller = caller(extensions)?;
-            let change = self.wish(model, provider, agent)?;
-            Ok(Wish {
-                caller,
-                change,
-                unlisted: unlisted.unwrap_or(false),
-                deadline: deadline(timeout_ms)?,
-            })
+        let wish = SwitchAsked {
+            model,
+            provider,
+            agent,
+            unlisted: unlisted.unwrap_or(false),
+            timeout_ms,
         };
-        match asked.await {
-            Ok(wish) => {
+        let asked = caller(extensions).and_then(|caller| {
+            self.intake.wish(&wish)?;
+            Ok(caller)
+        });
+        match asked {
+            Ok(caller) => {
                 let sink = pending.accept().await?;
-                if let Some(last) = self.switched(wish, &sink).await {
-                    let last = match last {
-                        Ok(done) => SwitchEvent::Done(done),
-                        Err(error) => SwitchEvent::Failed {
-                            message: error.message,
-                            error: error.data,
-                        },
-                    };
+                if let Some(last) = self.switched(wish, caller, &sink).await {
                     send(&sink, &last).await;
                 }
             }
@@ -220,169 +205,7 @@ impl ModelRpcServer for Family {
     }
 }
 
-/// A switch that is asked for.
-struct Wish {
-    caller: Caller,
-    change: Change,
-    unlisted: bool,
-    deadline: Deadline,
-}
-
 impl Family {
-    /// What a caller wants to have changed.
-    fn wish(
-        &self,
-        model: Option<String>,
-        provider: Option<String>,
-        agent: Option<String>,
-    ) -> Result<Change, Error> {
-        let invalid = |message: &str, hint: &str| Error::new(ErrorKind::Invalid, message, hint);
-        let Some(model) = model else {
-            return match (agent, provider) {
-                (Some(agent), None) => Ok(Change::SwitchBack(agent)),
-                (_, Some(_)) => Err(invalid("a provider without a model", "name the model")),
-                (None, None) => Err(invalid("no model is named", "name one")),
-            };
-        };
-        let model = named(model)?;
-        let Some(agent) = agent else {
-            let default = || {
-                let config = self.config.borrow();
-                config.default_provider.as_ref().map(ToString::to_string)
-            };
-            let Some(provider) = provider.or_else(default) else {
-                let hint = "name one with --provider, see `pawctl provider list`";
-                let message = "there is no default provider";
-                return Err(Error::new(ErrorKind::NotFound, message, hint));
-            };
-            return Ok(Change::Model(provider, model));
-        };
-        let provider = match provider {
-            Some(provider) => provider,
-            None => self.provider_of(&agent)?,
-        };
-        Ok(Change::Switch(agent, Switched { provider, model }))
-    }
-
-    /// The provider that answers for an agent now; whether there is one of this name is looked at later.
-    fn provider_of(&self, agent: &str) -> Result<String, Error> {
-        let config = self.config.borrow();
-        let mut agents = config.agents.iter();
-        let found = agents.find(|(name, _)| name.as_str() == agent);
-        let own = found.and_then(|(_, settings)| settings.provider.as_ref());
-        match own.or(config.default_provider.as_ref()) {
-            Some(provider) => Ok(provider.to_string()),
-            None => {
-                let hint = "name one with --provider, see `pawctl provider list`";
-                let message = format!("agent {} has no provider", records::shorten(agent));
-                Err(Error::new(ErrorKind::NotFound, message, hint))
-            }
-        }
-    }
-
-    /// Makes the target ready and then changes who answers; nothing when the caller has left before that.
-    async fn switched(
-        &self,
-        wish: Wish,
-        sink: &SubscriptionSink,
-    ) -> Option<Result<ModelSwitched, Error>> {
-        let began = Instant::now();
-        let Wish {
-            caller,
-            change,
-            unlisted,
-            deadline,
-        } = wish;
-        // What cannot be is said before anybody is asked anything.
-        let weighed = match self.reload.weigh(change.clone()).await {
-            Ok(weighed) => weighed,
-            Err(error) => return Some(Err(error)),
-        };
-        let Some(target) = weighed.target else {
-            let message = "nobody would answer after that";
-            let hint = "make a provider the default with `pawctl provider default NAME`";
-            return Some(Err(Error::new(ErrorKind::Conflict, message, hint)));
-        };
-        let (name, known) = match self.provider(Some(&target.provider)) {
-            Ok(found) => found,
-            Err(error) => return Some(Err(error)),
-        };
-        let now = Answerer {
-            provider: target.provider.clone(),
-            model: target.model.clone(),
-        };
-        let (tell, mut told) = watch::channel(Progress::default());
-        let making = ready::make(&known.client, &target.model, unlisted, deadline, &tell);
-        tokio::pin!(making);
-        let mut there = progress(sink, Step::Looking.as_str(), &now).await;
-        let made = loop {
-            if !there {
-                break None;
-            }
-            tokio::select! {
-                made = &mut making => break Some(made),
-                Ok(()) = told.changed() => {
-                    let Progress { step, .. } = *told.borrow_and_update();
-                    there = progress(sink, step.as_str(), &now).await;
-                }
-                () = sink.closed() => there = false,
-            }
-        };
-        let brought = tell.borrow().brought;
-        let outcome = match made {
-            None => None,
-            Some(Err(error)) => Some(Err(not_ready((&name, &known), &target.model, &error))),
-            Some(Ok(())) => {
-                let was = weighed.was.map(|was| Answerer {
-                    provider: was.provider,
-                    model: was.model,
-                });
-                there = progress(sink, "switching", &now).await;
-                let agent = change.agent().map(str::to_owned);
-                let changed = if there {
-                    Some(self.put(caller, change, &target).await)
-                } else {
-                    None
-                };
-                changed.map(|changed| {
-                    changed.map(|()| ModelSwitched {
-                        agent,
-                        now,
-                        was,
-                        ms: millis(began),
-                    })
-                })
-            }
-        };
-        // What a switch that came to nothing brought into memory is not left there, unless somebody else answers with it.
-        if !matches!(outcome, Some(Ok(_))) && brought && !self.uses(&target) {
-            ready::give_back(&known, &target.model).await;
-        }
-        outcome
-    }
-
-    /// Changes who answers, if that is still who was made ready.
-    async fn put(&self, caller: Caller, change: Change, target: &Target) -> Result<(), Error> {
-        let target = target.clone();
-        self.reload.change_as_tried(caller, change, target).await
-    }
-
-    /// Whether questions go to this model by the configuration.
-    fn uses(&self, target: &Target) -> bool {
-        let config = self.config.borrow();
-        let providers = config.providers.iter();
-        let agents = config.agents.values();
-        let mut routed = config.routes.values().flat_map(|route| &route.targets);
-        let here = |name: &Name| name.as_str() == target.provider;
-        providers
-            .filter(|(name, _)| here(name))
-            .any(|(_, settings)| settings.model == target.model)
-            || agents
-                .filter(|agent| agent.provider.as_ref().is_some_and(here))
-                .any(|agent| agent.model.as_ref() == Some(&target.model))
-            || routed.any(|it| here(&it.target.provider) && it.target.model == target.model)
-    }
-
     async fn record_pull(&self, caller: &Caller, name: &Name, model: &str) -> Result<(), Error> {
         let mut entry = Entry::new(Event::ModelPulled);
         entry.actor = Some(records::actor(caller));
@@ -393,14 +216,6 @@ impl Family {
             .map(drop)
             .map_err(|error| Error::new(ErrorKind::Unavailable, error.to_string(), error.remedy()))
     }
-}
-
-async fn progress(sink: &SubscriptionSink, step: &str, target: &Answerer) -> bool {
-    let progress = SwitchEvent::Progress {
-        step: step.to_owned(),
-        target: target.clone(),
-    };
-    send(sink, &progress).await
 }
 
 /// Has a provider fetch a model, and tells how far it is; the last thing to be told, nothing when the caller has left.
@@ -453,51 +268,6 @@ async fn fetch(
             })
         }
     }
-}
-
-/// The name of a model, if it can be one.
-fn named(model: String) -> Result<String, Error> {
-    value::model(&model).map_err(|hint| {
-        Error::new(
-            ErrorKind::Invalid,
-            "that cannot be the name of a model",
-            hint,
-        )
-    })
-}
-
-fn deadline(timeout_ms: Option<u64>) -> Result<Deadline, Error> {
-    let limit = timeout_ms.map_or(READY_LIMIT, Duration::from_millis);
-    if limit.is_zero() || limit > READY_MOST {
-        let message = format!("a model is given {} ms to be ready", limit.as_millis());
-        let hint = format!("use 1 to {} ms", READY_MOST.as_millis());
-        return Err(Error::new(ErrorKind::Invalid, message, hint));
-    }
-    Ok(Deadline::now() + limit)
-}
-
-fn not_ready((name, known): (&Name, &Known), model: &str, error: &NotReady) -> Error {
-    let (kind, hint) = match error {
-        NotReady::Failed(error @ LlmError::NotFound { .. }) if known.client.holds_models() => {
-            let hint = format!("fetch it first: `pawctl model pull {model} --provider {name}`");
-            let told = failed(name, model, error);
-            return Error::new(ErrorKind::NotFound, told.message, hint).about(name.as_str());
-        }
-        NotReady::Failed(error) => return failed(name, model, error),
-        NotReady::Unlisted { listed } => (
-            ErrorKind::NotFound,
-            format!(
-                "it lists: {}; if it has one that it does not list, say --unlisted",
-                listed.join(", ")
-            ),
-        ),
-        NotReady::Late(_) => (
-            ErrorKind::TimedOut,
-            "give it longer with --timeout, or see what keeps the provider busy".to_owned(),
-        ),
-    };
-    let message = format!("provider {name} ({model}): {error}");
-    Error::new(kind, message, hint).about(name.as_str())
 }
 
 async fn models(name: &Name, known: &Known) -> RpcResult<Vec<Model>> {

@@ -12,15 +12,11 @@ use paw_api::{
     provider::{Provider, ProviderRpcServer, ProviderSpec, ProviderTest, Usage},
 };
 use paw_llm::{ChatEvent, ChatRequest, LlmError, Message};
-use paw_policy::Name;
+use paw_policy::{ConfigChange, Name};
+use serde_json::Map;
 
-use super::{Family, fail, route};
-use crate::{
-    clock::now_ms,
-    providers::{Known, register::Change},
-    records,
-    rpc::caller,
-};
+use super::{Family, change::said, fail, route};
+use crate::{clock::now_ms, models::told, providers::Known, records, rpc::caller};
 
 /// Models that one answer lists.
 const MODELS: usize = 100;
@@ -47,7 +43,10 @@ impl ProviderRpcServer for Family {
         name: String,
         spec: ProviderSpec,
     ) -> RpcResult<Provider> {
-        self.change(extensions, Change::Add(name, spec)).await
+        let said = said(&spec)?;
+        self.configure(extensions, ConfigChange::ProviderAdd, &name, said)
+            .await?;
+        self.provider_shown(&name).map_err(fail)
     }
 
     async fn edit(
@@ -56,19 +55,33 @@ impl ProviderRpcServer for Family {
         name: String,
         spec: ProviderSpec,
     ) -> RpcResult<Provider> {
-        self.change(extensions, Change::Edit(name, spec)).await
+        let said = said(&spec)?;
+        self.configure(extensions, ConfigChange::ProviderEdit, &name, said)
+            .await?;
+        self.provider_shown(&name).map_err(fail)
     }
 
     async fn remove(&self, extensions: &Extensions, name: String) -> RpcResult<Provider> {
-        let caller = caller(extensions).map_err(fail)?;
         let was = self.provider_shown(&name).map_err(fail)?;
-        let change = Change::Remove(name);
-        self.reload.change(caller, change).await.map_err(fail)?;
+        self.configure(
+            extensions,
+            ConfigChange::ProviderRemove,
+            &name,
+            Map::default(),
+        )
+        .await?;
         Ok(was)
     }
 
     async fn default(&self, extensions: &Extensions, name: String) -> RpcResult<Provider> {
-        self.change(extensions, Change::Default(name)).await
+        self.configure(
+            extensions,
+            ConfigChange::ProviderDefault,
+            &name,
+            Map::default(),
+        )
+        .await?;
+        self.provider_shown(&name).map_err(fail)
     }
 
     async fn reset(&self, extensions: &Extensions, name: String) -> RpcResult<Provider> {
@@ -94,7 +107,7 @@ impl ProviderRpcServer for Family {
             }),
             Err(error) => {
                 let model = &known.settings.model;
-                Err(fail(failed(&name, model, &error)))
+                Err(fail(told::failed(&name, model, &error)))
             }
         }
     }
@@ -146,37 +159,6 @@ async fn names(known: &Known) -> Vec<String> {
     models.into_iter().map(|it| it.name).take(MODELS).collect()
 }
 
-/// An error of a provider, as an error to a caller.
-pub(super) fn failed(name: &Name, model: &str, error: &LlmError) -> Error {
-    let kind = match error {
-        LlmError::TimedOut { .. } => ErrorKind::TimedOut,
-        LlmError::Rate { .. } => ErrorKind::Busy,
-        LlmError::Loading { .. } | LlmError::Overload { .. } | LlmError::Transport { .. } => {
-            ErrorKind::Unavailable
-        }
-        LlmError::Key { .. }
-        | LlmError::Auth { .. }
-        | LlmError::Quota { .. }
-        | LlmError::BadRequest { .. }
-        | LlmError::ContextLength { .. }
-        | LlmError::ContentFilter { .. }
-        | LlmError::NotFound { .. }
-        | LlmError::Malformed { .. }
-        | LlmError::Cut { .. }
-        | LlmError::TooLarge { .. } => ErrorKind::Failed,
-    };
-    let what = error.kind();
-    let message = format!(
-        "provider {name} ({model}): {what}: {}",
-        paw_log::Chain(error)
-    );
-    let told = Error::new(kind, message, error.hint()).about(name.as_str());
-    match error.retry_after() {
-        Some(wait) => told.retry_after_ms(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
-        None => told,
-    }
-}
-
 impl Family {
     fn providers_shown(&self) -> Vec<Provider> {
         let mut all = self.providers.borrow().shown();
@@ -187,17 +169,10 @@ impl Family {
         all
     }
 
-    async fn change(&self, extensions: &Extensions, change: Change) -> RpcResult<Provider> {
-        let caller = caller(extensions).map_err(fail)?;
-        let name = change.provider().unwrap_or_default().to_owned();
-        self.reload.change(caller, change).await.map_err(fail)?;
-        self.provider_shown(&name).map_err(fail)
-    }
-
     fn provider_shown(&self, name: &str) -> Result<Provider, Error> {
         let mut all = self.providers_shown().into_iter();
         all.find(|provider| provider.name == name)
-            .ok_or_else(|| unknown(name))
+            .ok_or_else(|| told::unknown(name))
     }
 
     /// The provider of this name, or the one of the default agent; where that one has a route, the default provider.
@@ -218,20 +193,6 @@ impl Family {
                 hint,
             ));
         };
-        let providers = self.providers.borrow();
-        if let Some(waits) = providers.waits(&name) {
-            let message = format!("provider {name}: {waits}");
-            return Err(Error::new(ErrorKind::Unavailable, message, waits.remedy()).about(name));
-        }
-        match providers.get(&name) {
-            Some((name, known)) => Ok((name.clone(), Arc::clone(known))),
-            None => Err(unknown(&name)),
-        }
+        told::known(&self.providers.borrow(), &name)
     }
-}
-
-fn unknown(name: &str) -> Error {
-    let name = records::shorten(name);
-    let message = format!("there is no provider {name}");
-    Error::new(ErrorKind::NotFound, message, "see `pawctl provider list`").about(name)
 }
