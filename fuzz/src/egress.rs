@@ -5,6 +5,7 @@ use paw_egress::{
     head::check,
     hello::{Greeting, Opening},
     target::{agrees, connect, objection, plain},
+    witness::fuzz,
 };
 
 pub(crate) fn request(bytes: &[u8]) {
@@ -117,5 +118,23 @@ pub(crate) fn hello_seeds() -> Vec<Vec<u8>> {
         [&[5][..], &record].concat(),
         b"\x03GET / HTTP/1.1\r\nHost: example.org\r\n\r\n".to_vec(),
         b"\x7fSSH-2.0-x\r\n".to_vec(),
+    ]
+}
+
+/// Words where they are text that says where checkpoints go; or else what pawd hands on.
+pub(crate) fn witness(bytes: &[u8]) {
+    match str::from_utf8(bytes) {
+        Ok(text) if text.contains("[witness]") => fuzz::words(text),
+        _ => fuzz::checkpoints(bytes),
+    }
+}
+
+pub(crate) fn witness_seeds() -> Vec<Vec<u8>> {
+    let words = |url: &str| format!("[witness]\nurl = \"{url}\"\n").into_bytes();
+    vec![
+        words("syslog://logs.example.com:6514"),
+        words("https://logs.example.com/a/b"),
+        b"hosts = [\"example.org\"]\n[witness]\nurl = \"https://logs.example.com:8443/\"\ncredential = \"c\"\n".to_vec(),
+        fuzz::frames(),
     ]
 }

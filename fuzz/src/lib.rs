@@ -198,6 +198,12 @@ pub const TARGETS: &[Target] = &[
         egress::hello,
         egress::hello_seeds,
     ),
+    target(
+        "egress_witness",
+        "where checkpoints of the audit log go, and what pawd hands on of them",
+        egress::witness,
+        egress::witness_seeds,
+    ),
 ];
 
 #[cfg(test)]

@@ -335,6 +335,7 @@ impl Broker {
             ca,
         } = file;
         let plain = url.scheme() == "https"
+            && url.port() != Some(0)
             && url.username().is_empty()
             && url.password().is_none()
             && url.query().is_none()

@@ -11,6 +11,8 @@
 //! over pawd, or this process, is to send none, which shows at the other end. A newer one covers all that an older one does, so a full
 //! queue loses the oldest.
 
+#[doc(hidden)]
+pub mod fuzz;
 mod sink;
 
 use std::{

@@ -132,6 +132,8 @@ impl Sink {
             && url.query().is_none()
             && url.fragment().is_none();
         let host = url.host_str().and_then(|host| host.parse().ok());
+        // Nothing listens there, and to the kernel it means any port that is free.
+        let plain = plain && url.port() != Some(0);
         let meant = || {
             value(
                 "url: write syslog://HOST[:PORT] or https://HOST[:PORT]/PATH, with a name for the host, without user and query"
@@ -299,7 +301,7 @@ fn now_ms() -> i64 {
 }
 
 /// A line of syslog ([RFC 5424](https://www.rfc-editor.org/rfc/rfc5424)) with its length before it, as RFC 5425 has it.
-fn framed(own: &str, line: &str, now_ms: i64) -> Vec<u8> {
+pub(super) fn framed(own: &str, line: &str, now_ms: i64) -> Vec<u8> {
     let time =
         Timestamp::from_millisecond(now_ms).map_or_else(|_| "-".to_owned(), |it| it.to_string());
     let message = format!("<{PRIORITY}>1 {time} {own} paw-audit - checkpoint - {line}");
@@ -353,6 +355,7 @@ mod tests {
             "url = \"http://logs.example/\"",
             "url = \"syslog://logs.example/path\"",
             "url = \"syslog://user@logs.example\"",
+            "url = \"syslog://logs.example:0\"",
             "url = \"https://logs.example/?a=b\"",
             "url = \"syslog://logs.example\"\ncredential = \"x\"",
             "url = \"https://logs.example/\"\ncredential = \"../x\"",
