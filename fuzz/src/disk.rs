@@ -16,7 +16,7 @@ use paw_audit::{
     key,
     log::{Place, SEGMENT_AGE},
     mac::{Codes, Ratchet},
-    read, segment, verify,
+    proof, read, segment, verify,
 };
 use paw_launch::root::Root;
 use serde_json::{from_slice, json};
@@ -114,6 +114,29 @@ pub(crate) fn audit_log_seeds() -> Vec<Vec<u8>> {
         let mut cut = written.bytes.clone();
         cut.truncate(written.bytes.len() - 7);
         vec![written.bytes.clone(), cut]
+    })
+}
+
+/// A proof is of a record that was written, or it is none.
+pub(crate) fn audit_proof(bytes: &[u8]) {
+    LOG.with(|written| {
+        let dir = written.directory.path().join("log");
+        let public = key::read_public(&dir.join(key::PUBLIC)).expect("the writer left it there");
+        if let Ok(proven) = proof::check(bytes, &public) {
+            let line = [proven.record.as_bytes(), b"\n"].concat();
+            let is_there = written.bytes.windows(line.len()).any(|at| at == line);
+            assert!(is_there, "a record that was never written is proven");
+        }
+    });
+}
+
+pub(crate) fn audit_proof_seeds() -> Vec<Vec<u8>> {
+    LOG.with(|written| {
+        let dir = written.directory.path().join("log");
+        // Another target may have left something else there.
+        fs::write(segment::path(&dir, 1), &written.bytes).expect("there is room");
+        let proofs = (1..=RECORDS).filter_map(|seq| proof::prove(&dir, seq, None).ok());
+        proofs.map(String::into_bytes).collect()
     })
 }
 

@@ -84,6 +84,12 @@ pub const TARGETS: &[Target] = &[
         disk::audit_log_seeds,
     ),
     target(
+        "audit_proof",
+        "proofs that a record is in an audit log",
+        disk::audit_proof,
+        disk::audit_proof_seeds,
+    ),
+    target(
         "store",
         "records in the store, and notes beside it",
         disk::store,

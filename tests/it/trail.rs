@@ -272,3 +272,64 @@ async fn log_is_verified_without_pawd_by_what_was_kept_elsewhere_and_says_so_by_
     let (code, said) = verified(&all).await;
     assert_eq!(code, 0, "{said}");
 }
+
+#[tokio::test]
+async fn record_is_proven_to_somebody_who_has_the_public_key_and_the_proof_alone() {
+    let mut pawd = Pawd::start(Setup::new()).await;
+    assert!(pawd.pawctl(&["chat", "hello"]).await.status.success());
+    pawd.stop().await;
+    let mut audit = pawd.audit.take().unwrap();
+    audit.signal(nix::sys::signal::Signal::SIGTERM);
+    assert!(audit.end().await.success());
+    let elsewhere = tempfile::tempdir().unwrap();
+    let place = |name: &str| elsewhere.path().join(name).to_str().unwrap().to_owned();
+    let (proof, key, witness) = (place("proof"), place("audit.pub"), place("checkpoint"));
+    let log = pawd.root.path().join("log");
+    fs::copy(log.join("audit.pub"), &key).unwrap();
+    fs::copy(log.join("audit.checkpoint"), &witness).unwrap();
+    let run = async |words: &[&str]| {
+        let output = pawd.pawctl(words).await;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let said = text(&output.stdout) + &text(&output.stderr);
+        (output.status.code().unwrap(), said)
+    };
+    let (code, said) = run(&["audit", "prove", "2", &proof]).await;
+    assert_eq!(code, 0, "{said}");
+    let (code, said) = run(&["audit", "prove", "99999"]).await;
+    assert!(code == 6 && said.contains("no record 99999"), "{said}");
+
+    // The log is not needed any more.
+    fs::rename(&log, elsewhere.path().join("away")).unwrap();
+    let verify = ["audit", "verify", "--proof", &proof, "--key", &key];
+    let (code, said) = run(&verify).await;
+    assert!(
+        code == 0 && said.contains("record 2 is in the log"),
+        "{said}"
+    );
+    let (code, said) = run(&[&verify[..], &["-o", "json"]].concat()).await;
+    let document: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(
+        (code, &document["ok"], &document["record"]["seq"]),
+        (0, &Value::from(true), &Value::from(2)),
+        "{said}"
+    );
+    // Its checkpoint is the first one after it, and the one that was kept elsewhere another.
+    let (code, said) = run(&[&verify[..], &["--witness", &witness]].concat()).await;
+    assert!(code == 2 && said.contains("--checkpoint N"), "{said}");
+    let good = fs::read_to_string(&proof).unwrap();
+    fs::write(&proof, good.replacen("\"seq\":2,", "\"seq\":3,", 1)).unwrap();
+    let (code, said) = run(&verify).await;
+    assert!(code == 1 && said.contains("not what was written"), "{said}");
+    // By the one that was kept elsewhere, which is then compared.
+    fs::rename(elsewhere.path().join("away"), &log).unwrap();
+    let kept: Value = serde_json::from_str(&fs::read_to_string(&witness).unwrap()).unwrap();
+    let number = kept["checkpoint"]["n"].to_string();
+    let by_it = ["audit", "prove", "2", "--checkpoint", &number];
+    let (code, said) = run(&by_it).await;
+    assert_eq!(code, 0, "{said}");
+    fs::write(&proof, said).unwrap();
+    let (code, said) = run(&[&verify[..], &["--witness", &witness]].concat()).await;
+    assert!(code == 0 && said.contains("was kept elsewhere"), "{said}");
+    let (code, _) = run(&["audit", "verify", "--proof", &proof]).await;
+    assert_eq!(code, 2, "a proof without a key is no proof");
+}

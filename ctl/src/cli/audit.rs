@@ -27,16 +27,33 @@ pub(crate) enum Audit {
     /// Check chain and signatures: exit 0 whole, 1 tampered with, 2 cannot be verified, 3 torn tail
     Verify {
         /// Log directory, or a file in it, to check without pawd
+        #[arg(group = "elsewhere")]
         path: Option<PathBuf>,
+        /// What audit prove wrote, to check with nothing but the public key
+        #[arg(long, value_name = "FILE", group = "elsewhere", requires = "key")]
+        proof: Option<PathBuf>,
         /// Public key that was kept elsewhere; without it the one beside the log
-        #[arg(long, value_name = "FILE", requires = "path")]
+        #[arg(long, value_name = "FILE", requires = "elsewhere")]
         key: Option<PathBuf>,
         /// First keys of the records' codes, as paw-audit --hand-out-key wrote them: finds a log that was signed anew
         #[arg(long, value_name = "FILE", requires = "path")]
         codes: Option<PathBuf>,
         /// Checkpoints that were kept elsewhere: a copy of audit.checkpoint, the journal of paw-audit, or what a server of syslog got
-        #[arg(long, value_name = "FILE", requires = "path")]
+        #[arg(long, value_name = "FILE", requires = "elsewhere")]
         witness: Vec<PathBuf>,
+    },
+    /// Write a proof that a record is in the log, which audit verify --proof checks without the log
+    Prove {
+        /// The record's number
+        seq: u64,
+        /// File to make; stdout if not given
+        file: Option<PathBuf>,
+        /// Number of the checkpoint to prove it by, such as one that was kept elsewhere [default: the first one after the record]
+        #[arg(long, value_name = "N")]
+        checkpoint: Option<u64>,
+        /// Log directory, or a file in it [default: that of this host]
+        #[arg(long, value_name = "PATH")]
+        log: Option<PathBuf>,
     },
     /// Write records, oldest first, as JSON lines or for a collector of events
     Export {

@@ -2,6 +2,7 @@
 
 mod cef;
 mod pages;
+mod proof;
 mod verify;
 
 use std::sync::LazyLock;
@@ -63,10 +64,30 @@ pub(super) async fn run(
         }
         cli::Audit::Tail { lines, follow } => tail(global, out, lines, follow).await,
         cli::Audit::Verify {
+            proof: Some(proof),
+            key,
+            witness,
+            ..
+        } => proof::verify(
+            out,
+            &proof,
+            &verify::checks(key.as_deref(), None, &witness)?,
+        ),
+        cli::Audit::Prove {
+            seq,
+            file,
+            checkpoint,
+            log,
+        } => {
+            proof::prove(global, seq, checkpoint, log.as_deref(), file.as_deref())?;
+            Ok(exit::DONE)
+        }
+        cli::Audit::Verify {
             path: Some(path),
             key,
             codes,
             witness,
+            ..
         } => verify::verify_files(
             out,
             &path,

@@ -4,7 +4,7 @@
 //! - [`chain`]: whether a line may follow the one before; the writer's recovery and the verifier use the same code.
 //! - [`mac`]: the key that moves on with each record. [`tree`]: the Merkle tree over all of them.
 //! - [`log`]: the writer. [`serve`]: who may ask it to write, over a Unix socket.
-//! - [`verify`]: whether a log is what was written. [`read`]: pages of it.
+//! - [`verify`]: whether a log is what was written. [`read`]: pages of it. [`proof`]: that one record is in it.
 //!
 //! A log is a directory: `audit.000001.log` and so on, `audit.pub` (the key that verifies), `audit.checkpoint` (the newest
 //! signature, so that a cut end shows), `audit.lock` (held by the writer). The signing key, the key of the next record
@@ -20,6 +20,7 @@ mod index;
 pub mod key;
 pub mod log;
 pub mod mac;
+pub mod proof;
 pub mod read;
 mod recover;
 pub mod segment;

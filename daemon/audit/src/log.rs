@@ -42,6 +42,9 @@ pub const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
 /// A segment of this age is followed by a new one.
 pub const SEGMENT_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// A clock that is this much earlier than when the segment began was ahead then, in milliseconds.
+const SET_BACK: u64 = 24 * 3600 * 1000;
+
 /// Where a log lives and how it is written.
 #[derive(Debug, Clone)]
 pub struct Place {
@@ -273,8 +276,11 @@ impl Log {
         self.commit(true, Instant::now())?;
         self.save_key()?;
         let age = at.utc_ms.saturating_sub(self.begun_ms);
-        let is_old = u128::from(age) >= self.place.segment_age.as_millis() && self.has_records();
-        let rotates = self.len >= self.place.segment_bytes || is_old;
+        let is_old = u128::from(age) >= self.place.segment_age.as_millis();
+        // Begun while the clock was ahead, it would not become old for as long as that was.
+        let was_ahead = self.begun_ms > at.utc_ms.saturating_add(SET_BACK);
+        let is_over = (is_old || was_ahead) && self.has_records();
+        let rotates = self.len >= self.place.segment_bytes || is_over;
         if rotates {
             self.prune(at)?;
             self.rotate(at)?;
@@ -334,24 +340,21 @@ impl Log {
         let Some(keep) = self.place.keep else {
             return Ok(());
         };
-        let old_ms = at
-            .utc_ms
-            .saturating_sub(u64::try_from(keep.as_millis()).unwrap_or(u64::MAX));
         let failed = |path: &Path, source| LogError::io("read", path, source);
         let dir = &self.place.dir;
         let numbers = segment::list(dir).map_err(|source| failed(dir, source))?;
-        let mut first = self.tip.first;
-        // What is in a segment ends where the next one begins, and the one that is written into stays.
+        let mut begun = Vec::new();
         for number in numbers {
-            if number <= first {
-                continue;
-            }
             let path = segment::path(dir, number);
             match segment::first_checkpoint(&path).map_err(|source| failed(&path, source))? {
-                Some(begun) if begun.utc_ms < old_ms => first = number,
-                _ => break,
+                Some(checkpoint) => begun.push((number, checkpoint.utc_ms)),
+                None => break,
             }
         }
+        // What is in a segment ends where the next one begins, and the one that is written into stays.
+        let first = first_kept(&begun, at.utc_ms, keep, self.place.segment_age)
+            .unwrap_or(self.tip.first)
+            .max(self.tip.first);
         if first == self.tip.first {
             return Ok(());
         }
@@ -532,4 +535,23 @@ pub(crate) fn begin_segment(
         return Err(error);
     }
     Ok((file, line.len() as u64))
+}
+
+/// The first segment that is kept: the newest one that began as long ago as is kept; none where all are kept. The segments stand with the
+/// time when they began, the oldest first.
+///
+/// A clock that jumps makes nothing old. A segment is followed by another after its age, so each is taken to have lasted a day longer than
+/// that at most, and half of what is kept at most; one that ended before it began, no time at all.
+fn first_kept(begun: &[(u32, u64)], now_ms: u64, keep: Duration, age: Duration) -> Option<u32> {
+    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let longest = ms(age).saturating_add(SET_BACK).min(ms(keep) / 2);
+    let (mut end, mut ago) = (now_ms, 0_u64);
+    for (number, from) in begun.iter().rev() {
+        ago = ago.saturating_add(end.saturating_sub(*from).min(longest));
+        if ago >= ms(keep) {
+            return Some(*number);
+        }
+        end = *from;
+    }
+    None
 }

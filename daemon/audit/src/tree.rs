@@ -33,11 +33,7 @@ impl Tree {
 
     /// Adds a leaf.
     pub fn push(&mut self, tag: &Tag) {
-        let mut node: Tag = Sha256::new()
-            .chain_update([0])
-            .chain_update(tag)
-            .finalize()
-            .into();
+        let mut node = leaf(tag);
         let mut full = self.size;
         while full & 1 == 1
             && let Some(left) = self.peaks.pop()
@@ -58,6 +54,89 @@ impl Tree {
             Some(last) => peaks.fold(*last, |right, left| join(left, &right)),
         }
     }
+}
+
+/// What a leaf passes on its way up to the root, gathered while the tree grows over it.
+#[derive(Debug, Clone)]
+pub struct Beside {
+    index: u64,
+    /// The tree of all leaves before it.
+    before: Tree,
+    /// What grows behind it at each level: a tree of its own, of which the last one may not be full.
+    after: Vec<Tree>,
+    size: u64,
+}
+
+impl Beside {
+    /// Of the leaf that comes next to this tree.
+    #[must_use]
+    pub fn next_to(tree: &Tree) -> Self {
+        Self {
+            index: tree.size,
+            before: tree.clone(),
+            after: vec![Tree::default(); u64::BITS as usize],
+            size: tree.size + 1,
+        }
+    }
+
+    /// A leaf that comes behind it.
+    pub fn push(&mut self, tag: &Tag) {
+        // The highest level at which the two part.
+        if let Some(level) = (self.index ^ self.size).checked_ilog2() {
+            self.after[level as usize].push(tag);
+        }
+        self.size += 1;
+    }
+
+    /// What stands beside the way at each level, from the leaf up.
+    #[must_use]
+    pub fn path(&self) -> Vec<Tag> {
+        let mut left = self.before.peaks.iter().rev();
+        let mut path = Vec::new();
+        for (level, right) in self.after.iter().enumerate() {
+            if self.index >> level & 1 == 1 {
+                path.extend(left.next());
+            } else if right.size > 0 {
+                path.push(right.root());
+            }
+        }
+        path
+    }
+}
+
+/// The root of a tree of `size` leaves in which the leaf number `index`, counted from 0, has this tag, and this stands beside its way
+/// up, from the leaf on; `None` where that is too much or too little for such a tree.
+#[must_use]
+pub fn root_above(tag: &Tag, index: u64, size: u64, path: &[Tag]) -> Option<Tag> {
+    let (mut at, mut last) = (index, size.checked_sub(1)?);
+    if at > last {
+        return None;
+    }
+    let mut node = leaf(tag);
+    for beside in path {
+        if last == 0 {
+            return None;
+        }
+        if at & 1 == 1 || at == last {
+            node = join(beside, &node);
+            // Levels at which nothing stands beside the last node.
+            while at & 1 == 0 && at != 0 {
+                (at, last) = (at >> 1, last >> 1);
+            }
+        } else {
+            node = join(&node, beside);
+        }
+        (at, last) = (at >> 1, last >> 1);
+    }
+    (last == 0).then_some(node)
+}
+
+fn leaf(tag: &Tag) -> Tag {
+    Sha256::new()
+        .chain_update([0])
+        .chain_update(tag)
+        .finalize()
+        .into()
 }
 
 fn join(left: &Tag, right: &Tag) -> Tag {
@@ -100,5 +179,44 @@ mod tests {
             tree.push(leaf);
         }
         assert_eq!(Tree::of(3, vec![[0; 32]]), None);
+    }
+
+    #[test]
+    fn way_of_every_leaf_leads_to_the_root_and_no_other_way_does() {
+        let leaves: Vec<Tag> = (0..40).map(|n| [n; 32]).collect();
+        let mut before = Tree::default();
+        for (index, leaf) in leaves.iter().enumerate() {
+            let mut beside = Beside::next_to(&before);
+            before.push(leaf);
+            let mut tree = before.clone();
+            for size in index + 1..=leaves.len() {
+                let (path, root) = (beside.path(), tree.root());
+                let above = |tag, index: usize, path: &[Tag]| {
+                    root_above(tag, index as u64, size as u64, path)
+                };
+                assert_eq!(above(leaf, index, &path), Some(root), "{index} of {size}");
+                for other in (0..size + 2).filter(|other| *other != index) {
+                    assert_ne!(
+                        above(leaf, other, &path),
+                        Some(root),
+                        "{other} for {index} of {size}"
+                    );
+                }
+                assert_ne!(above(&[99; 32], index, &path), Some(root));
+                assert_ne!(
+                    above(leaf, index, &[&path[..], &[[0; 32]]].concat()),
+                    Some(root)
+                );
+                for missing in 0..path.len() {
+                    let mut less = path.clone();
+                    less.remove(missing);
+                    assert_ne!(above(leaf, index, &less), Some(root), "{index} of {size}");
+                }
+                if let Some(next) = leaves.get(size) {
+                    beside.push(next);
+                    tree.push(next);
+                }
+            }
+        }
     }
 }

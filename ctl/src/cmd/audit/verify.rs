@@ -15,13 +15,16 @@ use crate::{
 };
 
 /// Exit code of `verify`: the log is not what was written.
-const TAMPERED: u8 = 1;
+pub(super) const TAMPERED: u8 = 1;
+
+/// Exit code of `verify`: nobody can tell whether it is.
+pub(super) const UNVERIFIABLE: u8 = 2;
 
 /// Exit code of `verify` for what pawd saw. A state that this pawctl does not know is not taken for a good one.
 pub(super) fn verify_code(seen: &Verification) -> u8 {
     match seen.state.as_str() {
         "ok" if seen.ok => exit::DONE,
-        "unverifiable" => 2,
+        "unverifiable" => UNVERIFIABLE,
         "torn_tail" => 3,
         _ => TAMPERED,
     }
@@ -46,7 +49,7 @@ pub(super) fn verified(seen: &Verification, look: &Look) -> String {
                 look.dot(Tone::Warn)
             );
         }
-        2 => {
+        UNVERIFIABLE => {
             let why = text::line(seen.fault.as_deref().unwrap_or("no reason given")).into_owned();
             return format!(
                 "{} the audit log cannot be verified: {why}\n  do:  see that audit.pub is beside the log and that the writer has run\n",
@@ -142,7 +145,7 @@ pub(super) fn verify_files(out: &mut Out, path: &Path, checks: Checks) -> Result
     Ok(match report.state {
         paw_audit::State::Ok => exit::DONE,
         paw_audit::State::Tampered => TAMPERED,
-        paw_audit::State::Unverifiable => 2,
+        paw_audit::State::Unverifiable => UNVERIFIABLE,
         paw_audit::State::TornTail => 3,
     })
 }

@@ -14,6 +14,7 @@ mod keys;
 mod mutations;
 mod old;
 mod pages;
+mod proofs;
 mod room;
 mod rotation;
 mod support;

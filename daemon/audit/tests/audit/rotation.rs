@@ -136,3 +136,51 @@ fn what_is_kept_long_enough_is_removed_with_a_record_and_the_rest_is_verified() 
         "{report:?}"
     );
 }
+
+/// A clock that jumps ahead by ten years, for a while, and is set right: what is kept is what was kept without that, but for a week, and
+/// afterwards no more is kept than before.
+#[test]
+fn clock_that_jumps_years_ahead_and_back_removes_nothing_and_retention_goes_on() {
+    let dirs = Dirs::new();
+    let mut place = dirs.place(u64::MAX);
+    place.segment_age = Duration::from_secs(7 * 24 * 3600);
+    place.keep = Some(Duration::from_secs(60 * 24 * 3600));
+    let begin = Stamp::now().utc_ms;
+    let mut log = open(place).unwrap();
+    let mut n = 0;
+    let mut write = |log: &mut crate::support::Opened, day: u64| {
+        n += 1;
+        let at = Stamp {
+            mono_ns: 1,
+            utc_ms: begin + day * DAY,
+        };
+        log.append(&entry(n), at);
+        log.seal(at).unwrap();
+    };
+    for day in 0..50 {
+        write(&mut log, day);
+    }
+    let before = segment::list(&dirs.log).unwrap();
+    assert_eq!(before[0], 1);
+    for jump in 0..3 {
+        for day in 0..5 {
+            write(&mut log, 3650 + jump * 3 + day);
+        }
+        write(&mut log, 50 + jump);
+        let now = segment::list(&dirs.log).unwrap();
+        assert!(now.starts_with(&before), "{now:?} after {before:?}");
+    }
+    for day in 53..200 {
+        write(&mut log, day);
+    }
+    let numbers = segment::list(&dirs.log).unwrap();
+    assert!(numbers[0] > before[before.len() - 1], "{numbers:?}");
+    let kept = numbers.len();
+    assert!((9..=12).contains(&kept), "{numbers:?}");
+    let report = verify(&dirs.log, None);
+    assert_eq!(
+        (report.state, report.removed + report.records),
+        (State::Ok, log.last()),
+        "{report:?}"
+    );
+}
