@@ -275,7 +275,8 @@ async fn log_is_verified_without_pawd_by_what_was_kept_elsewhere_and_says_so_by_
 
 #[tokio::test]
 async fn record_is_proven_to_somebody_who_has_the_public_key_and_the_proof_alone() {
-    let mut pawd = Pawd::start(Setup::new()).await;
+    let model = Model::start().await;
+    let mut pawd = Pawd::start(Setup::new().ollama(&model)).await;
     assert!(pawd.pawctl(&["chat", "hello"]).await.status.success());
     pawd.stop().await;
     let mut audit = pawd.audit.take().unwrap();

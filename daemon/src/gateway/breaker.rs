@@ -35,6 +35,10 @@ const PERIOD: u64 = 5_100;
 /// lasts 10 s costs three attempts, and is over at most 2 s later.
 const SPREAD: u64 = 800;
 
+/// A period begins when the attempt did that failed, and not when that was seen: so much of its time counts at most. One that says nothing
+/// is waited for, and that would be added to each period otherwise.
+const WAITED: u64 = PERIOD / 2;
+
 /// Probes that fail before it is open for longer each time.
 const EVEN: u32 = 2;
 
@@ -60,6 +64,8 @@ pub struct Breaker {
     doubt: Option<Doubt>,
     /// Whether the one probe is under way.
     probing: bool,
+    /// Whether a check has let a probe in before its time. Where that fails, the time is as it was.
+    early: bool,
     /// Who had an answer last, and when: two callers, the last one first.
     answered: [Option<(u32, u64)>; 2],
 }
@@ -97,6 +103,8 @@ pub struct Failure {
     pub sure: bool,
     /// How long the provider wants to be left alone, in milliseconds.
     pub asked: u64,
+    /// How long the attempt took, in milliseconds.
+    pub took: u64,
 }
 
 /// What it says to an attempt.
@@ -144,6 +152,7 @@ impl Breaker {
             outage: Some(outage),
             doubt: None,
             probing: false,
+            early: false,
             answered: [None; 2],
         }
     }
@@ -167,7 +176,7 @@ impl Breaker {
         match &self.outage {
             None => State::Closed,
             Some(_) if self.probing => State::HalfOpen,
-            Some(outage) => match opens(outage, now) {
+            Some(outage) => match opens(outage, self.early, now) {
                 until if until > now => State::Open(until),
                 _ => State::HalfOpen,
             },
@@ -216,7 +225,7 @@ impl Breaker {
         self.outage
             .take_if(|outage| probe || began >= outage.since)
             .map(|_| {
-                self.probing = false;
+                (self.probing, self.early) = (false, false);
                 Change::Closed
             })
     }
@@ -231,10 +240,13 @@ impl Breaker {
             probe,
             sure,
             asked,
+            took,
         }: Failure,
         may: bool,
         random: u64,
     ) -> Option<Change> {
+        let from = now - took.min(WAITED).min(now);
+        let early = probe && std::mem::take(&mut self.early);
         let asked = now + asked.min(LONGEST_ASKED);
         match &mut self.outage {
             None => {
@@ -248,13 +260,17 @@ impl Breaker {
                     return self.doubts(by, now, random);
                 }
                 // Where it was doubted, it was tried again already, and a check that says that it is there says nothing new.
-                let probes = u32::from(self.doubt_of(now).is_some());
+                let doubt = self.doubt_of(now);
+                let probes = u32::from(doubt.is_some());
+                // The outage began with what was doubted, which took about as long to fail.
+                let began = doubt.map_or(from, |doubt| doubt.since.saturating_sub(now - from));
+                let from = from.min(began.max(now - WAITED.min(now)));
                 self.doubt = None;
-                self.probing = false;
+                (self.probing, self.early) = (false, false);
                 self.outage = Some(Outage {
                     since: now,
                     failed: now,
-                    until: asked.max(now + period(probes, random)),
+                    until: asked.max(from + period(probes, random)),
                     asked,
                     probes,
                     gone: false,
@@ -265,7 +281,10 @@ impl Breaker {
                 self.probing = false;
                 outage.probes = outage.probes.saturating_add(1);
                 outage.failed = now;
-                outage.until = asked.max(now + period(outage.probes, random));
+                if !early || outage.until <= now {
+                    outage.until = from + period(outage.probes, random);
+                }
+                outage.until = asked.max(outage.until);
                 outage.asked = asked;
                 outage.gone = false;
                 Some(Change::Longer)
@@ -352,11 +371,13 @@ impl Breaker {
         };
         let there = there?;
         if !there {
-            outage.gone = true;
+            (outage.gone, self.early) = (true, false);
             outage.until = outage.until.max((now + HOLD).min(outage.failed + BLIND));
-        } else if outage.gone || outage.probes == 0 {
+        } else if outage.gone {
             outage.gone = false;
             outage.until = outage.asked.max(now);
+        } else if outage.probes == 0 {
+            self.early = true;
         }
         None
     }
@@ -376,9 +397,10 @@ impl Doubt {
     }
 }
 
-/// When an outage may be probed. A clock that was set back does not make it longer.
-fn opens(outage: &Outage, now: u64) -> u64 {
-    outage.until.min(now + LONGEST_ASKED)
+/// When an outage may be probed, by its time or before that. A clock that was set back does not make it longer.
+fn opens(outage: &Outage, early: bool, now: u64) -> u64 {
+    let until = if early { outage.asked } else { outage.until };
+    until.min(now + LONGEST_ASKED)
 }
 
 /// How long it is open after so many failed probes.
@@ -404,6 +426,7 @@ mod tests {
             probe,
             sure: true,
             asked,
+            took: 0,
         }
     }
 
@@ -411,10 +434,12 @@ mod tests {
     const START: u64 = 86_400_000;
 
     /// One load: a question every 5 ms to a target that is dead for ten seconds; gives how many reached it then, and when it first
-    /// answered one again. Checks, where there are any, come every so often and see what is really there, or are always well.
-    fn dead(every: Option<u64>, honest: bool, sure: bool, random: u64) -> (u32, u64) {
+    /// answered one again. Checks, where there are any, come every so often and see what is really there, or are always well. What fails
+    /// takes so long, and whoever asked asks again then.
+    fn dead(every: Option<u64>, honest: bool, sure: bool, took: u64, random: u64) -> (u32, u64) {
         let mut breaker = Breaker::default();
         let (mut reached, mut now) = (0, START);
+        let mut waits: Option<(u64, Failure)> = None;
         loop {
             let by = Asker {
                 uid: 1,
@@ -424,6 +449,13 @@ mod tests {
             // The first one comes as soon as it is open.
             if every.is_some_and(|every| now == START + 5 || (now - START).is_multiple_of(every)) {
                 breaker.checked(Some(well || !honest), true, now);
+            }
+            if let Some((_, failure)) = waits.take_if(|(until, _)| *until <= now) {
+                breaker.failed(now, failure, true, random);
+            }
+            if waits.is_some() {
+                now += 5;
+                continue;
             }
             let probe = match breaker.ask(by, now) {
                 Answer::Yes => Some(false),
@@ -442,8 +474,13 @@ mod tests {
                     probe,
                     sure,
                     asked: 0,
+                    took,
                 };
-                breaker.failed(now, failure, true, random);
+                if took == 0 {
+                    breaker.failed(now, failure, true, random);
+                } else {
+                    waits = Some((now + took, failure));
+                }
             }
             now += 5;
         }
@@ -456,8 +493,9 @@ mod tests {
             every in prop::option::of((1_u64..200).prop_map(|fives| fives * 5)),
             honest: bool,
             sure: bool,
+            took in (0_u64..=200).prop_map(|fives| fives * 5),
         ) {
-            let (reached, back) = dead(every, honest, sure, random);
+            let (reached, back) = dead(every, honest, sure, took, random);
             prop_assert!(reached <= 3, "reached {reached} times");
             prop_assert!(back <= 2_000, "back after {back} ms");
         }
@@ -526,6 +564,7 @@ mod tests {
                 probe: breaker.ask(*by, now) == Answer::Probe,
                 sure: false,
                 asked: 0,
+                took: 0,
             };
             breaker.failed(now, failure, true, 0);
         }
@@ -580,6 +619,7 @@ mod tests {
                     probe,
                     sure: false,
                     asked: 0,
+                    took: 0,
                 };
                 breaker.failed(now, failure, true, 0);
             }

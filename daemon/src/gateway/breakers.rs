@@ -387,6 +387,7 @@ impl Pass {
                 probe: probe || was_probe && breaker.failed_before(began),
                 sure,
                 asked,
+                took: now.saturating_sub(began),
             };
             breaker.failed(now, failure, may, random)
         });
