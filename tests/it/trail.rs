@@ -314,8 +314,11 @@ async fn record_is_proven_to_somebody_who_has_the_public_key_and_the_proof_alone
         (0, &Value::from(true), &Value::from(2)),
         "{said}"
     );
-    // Its checkpoint is the first one after it, and the one that was kept elsewhere another.
-    let (code, said) = run(&[&verify[..], &["--witness", &witness]].concat()).await;
+    // Of those that were kept elsewhere none is the one that it is proven by: the first of all is of no record.
+    let first = fs::read_to_string(elsewhere.path().join("away/audit.000001.log")).unwrap();
+    let other = place("first");
+    fs::write(&other, first.lines().next().unwrap()).unwrap();
+    let (code, said) = run(&[&verify[..], &["--witness", &other]].concat()).await;
     assert!(code == 2 && said.contains("--checkpoint N"), "{said}");
     let good = fs::read_to_string(&proof).unwrap();
     fs::write(&proof, good.replacen("\"seq\":2,", "\"seq\":3,", 1)).unwrap();
