@@ -197,10 +197,11 @@ pub(crate) fn common(facts: &Facts) -> Vec<(&'static str, Fact)> {
 
 /// The way in, and the agents that asked.
 fn way(how: &Circumstances) -> Vec<(&'static str, Fact)> {
-    let through = how.through.iter().map(ToString::to_string);
+    let through: Vec<String> = how.through.iter().map(ToString::to_string).collect();
     let mut all = vec![
         ("via", Fact::Text(how.via.as_str().to_owned())),
-        ("through", Fact::Texts(through.collect())),
+        ("way", Fact::Text(asked_in_turn(how))),
+        ("through", Fact::Texts(through)),
     ];
     match &how.via {
         Via::Terminal | Via::Mcp => {}
@@ -210,6 +211,12 @@ fn way(how: &Circumstances) -> Vec<(&'static str, Fact)> {
         }
     }
     all
+}
+
+/// The agents that asked, the one that the person asked first: a set of them has no order, and no name has a slash.
+pub(crate) fn asked_in_turn(how: &Circumstances) -> String {
+    let names: Vec<&str> = how.through.iter().map(crate::words::Name::as_str).collect();
+    names.join("/")
 }
 
 /// Whether a call sends something off this host: its class says so, or an argument names where to. No other one has a way out.

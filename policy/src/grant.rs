@@ -105,11 +105,10 @@ fn way(how: &Circumstances) -> Vec<String> {
             conditions.push(format!("context.identity == Identity::{peer}"));
         }
     }
-    let through: Vec<String> = how.through.iter().map(|it| quoted(it.as_str())).collect();
-    conditions.push(if through.is_empty() {
+    conditions.push(if how.through.is_empty() {
         "context.through.isEmpty()".to_owned()
     } else {
-        format!("context.through == [{}]", through.join(", "))
+        format!("context.way == {}", quoted(&facts::asked_in_turn(how)))
     });
     conditions
 }
@@ -498,6 +497,8 @@ mod tests {
             plain(),
             through(&["lead"]),
             through(&["lead", "cook"]),
+            through(&["cook", "lead"]),
+            through(&["lead", "lead", "cook"]),
             via(Via::Job("1".into())),
             via(Via::Job("2".into())),
             via(Via::Channel("telegram:1".parse().unwrap())),

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, str::FromStr};
 
 use cedar_policy::{
-    Effect, Policy, PolicyId, PolicySet, PolicySetError, Schema, ValidationError, ValidationMode,
-    Validator,
+    Effect, Policy, PolicyId, PolicySet, PolicySetError, Schema, Template, ValidationError,
+    ValidationMode, Validator,
 };
 
 use crate::{index::Index, known::Known, words::Digest};
@@ -75,7 +75,13 @@ impl Rules {
         let (mut all, mut faults) = (Vec::new(), Vec::new());
         for (file, text) in files {
             match PolicySet::from_str(text) {
-                Ok(set) => all.extend(set.policies().map(|policy| (file, text, policy.clone()))),
+                Ok(set) => {
+                    all.extend(set.policies().map(|policy| (file, text, policy.clone())));
+                    faults.extend(
+                        set.templates()
+                            .map(|template| of_nobody(file, text, template)),
+                    );
+                }
                 Err(errors) => faults.extend(errors.iter().map(|error| {
                     let offset = miette_offset(error);
                     fault(file, text, offset, &error.to_string(), help(error))
@@ -345,6 +351,21 @@ fn fault(file: &str, text: &str, offset: usize, message: &str, hint: Option<Stri
         message: message.to_owned(),
         hint,
     }
+}
+
+/// A template is no rule before somebody is put into it, which nobody does here: whoever wrote it would take it for one.
+fn of_nobody(file: &str, text: &str, template: &Template) -> Fault {
+    let source = template.to_cedar();
+    let rule = text.find(source.trim()).unwrap_or(0);
+    let slot = template.slots().next().map(ToString::to_string);
+    let slot = slot.unwrap_or_default();
+    // Words in an annotation or a comment are no part of the scope, but they only move the place that is pointed at within the rule.
+    let within = text.get(rule..).and_then(|text| text.find(&slot));
+    let hint = Some(format!(
+        "write whom or what it is about in place of {slot}, or leave the condition out to have it be about all"
+    ));
+    let message = format!("a template, which {slot} makes of it, is no rule and is never asked");
+    fault(file, text, rule + within.unwrap_or(0), &message, hint)
 }
 
 fn miette_offset(error: &dyn miette::Diagnostic) -> usize {

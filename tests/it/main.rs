@@ -65,5 +65,6 @@ mod tls;
 mod trail;
 mod turns;
 mod vault;
+mod waiting;
 mod watch;
 mod wires;

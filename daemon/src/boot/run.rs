@@ -491,15 +491,14 @@ fn whole(ended: Result<(), JoinError>) -> Result<(), Fatal> {
 
 /// The actions that were being done when an earlier life ended.
 fn executing(storage: &Storage) -> Result<BTreeMap<Uuid, ActionRecord>, Fatal> {
-    let open = storage
+    let mut executing = BTreeMap::new();
+    storage
         .read()
-        .open_actions()
-        .context("read the open actions")?;
-    Ok(open
-        .into_iter()
-        .filter(|record| record.state == State::Executing)
-        .map(|record| (record.id, record))
-        .collect())
+        .each_in(&[State::Executing], |record| {
+            executing.insert(record.id, record);
+        })
+        .context("read the actions that were being done")?;
+    Ok(executing)
 }
 
 /// Waits for the launcher and asks what an earlier pawd left behind; nothing, when it cannot be asked. Where no service manager

@@ -185,7 +185,7 @@ impl Driver {
         let executing = self.queue.running();
         let waiting = self.questions.len();
         Load {
-            queued: self.open.len().saturating_sub(executing + waiting),
+            queued: self.open.len().saturating_sub(executing),
             in_line: Urgency::ALL.map(|urgency| self.queue.waiting(urgency)),
             executing,
             waiting,

@@ -23,7 +23,8 @@ use super::{
     driver::{Driver, Happened},
     handle::{Reply, Said},
     lifecycle::{Step, next},
-    steps::{Lasting, batch, first_yes, not_waiting, principal, question, say, say_end, write},
+    steps::{Lasting, batch, first_yes, not_waiting, principal, say, say_end, write},
+    waiting::NotReadBack,
     work::failure,
 };
 use crate::{
@@ -32,6 +33,12 @@ use crate::{
     metrics,
     records::{actor, entry_of, granted},
 };
+
+/// Questions that are being closed at once because their time came: as many as the store writes together.
+pub(super) const EXPIRE_AT_ONCE: usize = 64;
+
+/// When a question that expired and could not be read is looked for again, in milliseconds.
+const LOOK_AGAIN_MS: u64 = 1_000;
 
 /// What an answer comes to, before anything of it is stored.
 struct Weighed {
@@ -60,7 +67,13 @@ impl Driver {
     /// Whether the answer was taken.
     fn answer_one(&mut self, id: Uuid, said: &Said, reply: Option<Reply>) -> bool {
         let now = now_ms();
-        let weighed = match self.weigh_answer(id, said, now) {
+        let record = self.read_back(id);
+        let record = record.map_err(|why| self.not_read_back(id, why));
+        let weighed = record.and_then(|record| {
+            let weighed = self.weigh_answer(&record, said, now)?;
+            Ok((weighed, record))
+        });
+        let (weighed, mut record) = match weighed {
             Ok(weighed) => weighed,
             Err(error) => {
                 self.note_refusal(id, said, &error);
@@ -71,22 +84,18 @@ impl Driver {
             }
         };
         point::reached(Point::Answers);
-        let Some(open) = self.open.get_mut(&id) else {
-            return false;
-        };
         let step = if said.approve {
             Step::Approve
         } else {
             Step::Deny
         };
         // It was weighed as one that waits, so there is such a step.
-        let Ok(decided) = next(open.record.state, step) else {
+        let Ok(decided) = next(record.state, step) else {
             if let Some(reply) = reply {
                 say(reply, Err(not_waiting(id)));
             }
             return false;
         };
-        open.before = Some(Box::new(open.record.clone()));
         let answer = Answer {
             by: said.by.clone(),
             approve: said.approve,
@@ -98,48 +107,45 @@ impl Driver {
         };
         let event = match (said.approve, weighed.yes) {
             (true, Yes::OneOfTwo) => {
-                open.record.first_yes = Some(answer);
-                open.record.wait_reason = Some("a second person has to approve it, too".into());
+                record.first_yes = Some(answer);
+                record.wait_reason = Some("a second person has to approve it, too".into());
                 Event::ActionFirstApproved
             }
             (true, Yes::Decides) => {
-                open.record.state = decided;
-                open.record.approved_by = Some(answer);
+                record.state = decided;
+                record.approved_by = Some(answer);
                 Event::ActionApproved
             }
             (false, _) => {
-                open.record.state = decided;
-                open.record.ended_ms = Some(now);
+                record.state = decided;
+                record.ended_ms = Some(now);
                 let reason = said
                     .note
                     .as_deref()
                     .map_or_else(String::new, |note| format!(": {note}"));
-                open.record.error = Some(failure(
+                record.error = Some(failure(
                     "denied",
                     format!("a person denied it{reason}"),
                     "ask them why",
                 ));
-                open.record.approved_by = Some(answer);
+                record.approved_by = Some(answer);
                 Event::ActionRejected
             }
         };
         if event != Event::ActionFirstApproved {
-            open.record.decided_ms = Some(now);
-            open.record.wait_reason = None;
+            record.decided_ms = Some(now);
+            record.wait_reason = None;
         }
-        // It is no question until this answer is kept: nothing else may become of it meanwhile.
-        self.questions.drop(id);
-        open.busy = true;
-        let mut entry = entry_of(event, &open.record, &self.ports.rules.borrow());
+        let mut entry = entry_of(event, &record, &self.ports.rules.borrow());
         entry.actor = Some(actor(&said.by));
         if said.code {
             entry.detail.insert("second_factor".into(), "code".into());
-        } else if let Some(first) = &open.record.first_yes {
+        } else if let Some(first) = &record.first_yes {
             let first = first.by.uid.to_string();
             entry.detail.insert("first_yes_of_uid".into(), first);
         }
         let mut entries = vec![entry];
-        let mut batch = batch(&open.record, None);
+        let mut batch = batch(&record, None);
         if let Some(grant) = weighed.grant.as_deref() {
             entries.push(granted(Event::GrantMade, grant, &said.by));
             batch = batch.and_then(|mut batch| {
@@ -150,6 +156,11 @@ impl Driver {
                 Ok(batch)
             });
         }
+        // It is no question until this answer is kept: nothing else may become of it meanwhile.
+        let Some(open) = self.take_up(record) else {
+            return false;
+        };
+        open.busy = true;
         let (storage, audit) = (self.ports.storage.clone(), self.ports.audit.clone());
         let grant = weighed.grant;
         self.tasks.spawn(async move {
@@ -176,11 +187,8 @@ impl Driver {
     }
 
     /// Whether this answer fits a question that waits, whether policy lets that person give it, and what it comes to.
-    fn weigh_answer(&self, id: Uuid, said: &Said, now: u64) -> Result<Weighed, Error> {
-        let record = match self.open.get(&id) {
-            Some(open) if open.record.state == State::WaitingApproval && !open.busy => &open.record,
-            Some(_) | None => return Err(not_waiting(id)),
-        };
+    fn weigh_answer(&self, record: &ActionRecord, said: &Said, now: u64) -> Result<Weighed, Error> {
+        let id = record.id;
         let (requester, approver) = (principal(&record.requested_by), principal(&said.by));
         let rules = Arc::clone(&self.ports.rules.borrow());
         let first = first_yes(record).map(|first| first.by.uid);
@@ -198,17 +206,20 @@ impl Driver {
                 )
                 .about(id)
             })?;
-        self.questions
-            .fits(id, said.digest, now)
-            .map_err(|error| match error {
-                NotAnswered::NotWaiting => not_waiting(id),
-                NotAnswered::OtherDigest | NotAnswered::Expired => Error::new(
-                    ErrorKind::Conflict,
-                    error.to_string(),
-                    format!("look again: pawctl approval show {id}"),
-                )
-                .about(id),
-            })?;
+        // The question itself may have been put off, to be looked for again.
+        let fits = match record.expires_ms {
+            Some(expires_ms) if now >= expires_ms => Err(NotAnswered::Expired),
+            Some(_) | None => self.questions.fits(id, said.digest, now),
+        };
+        fits.map_err(|error| match error {
+            NotAnswered::NotWaiting => not_waiting(id),
+            NotAnswered::OtherDigest | NotAnswered::Expired => Error::new(
+                ErrorKind::Conflict,
+                error.to_string(),
+                format!("look again: pawctl approval show {id}"),
+            )
+            .about(id),
+        })?;
         if yes == Yes::OneOfTwo && first == Some(said.by.uid) {
             let message = "you have approved it already; it takes a second person, or your code";
             let hint = "have another approver answer it, or answer it with --code";
@@ -277,12 +288,10 @@ impl Driver {
             return;
         };
         open.busy = false;
-        let before = open.before.take();
         if let Err(error) = result {
-            // The answer is not durable, so it was not given: the question is open again.
-            if let Some(before) = before {
-                self.questions.ask(id, question(&before));
-                open.record = *before;
+            // The answer is not durable, so it was not given: the question is open again, and in the store it never was anything else.
+            if let Some(open) = self.open.remove(&id) {
+                self.set_aside(*open);
             }
             if let Some(reply) = reply {
                 say(reply, Err(error));
@@ -293,7 +302,11 @@ impl Driver {
         match record.state {
             State::Approved => self.queue.push(open.ticket()),
             // Its time may have come meanwhile; then it expires next.
-            State::WaitingApproval => self.questions.ask(id, question(&record)),
+            State::WaitingApproval => {
+                if let Some(open) = self.open.remove(&id) {
+                    self.set_aside(*open);
+                }
+            }
             _ => {
                 metrics::ended(&record);
                 if let Some(end) = self.open.remove(&id).and_then(|open| open.end) {
@@ -310,20 +323,33 @@ impl Driver {
         }
     }
 
+    /// Closes questions whose time has come: so many at a time as may be in memory again for it.
     pub(super) fn expire(&mut self) {
         let now = now_ms();
-        for id in self.questions.expire(now) {
+        let room = EXPIRE_AT_ONCE.saturating_sub(self.expiring);
+        for id in self.questions.expired(now, room) {
             point::reached(Point::Expires);
-            let Some(open) = self.open.get_mut(&id) else {
-                continue;
-            };
-            match next(open.record.state, Step::Expire) {
-                Ok(state) => open.record.state = state,
-                Err(error) => {
-                    warn!(paw_action = %id, error = %error, "a question expired that did not wait");
+            let record = match self.read_back(id) {
+                Ok(record) => record,
+                Err(NotReadBack::NotNow(error)) => {
+                    warn!(paw_action = %id, error = %paw_log::Chain(&error), "a question that expired cannot be read; it is looked for again");
+                    self.questions
+                        .postpone(id, now.saturating_add(LOOK_AGAIN_MS));
                     continue;
                 }
-            }
+                Err(why) => {
+                    drop(self.not_read_back(id, why));
+                    continue;
+                }
+            };
+            // It was read back as one that waits, so there is such a step.
+            let Ok(state) = next(record.state, Step::Expire) else {
+                continue;
+            };
+            let Some(open) = self.take_up(record) else {
+                continue;
+            };
+            open.record.state = state;
             open.record.ended_ms = Some(now);
             open.record.wait_reason = None;
             open.record.error = Some(failure(
@@ -331,6 +357,7 @@ impl Driver {
                 "nobody answered in time",
                 "submit it again if it is still wanted",
             ));
+            self.expiring += 1;
             self.close(id, Event::ActionExpired, None);
         }
     }

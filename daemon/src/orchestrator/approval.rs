@@ -14,13 +14,13 @@ use uuid::Uuid;
 /// The most actions that wait for one answer; the next one that is equal begins another question.
 const FOLDED: usize = 64;
 
-/// The open questions.
+/// The open questions. A hundred thousand may wait, so of each as little is kept as it takes to find, count, close and answer it.
 #[derive(Debug, Default)]
 pub struct Questions {
-    open: BTreeMap<Uuid, Question>,
+    open: BTreeMap<Uuid, Kept>,
     by_expiry: BTreeSet<(u64, Uuid)>,
-    /// What is asked once for several: the plan, who wants it, and where its data came from.
-    groups: BTreeMap<Group, BTreeSet<Uuid>>,
+    /// What is asked once for several, and which those are, oldest first.
+    groups: BTreeSet<(Group, Uuid)>,
     /// The oldest of each group: what people are asked.
     asked: BTreeSet<Uuid>,
     /// How many each user has; nobody is in it who has none.
@@ -42,8 +42,18 @@ pub struct Question {
     pub way: Box<str>,
 }
 
-/// The last number tells groups apart of which the first is full.
-type Group = (Digest, u32, Vec<&'static str>, Box<str>, u32);
+/// What is kept of a question.
+#[derive(Debug)]
+struct Kept {
+    digest: Digest,
+    expires_ms: u64,
+    uid: u32,
+    group: Group,
+}
+
+/// A digest of what makes questions equal: the plan, who wants it, where its data came from, and by which way it came in. The number tells
+/// groups apart of which the first is full.
+type Group = (Digest, u32);
 
 /// Why an answer is refused. The question, if there is one, stays open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -64,22 +74,35 @@ impl Questions {
     pub fn ask(&mut self, id: Uuid, question: Question) {
         self.drop(id);
         self.by_expiry.insert((question.expires_ms, id));
-        let mut group = first_group(&question);
-        while self
-            .groups
-            .get(&group)
-            .is_some_and(|members| members.len() >= FOLDED)
-        {
-            group.4 += 1;
+        let mut group = (alike(&question), 0);
+        while self.members(group).count() >= FOLDED {
+            group.1 += 1;
         }
-        let members = self.groups.entry(group).or_default();
-        if let Some(first) = members.first() {
-            self.asked.remove(first);
+        if let Some(first) = self.first(group) {
+            self.asked.remove(&first);
         }
-        members.insert(id);
-        self.asked.extend(members.first());
+        self.groups.insert((group, id));
+        self.asked.extend(self.first(group));
         *self.of_users.entry(question.uid).or_default() += 1;
-        self.open.insert(id, question);
+        let Question {
+            digest,
+            expires_ms,
+            uid,
+            ..
+        } = question;
+        let kept = Kept {
+            digest,
+            expires_ms,
+            uid,
+            group,
+        };
+        self.open.insert(id, kept);
+    }
+
+    /// The digest of the plan that this action waits with, if it does.
+    #[must_use]
+    pub fn digest(&self, id: Uuid) -> Option<Digest> {
+        self.open.get(&id).map(|question| question.digest)
     }
 
     /// Whether an answer fits; the question stays open.
@@ -110,42 +133,34 @@ impl Questions {
                 self.of_users.remove(&question.uid);
             }
         }
-        let Some(group) = self.group_of(id, &question) else {
-            return;
-        };
-        if let Some(members) = self.groups.get_mut(&group) {
-            members.remove(&id);
-            self.asked.extend(members.first());
-            if members.is_empty() {
-                self.groups.remove(&group);
-            }
-        }
+        self.groups.remove(&(question.group, id));
+        self.asked.extend(self.first(question.group));
     }
 
     /// Those that wait for the same answer as this one, itself among them, oldest first.
     #[must_use]
     pub fn together(&self, id: Uuid) -> Vec<Uuid> {
-        let group = self
-            .open
-            .get(&id)
-            .and_then(|question| self.group_of(id, question));
-        let members = group.and_then(|group| self.groups.get(&group));
-        members.into_iter().flatten().copied().collect()
+        let question = self.open.get(&id);
+        question
+            .into_iter()
+            .flat_map(|question| self.members(question.group))
+            .collect()
     }
 
-    /// Takes out every question whose time has come.
-    pub fn expire(&mut self, now_ms: u64) -> Vec<Uuid> {
-        let mut expired = Vec::new();
-        while let Some((_, id)) = self
-            .by_expiry
-            .first()
-            .copied()
-            .filter(|(at, _)| *at <= now_ms)
-        {
-            self.drop(id);
-            expired.push(id);
+    /// The questions whose time has come, the first that came first, at most so many. They stay until they are closed.
+    #[must_use]
+    pub fn expired(&self, now_ms: u64, most: usize) -> Vec<Uuid> {
+        let expired = self.by_expiry.iter().take_while(|(at, _)| *at <= now_ms);
+        expired.take(most).map(|(_, id)| *id).collect()
+    }
+
+    /// Has a question expire then, and not when it said.
+    pub fn postpone(&mut self, id: Uuid, until_ms: u64) {
+        if let Some(question) = self.open.get_mut(&id) {
+            self.by_expiry.remove(&(question.expires_ms, id));
+            question.expires_ms = until_ms;
+            self.by_expiry.insert((until_ms, id));
         }
-        expired
     }
 
     /// When the next question expires, in milliseconds since 1970.
@@ -185,38 +200,32 @@ impl Questions {
 
     /// How many wait for the same answer as this one.
     fn count(&self, id: Uuid) -> usize {
-        let group = self
-            .open
-            .get(&id)
-            .and_then(|question| self.group_of(id, question));
-        group
-            .and_then(|group| self.groups.get(&group))
-            .map_or(1, BTreeSet::len)
+        let question = self.open.get(&id);
+        question.map_or(1, |question| self.members(question.group).count())
     }
 
-    fn group_of(&self, id: Uuid, question: &Question) -> Option<Group> {
-        let mut group = first_group(question);
-        // Groups before a full one may have ended meanwhile, so this goes on to the last that there is.
-        let last = (group.0, group.1, group.2.clone(), group.3.clone(), u32::MAX);
-        self.groups
-            .range(group.clone()..=last)
-            .find(|(_, members)| members.contains(&id))
-            .map(|(found, _)| {
-                group.4 = found.4;
-                group
-            })
+    fn first(&self, group: Group) -> Option<Uuid> {
+        self.members(group).next()
+    }
+
+    /// Those of a group, oldest first.
+    fn members(&self, group: Group) -> impl Iterator<Item = Uuid> + '_ {
+        let all = (group, Uuid::nil())..=(group, Uuid::max());
+        self.groups.range(all).map(|(_, id)| *id)
     }
 }
 
-fn first_group(question: &Question) -> Group {
-    let taint = question.taint.iter().map(|taint| taint.as_str());
-    (
-        question.digest,
-        question.uid,
-        taint.collect(),
-        question.way.clone(),
-        0,
-    )
+/// What equal questions have in common. Each part has a length of its own or is behind the one byte that is in no label.
+fn alike(question: &Question) -> Digest {
+    let mut parts = question.digest.as_bytes().to_vec();
+    parts.extend_from_slice(&question.uid.to_be_bytes());
+    for taint in question.taint.iter() {
+        parts.extend_from_slice(taint.as_str().as_bytes());
+        parts.push(0);
+    }
+    parts.push(0);
+    parts.extend_from_slice(question.way.as_bytes());
+    Digest::of(&parts)
 }
 
 #[cfg(test)]
@@ -266,8 +275,9 @@ mod tests {
         questions.ask(ID, question(b"other", 1, Taint::User, 1_000));
         questions.ask(id(8), question(b"plan", 2, Taint::User, 2_000));
         assert_eq!([1, 2, 3].map(|uid| questions.of(uid)), [1, 1, 0]);
-        questions.expire(1_000);
-        questions.drop(id(9));
+        for id in questions.expired(1_000, 9).into_iter().chain([id(9)]) {
+            questions.drop(id);
+        }
         assert_eq!([1, 2].map(|uid| questions.of(uid)), [0, 1]);
     }
 
@@ -300,8 +310,9 @@ mod tests {
     fn an_expired_question_cannot_be_answered() {
         let (mut questions, digest) = asked();
         assert_eq!(questions.fits(ID, digest, 1_000), Err(NotAnswered::Expired));
-        assert_eq!(questions.expire(999), Vec::<Uuid>::new());
-        assert_eq!(questions.expire(1_000), [ID]);
+        assert_eq!(questions.expired(999, 9), Vec::<Uuid>::new());
+        assert_eq!(questions.expired(1_000, 9), [ID]);
+        questions.drop(ID);
         assert_eq!(questions.fits(ID, digest, 1), Err(NotAnswered::NotWaiting));
         assert!(questions.is_empty());
         assert_eq!(questions.next_expiry(), None);
@@ -314,8 +325,12 @@ mod tests {
             questions.ask(id(number), question(b"x", 1, Taint::User, at));
         }
         assert_eq!(questions.next_expiry(), Some(10));
-        assert_eq!(questions.expire(20), [id(2), id(3)]);
-        assert_eq!(questions.len(), 1);
+        assert_eq!(questions.expired(20, 9), [id(2), id(3)]);
+        assert_eq!(questions.expired(20, 1), [id(2)]);
+        questions.postpone(id(2), 21);
+        assert_eq!(questions.expired(20, 9), [id(3)]);
+        assert_eq!(questions.expired(21, 9), [id(3), id(2)]);
+        assert_eq!(questions.len(), 3, "they stay until they are closed");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use futures_util::FutureExt;
 use paw_api::{Error, ErrorKind, audit::Event};
 use paw_policy::{Decision, Permit, Plan, Rules, State};
 use paw_store::{
-    ActionRecord, Caller, GrantRecord, StoreError,
+    ActionRecord, Caller, GrantRecord, OPEN_STATES, StoreError,
     point::{self, Point},
 };
 use tokio::{
@@ -26,15 +26,17 @@ use uuid::Uuid;
 
 use super::{
     admission::line,
+    answering::EXPIRE_AT_ONCE,
     approval::Questions,
     ending::fault_of_ours,
     handle::{Actions, CHANGES, Change, Command, End, INBOX, Load, Reply, Submission},
     lifecycle::{Step, next},
     queue::{Queue, Urgency},
     steps::{
-        Lasting, batch, denial, internal, not_stored, past, permit, question, say, say_end, tick,
-        until, write,
+        Lasting, batch, denial, internal, not_stored, past, permit, say, say_end, tick, until,
+        write,
     },
+    waiting::Aside,
     work::{Ending, Execute, Outcome, Progress, Task, failure},
 };
 use crate::{
@@ -90,7 +92,7 @@ pub struct Ports {
     pub rates: Arc<Rates>,
 }
 
-/// An action that is not final.
+/// An action that is not final, and of which something is done or about to be: what waits for a person is set aside.
 pub(super) struct Open {
     pub(super) record: ActionRecord,
     pub(super) progress: Progress,
@@ -101,8 +103,6 @@ pub(super) struct Open {
     pub(super) end: Option<End>,
     /// Whether a step is being made durable; nothing else may begin then.
     pub(super) busy: bool,
-    /// What it was before an answer that is not durable yet.
-    pub(super) before: Option<Box<ActionRecord>>,
     /// Whether its conversation begins with it.
     pub(super) opens: bool,
     /// Its permit, while it begins with its acceptance.
@@ -119,6 +119,10 @@ pub struct Driver {
     pub(super) questions: Questions,
     /// Each has a place of its own: a tree of them as they are would hold half as much room again empty, and move it about.
     pub(super) open: BTreeMap<Uuid, Box<Open>>,
+    /// What waits for a person, each with its question.
+    pub(super) aside: BTreeMap<Uuid, Aside>,
+    /// How many questions are just being closed because their time came.
+    pub(super) expiring: usize,
     pub(super) inbox: mpsc::Receiver<Command>,
     pub(super) tasks: JoinSet<Happened>,
     pub(super) changes: broadcast::Sender<Change>,
@@ -143,6 +147,8 @@ impl Driver {
             queue: Queue::new(line(&bounds)),
             questions: Questions::default(),
             open: BTreeMap::new(),
+            aside: BTreeMap::new(),
+            expiring: 0,
             inbox,
             tasks: JoinSet::new(),
             changes: changes.clone(),
@@ -153,9 +159,10 @@ impl Driver {
             bounds,
             ports,
         };
-        for record in driver.ports.storage.read().open_actions()? {
-            driver.adopt(record);
-        }
+        let storage = driver.ports.storage.clone();
+        storage
+            .read()
+            .each_in(&OPEN_STATES, |record| driver.adopt(record))?;
         Ok((
             driver,
             Actions {
@@ -190,7 +197,7 @@ impl Driver {
                     Ok(happened) => self.happened(happened),
                     Err(error) => warn!(error = %error, "a task of the driver was lost"),
                 },
-                () = until(self.questions.next_expiry()) => self.expire(),
+                () = until(self.questions.next_expiry()), if self.expiring < EXPIRE_AT_ONCE => self.expire(),
                 () = tick(&mut beat) => alive(),
                 () = stop.cancelled(), if !self.draining => {
                     self.draining = true;
@@ -244,7 +251,7 @@ impl Driver {
             urgency,
             end,
         } = submission;
-        if self.open.contains_key(&record.id) {
+        if self.open.contains_key(&record.id) || self.aside.contains_key(&record.id) {
             let error = Error::new(
                 ErrorKind::Conflict,
                 "this action is under way",
@@ -309,7 +316,6 @@ impl Driver {
                 reply: Some(reply),
                 end,
                 busy: true,
-                before: None,
                 opens: session.is_some(),
                 permit,
                 urgency,
@@ -335,6 +341,9 @@ impl Driver {
 
     fn cancel(&mut self, id: Uuid, by: &Caller, reply: Reply) {
         point::reached(Point::Cancels);
+        if self.aside.contains_key(&id) {
+            return self.cancel_waiting(id, by, reply);
+        }
         let Some(open) = self.open.get_mut(&id) else {
             let hint = format!("see what became of it: pawctl action show {id}");
             return say(
@@ -358,7 +367,6 @@ impl Driver {
         match open.record.state {
             State::Executing => open.cancel.cancel(),
             State::Queued | State::WaitingApproval | State::Approved => {
-                self.questions.drop(id);
                 self.queue.done(id, now_ms());
                 self.end(id, Outcome::plain(Ending::Cancelled));
             }
@@ -484,6 +492,9 @@ impl Driver {
         };
         metrics::ended(&open.record);
         self.tell(id, open.record.state);
+        if open.record.state == State::Expired {
+            self.expiring = self.expiring.saturating_sub(1);
+        }
         let Open {
             record, reply, end, ..
         } = *open;
@@ -522,7 +533,9 @@ impl Driver {
                     risk = %record.risk,
                     "action waits for a person"
                 );
-                self.questions.ask(id, question(&record));
+                if let Some(open) = self.open.remove(&id) {
+                    self.set_aside(*open);
+                }
             }
             State::Approved => self.queue.push(open.ticket()),
             State::Executing => self.tell(id, State::Approved),

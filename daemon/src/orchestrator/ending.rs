@@ -17,7 +17,7 @@ use super::{
     driver::{Driver, Happened, Open},
     lifecycle::{Step, next},
     queue::Urgency,
-    steps::{batch_with_exchange, question, say},
+    steps::{batch_with_exchange, say},
     work::{Continuation, Ending, Exchange, Outcome, Progress, failure},
 };
 use crate::{clock::now_ms, quota::Unstored, records::entry_of};
@@ -29,8 +29,7 @@ impl Driver {
     /// Takes an action of an earlier life into account, as the store has it.
     pub(super) fn adopt(&mut self, record: ActionRecord) {
         match record.state {
-            State::WaitingApproval => self.questions.ask(record.id, question(&record)),
-            State::Queued | State::Approved | State::Executing => {}
+            State::Queued | State::WaitingApproval | State::Approved | State::Executing => {}
             State::Completed
             | State::Failed
             | State::Rejected
@@ -45,12 +44,14 @@ impl Driver {
             reply: None,
             end: None,
             busy: false,
-            before: None,
             opens: false,
             permit: None,
             // Whoever waited for it was connected to that life.
             urgency: Urgency::Background,
         };
+        if open.record.state == State::WaitingApproval {
+            return self.set_aside(open);
+        }
         if open.record.state == State::Approved {
             self.queue.push(open.ticket());
         }

@@ -52,7 +52,7 @@ pub use record::{
     ActionRecord, Answer, Attempt, CallRecord, Caller, Failure, ResultOf, SessionRecord, Speaker,
     TurnRecord,
 };
-pub use schema::SCHEMA_VERSION;
+pub use schema::{OPEN_STATES, SCHEMA_VERSION};
 pub use spent::{Account, Sum};
 pub use store::Store;
 pub use summary::{SummaryRecord, digest_of};

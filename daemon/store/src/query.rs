@@ -11,8 +11,8 @@ use crate::{
     error::Fault,
     record::{ActionRecord, SessionRecord, TurnRecord},
     schema::{
-        ACTIONS, ACTIONS_BY_SESSION, ACTIONS_BY_STATE, META, OPEN_STATES, SESSIONS,
-        SESSIONS_BY_OWNER, TURNS, meta, state_code,
+        ACTIONS, ACTIONS_BY_SESSION, ACTIONS_BY_STATE, META, SESSIONS, SESSIONS_BY_OWNER, TURNS,
+        meta, state_code,
     },
 };
 
@@ -212,29 +212,17 @@ pub(crate) fn actions(
     }
 }
 
-/// Every action to which something can still happen, oldest first. The queue's bound is the bound of this list.
-pub(crate) fn open_actions(txn: &ReadTransaction) -> Result<Vec<ActionRecord>, Fault> {
+/// The actions that stand in one of these states, oldest first.
+pub(crate) fn ids_in(txn: &ReadTransaction, states: &[State]) -> Result<Vec<Uuid>, Fault> {
     let index = txn.open_table(ACTIONS_BY_STATE)?;
-    let documents = txn.open_table(ACTIONS)?;
     let mut ids = Vec::new();
-    for state in OPEN_STATES {
-        let code = state_code(state);
+    for code in states.iter().copied().map(state_code) {
         for entry in index.range((code, 0)..=(code, u128::MAX))? {
-            ids.push(entry?.0.value().1);
+            ids.push(Uuid::from_u128(entry?.0.value().1));
         }
     }
     ids.sort_unstable();
-    ids.into_iter()
-        .map(|id| {
-            let document = documents.get(id)?.ok_or_else(|| {
-                Fault::Document(format!(
-                    "action {} is in an index only",
-                    Uuid::from_u128(id)
-                ))
-            })?;
-            parse("action", id, document.value())
-        })
-        .collect()
+    Ok(ids)
 }
 
 pub(crate) fn sessions(

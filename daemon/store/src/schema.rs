@@ -63,7 +63,7 @@ pub(crate) const fn state_code(state: State) -> u8 {
 }
 
 /// The states in which something can still happen to an action.
-pub(crate) const OPEN_STATES: [State; 4] = [
+pub const OPEN_STATES: [State; 4] = [
     State::Queued,
     State::WaitingApproval,
     State::Approved,

@@ -629,6 +629,20 @@ fn faults_name_file_line_and_column() {
     let second = format!("@id(\"a\") permit (principal, action, resource);\n\n  {unknown}");
     let faults = text(Rules::parse(&[("e.cedar".into(), second)]).unwrap_err());
     assert!(faults.starts_with("e.cedar:3:56:"), "{faults}");
+    // It would be left out without a word.
+    for (slot, at) in [
+        ("principal == ?principal, action, resource", "3:13"),
+        ("principal, action, resource in ?resource", "3:34"),
+    ] {
+        let template = format!(
+            "@id(\"a\") permit (principal, action, resource);\n@id(\"t\")\nforbid ({slot});"
+        );
+        let faults = text(Rules::parse(&[("f.cedar".into(), template)]).unwrap_err());
+        assert!(
+            faults.starts_with(&format!("f.cedar:{at}: a template")),
+            "{faults}"
+        );
+    }
 }
 
 /// It may be a forbid, of which nobody knows whether it held.

@@ -216,7 +216,7 @@ fn store_of_version_1_is_read() {
         Some(action(2, State::Completed, Some(session.id), "hello"))
     );
     assert_eq!(
-        store.open_actions().unwrap(),
+        crate::support::open_actions(&store),
         [action(3, State::WaitingApproval, None, "wait")]
     );
     assert_eq!(

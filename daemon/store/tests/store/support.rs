@@ -11,7 +11,8 @@ use paw_policy::{
     ChatArguments, Decision, Digest, Kind, Operation, Plan, Risk, Role, State, Taint, TaintSet,
 };
 use paw_store::{
-    ActionRecord, Batch, Caller, OpenOptions, SessionRecord, Speaker, Store, StoreError, TurnRecord,
+    ActionRecord, Batch, Caller, OPEN_STATES, OpenOptions, SessionRecord, Speaker, Store,
+    StoreError, TurnRecord,
 };
 use uuid::Uuid;
 
@@ -135,6 +136,15 @@ pub(crate) fn turn(session: Uuid, seq: u64) -> TurnRecord {
         attempts: Vec::new(),
         at_ms: seq,
     }
+}
+
+/// Every action to which something can still happen, oldest first.
+pub(crate) fn open_actions(store: &Store) -> Vec<ActionRecord> {
+    let mut found = Vec::new();
+    store
+        .each_in(&OPEN_STATES, |record| found.push(record))
+        .unwrap();
+    found
 }
 
 pub(crate) fn put(store: &Store, action: &ActionRecord) {
