@@ -631,8 +631,8 @@ fn faults_name_file_line_and_column() {
     assert!(faults.starts_with("e.cedar:3:56:"), "{faults}");
     // It would be left out without a word.
     for (slot, at) in [
-        ("principal == ?principal, action, resource", "3:13"),
-        ("principal, action, resource in ?resource", "3:34"),
+        ("principal == ?principal, action, resource", "3:22"),
+        ("principal, action, resource in ?resource", "3:40"),
     ] {
         let template = format!(
             "@id(\"a\") permit (principal, action, resource);\n@id(\"t\")\nforbid ({slot});"
