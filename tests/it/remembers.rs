@@ -247,7 +247,7 @@ async fn long_conversation_keeps_its_first_fact_in_a_summary_and_all_of_its_turn
         .as_str()
         .unwrap();
     assert!(
-        data.contains("[before that, in short]\nThey spoke of the heron Ada."),
+        data.contains("[before that, in short]\n  They spoke of the heron Ada."),
         "{data}"
     );
     let transcript = talk.transcript().await;

@@ -23,6 +23,7 @@ mod grant;
 mod job;
 mod journal;
 mod notes;
+mod open;
 mod outage;
 mod overlay;
 mod placed;

@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use paw_policy::State;
 use redb::{ReadTransaction, WriteTransaction};
 use uuid::Uuid;
 
@@ -40,9 +39,6 @@ const PRUNE_STEP: usize = 1000;
 /// How long a read waits for the commit that is under way, when it has to write first. A commit that takes longer waits for a disk that
 /// does not answer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
-
-/// Records that are read together where all of them are looked at.
-const AT_ONCE: usize = 64;
 
 /// The open store. Reads run beside each other and beside a write; writes wait for each other. A note that is not in the tables yet is put
 /// there before anything is read, which is a write: so a read after a note waits for the commit that is under way, its wait for the disk
@@ -206,45 +202,6 @@ impl Store {
         page: &Page,
     ) -> Result<Listed<ActionRecord>, StoreError> {
         self.read_or_before(|txn| query::actions(txn, filter, page))
-    }
-
-    /// The action with this id as it was committed, without what was noted of it since: this waits for nobody who writes.
-    ///
-    /// # Errors
-    /// When the file cannot be read.
-    pub fn committed_action(&self, id: Uuid) -> Result<Option<ActionRecord>, StoreError> {
-        self.read_applied(|txn| query::action(txn, id))
-    }
-
-    /// The actions that stand in one of these states, oldest first, without looking at the others.
-    ///
-    /// # Errors
-    /// When the file cannot be read.
-    pub fn ids_in(&self, states: &[State]) -> Result<Vec<Uuid>, StoreError> {
-        self.read(|txn| query::ids_in(txn, states))
-    }
-
-    /// Hands over the actions that stand in one of these states, oldest first, and never holds more than a few of them: the records of
-    /// a hundred thousand that wait are more than shall be in memory at once.
-    ///
-    /// # Errors
-    /// When the file cannot be read, or one of them is in an index only.
-    pub fn each_in(
-        &self,
-        states: &[State],
-        mut each: impl FnMut(ActionRecord),
-    ) -> Result<(), StoreError> {
-        for ids in self.ids_in(states)?.chunks(AT_ONCE) {
-            let found = self.actions_named(ids, usize::MAX)?;
-            if found.len() != ids.len() {
-                return Err(StoreError::Corrupt {
-                    path: self.path.clone(),
-                    detail: "an action is in an index only".into(),
-                });
-            }
-            found.into_iter().for_each(&mut each);
-        }
-        Ok(())
     }
 
     /// The session with this id.
