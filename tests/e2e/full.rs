@@ -1,4 +1,5 @@
-//! A disk of the state that is full: what cannot be stored is not accepted, and the log says how it ended.
+//! A disk that is full. That of the state: what cannot be stored is not accepted, and the log says how it ended. That of the log:
+//! nothing that needs a record is done, everybody is told, and it heals by itself.
 
 use std::{
     fs::{self, File},
@@ -9,15 +10,18 @@ use std::{
 
 use harness::{
     cases,
+    openmetrics::Exposition,
     report::Case,
     standalone::Standalone,
     within,
     words::{answer, ask_to_write, finally, object, refused},
 };
+use jsonrpsee::async_client::Client;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use paw_api::{
     ErrorKind,
     action::{ActionRpcClient, Answer, ApprovalRpcClient},
+    system::SystemRpcClient,
     trail::AuditRpcClient,
 };
 use paw_policy::State;
@@ -29,6 +33,7 @@ pub(crate) fn cases() -> Vec<Case> {
     cases![
         without_sandboxes;
         action_that_does_not_fit_on_the_disk_is_refused_and_its_end_is_in_the_log,
+        log_that_has_no_room_stops_what_needs_a_record_and_says_so_until_there_is_some,
     ]
 }
 
@@ -130,4 +135,93 @@ async fn action_that_does_not_fit_on_the_disk_is_refused_and_its_end_is_in_the_l
         .expect("it may be approved");
     let written = finally(&client, &asked.id).await;
     assert_eq!(written.state, State::Completed, "{written:?}");
+}
+
+/// Whether status, doctor and the metrics say that the log can be written; they agree.
+async fn log_is_well(client: &Client) -> bool {
+    let status = within("status", SystemRpcClient::status(client)).await;
+    let status = status.expect("it answers");
+    let told = |text: &String| text.contains("the audit log cannot be written");
+    let well = !status.problems.iter().any(told);
+    assert_eq!((status.audit.writable, status.ready), (well, well));
+    let doctor = within("doctor", client.doctor(None)).await;
+    let findings = doctor.expect("it answers").findings;
+    let found = findings.iter().any(|it| it.id == "audit.absent");
+    assert_eq!(found, !well, "{findings:?}");
+    let metrics = within("metrics", SystemRpcClient::metrics(client)).await;
+    let metrics = Exposition::read(&metrics.expect("it answers").text);
+    for name in ["paw_audit_writable", "paw_ready"] {
+        let expected = if well { 1.0 } else { 0.0 };
+        assert_eq!(metrics.value(name, &[]), expected, "{name}");
+    }
+    well
+}
+
+async fn log_that_has_no_room_stops_what_needs_a_record_and_says_so_until_there_is_some() {
+    let mut system = Standalone::start("").await;
+    system.stop().await;
+    let disk = Disk::at(&system.root.path().join("log"));
+    system.start_again().await;
+    let client = system.client().await;
+    let mut questions = Vec::new();
+    for number in 0..9 {
+        let name = format!("note-{number}.txt");
+        questions.push(ask_to_write(&client, &name, "remember the milk").await);
+    }
+    assert!(log_is_well(&client).await);
+    let filler = disk.fill();
+    // What a person allows is not done while nobody can write down that they did, nor that it begins. The last page of the log has
+    // room for a few words more.
+    let (mut taken, mut held) = (Vec::new(), None);
+    for asked in questions {
+        match answer(&client, &asked.id, asked.digest, Answer::Approve).await {
+            Ok(_) => taken.push(asked),
+            Err(error) => {
+                let why = refused::<()>(Err(error), ErrorKind::Unavailable);
+                assert!(why.hint.contains("free space"), "{why:?}");
+                held = Some(asked);
+                break;
+            }
+        }
+    }
+    let asked = held.expect("the log is full before nine answers are in it");
+    let mut done = Vec::new();
+    for (number, taken) in taken.iter().enumerate() {
+        let ended = finally(&client, &taken.id).await;
+        if ended.state == State::Completed {
+            done.push(number);
+        } else {
+            assert_eq!(ended.state, State::Failed, "{ended:?}");
+        }
+    }
+    // A shorter record may have found room since; nothing new does.
+    let another = client.submit("tool_call".into(), write(1), None, None, None, None);
+    refused(within("an answer", another).await, ErrorKind::Unavailable);
+    assert!(!log_is_well(&client).await);
+    let same = harness::words::show(&client, &asked.id).await;
+    assert_eq!(same.state, State::WaitingApproval, "{same:?}");
+    let workspace = system.root.path().join("launcher/workspaces/default");
+    let found = Command::new("find").arg(&workspace).output();
+    let found = found.expect("it starts").stdout;
+    let found = String::from_utf8_lossy(&found).into_owned();
+    for number in 0..9 {
+        let there = found.contains(&format!("note-{number}.txt"));
+        assert_eq!(there, done.contains(&number), "{number}: {found}");
+    }
+    let output = system.pawctl(&["status"]).await;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("the audit log cannot be written"), "{said}");
+    // With room it goes on, and nobody has to be started again.
+    let before = system.processes().await;
+    fs::remove_file(filler).expect("it is ours");
+    answer(&client, &asked.id, asked.digest, Answer::Approve)
+        .await
+        .expect("it may be approved");
+    let written = finally(&client, &asked.id).await;
+    assert_eq!(written.state, State::Completed, "{written:?}");
+    assert!(log_is_well(&client).await);
+    assert_eq!(system.processes().await, before);
+    let verified = within("verifying", AuditRpcClient::verify(&client)).await;
+    let verified = verified.expect("root may");
+    assert!(verified.ok, "{verified:?}");
 }

@@ -19,6 +19,7 @@ mod methods;
 mod needs;
 mod pool;
 mod probes;
+mod prying;
 mod roles;
 mod sandbox;
 mod scale;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
     cases.extend(turns::cases());
     cases.extend(mcp::cases());
     cases.extend(probes::cases());
+    cases.extend(prying::cases());
     cases.extend(walls::cases());
     cases.extend(witness::cases());
     cases.extend(scale::cases());

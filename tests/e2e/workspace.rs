@@ -3,16 +3,30 @@
 use harness::{
     cases,
     report::Case,
+    somebody::Somebody,
     standalone::Standalone,
     within,
-    words::{answer, ask_to_write, call, finally},
+    words::{answer, ask_to_write, call, data, finally},
 };
-use jsonrpsee::async_client::Client;
-use paw_api::action::{Answer, ApprovalRpcClient};
+use jsonrpsee::{
+    async_client::Client,
+    core::{
+        client::{ClientT as _, Error as CallError},
+        params::ObjectParams,
+    },
+};
+use paw_api::{
+    ErrorKind,
+    action::{Answer, ApprovalRpcClient},
+    workspace::{Discarded, Workspace, WorkspaceDiff},
+};
 use paw_policy::State;
 use serde_json::{Value, json};
 
-use crate::without_sandboxes;
+use crate::{
+    roles::{BOB, CAROL, STAFF, USERS},
+    without_sandboxes,
+};
 
 pub(crate) fn cases() -> Vec<Case> {
     cases![
@@ -22,6 +36,7 @@ pub(crate) fn cases() -> Vec<Case> {
         workspace_that_nobody_owns_keeps_no_other_from_being_listed_or_undone,
         staged_agent_leaves_its_writes_to_a_person,
         equal_writes_that_one_yes_approved_all_happen,
+        layers_of_others_are_as_if_they_were_not_there,
     ]
 }
 
@@ -191,4 +206,87 @@ async fn staged_agent_leaves_its_writes_to_a_person() {
     assert_eq!(code, Some(0), "{said}");
     let read = call(&client, "read", json!({"path": "note.txt"})).await;
     assert_eq!(read.state, State::Completed, "{read:?}");
+}
+
+/// Calls a method of workspaces with these members.
+async fn ask<T: serde::de::DeserializeOwned>(
+    client: &Client,
+    method: &str,
+    members: &[(&str, &str)],
+) -> Result<T, CallError> {
+    let mut params = ObjectParams::new();
+    for (name, value) in members {
+        params.insert(name, value).expect("it is JSON");
+    }
+    let method = format!("workspace.{method}");
+    within("an answer", client.request(&method, params)).await
+}
+
+/// Root's run leaves a layer, and a write of root's is committed. Bob is a user, Carol may answer questions of others: neither sees
+/// anything of them, nor decides on them.
+async fn layers_of_others_are_as_if_they_were_not_there() {
+    let roles = "\n[roles]\napprover = \"staff\"\nuser = \"users\"\n";
+    let system = Standalone::start(roles).await;
+    let client = system.client().await;
+    let run = ["sandbox", "run", "--workspace", "default", "--"];
+    let script = ["sh", "-c", "echo hello > left.txt"];
+    let (code, _, said) = pawctl(&system, &[&run[..], &script[..]].concat()).await;
+    assert_eq!(code, Some(0), "{said}");
+    let waiting = said.split("pawctl workspace diff ").nth(1);
+    let waiting = waiting
+        .expect("it says how to look at it")
+        .trim()
+        .to_owned();
+    let committed = approved_write(&client).await;
+    let diff = ask(&client, "diff", &[("id", &waiting)]).await;
+    let diff: WorkspaceDiff = diff.expect("it is root's");
+    let digest = diff.digest;
+
+    system.root.mode("run/control.sock", 0o666);
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_be-somebody"));
+    let socket = system.root.control();
+    let bob = Somebody::connect(program, &socket, BOB, BOB, &[USERS]);
+    let carol = Somebody::connect(program, &socket, CAROL, CAROL, &[STAFF]);
+    for (who, other) in [("Bob", &bob.client), ("Carol", &carol.client)] {
+        for agent in [&[][..], &[("agent", "default")]] {
+            let listed = ask(other, "list", agent).await;
+            let listed: Vec<Workspace> = listed.expect("it is allowed");
+            let [workspace] = &listed[..] else {
+                panic!("not one workspace: {listed:?}");
+            };
+            let seen = (&workspace.pending[..], &workspace.commits[..]);
+            assert_eq!(seen, (&[][..], &[][..]), "{who}");
+        }
+        for id in [&waiting, &committed] {
+            let mut refusals = Vec::new();
+            for method in ["diff", "discard", "commit", "undo"] {
+                let mut members = vec![("id", id.as_str())];
+                if method == "commit" {
+                    members.push(("digest", &digest));
+                }
+                match ask::<Value>(other, method, &members).await {
+                    Err(error) => refusals.push(data(&error).kind),
+                    Ok(answer) => panic!("{method} for {who}: {answer}"),
+                }
+            }
+            // A user decides on nothing, whosever it is.
+            let decides = match who {
+                "Bob" => ErrorKind::Denied,
+                _ => ErrorKind::NotFound,
+            };
+            let hidden = ErrorKind::NotFound;
+            assert_eq!(refusals, [hidden, hidden, decides, decides], "{who}, {id}");
+        }
+    }
+    // Nothing was changed by asking, and root, whose they are, sees both.
+    let listed = ask(&client, "list", &[]).await;
+    let mut listed: Vec<Workspace> = listed.expect("root may");
+    let listed = listed.remove(0);
+    assert_eq!(listed.pending.len(), 1, "{listed:?}");
+    assert!(listed.commits.iter().any(|it| it.id == committed));
+    let read = call(&client, "read", json!({"path": "note.txt"})).await;
+    assert_eq!(read.state, State::Completed, "{read:?}");
+    let thrown = ask(&client, "discard", &[("id", &waiting)]).await;
+    let thrown: Discarded = thrown.expect("it is root's");
+    assert_eq!(thrown.changes, 1);
 }

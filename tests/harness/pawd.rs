@@ -22,6 +22,7 @@ pub struct Setup {
     watchdog_us: Option<u64>,
     program: Option<PathBuf>,
     authority: Option<String>,
+    credentials: Option<String>,
     stalls_at: Option<&'static str>,
 }
 
@@ -60,6 +61,7 @@ impl Setup {
             watchdog_us: None,
             program: None,
             authority: None,
+            credentials: None,
             stalls_at: None,
         }
     }
@@ -75,6 +77,13 @@ impl Setup {
     #[must_use]
     pub fn authority(mut self, file: &str) -> Self {
         self.authority = Some(file.to_owned());
+        self
+    }
+
+    /// With the files in this directory below the root as what the service manager hands over.
+    #[must_use]
+    pub fn credentials(mut self, directory: &str) -> Self {
+        self.credentials = Some(directory.to_owned());
         self
     }
 
@@ -398,6 +407,9 @@ fn start_daemon(root: &Root, setup: &Setup, dies_at: Option<&str>) -> (Running, 
     if let Some(file) = &setup.authority {
         command.env("SSL_CERT_FILE", root.path().join(file));
     }
+    if let Some(directory) = &setup.credentials {
+        command.env("CREDENTIALS_DIRECTORY", root.path().join(directory));
+    }
     if let Some(us) = setup.watchdog_us {
         command.env("WATCHDOG_USEC", us.to_string());
     }
@@ -410,12 +422,21 @@ fn start_daemon(root: &Root, setup: &Setup, dies_at: Option<&str>) -> (Running, 
 /// When it cannot be started.
 #[must_use]
 pub fn start_audit(root: &Root) -> Running {
+    let command = audit_command(root, Command::new(stage::program("paw-audit")));
+    Running::unprivileged("paw-audit", command)
+}
+
+/// The same as a command, from one that names the program.
+///
+/// # Panics
+/// When the socket cannot be made.
+#[must_use]
+pub fn audit_command(root: &Root, mut command: Command) -> Command {
     let path = root.path().join("run/audit.sock");
     let _ = std::fs::remove_file(&path);
     let listener = UnixListener::bind(&path).expect("the root is ours");
     root.mode("run/audit.sock", 0o600);
     root.give("run/audit.sock");
-    let mut command = Command::new(stage::program("paw-audit"));
     command
         .args(["--listen-fd", "3", "--log-dir"])
         .arg(root.path().join("log"))
@@ -427,5 +448,5 @@ pub fn start_audit(root: &Root) -> Running {
             child_fd: 3,
         }])
         .expect("one descriptor");
-    Running::unprivileged("paw-audit", command)
+    command
 }

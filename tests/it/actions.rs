@@ -1,7 +1,7 @@
 //! The life of an action, from what was asked to what became of it.
 
 use harness::{Answer, Model, Pawd, Setup, within};
-use paw_api::{ErrorKind, action::ActionRpcClient, trail::AuditRpcClient};
+use paw_api::{ErrorKind, action::ActionRpcClient};
 use paw_policy::{Decision, Risk, State};
 use serde_json::{Value, json};
 
@@ -160,20 +160,4 @@ async fn id_may_be_shortened_as_long_as_it_is_unique() {
         ActionRpcClient::show(&client, "ffffffff".into()).await,
         ErrorKind::NotFound,
     );
-}
-
-#[tokio::test]
-async fn every_step_is_in_the_audit_log() {
-    let pawd = Pawd::start(Setup::new()).await;
-    let client = pawd.client().await;
-    let action = call(&client, "list", json!({"path": "."})).await;
-    let records = AuditRpcClient::list(&client, Some(action.id.clone()), None, None, None)
-        .await
-        .unwrap();
-    let text = Value::Array(records).to_string();
-    for event in ["action_judged", "action_started", "action_ended"] {
-        assert!(text.contains(event), "{event} is missing in {text}");
-    }
-    let verified = within("verifying", client.verify()).await.unwrap();
-    assert!(verified.ok, "{verified:?}");
 }

@@ -7,7 +7,8 @@ use paw_api::secret::SecretRpcClient;
 use serde_json::{Value, json};
 
 use crate::secrets::{
-    CANARY, done, holds, keys, provider, records, recovery_key, refused, status, test, with_key,
+    CANARY, done, holds, key_file, keys, provider, records, recovery_key, refused, status, test,
+    with_key,
 };
 
 #[tokio::test]
@@ -37,6 +38,54 @@ async fn version_whose_time_is_over_is_destroyed_then_without_anybody_asking() {
     let changed = records(&client, "vault_changed").await;
     let detail = &changed[0]["entry"]["detail"];
     assert_eq!(detail["change"], "versions destroyed whose time is over");
+}
+
+/// As systemd hands over `LoadCredentialEncrypted=pawd-kek:…`: a file of that name in a directory of this service.
+#[tokio::test]
+async fn credential_of_the_service_manager_opens_the_vault_and_comes_before_a_file() {
+    let model = Model::start().await;
+    let setup = Setup::new().ollama(&model).credentials("handed-over");
+    let root = setup.root();
+    key_file(&root, "handed-over/pawd-kek", '2');
+    key_file(&root, "etc/vault.key", '1');
+    root.give("handed-over");
+    let mut pawd = Pawd::start_in(root, setup).await;
+    let client = pawd.client().await;
+    let at_start = status(&client).await.key_at_start;
+    assert_eq!(at_start.as_deref(), Some("credential"));
+    done(&pawd, &["secret", "init"], "").await;
+    done(&pawd, &["secret", "set", "cloud"], CANARY).await;
+    let seen = status(&client).await;
+    assert_eq!(seen.key.as_deref(), Some("credential"), "{seen:?}");
+    // Whatever is in the file by then, or if there is none, it is the credential that opens it.
+    for file in [Some('3'), None] {
+        pawd.stop().await;
+        fs::remove_file(pawd.root.path().join("etc/vault.key")).unwrap();
+        if let Some(digit) = file {
+            key_file(&pawd.root, "etc/vault.key", digit);
+        }
+        pawd.start_again().await;
+        let seen = status(&pawd.client().await).await;
+        assert_eq!(
+            (seen.state.as_str(), seen.secrets),
+            ("unsealed", Some(1)),
+            "{file:?}: {seen:?}"
+        );
+    }
+    // The file alone, with another key, does not.
+    pawd.stop().await;
+    key_file(&pawd.root, "etc/vault.key", '1');
+    fs::remove_file(pawd.root.path().join("handed-over/pawd-kek")).unwrap();
+    pawd.start_again().await;
+    let seen = status(&pawd.client().await).await;
+    assert_eq!(seen.state, "sealed", "{seen:?}");
+    // With the credential's key in it, neither: a vault has one source, and its header says which.
+    pawd.stop().await;
+    fs::remove_file(pawd.root.path().join("etc/vault.key")).unwrap();
+    key_file(&pawd.root, "etc/vault.key", '2');
+    pawd.start_again().await;
+    let seen = status(&pawd.client().await).await;
+    assert_eq!(seen.key_at_start.as_deref(), Some("file"), "{seen:?}");
 }
 
 #[tokio::test]

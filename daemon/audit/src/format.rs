@@ -204,9 +204,9 @@ pub enum LineError {
 }
 
 /// Appends the line of the record that the key is for; returns its tag.
-pub(crate) fn write_record(
+pub(crate) fn write_record<K: AsRef<[u8]> + AsMut<[u8]>>(
     out: &mut Vec<u8>,
-    key: &mut Ratchet,
+    key: &mut Ratchet<K>,
     boot_id: &str,
     at: Stamp,
     entry: &Entry,

@@ -48,6 +48,11 @@ pub enum KeyError {
     /// There is no randomness.
     #[error("get random bytes for a new key")]
     Random(#[source] getrandom::Error),
+    /// There is no memory for it that is never swapped.
+    #[error(
+        "lock memory for the key of the next record; raise LimitMEMLOCK= of paw-audit, which needs two pages"
+    )]
+    Memory(#[source] io::Error),
 }
 
 /// Reads the signing key; `None` when there is none yet.

@@ -15,6 +15,7 @@ use std::{
 
 use ed25519_dalek::SigningKey;
 use paw_api::audit::{Entry, Event, Signed, VaultMark};
+use paw_confine::sys::Locked;
 use paw_policy::Digest;
 
 use crate::{
@@ -140,11 +141,11 @@ pub struct Log {
     /// Length of the file, all of it good lines.
     pub(crate) len: u64,
     /// Where the file ends, and the key of the record that comes next there.
-    pub(crate) written: (Tip, Ratchet),
+    pub(crate) written: (Tip, Ratchet<Locked>),
     /// Where the file will end after the next commit.
     pub(crate) tip: Tip,
     /// The key of the record that comes next.
-    pub(crate) code: Ratchet,
+    pub(crate) code: Ratchet<Locked>,
     pub(crate) next_key: NextKey,
     pub(crate) vaults: Others,
     /// The newest checkpoint that is beside the log.
@@ -229,7 +230,8 @@ impl Log {
         }
         if !self.group.is_empty() {
             self.len += self.group.len() as u64;
-            self.written = (self.tip.clone(), self.code.clone());
+            self.written.0 = self.tip.clone();
+            self.written.1.follow(&self.code);
             self.group.clear();
             self.index.flush(false);
             self.sync_by.get_or_insert(now + SYNC_WITHIN);
@@ -319,7 +321,7 @@ impl Log {
         detail.insert("epoch".into(), first.epoch().to_string());
         self.append(&entry, at);
         self.tip.epoch = first.epoch();
-        self.code = first;
+        self.code.follow(&first);
         self.seal(at)?;
         Ok(written)
     }
@@ -426,7 +428,8 @@ impl Log {
         let path = segment::path(&self.place.dir, self.segment);
         self.group.clear();
         self.index.forget();
-        (self.tip, self.code) = self.written.clone();
+        self.tip = self.written.0.clone();
+        self.code.follow(&self.written.1);
         match self.file.set_len(self.len) {
             Ok(()) => LogError::io(step, &path, source),
             Err(source) => LogError::Lost {

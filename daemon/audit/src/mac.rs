@@ -14,6 +14,8 @@
 //! turned round. So whoever has the first key can tell a history that was written anew from the one that was written, even where the
 //! key that signs was taken as well. Keys that follow from one first key are an *epoch*; each record says of which it is, and the
 //! one that ends an epoch is coded by its last key.
+//!
+//! The writer keeps its key in memory that is never swapped: what a disk once held of an older key nobody could wipe there.
 
 use std::{
     fmt,
@@ -24,6 +26,7 @@ use std::{
 };
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
+use paw_confine::sys::Locked;
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
@@ -38,21 +41,24 @@ pub const NEXT: &str = "audit.next";
 /// What a first key begins with where it is written down: the epoch, its first record and the key follow.
 const WRITTEN: &str = "paw-audit-key";
 
+/// Bytes of a key.
+const KEY: usize = 32;
+
 const MAC_DOMAIN: &[u8] = b"pawd-audit-code/1\0";
 const NEXT_DOMAIN: &[u8] = b"pawd-audit-next-key/1\0";
 
 /// Where the two copies are in the file: in different pages, so that no torn write damages both.
 const SLOT: u64 = 4096;
-const SLOT_BYTES: usize = 4 + 4 + 8 + 32 + 32;
+const SLOT_BYTES: usize = 4 + 4 + 8 + KEY + 32;
 const MAGIC: [u8; 4] = *b"pak1";
 
-/// The key of one record, from which that of the next follows.
+/// The key of one record, from which that of the next follows; and the memory that it is in.
 #[derive(Clone)]
-pub struct Ratchet {
+pub struct Ratchet<K = Zeroizing<[u8; KEY]>> {
     epoch: u32,
     /// Number of the record that the key is for.
     next: u64,
-    key: Zeroizing<[u8; 32]>,
+    key: K,
 }
 
 impl Ratchet {
@@ -61,7 +67,7 @@ impl Ratchet {
     /// # Errors
     /// When there is no randomness.
     pub fn begin(epoch: u32, first: u64) -> Result<Self, KeyError> {
-        let mut key = Zeroizing::new([0; 32]);
+        let mut key = Zeroizing::new([0; KEY]);
         getrandom::fill(&mut *key).map_err(KeyError::Random)?;
         Ok(Self {
             epoch,
@@ -70,53 +76,18 @@ impl Ratchet {
         })
     }
 
-    /// Which keys it is one of.
-    #[must_use]
-    pub const fn epoch(&self) -> u32 {
-        self.epoch
-    }
-
-    /// Number of the record that the key is for.
-    #[must_use]
-    pub const fn next(&self) -> u64 {
-        self.next
-    }
-
-    /// The code of the record that the key is for, over the tag of the record before it and its own bytes up to `,"mac":`; the key is
-    /// that of the next record afterwards.
-    #[must_use]
-    pub fn code(&mut self, prev: &Tag, body: &[u8]) -> Tag {
-        let mut mac =
-            Hmac::<Sha256>::new_from_slice(&*self.key).expect("a key of any length makes a code");
-        mac.update(MAC_DOMAIN);
-        mac.update(prev);
-        mac.update(body);
-        let code = mac.finalize().into_bytes().into();
-        self.step();
-        code
-    }
-
-    /// Goes on to the key of this record, if it is not behind already.
-    pub fn go_to(&mut self, record: u64) {
-        while self.next < record {
-            self.step();
-        }
-    }
-
-    fn step(&mut self) {
-        let hash = Sha256::new()
-            .chain_update(NEXT_DOMAIN)
-            .chain_update(*self.key)
-            .finalize();
-        self.key.copy_from_slice(&hash);
-        self.next = self.next.saturating_add(1);
-    }
-
-    /// As it is written down for who keeps it off the host: one line.
-    #[must_use]
-    pub fn written(&self) -> Zeroizing<String> {
-        let key = Zeroizing::new(hex::encode(*self.key));
-        Zeroizing::new(format!("{WRITTEN}:{}:{}:{}\n", self.epoch, self.next, *key))
+    /// The same in memory that is never swapped, as the writer has it.
+    ///
+    /// # Errors
+    /// When this process may not lock a page more.
+    pub(crate) fn locked(&self) -> Result<Ratchet<Locked>, KeyError> {
+        let mut locked = Ratchet {
+            epoch: self.epoch,
+            next: self.next,
+            key: Locked::zeroed(KEY).map_err(KeyError::Memory)?,
+        };
+        locked.follow(self);
+        Ok(locked)
     }
 
     /// Reads first keys as they are written down, one for each line; empty lines and those that begin with `#` are none.
@@ -135,7 +106,7 @@ impl Ratchet {
 
     fn read_line(line: &str) -> Option<Self> {
         let mut parts = line.split(':');
-        let mut key = Zeroizing::new([0; 32]);
+        let mut key = Zeroizing::new([0; KEY]);
         let (word, epoch, next, digits) =
             (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
         if word != WRITTEN || parts.next().is_some() {
@@ -150,7 +121,65 @@ impl Ratchet {
     }
 }
 
-impl fmt::Debug for Ratchet {
+impl<K: AsRef<[u8]> + AsMut<[u8]>> Ratchet<K> {
+    /// Becomes this one, in its own memory.
+    pub(crate) fn follow<L: AsRef<[u8]>>(&mut self, other: &Ratchet<L>) {
+        (self.epoch, self.next) = (other.epoch, other.next);
+        self.key.as_mut().copy_from_slice(other.key.as_ref());
+    }
+
+    /// Which keys it is one of.
+    #[must_use]
+    pub const fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// Number of the record that the key is for.
+    #[must_use]
+    pub const fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// The code of the record that the key is for, over the tag of the record before it and its own bytes up to `,"mac":`; the key is
+    /// that of the next record afterwards.
+    #[must_use]
+    pub fn code(&mut self, prev: &Tag, body: &[u8]) -> Tag {
+        let mut mac = Hmac::<Sha256>::new_from_slice(self.key.as_ref())
+            .expect("a key of any length makes a code");
+        mac.update(MAC_DOMAIN);
+        mac.update(prev);
+        mac.update(body);
+        let code = mac.finalize().into_bytes().into();
+        self.step();
+        code
+    }
+
+    /// Goes on to the key of this record, if it is not behind already.
+    pub fn go_to(&mut self, record: u64) {
+        while self.next < record {
+            self.step();
+        }
+    }
+
+    fn step(&mut self) {
+        let hash = Sha256::new()
+            .chain_update(NEXT_DOMAIN)
+            .chain_update(self.key.as_ref());
+        let mut next = Zeroizing::new([0; KEY]);
+        hash.finalize_into((&mut *next).into());
+        self.key.as_mut().copy_from_slice(&*next);
+        self.next = self.next.saturating_add(1);
+    }
+
+    /// As it is written down for who keeps it off the host: one line.
+    #[must_use]
+    pub fn written(&self) -> Zeroizing<String> {
+        let key = Zeroizing::new(hex::encode(self.key.as_ref()));
+        Zeroizing::new(format!("{WRITTEN}:{}:{}:{}\n", self.epoch, self.next, *key))
+    }
+}
+
+impl<K> fmt::Debug for Ratchet<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ratchet")
             .field("epoch", &self.epoch)
@@ -228,7 +257,10 @@ impl NextKey {
     }
 
     /// Makes the file, with this key.
-    pub(crate) fn create(state: &Path, ratchet: &Ratchet) -> Result<Self, KeyError> {
+    pub(crate) fn create<K: AsRef<[u8]>>(
+        state: &Path,
+        ratchet: &Ratchet<K>,
+    ) -> Result<Self, KeyError> {
         let path = state.join(NEXT);
         let failed = |step, source| KeyError::Io {
             step,
@@ -253,7 +285,7 @@ impl NextKey {
     }
 
     /// Puts this key in place of the one that is there, and wipes that.
-    pub(crate) fn save(&mut self, ratchet: &Ratchet) -> io::Result<()> {
+    pub(crate) fn save<K: AsRef<[u8]>>(&mut self, ratchet: &Ratchet<K>) -> io::Result<()> {
         if self.saved == ratchet.next {
             return Ok(());
         }
@@ -271,12 +303,12 @@ impl NextKey {
     }
 }
 
-fn pack(ratchet: &Ratchet) -> Zeroizing<[u8; SLOT_BYTES]> {
+fn pack<K: AsRef<[u8]>>(ratchet: &Ratchet<K>) -> Zeroizing<[u8; SLOT_BYTES]> {
     let mut bytes = Zeroizing::new([0; SLOT_BYTES]);
     bytes[..4].copy_from_slice(&MAGIC);
     bytes[4..8].copy_from_slice(&ratchet.epoch.to_le_bytes());
     bytes[8..16].copy_from_slice(&ratchet.next.to_le_bytes());
-    bytes[16..48].copy_from_slice(&*ratchet.key);
+    bytes[16..48].copy_from_slice(ratchet.key.as_ref());
     let sum = Sha256::digest(&bytes[..48]);
     bytes[48..].copy_from_slice(&sum);
     bytes
@@ -287,7 +319,7 @@ fn unpack(bytes: &[u8; SLOT_BYTES]) -> Option<Ratchet> {
     if bytes[..4] != MAGIC || bytes[48..] != sum {
         return None;
     }
-    let mut key = Zeroizing::new([0; 32]);
+    let mut key = Zeroizing::new([0; KEY]);
     key.copy_from_slice(&bytes[16..48]);
     Some(Ratchet {
         epoch: u32::from_le_bytes(bytes[4..8].try_into().ok()?),

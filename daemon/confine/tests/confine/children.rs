@@ -48,6 +48,9 @@ const STRICT: Floor = Floor {
 /// Runs a child's part.
 pub(crate) fn run(name: &str) -> bool {
     match name {
+        "locked_memory_is_kept_from_swap_core_files_and_children" => {
+            locked_memory_is_kept_from_swap_core_files_and_children()
+        }
         "unlisted_call_kills" => {
             seccomp::pawd().apply().unwrap();
             nix::unistd::sync();
@@ -404,4 +407,29 @@ fn nested() -> bool {
     ];
     userns::enter(userns::make(&map, &map).unwrap()).unwrap();
     userns::parse_map(&fs::read_to_string("/proc/self/uid_map").unwrap()) == map
+}
+
+/// As the kernel shows the pages of a locked value, and as a child of ours finds them.
+fn locked_memory_is_kept_from_swap_core_files_and_children() -> bool {
+    let mut value = sys::Locked::zeroed(3).unwrap();
+    value.copy_from_slice(b"key");
+    let at = value.as_ptr() as usize;
+    let maps = fs::read_to_string("/proc/self/smaps").unwrap();
+    let mut inside = false;
+    let flags = maps.lines().find_map(|line| {
+        let bounds = line.split(' ').next().and_then(|it| it.split_once('-'));
+        let number = |text| usize::from_str_radix(text, 16).ok();
+        if let Some((Some(from), Some(to))) = bounds.map(|(a, b)| (number(a), number(b))) {
+            inside = (from..to).contains(&at);
+        }
+        line.strip_prefix("VmFlags:").filter(|_| inside)
+    });
+    let flags: Vec<&str> = flags.unwrap().split_whitespace().collect();
+    let has_all = ["lo", "dd", "wf"].iter().all(|it| flags.contains(it));
+    let Some(child) = sys::fork_alone().unwrap() else {
+        sys::exit_now(i32::from(value.iter().any(|byte| *byte != 0)));
+    };
+    let wiped =
+        nix::sys::wait::waitpid(child, None) == Ok(nix::sys::wait::WaitStatus::Exited(child, 0));
+    has_all && wiped && *value == *b"key"
 }

@@ -71,6 +71,11 @@ const CASES: &[(&str, Ends, bool)] = &[
         true,
     ),
     ("descriptor_is_taken_over_once", Ends::Well, false),
+    (
+        "locked_memory_is_kept_from_swap_core_files_and_children",
+        Ends::Well,
+        false,
+    ),
 ];
 
 fn main() -> ExitCode {

@@ -1,0 +1,234 @@
+//! Who may look into our processes: nobody who is not root, and no core file either.
+
+use std::{
+    collections::BTreeSet,
+    env, fs,
+    os::unix::{
+        fs::{FileExt as _, PermissionsExt as _},
+        process::{CommandExt as _, ExitStatusExt as _},
+    },
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use harness::{
+    Root, Running, cases, pawd,
+    pry::pry,
+    report::Case,
+    root::{NOBODY, gid, uid},
+    standalone::{Seen, Standalone, gone, look},
+};
+use nix::{
+    sys::{
+        resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit},
+        signal::{Signal, kill},
+    },
+    unistd::Pid,
+};
+
+use crate::{without_root, without_sandboxes};
+
+/// The processes of ours that know something, and live as long as pawd.
+const OURS: [&str; 4] = ["pawd", "paw-audit", "paw-egress", "paw-launcher"];
+
+/// Every way that `pry` tries.
+const WAYS: [&str; 10] = [
+    "attach", "auxv", "copy", "cwd", "environ", "fd", "maps", "mem", "seize", "stack",
+];
+
+pub(crate) fn cases() -> Vec<Case> {
+    let mut all = cases![
+        without_sandboxes;
+        nobody_looks_into_a_process_of_ours_not_even_its_own_user,
+    ];
+    all.extend(cases![
+        without_root;
+        key_of_the_next_record_is_in_locked_memory_alone,
+    ]);
+    all.extend(cases![
+        without_core_files;
+        process_of_ours_that_crashes_leaves_no_core_file,
+    ]);
+    all
+}
+
+fn peek(as_whom: u32, pid: u32) -> Vec<(String, String)> {
+    let program = Path::new(env!("CARGO_BIN_EXE_pry"));
+    pry(program, (as_whom, as_whom), pid).into_iter().collect()
+}
+
+fn named<'a>(seen: &'a [Seen], name: &str) -> &'a Seen {
+    let is = |process: &&Seen| {
+        let program = process.command.split(' ').next();
+        program.is_some_and(|it| it.ends_with(&format!("/{name}")))
+    };
+    seen.iter()
+        .find(is)
+        .unwrap_or_else(|| panic!("no {name} among {seen:#?}"))
+}
+
+async fn nobody_looks_into_a_process_of_ours_not_even_its_own_user() {
+    let system = Standalone::start("").await;
+    let seen = system.seen();
+    // What is tried works on a process that does not forbid it; a kernel stack is for root alone.
+    let mut sleeper = Command::new("sleep");
+    sleeper.arg("600").uid(NOBODY).gid(NOBODY);
+    let sleeper = Running::start("sleep", sleeper);
+    let sleeper = u32::try_from(sleeper.pid()).expect("process ids are small");
+    for (way, answer) in peek(NOBODY, sleeper) {
+        assert!(answer == "ok" || way == "stack", "{way}: {answer}");
+    }
+    let own = named(&seen, "pawd").uids[0];
+    for name in OURS {
+        let process = named(&seen, name);
+        for whom in [process.uids[0], own, NOBODY] {
+            let answers = peek(whom, process.pid);
+            let ways: Vec<&str> = answers.iter().map(|(way, _)| way.as_str()).collect();
+            assert_eq!(ways, WAYS);
+            for (way, answer) in &answers {
+                assert!(
+                    answer == "EACCES" || answer == "EPERM",
+                    "user {whom} tries {way} of {name}, which runs as {:?}: {answer}",
+                    process.uids
+                );
+            }
+        }
+        let limits = fs::read_to_string(format!("/proc/{}/limits", process.pid));
+        let limits = limits.expect("root may read it");
+        let core = limits
+            .lines()
+            .find(|it| it.starts_with("Max core file size"));
+        let core: Vec<&str> = core.expect("it is there").split_whitespace().collect();
+        assert_eq!(core[4..6], ["0", "0"], "{name}: {core:?}");
+    }
+    assert!(look(sleeper).is_some(), "it ran all the while");
+}
+
+/// The pages of a process, each range with what the kernel says of it.
+fn pages(pid: i32) -> Vec<(u64, u64, BTreeSet<String>)> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps")).expect("root may read it");
+    let mut all = Vec::new();
+    let mut here = None;
+    for line in text.lines() {
+        let (first, _) = line.split_once(' ').unwrap_or((line, ""));
+        let number = |text| u64::from_str_radix(text, 16).ok();
+        if let Some((from, to)) = first.split_once('-')
+            && let (Some(from), Some(to)) = (number(from), number(to))
+        {
+            here = Some((from, to));
+        }
+        if let (Some(flags), Some((from, to))) = (line.strip_prefix("VmFlags:"), here) {
+            let flags = flags.split_whitespace().map(str::to_owned).collect();
+            all.push((from, to, flags));
+        }
+    }
+    all
+}
+
+/// The key that makes codes of records, with which whoever has an older one writes what came since anew.
+async fn key_of_the_next_record_is_in_locked_memory_alone() {
+    let root = Root::new();
+    root.write("etc/pawd.toml", "");
+    let audit = pawd::start_audit(&root);
+    let _daemon = Running::unprivileged("pawd", pawd::command(&root));
+    // Records were written, and what is on the disk is the key that it has.
+    audit.says("audit log signed", 2).await;
+    let saved = fs::read(root.path().join("audit/audit.next")).expect("root may read it");
+    let keys: Vec<&[u8]> = [0, 4096]
+        .into_iter()
+        .map(|slot| &saved[slot..slot + 80])
+        .filter(|slot| slot.starts_with(b"pak1"))
+        .map(|slot| &slot[16..48])
+        .collect();
+    let [key] = keys[..] else {
+        panic!("{} keys are on the disk", keys.len());
+    };
+    let memory = fs::File::open(format!("/proc/{}/mem", audit.pid())).expect("root may");
+    let (mut locked, mut elsewhere) = (0, Vec::new());
+    for (from, to, flags) in pages(audit.pid()) {
+        let mut bytes = vec![0; usize::try_from(to - from).expect("it fits")];
+        // What the kernel keeps for itself cannot be read.
+        if memory.read_exact_at(&mut bytes, from).is_err() {
+            continue;
+        }
+        let found = memchr::memmem::find_iter(&bytes, key).count();
+        let all = ["lo", "dd", "wf"].iter().all(|it| flags.contains(*it));
+        if all {
+            locked += found;
+        } else if found > 0 {
+            elsewhere.push((from, found, flags));
+        }
+    }
+    assert!(locked >= 1, "it is there");
+    assert!(elsewhere.is_empty(), "{elsewhere:?}");
+}
+
+/// A directory for everybody, in which this process is, and with it what it starts; and no bound for core files.
+struct Crashes {
+    dir: tempfile::TempDir,
+    before: PathBuf,
+    limits: (u64, u64),
+}
+
+impl Crashes {
+    fn here() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let all = fs::Permissions::from_mode(0o1777);
+        fs::set_permissions(dir.path(), all).expect("it is ours");
+        let before = env::current_dir().expect("we are somewhere");
+        let limits = getrlimit(Resource::RLIMIT_CORE).expect("it can be read");
+        setrlimit(Resource::RLIMIT_CORE, RLIM_INFINITY, RLIM_INFINITY).expect("root may");
+        env::set_current_dir(dir.path()).expect("it is there");
+        Self {
+            dir,
+            before,
+            limits,
+        }
+    }
+
+    /// What is in it.
+    fn files(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.dir.path()).expect("it is ours");
+        entries.flatten().map(|it| it.path()).collect()
+    }
+}
+
+impl Drop for Crashes {
+    fn drop(&mut self) {
+        // The other tests go on where they were.
+        let _ = env::set_current_dir(&self.before);
+        let _ = setrlimit(Resource::RLIMIT_CORE, self.limits.0, self.limits.1);
+    }
+}
+
+/// Whether a process that crashes leaves a core file on this host, if nobody forbids it.
+fn without_core_files() -> Option<String> {
+    if let Some(why) = without_sandboxes() {
+        return Some(why);
+    }
+    let crashes = Crashes::here();
+    let mut sleeper = Command::new("sh");
+    sleeper.args(["-c", "kill -SEGV $$"]).uid(uid()).gid(gid());
+    let ended = sleeper.status().expect("sh is there");
+    (!ended.core_dumped() || crashes.files().is_empty())
+        .then(|| format!("this host writes no core files where a program is: {ended}"))
+}
+
+async fn process_of_ours_that_crashes_leaves_no_core_file() {
+    let crashes = Crashes::here();
+    // The runtime of Rust takes the first SIGSEGV that nothing but a person caused for none; these two it leaves to the kernel.
+    let signals = [Signal::SIGABRT, Signal::SIGILL].into_iter().cycle();
+    for (name, signal) in OURS.into_iter().zip(signals) {
+        let mut system = Standalone::start("").await;
+        let pid = named(&system.seen(), name).pid;
+        let number = Pid::from_raw(i32::try_from(pid).expect("process ids are small"));
+        kill(number, signal).expect("it runs");
+        assert!(gone(pid), "{name}");
+        let ended = system.daemon.end().await;
+        assert!(!ended.core_dumped(), "{name}: {ended}");
+        if name == "pawd" {
+            assert_eq!(ended.signal(), Some(signal as i32), "{ended}");
+        }
+        assert_eq!(crashes.files(), [PathBuf::new(); 0], "{name}");
+    }
+}
