@@ -97,7 +97,7 @@ async fn plan_that_was_changed_in_the_store_is_never_done() {
     }
     let listed = ApprovalRpcClient::list(&client, None, None).await.unwrap();
     let listed: Vec<_> = listed.into_iter().map(|it| it.action).collect();
-    assert_eq!(listed, [as_it_was.id.clone()]);
+    assert_eq!(listed, std::slice::from_ref(&as_it_was.id));
     answer(&client, &as_it_was.id, as_it_was.digest, Answer::Approve)
         .await
         .unwrap();
