@@ -248,6 +248,7 @@ async fn switch_to_a_model_that_still_loads_waits_for_it() {
                 break;
             }
             SwitchEvent::Failed { message, .. } => panic!("{message}"),
+            SwitchEvent::Waiting { action_id } => panic!("{action_id} waits for a person"),
         }
     }
     assert!(
