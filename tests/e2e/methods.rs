@@ -127,6 +127,7 @@ const COMMON: &[&str] = &[
     "chat.cancel",
     "image.list",
     "job.add",
+    "mcp.call",
     "model.list",
     "model.show",
     "policy.show",
