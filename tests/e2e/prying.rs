@@ -221,6 +221,13 @@ async fn process_of_ours_that_crashes_leaves_no_core_file() {
     for (name, signal) in OURS.into_iter().zip(signals) {
         let mut system = Standalone::start("").await;
         let pid = named(&system.seen(), name).pid;
+        // Landlock keeps the file from being made, too, so that the limit is looked at by itself.
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("it runs");
+        let core = limits
+            .lines()
+            .find(|it| it.starts_with("Max core file size"));
+        let words: Vec<&str> = core.expect("it is told").split_whitespace().collect();
+        assert_eq!(words[4..6], ["0", "0"], "{name}: {core:?}");
         let number = Pid::from_raw(i32::try_from(pid).expect("process ids are small"));
         kill(number, signal).expect("it runs");
         assert!(gone(pid), "{name}");
