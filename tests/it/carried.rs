@@ -7,7 +7,7 @@ use harness::{
 };
 use jsonrpsee::{async_client::Client, core::client::Subscription};
 use paw_api::{
-    action::{Action, ActionRpcClient, Answer, ApprovalRpcClient as _},
+    action::{Action, ActionRpcClient, Answer},
     provider::ChatEvent,
     sandbox::{RunEvent, SandboxRpcClient},
     system::PolicyRpcClient,
@@ -16,7 +16,7 @@ use paw_policy::{Decision, State, Taint};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-const HOUR: u64 = 3_600_000;
+use crate::grants::{HOUR, approve};
 
 /// Permits whatever no rule forbids.
 const ALL: &str = "@id(\"all\") permit (principal, action, resource);\n";
@@ -220,16 +220,9 @@ async fn what_lies_foreign_in_a_workspace_runs_by_no_grant() {
         .unwrap();
     let called = harness::words::tool(&mut chat, "waiting_approval").await;
     let first = show(&scene.client, &called.action_id.unwrap()).await;
-    let said = scene.client.answer(
-        first.id.clone(),
-        first.digest,
-        Answer::Approve,
-        None,
-        None,
-        None,
-        Some(HOUR),
-    );
-    within("granting", said).await.unwrap();
+    approve(&scene.client, &first, None, Some(HOUR))
+        .await
+        .unwrap();
     harness::words::rest(&mut chat).await;
     // What an agent wrote that read nothing changes nothing.
     let write = ("files__write", json!({"path": "run.sh", "text": "x"}));

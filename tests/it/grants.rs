@@ -21,9 +21,11 @@ use harness::words::{
     refused, rest, say, show, tool,
 };
 
-const HOUR: u64 = 3_600_000;
+/// In milliseconds.
+pub(crate) const HOUR: u64 = 3_600_000;
 
-async fn approve(
+/// Says yes to what is shown; with a time, what is like it is granted for so long.
+pub(crate) async fn approve(
     client: &Client,
     action: &Action,
     count: Option<u32>,

@@ -10,12 +10,12 @@ use harness::{
 use jsonrpsee::async_client::Client;
 use paw_api::{
     ErrorKind,
-    action::{Action, Answer, ApprovalRpcClient as _, McpRpcClient as _},
+    action::{Action, Answer, McpRpcClient as _},
 };
 use paw_policy::{Decision, State, Taint, TaintSet};
 use serde_json::{Value, json};
 
-const HOUR: u64 = 3_600_000;
+use crate::grants::{HOUR, approve};
 
 /// A rule for what people of this host write at a terminal themselves.
 const BY_HAND: &str = "@id(\"by-hand\") permit (principal, action == Action::\"tool_call\", resource == Tool::\"files/write\") \
@@ -81,16 +81,7 @@ async fn grant_of_one_way_in_is_none_of_the_other() {
         json!({"path": "notes/a.txt", "text": "x"}),
     )
     .await;
-    let granted = client.answer(
-        first.id.clone(),
-        first.digest,
-        Answer::Approve,
-        None,
-        None,
-        None,
-        Some(HOUR),
-    );
-    within("granting", granted).await.unwrap();
+    approve(&client, &first, None, Some(HOUR)).await.unwrap();
     finally(&client, &first.id).await;
     let again = json!({"path": "notes/b.txt", "text": "x"});
     let own = call(&client, "write", again.clone()).await;
