@@ -47,7 +47,7 @@ impl BudgetRpcServer for Family {
         name: String,
         spec: BudgetSpec,
     ) -> RpcResult<Budget> {
-        let said = said(&spec)?;
+        let said = said(&spec).map_err(fail)?;
         self.configure(extensions, ConfigChange::BudgetSet, &name, said)
             .await?;
         BudgetRpcServer::show(self, extensions, name).await

@@ -6,7 +6,7 @@ use paw_api::{Error, ErrorKind, error::ErrorData, model::SwitchEvent};
 use paw_policy::{ConfigChange, Kind, State};
 use paw_store::{ActionRecord, Caller};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 
 use super::{FOREVER, Family, fail, send, why};
@@ -19,13 +19,13 @@ use crate::{
 /// News of a switch that wait for their reader; of more, those in between are left out.
 const NEWS: usize = 16;
 
-/// A specification as the arguments of an action have it.
-pub(super) fn said<T: Serialize>(spec: &T) -> RpcResult<Map<String, Value>> {
+/// What a caller wishes as the arguments of an action have it.
+pub(super) fn said<T: Serialize>(spec: &T) -> Result<Map<String, Value>, Error> {
     match serde_json::to_value(spec) {
         Ok(Value::Object(said)) => Ok(said),
         Ok(_) | Err(_) => {
             let message = "a specification that is no object";
-            Err(fail(Error::new(ErrorKind::Internal, message, "report it")))
+            Err(Error::new(ErrorKind::Internal, message, "report it"))
         }
     }
 }
@@ -125,12 +125,9 @@ impl Family {
         caller: Caller,
         tell: mpsc::Sender<SwitchEvent>,
     ) -> Result<ActionRecord, Error> {
-        let Value::Object(arguments) = json!(wish) else {
-            unreachable!("an object was written");
-        };
         let asked = Asked {
             kind: Kind::ModelSwitch.as_str().to_owned(),
-            arguments,
+            arguments: said(&wish)?,
             ..Asked::default()
         };
         let judged = self.intake.judge(asked, caller, Progress::Switch(tell));

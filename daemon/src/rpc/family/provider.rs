@@ -43,7 +43,7 @@ impl ProviderRpcServer for Family {
         name: String,
         spec: ProviderSpec,
     ) -> RpcResult<Provider> {
-        let said = said(&spec)?;
+        let said = said(&spec).map_err(fail)?;
         self.configure(extensions, ConfigChange::ProviderAdd, &name, said)
             .await?;
         self.provider_shown(&name).map_err(fail)
@@ -55,7 +55,7 @@ impl ProviderRpcServer for Family {
         name: String,
         spec: ProviderSpec,
     ) -> RpcResult<Provider> {
-        let said = said(&spec)?;
+        let said = said(&spec).map_err(fail)?;
         self.configure(extensions, ConfigChange::ProviderEdit, &name, said)
             .await?;
         self.provider_shown(&name).map_err(fail)
