@@ -156,6 +156,7 @@ pub(crate) fn about(plan: &Plan, facts: &Facts, risk: Risk) -> Vec<(&'static str
             }
             if let Some(rule) = &call.net {
                 all.push(("host", Fact::Text(place(rule).to_owned())));
+                all.push(("methods", Fact::Texts(methods(rule))));
             }
         }
         Operation::SandboxRun(spec) => {
@@ -332,6 +333,25 @@ fn inside(text: &str) -> Option<String> {
 /// `HOST:PORT` of a rule, without what narrows it.
 pub(crate) fn place(rule: &str) -> &str {
     rule.split(',').next().unwrap_or(rule)
+}
+
+/// The methods that a rule is narrowed to; none where it has any.
+pub(crate) fn methods(rule: &str) -> Vec<String> {
+    let narrowed = rule.split(',').skip(1);
+    let methods = narrowed.filter_map(|part| part.strip_prefix("method="));
+    let each = methods.flat_map(|several| several.split('+'));
+    each.map(str::to_owned).collect()
+}
+
+/// Where a call goes that only gets what is there: one of class egress, by methods that have no body, with nothing of the workspace.
+pub(crate) fn gets(call: &ToolArguments) -> Option<(&str, Vec<String>)> {
+    let rule = call.net.as_deref()?;
+    let methods = methods(rule);
+    let bare = methods
+        .iter()
+        .all(|it| matches!(it.as_str(), "GET" | "HEAD"));
+    (call.class == ToolClass::Egress && path(call) == Path::None && bare && !methods.is_empty())
+        .then(|| (place(rule), methods))
 }
 
 /// Host and port of a rule `HOST:PORT`, whatever narrows it.

@@ -2,15 +2,19 @@
 //!
 //! It is a rule like any other, written here and nowhere else, so that the person can be shown what they are about to allow, and so that
 //! every forbid still wins over it. It is bound to the user, the agent, the skill's files and the risk, to no further origins of data
-//! than those of the approved action, and to a directory of the workspace or exactly the same arguments. What a channel, a tool or the web
-//! had a part in is asked for each time: such data acts by nobody's yes but one to itself.
+//! than those of the approved action, and to a directory of the workspace, a host, or exactly the same arguments. What a channel, a tool or
+//! the web had a part in is asked for each time: such data acts by nobody's yes but one to itself.
+//!
+//! A host is enough only where a call gets what is there: its methods have no body, and it takes no path of the workspace. A URL can carry
+//! words out, too; they are those of whom the grant names, a person or a model that has read nothing since, and never what is private or
+//! secret. Whatever has a body is granted as it is, with every byte of it.
 
 use crate::{
     circumstances::{Circumstances, Via},
     facts::{self, Path},
     judge::Principal,
     plan::{Operation, Plan},
-    words::{Risk, TaintSet, ToolClass},
+    words::{Risk, Taint, TaintSet, ToolClass},
 };
 
 /// The longest that a grant holds, in milliseconds: a day.
@@ -73,7 +77,7 @@ pub fn text(id: &str, like: Like<'_>, from_ms: u64, until_ms: u64) -> Result<Str
     if like.taint.is_foreign() {
         return Err(NoGrant::Foreign);
     }
-    let (action, resource, anchor) = anchor(like.plan);
+    let (action, resource, anchor) = anchor(like.plan, like.taint);
     let mut conditions = vec![
         format!("context.agent == {}", quoted(like.plan.agent.as_str())),
         format!("context.risk == {}", quoted(like.risk.as_str())),
@@ -114,7 +118,7 @@ fn way(how: &Circumstances) -> Vec<String> {
 }
 
 /// The action, what follows `resource`, and the conditions that make it narrow.
-fn anchor(plan: &Plan) -> (&'static str, String, Vec<String>) {
+fn anchor(plan: &Plan, taint: &TaintSet) -> (&'static str, String, Vec<String>) {
     match &plan.operation {
         Operation::Chat(chat) => {
             let targets = chat.targets();
@@ -183,7 +187,18 @@ fn anchor(plan: &Plan) -> (&'static str, String, Vec<String>) {
                     });
                 }
                 // What is executed or sent is not known by its path.
-                _ => conditions.extend(same("arguments", &facts::digest(&call.arguments))),
+                _ => match facts::gets(call) {
+                    Some((host, methods)) if !is_confidential(taint) => {
+                        let methods: Vec<_> = methods.iter().map(|it| quoted(it)).collect();
+                        conditions.extend(same("shape", &facts::shape(&call.arguments)));
+                        conditions.extend(same("host", host));
+                        conditions.push("context has methods".to_owned());
+                        conditions.push(format!("context.methods == [{}]", methods.join(", ")));
+                    }
+                    Some(_) | None => {
+                        conditions.extend(same("arguments", &facts::digest(&call.arguments)));
+                    }
+                },
             }
             (
                 "tool_call",
@@ -192,6 +207,11 @@ fn anchor(plan: &Plan) -> (&'static str, String, Vec<String>) {
             )
         }
     }
+}
+
+/// Whether it is not for everybody: then a yes to a host is none to all that could be told it.
+fn is_confidential(taint: &TaintSet) -> bool {
+    taint.has(Taint::Private) || taint.has(Taint::Secret)
 }
 
 fn same(fact: &str, value: &str) -> Vec<String> {
@@ -418,6 +438,106 @@ mod tests {
             check(&rules, &run("ls"), &user, Decision::Allow);
             check(&rules, &run("rm -rf ."), &user, Decision::Ask);
         }
+    }
+
+    /// A tool that is called with a URL.
+    fn reach(tool: &str, net: &str, arguments: Value) -> Plan {
+        let mut plan = call(ToolClass::Egress, tool, arguments);
+        if let Operation::ToolCall(call) = &mut plan.operation {
+            call.net = Some(net.to_owned());
+        }
+        plan
+    }
+
+    #[test]
+    fn what_is_got_from_a_host_is_granted_for_that_host_and_that_way_of_asking_alone() {
+        use Decision::{Allow, Ask};
+        let user = facts(1000, &[Taint::User, Taint::Model], NOW);
+        let get = |net: &str, url: &str| reach("get", net, json!({"url": url}));
+        let host = "a.example:443,method=GET";
+        let rules = granted(
+            &get(host, "https://a.example/x"),
+            &[Taint::User, Taint::Model],
+            "",
+        );
+        check(&rules, &get(host, "https://a.example/x"), &user, Allow);
+        check(
+            &rules,
+            &get(host, "https://a.example/other?q=1"),
+            &user,
+            Allow,
+        );
+        for (net, url) in [
+            ("b.example:443,method=GET", "https://b.example/x"),
+            ("a.example:80,method=GET", "http://a.example/x"),
+            (
+                "a.example.evil.example:443,method=GET",
+                "https://a.example.evil.example/",
+            ),
+            ("a.example:443,method=POST", "https://a.example/x"),
+            ("a.example:443,method=GET+POST", "https://a.example/x"),
+            ("a.example:443", "https://a.example/x"),
+        ] {
+            check(&rules, &get(net, url), &user, Ask);
+        }
+        let more = json!({"url": "https://a.example/x", "body": "all of it"});
+        check(&rules, &reach("get", host, more), &user, Ask);
+        let other = json!({"url": "https://a.example/x"});
+        check(&rules, &reach("post", host, other), &user, Ask);
+        for read in [Taint::Tool, Taint::Web, Taint::Channel, Taint::Private] {
+            let led = facts(1000, &[Taint::User, Taint::Model, read], NOW);
+            check(&rules, &get(host, "https://a.example/x"), &led, Ask);
+        }
+    }
+
+    #[test]
+    fn what_has_a_body_or_could_tell_something_private_is_granted_only_as_it_is() {
+        use Decision::{Allow, Ask};
+        let asked = |taint: &[Taint], one: &Plan, another: &Plan| {
+            let user = facts(1000, taint, NOW);
+            let rules = granted(one, taint, "");
+            check(
+                &rules,
+                one,
+                &user,
+                if taint.contains(&Taint::Private) {
+                    Ask
+                } else {
+                    Allow
+                },
+            );
+            check(&rules, another, &user, Ask);
+        };
+        let user = [Taint::User];
+        let url = |more: Value| {
+            let mut all = json!({"url": "https://a.example/x"});
+            all.as_object_mut()
+                .unwrap()
+                .extend(more.as_object().unwrap().clone());
+            all
+        };
+        for net in [
+            "a.example:443,method=POST",
+            "a.example:443,method=GET+POST",
+            "a.example:443",
+        ] {
+            let post = |body: &str| reach("post", net, url(json!({"body": body})));
+            asked(&user, &post("one"), &post("two"));
+        }
+        // What it takes of the workspace is not told by its name.
+        let of = |path: &str| {
+            reach(
+                "get",
+                "a.example:443,method=GET",
+                url(json!({"path": path})),
+            )
+        };
+        asked(&user, &of("a"), &of("b"));
+        let get = |query: &str| {
+            let url = json!({"url": format!("https://a.example/?{query}")});
+            reach("get", "a.example:443,method=GET", url)
+        };
+        asked(&[Taint::User, Taint::Private], &get("one"), &get("two"));
     }
 
     #[test]

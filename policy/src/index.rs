@@ -1,6 +1,6 @@
 //! Which policies could decide a question: the rules of its action, and of all grants the few that name what it is about.
 //!
-//! What is left out could not have matched: its scope names another action, user or resource, or it demands a path or arguments
+//! What is left out could not have matched: its scope names another action, user or resource, or it demands a path, a host or arguments
 //! that the question does not have. So the answer and the rules that it names are those of all policies together;
 //! `the_index_says_what_all_policies_together_say` compares them.
 
@@ -39,6 +39,8 @@ enum Anchor {
     Beneath(String),
     /// Arguments of this digest.
     Arguments(String),
+    /// This host and port.
+    Host(String),
 }
 
 /// What a question has of that.
@@ -48,6 +50,8 @@ pub(crate) struct Anchors<'a> {
     pub(crate) path: Option<&'a str>,
     /// The digest of its arguments.
     pub(crate) arguments: Option<&'a str>,
+    /// The host and port that it reaches.
+    pub(crate) host: Option<&'a str>,
 }
 
 impl Index {
@@ -157,6 +161,7 @@ impl Anchors<'_> {
             .chain(path.map(|path| Anchor::Path(path.to_owned())))
             .chain(beneath)
             .chain(arguments.map(|digest| Anchor::Arguments(digest.to_owned())))
+            .chain(self.host.map(|host| Anchor::Host(host.to_owned())))
     }
 }
 
@@ -200,6 +205,7 @@ fn demanded(condition: &Value) -> Option<Anchor> {
         return match fact(equal.get("left")?)? {
             "path" => Some(Anchor::Path(value)),
             "arguments" => Some(Anchor::Arguments(value)),
+            "host" => Some(Anchor::Host(value)),
             _ => None,
         };
     }

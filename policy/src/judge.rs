@@ -119,6 +119,9 @@ pub enum NotApproved {
 /// Asking is no third answer of Cedar: what is permitted as it is is allowed; what would be permitted if a person had
 /// approved it is asked; everything else is denied. A rule that cannot be evaluated denies, because it may be a forbid.
 ///
+/// What an agent does because others asked it is judged as if each of them did it as well, in the way in which it was asked itself, and the
+/// strictest answer counts: nobody gets done by another what they may not do.
+///
 /// # Errors
 /// When the plan has no canonical form.
 pub fn judge(rules: &Rules, plan: &Plan, facts: &Facts) -> Result<Verdict, crate::PlanError> {
@@ -130,16 +133,64 @@ pub fn judge(rules: &Rules, plan: &Plan, facts: &Facts) -> Result<Verdict, crate
         rules: ids,
         digest,
     };
-    let about = facts::about(plan, facts, risk);
-    let text = Question::as_text(rules, plan, &facts.principal, &about);
-    if let Some((decision, ids)) = text.as_deref().and_then(|text| rules.known.said(text)) {
-        return Ok(verdict(decision, ids));
-    }
-    let (decision, ids) = decide(rules, plan, &facts.principal, about);
-    if let Some(text) = text {
-        rules.known.keep(text, (decision, ids.clone()));
+    let (mut decision, mut ids) = said(rules, plan, facts, risk);
+    // A grant is a person's yes to all of it, made in this way, so it answers whoever would have been asked.
+    let granted = ids.iter().any(|id| rules.is_grant(id));
+    for (plan, facts) in askers(plan, facts) {
+        let (mut its, by) = said(rules, &plan, &facts, risk);
+        if its == Decision::Ask && granted {
+            its = Decision::Allow;
+        }
+        if is_stricter(its, decision) {
+            (decision, ids) = (its, by);
+        }
     }
     Ok(verdict(decision, ids))
+}
+
+/// The same, done by each of the agents that asked for it, in the way in which that agent was asked.
+fn askers(plan: &Plan, facts: &Facts) -> impl Iterator<Item = (Plan, Facts)> {
+    let through = &facts.circumstances.through;
+    through.iter().enumerate().map(|(before, asker)| {
+        let plan = Plan {
+            agent: asker.clone(),
+            ..plan.clone()
+        };
+        let circumstances = Circumstances {
+            through: through[..before].to_vec(),
+            ..facts.circumstances.clone()
+        };
+        let facts = Facts {
+            circumstances,
+            ..facts.clone()
+        };
+        (plan, facts)
+    })
+}
+
+const fn is_stricter(one: Decision, than: Decision) -> bool {
+    match (one, than) {
+        (Decision::Deny, Decision::Ask | Decision::Allow) | (Decision::Ask, Decision::Allow) => {
+            true
+        }
+        (Decision::Deny, Decision::Deny)
+        | (Decision::Ask, Decision::Ask | Decision::Deny)
+        | (Decision::Allow, _) => false,
+    }
+}
+
+/// What the rules say to a plan by itself, now or the last time that they were asked the same.
+fn said(rules: &Rules, plan: &Plan, facts: &Facts, risk: Risk) -> (Decision, Vec<String>) {
+    let about = facts::about(plan, facts, risk);
+    let text = Question::as_text(rules, plan, &facts.principal, &about);
+    if let Some(said) = text.as_deref().and_then(|text| rules.known.said(text)) {
+        return said;
+    }
+    let said = decide(rules, plan, &facts.principal, about);
+    if let Some(text) = text {
+        rules.known.keep(text, said.clone());
+    }
+    said
 }
 
 /// What the rules say to a plan of which this is known.

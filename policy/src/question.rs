@@ -214,8 +214,11 @@ impl Question {
         &self,
         rules: &'a Rules,
     ) -> impl Iterator<Item = &'a PolicySet> + use<'a> {
-        let (path, arguments) = (self.text("path"), self.text("arguments"));
-        let anchors = Anchors { path, arguments };
+        let anchors = Anchors {
+            path: self.text("path"),
+            arguments: self.text("arguments"),
+            host: self.text("host"),
+        };
         let scope = (&self.action, &self.principal, &self.resource);
         rules.index.candidates(scope, &anchors)
     }

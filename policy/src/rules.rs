@@ -1,6 +1,9 @@
 //! The Cedar policies of this host: parsed, validated against our schema, and named by their `@id`.
 
-use std::{collections::BTreeMap, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    str::FromStr,
+};
 
 use cedar_policy::{
     Effect, Policy, PolicyId, PolicySet, PolicySetError, Schema, Template, ValidationError,
@@ -45,6 +48,8 @@ pub struct Rules {
     places: BTreeMap<PolicyId, (String, usize, usize)>,
     texts: BTreeMap<String, String>,
     files: BTreeMap<String, String>,
+    /// Those that people granted, by their `@id`.
+    granted: BTreeSet<String>,
     digest: Digest,
 }
 
@@ -97,6 +102,7 @@ impl Rules {
             places: BTreeMap::new(),
             texts: BTreeMap::new(),
             files: files.iter().cloned().collect(),
+            granted: BTreeSet::new(),
             digest: digest(files),
         };
         for (index, (file, text, policy)) in all.into_iter().enumerate() {
@@ -189,6 +195,9 @@ impl Rules {
                 let added = rules
                     .add(index, file, text, policy, Index::add_grant)
                     .map_err(|fault| vec![fault])?;
+                rules
+                    .granted
+                    .extend(added.annotation("id").map(str::to_owned));
                 granted
                     .add(added)
                     .map_err(|error| vec![fault(file, text, 0, &error.to_string(), None)])?;
@@ -201,6 +210,11 @@ impl Rules {
             rules.digest = Digest::of(&bytes);
         }
         Ok(rules)
+    }
+
+    /// Whether this is the `@id` of what a person granted.
+    pub(crate) fn is_grant(&self, id: &str) -> bool {
+        self.granted.contains(id)
     }
 
     /// The schema, where each question is checked against it: not in a release, which would take longer for that than for its answer.

@@ -115,7 +115,7 @@ async fn filesystem_server_from_npm_runs_as_a_skill() {
     let dir = bundle(
         "filesystem",
         ", \"/workspace\"",
-        "[classes]\nread_text_file = \"read-private\"\nlist_directory = \"read-private\"\n",
+        "[classes]\nread_text_file = \"read-private\"\nlist_directory = \"read-private\"\nwrite_file = \"write-destructive\"\n",
     );
     let path = dir.path().display().to_string();
     let installed = approved(&system, &["skill", "install", &path]).await;
@@ -123,7 +123,9 @@ async fn filesystem_server_from_npm_runs_as_a_skill() {
     let (_, shown) = pawctl(&system, &["skill", "show", "filesystem"]).await;
     for line in [
         "read_text_file (read-private)",
-        "write_file (exec)",
+        "write_file (write-destructive)",
+        // What nothing is said about is the worst.
+        "move_file (admin)",
         "list_directory (read-private)",
     ] {
         assert!(shown.contains(line), "{line:?} is not in {shown}");

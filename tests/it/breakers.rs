@@ -323,7 +323,7 @@ async fn failure_says_who_was_left_alone_and_when_to_ask_again() {
     two.spare.falls_into(Some(Trouble::Busy));
     let mut chat = begin(&client).await;
     let events = rest(&mut chat).await;
-    let Some(ChatEvent::Failed { message, error }) = events.last() else {
+    let Some(ChatEvent::Failed { message, error, .. }) = events.last() else {
         panic!("{events:?}");
     };
     assert!(

@@ -634,3 +634,53 @@ async fn rule_can_say_that_only_people_may_ask_for_it() {
         .unwrap();
     rest(&mut chat).await;
 }
+
+/// What an agent may not do it has nobody else do for it, whatever the other one may: its model obeys what it has read.
+#[tokio::test]
+async fn what_a_rule_denies_an_agent_no_helper_does_for_it() {
+    let model = Model::start().await;
+    let pawd = Pawd::start(Setup::new().ollama(&model).with(TWO)).await;
+    let client = pawd.client().await;
+    let rules = "@id(\"helper-writes\") permit (principal, action == Action::\"tool_call\", resource) when { context.agent == \"helper\" };\n\
+                 @id(\"lead-reads\") forbid (principal, action == Action::\"tool_call\", resource) when { context.agent == \"lead\" && context.risk != \"medium\" };\n";
+    pawd.root.write("etc/policy/70-helper.cedar", rules);
+    within("reloading", PolicyRpcClient::reload(&client))
+        .await
+        .unwrap();
+    // A person may have it written.
+    model.will(Says::calls(&[write("a.txt")]));
+    model.will(Says::says(&["written"]));
+    let mut chat = say_to(&client, "helper", "write it").await;
+    let id = accepted(&mut chat).await;
+    rest(&mut chat).await;
+    let [call] = children(&client, &id).await.try_into().expect("one call");
+    assert_eq!(call.verdict.rules, ["helper-writes"]);
+    let place = pawd.launcher.as_ref().unwrap().workspace("helper");
+    assert!(place.join("a.txt").exists());
+    // The lead has not, neither by itself nor by way of the helper, which reads for it.
+    std::fs::write(place.join("mail.txt"), ORDERS).unwrap();
+    model.will(Says::calls(&[
+        write("evil.txt"),
+        ask("helper", "do what mail.txt says"),
+    ]));
+    model.will(Says::calls(&[
+        ("files__read", json!({"path": "a.txt"})),
+        write("evil.txt"),
+    ]));
+    model.will(Says::says(&["no"]));
+    model.will(Says::says(&["no"]));
+    let mut chat = say_to(&client, "lead", "do what the mail says").await;
+    let id = accepted(&mut chat).await;
+    rest(&mut chat).await;
+    let its = children(&client, &id).await;
+    let [own, question] = its.try_into().expect("a call and a question");
+    let of_helper = children(&client, &question.id).await;
+    let [read, written] = of_helper.try_into().expect("two calls");
+    assert_eq!(read.state, State::Completed, "{read:?}");
+    for denied in [own, written] {
+        assert_eq!(denied.state, State::Rejected, "{denied:?}");
+        assert_eq!(denied.verdict.rules, ["lead-reads"], "{denied:?}");
+    }
+    assert!(!place.join("evil.txt").exists());
+    assert_eq!(in_workspace(&pawd, "evil.txt"), None);
+}

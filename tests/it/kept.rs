@@ -202,7 +202,7 @@ async fn answer_that_is_kept_counts_as_a_request_and_takes_no_tokens() {
     assert_eq!(spent().await, before);
     let begun = Asking::new("hello").agent("exact".to_owned()).ask(&client);
     let events = rest(&mut begun.await.unwrap()).await;
-    let Some(ChatEvent::Failed { message, error }) = events.last() else {
+    let Some(ChatEvent::Failed { message, error, .. }) = events.last() else {
         panic!("{events:?}");
     };
     assert!(message.contains("limit few"), "{message}");

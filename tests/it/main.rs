@@ -63,6 +63,7 @@ mod sessions;
 mod skills;
 mod stall;
 mod start;
+mod stopped;
 mod terminals;
 mod tls;
 mod trail;

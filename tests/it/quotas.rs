@@ -68,7 +68,7 @@ type No = (String, Option<u64>);
 async fn ask(client: &Client) -> Result<ChatResult, No> {
     match rest(&mut say(client, "hello").await).await.pop() {
         Some(ChatEvent::Done(result)) => Ok(result),
-        Some(ChatEvent::Failed { message, error }) => Err((message, error.retry_after_ms)),
+        Some(ChatEvent::Failed { message, error, .. }) => Err((message, error.retry_after_ms)),
         other => panic!("the chat ended with {other:?}"),
     }
 }
@@ -198,11 +198,21 @@ async fn budget_that_is_spent_between_two_tools_ends_the_turn_and_keeps_what_was
     model.will(counted_call(9_950, "files__read", json!({"path": "a.txt"})));
     let mut chat = say(&client, "read it").await;
     let events = rest(&mut chat).await;
-    let Some(ChatEvent::Failed { message, error }) = events.last() else {
+    let Some(ChatEvent::Failed {
+        message,
+        error,
+        result: Some(result),
+    }) = events.last()
+    else {
         panic!("{events:?}");
     };
     assert!(message.contains("budget daily"), "{message}");
     assert_eq!(error.kind, ErrorKind::Denied, "{message}");
+    // It has a final text all the same.
+    assert_eq!(result.finish, "over_budget");
+    for part in ["budget daily", "files/read: done"] {
+        assert!(result.text.contains(part), "{}", result.text);
+    }
     assert_eq!(model.questions(), 1, "nobody is asked again");
     // The call was done and is in the conversation for whoever goes on with it.
     let read = |event: &ChatEvent| matches!(event, ChatEvent::Tool(it) if it.state == "completed");
@@ -215,6 +225,8 @@ async fn budget_that_is_spent_between_two_tools_ends_the_turn_and_keeps_what_was
     let shown = within("showing a session", shown).await.unwrap();
     let text = serde_json::to_string(&shown).unwrap();
     assert!(text.contains("heron"), "{text}");
+    let last = shown.turns.last().unwrap();
+    assert_eq!((&*last.role, &last.text), ("assistant", &result.text));
 }
 
 #[tokio::test]
@@ -256,7 +268,7 @@ async fn what_is_spent_is_counted_and_over_the_budget_nobody_is_asked() {
 async fn question_over_a_budget_is_denied_and_exit_code_4_says_so() {
     let (model, pawd, client) = start("\n[budget.none]\nper = \"ever\"\ncost = 0\n").await;
     match rest(&mut say(&client, "hello").await).await.pop() {
-        Some(ChatEvent::Failed { message, error }) => {
+        Some(ChatEvent::Failed { message, error, .. }) => {
             assert_eq!(error.kind, ErrorKind::Denied, "{message}");
             assert!(message.contains("budget none"), "{message}");
         }

@@ -1,7 +1,7 @@
 //! A turn that pawd's end interrupts goes on where it stood: nothing is done twice, nothing is lost, and it comes to the right end.
 
 use harness::{
-    Answer as Says, Asking, Model, Pawd, Setup, Step, within,
+    Answer as Says, Asking, FakeLauncher, Model, Pawd, Setup, Step, within,
     words::{
         accepted, answer, done, finally, in_workspace, leave_in_workspace, news, next, object,
         question, rest, say, show, tool,
@@ -261,6 +261,46 @@ async fn read_that_a_kill_interrupts_is_done_again() {
         log.contains("\"interrupted\":\"1\""),
         "it is on record that it was begun again"
     );
+}
+
+/// The end of the launcher interrupts a call as that of pawd does.
+#[tokio::test]
+async fn read_under_way_when_the_launcher_dies_is_done_again_and_a_write_has_failed() {
+    let mut pawd = Pawd::start(Setup::new()).await;
+    let client = pawd.client().await;
+    leave_in_workspace(&pawd, "a.txt", "heron");
+    let begin = async |tool: &str, arguments: Value| {
+        let asked = json!({"skill": "files", "tool": tool, "arguments": arguments});
+        let submitted = client.submit("tool_call".into(), object(asked), None, None, None, None);
+        within("submitting", submitted).await.unwrap()
+    };
+    let dies = async |pawd: &mut Pawd| {
+        runs_one(pawd).await;
+        drop(pawd.launcher.take());
+        pawd.launcher = Some(FakeLauncher::start(&pawd.root));
+    };
+    pawd.launcher.as_ref().unwrap().will_stop();
+    let read = begin("read", json!({"path": "a.txt"})).await.id;
+    dies(&mut pawd).await;
+    let ended = finally(&client, &read).await;
+    assert_eq!(ended.state, State::Completed, "{ended:?}");
+    assert!(ended.result.unwrap().to_string().contains("heron"));
+    assert_eq!(pawd.launcher.as_ref().unwrap().plans().len(), 1);
+    let log = AuditRpcClient::list(&client, Some(read), None, None, None);
+    let log = Value::Array(within("the log", log).await.unwrap()).to_string();
+    assert!(log.contains("\"interrupted\":\"1\""), "{log}");
+    // What may not be done twice is not.
+    let write = begin("write", json!({"path": "b.txt", "text": "x"})).await;
+    pawd.launcher.as_ref().unwrap().will_stop();
+    answer(&client, &write.id, write.digest, Answer::Approve)
+        .await
+        .unwrap();
+    dies(&mut pawd).await;
+    let ended = finally(&client, &write.id).await;
+    assert_eq!(ended.state, State::Failed, "{ended:?}");
+    assert_eq!(ended.error.unwrap().kind, "launcher_lost");
+    assert!(pawd.launcher.as_ref().unwrap().plans().is_empty());
+    assert_eq!(in_workspace(&pawd, "b.txt"), None);
 }
 
 /// What ends pawd each time is not done for ever.

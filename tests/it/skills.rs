@@ -173,7 +173,7 @@ async fn skill_is_used_once_a_person_approved_its_files_and_rights_and_not_befor
         "+ workspace of the agent",
         "+ image host",
         "+ tool tell: read-private",
-        "+ tool (any other that its program announces): exec",
+        "+ tool (any other that its program announces): admin",
     ] {
         assert!(said.contains(line), "{line:?} is not in {said}");
     }
@@ -214,7 +214,7 @@ async fn skill_is_used_once_a_person_approved_its_files_and_rights_and_not_befor
         .collect();
     assert_eq!(
         classes,
-        [("set", ToolClass::Exec), ("tell", ToolClass::ReadPrivate)]
+        [("set", ToolClass::Admin), ("tell", ToolClass::ReadPrivate)]
     );
     let (code, out, said) = ctl(&pawd, &["skill", "call", "clock", "tell"]).await;
     assert_eq!(code, 0, "{said}");
@@ -222,7 +222,7 @@ async fn skill_is_used_once_a_person_approved_its_files_and_rights_and_not_befor
     let waits = call(&client, "set").await.unwrap();
     assert_eq!(
         (waits.state, waits.risk),
-        (State::WaitingApproval, Risk::High)
+        (State::WaitingApproval, Risk::Critical)
     );
     let (code, ..) = ctl(&pawd, &["skill", "call", "clock", "set", "--no-wait"]).await;
     assert_eq!(code, 5);
@@ -514,6 +514,7 @@ done
     let ten_thousand = r#"printf '{"jsonrpc":"2.0","id":%s,"result":{"tools":[' "$id"
       i=0; while [ $i -lt 10000 ]; do printf '{"name":"t%s","inputSchema":{"type":"object"}},' $i; i=$((i+1)); done
       printf '{"name":"last","inputSchema":{"type":"object"}}]}}\n'"#;
+    let two_hundred = &ten_thousand.replace("10000", "199");
     let for_ever =
         r#"say '{"tools":[{"name":"t","inputSchema":{"type":"object"}}],"nextCursor":"again"}'"#;
     let bad_name = r#"say '{"tools":[{"name":"../t\u001b[2J","inputSchema":{"type":"object"}}]}'"#;
@@ -528,6 +529,7 @@ done
         (long, "protocol", "at most 4096 are taken"),
         (gigabyte, "protocol", "a line of more than"),
         ("say '{\"tools\":[]}'", "protocol", "announces no tool"),
+        (two_hundred, "too_many_tools", "200 tools"),
         ("exit 3", "tool", "exited with 3"),
         ("sleep 60", "timed_out", ""),
     ] {
@@ -541,6 +543,37 @@ done
         assert!(error.message.contains(why), "{listing}: {}", error.message);
         assert!(skill(&client).await.is_none(), "{listing}");
     }
+}
+
+/// An agent that has more tools than a model is told could answer nothing any more, so that is said when such a skill is installed.
+#[tokio::test]
+async fn skill_with_more_tools_than_a_model_is_told_is_not_installed() {
+    let (pawd, client) = pawd().await;
+    let tool = |number: u32| {
+        format!(
+            "\n[[tools]]\nname = \"t{number}\"\nclass = \"read-public\"\ndescription = \"Tells.\"\ninput = '{{\"type\": \"object\"}}'\n"
+        )
+    };
+    let of = |count: u32| {
+        let manifest = manifest("1.0", "", "", &(0..count).map(tool).collect::<String>());
+        bundle(&[("skill.toml", &manifest), ("server.sh", SERVER)])
+    };
+    // Beside the tools of `files` there is no room for as many as a model is told alone.
+    for (count, about) in [
+        (129, "skill clock: 129 tools"),
+        (128, "agent default has skill clock"),
+    ] {
+        let asked = ask_to_install(&pawd, of(count).path()).await;
+        let done = approved(&client, &asked).await;
+        assert_eq!(done.state, State::Failed, "{count}: {done:?}");
+        let error = done.error.unwrap();
+        assert_eq!(error.kind, "too_many_tools", "{}", error.message);
+        assert!(error.message.contains(about), "{}", error.message);
+        assert!(!error.hint.is_empty());
+        assert!(skill(&client).await.is_none(), "{count}");
+    }
+    install(&pawd, &client, of(100).path()).await;
+    assert_eq!(skill(&client).await.unwrap().tools.len(), 100);
 }
 
 #[tokio::test]

@@ -241,9 +241,24 @@ async fn follow(out: &mut Out, items: &mut Items, stream: bool) -> Result<ChatRe
                 }
                 return Ok(done);
             }
-            ChatEvent::Failed { message, error } => {
+            ChatEvent::Failed {
+                message,
+                error,
+                result,
+            } => {
                 if stream && !ends_line {
                     Out::write(b"\n")?;
+                }
+                // What is said in place of an answer is shown where one would be; the error says that it is none.
+                match (result, out.format) {
+                    (Some(result), Format::Table) => {
+                        Out::write(format!("{}\n", text::plain(&result.text)).as_bytes())?;
+                    }
+                    (Some(result), Format::Json) => {
+                        out.json(&json!(result).to_string());
+                        out.flush()?;
+                    }
+                    (Some(_), Format::Jsonl) | (None, _) => {}
                 }
                 return Err(Failure::Refused {
                     doing: DOING.to_owned(),

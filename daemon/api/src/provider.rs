@@ -260,14 +260,15 @@ pub struct ChatResult {
     pub session: String,
     /// What was answered.
     pub text: String,
-    /// Who answered.
+    /// Who answered; `pawd` where the turn was stopped without an answer.
     pub provider: String,
-    /// With which model.
+    /// With which model; none there.
     pub model: String,
     /// What it took.
     pub usage: Usage,
     /// Why it ended: `stop`, `length`, `content_filter` or the provider's own word. `turn_limit`, `repeating` or `result_limit` where the
-    /// model wanted to call more tools and was made to answer with what it had.
+    /// model wanted to call more tools and was made to answer with what it had. Without an answer the kind of the error, such as
+    /// `over_budget` or `timed_out`, or `cancelled`.
     pub finish: String,
     /// Every try, in order.
     pub attempts: Vec<Attempt>,
@@ -381,6 +382,9 @@ pub enum ChatEvent {
         message: String,
         /// The rest of the error.
         error: ErrorData,
+        /// What pawd says in place of an answer, where it stopped the turn: why, and what was done so far.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        result: Option<Box<ChatResult>>,
     },
 }
 

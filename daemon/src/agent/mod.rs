@@ -28,7 +28,7 @@ use std::{
     sync::{Arc, Mutex, OnceLock},
 };
 
-use paw_policy::{Operation, Plan, Rules, TaintSet};
+use paw_policy::{Operation, Plan, Rules, TaintSet, ToolArguments};
 use paw_store::ActionRecord;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -124,6 +124,16 @@ pub struct Door {
     pub actions: Actions,
 }
 
+impl Agents {
+    /// Whether making this call twice is the same as making it once.
+    fn is_idempotent(&self, call: &ToolArguments) -> bool {
+        let skill = self.skills.get(&call.skill);
+        // Of other files than those that were judged nobody knows.
+        let skill = skill.filter(|skill| skill.digest == call.skill_digest);
+        skill.is_some_and(|skill| skill.tools.get(&call.tool).is_some_and(|it| it.idempotent))
+    }
+}
+
 impl Execute for Agents {
     fn execute(self: Arc<Self>, task: Task) -> Pin<Box<dyn Future<Output = Outcome> + Send>> {
         // A secret that is used for it is used on behalf of who asked for it.
@@ -165,7 +175,14 @@ impl Execute for Agents {
                     turn::run(&self, whose, chat, (progress, Vec::new()), stops).await
                 }
                 Operation::ToolCall(call) => {
-                    tool::call(&self, (id, &caller, owner), call, &cancel).await
+                    let again = self.is_idempotent(&call);
+                    let mut launcher = self.launchers.usual().state();
+                    launcher.mark_unchanged();
+                    let outcome = tool::call(&self, (id, &caller, owner), call, &cancel).await;
+                    if again {
+                        tool::wait_for_launcher(&outcome, launcher, &cancel).await;
+                    }
+                    outcome
                 }
                 Operation::SandboxRun(spec) => {
                     // With a launcher of our own, which ends with us, nothing can be left.
@@ -202,20 +219,31 @@ impl Execute for Agents {
         self.labels.read_by(&self.skills, plan)
     }
 
-    fn interrupted(&self, record: &ActionRecord) {
-        if let Operation::Chat(chat) = &record.plan.operation {
-            chat::interrupted(self, record, chat);
+    fn interrupted(&self, record: &ActionRecord, outcome: Outcome) -> Outcome {
+        match &record.plan.operation {
+            Operation::Chat(chat) => {
+                chat::interrupted(self, record, chat);
+                turn::interrupted(self, record, chat, outcome)
+            }
+            Operation::ToolCall(_)
+            | Operation::SandboxRun(_)
+            | Operation::ApiCall(_)
+            | Operation::SkillChange(_)
+            | Operation::ModelSwitch(_)
+            | Operation::ConfigChange(_) => outcome,
         }
     }
 
     fn repeats(&self, record: &ActionRecord) -> bool {
-        let Operation::ToolCall(call) = &record.plan.operation else {
-            return false;
-        };
-        let skill = self.skills.get(&call.skill);
-        // Of other files than those that were judged nobody knows.
-        let skill = skill.filter(|skill| skill.digest == call.skill_digest);
-        skill.is_some_and(|skill| skill.tools.get(&call.tool).is_some_and(|it| it.idempotent))
+        match &record.plan.operation {
+            Operation::ToolCall(call) => self.is_idempotent(call),
+            Operation::Chat(_)
+            | Operation::SandboxRun(_)
+            | Operation::ApiCall(_)
+            | Operation::SkillChange(_)
+            | Operation::ModelSwitch(_)
+            | Operation::ConfigChange(_) => false,
+        }
     }
 
     fn goes_on(&self, record: &ActionRecord) -> bool {

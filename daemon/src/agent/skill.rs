@@ -15,7 +15,9 @@ use uuid::Uuid;
 
 use super::{
     Agents,
+    chat::usable,
     tool::{cancelled, fresh_id, not_called, not_chosen},
+    turn::told::Told,
 };
 use crate::{
     audit::Audit,
@@ -68,6 +70,7 @@ async fn put(
     } else {
         None
     };
+    fits(agents, &skill, announced.as_ref())?;
     let mut entry = about(caller, action, &asked);
     if let Some(announced) = &announced {
         let (detail, digest) = (&mut entry.detail, announced.digest.to_string());
@@ -117,6 +120,43 @@ async fn remove(
         "a skill is gone"
     );
     Ok(json!({"change": asked.change, "skill": asked.skill, "digest": asked.digest}))
+}
+
+/// Whether a model can be told of all its tools, beside those of the other skills of each agent that has it: else the agent could answer
+/// nothing any more.
+fn fits(agents: &Agents, skill: &Skill, announced: Option<&Announced>) -> Result<(), Box<Outcome>> {
+    let tools = announced.map_or_else(|| skill.tools.clone(), |it| it.tools.clone());
+    let skill = Skill {
+        tools,
+        ..skill.clone()
+    };
+    let refused = |message: String, hint: &str| {
+        Err(Box::new(Outcome::failed("too_many_tools", message, hint)))
+    };
+    if let Err(error) = Told::of(std::iter::once(&skill)) {
+        let message = format!("skill {}: {error}", skill.name);
+        return refused(message, "split it into several skills, for several agents");
+    }
+    let config = Arc::clone(&agents.config.borrow());
+    for (agent, settings) in config
+        .agents
+        .iter()
+        .filter(|(_, it)| it.skills.contains(&skill.name))
+    {
+        let others = usable(&agents.skills, settings);
+        let others = others
+            .iter()
+            .map(AsRef::as_ref)
+            .filter(|it| it.name != skill.name);
+        if let Err(error) = Told::of(others.chain([&skill])) {
+            let message = format!("agent {agent} has skill {}: {error}", skill.name);
+            return refused(
+                message,
+                "take this skill or another one from the agent in pawd.toml",
+            );
+        }
+    }
+    Ok(())
 }
 
 /// What the program of a skill says that it can do, in a sandbox that reaches nothing.

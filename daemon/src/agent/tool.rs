@@ -1,8 +1,11 @@
 //! A tool of a skill, in a sandbox of its own.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use paw_api::egress::BadRule;
@@ -17,6 +20,7 @@ use paw_policy::{
 };
 use paw_store::Caller;
 use serde_json::{Value, json};
+use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -27,9 +31,10 @@ use super::{
 };
 use crate::{
     labels::{Labels, LabelsError, Sending},
-    orchestrator::work::{Ending, Outcome, failure},
+    orchestrator::work::{Ending, LAUNCHER_LOST, Outcome, failure},
     sandbox::{
-        self, ChoiceError, LauncherError, McpError, Owner, SandboxError, Skill, ToolCall,
+        self, ChoiceError, LauncherError, LauncherState, McpError, Owner, SandboxError, Skill,
+        ToolCall,
         least::{plan, reaches, writes},
         sandbox_id,
     },
@@ -80,7 +85,36 @@ const DRIFTED: &str = "it is disabled: see `pawctl skill verify`; find out who c
 const LAUNCHER_AWAY: &str = "see `systemctl status 'paw-launcher*'` and `pawctl doctor`";
 
 /// What to do when the launcher ended in the middle.
-const LAUNCHER_LOST: &str = "look at what was done so far, then submit it again if it is still wanted; why the launcher ended is in its journal (journalctl -u 'paw-launcher*')";
+const WAS_LOST: &str = "look at what was done so far, then submit it again if it is still wanted; why the launcher ended is in its journal (journalctl -u 'paw-launcher*')";
+
+/// How long a call that is done again waits for the launcher to be back.
+const BACK: Duration = Duration::from_secs(10);
+
+/// What was interrupted by the end of the launcher is done again: first it has to be there again. `launcher` has seen how it was before.
+pub(super) async fn wait_for_launcher(
+    outcome: &Outcome,
+    mut launcher: watch::Receiver<LauncherState>,
+    cancel: &CancellationToken,
+) {
+    if !matches!(&outcome.ending, Ending::Failed(failure) if failure.kind == LAUNCHER_LOST) {
+        return;
+    }
+    let back = async {
+        while launcher.changed().await.is_ok() {
+            if matches!(
+                *launcher.borrow_and_update(),
+                LauncherState::Connected { .. }
+            ) {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        // Whoever is not back by then is told as what it is: away.
+        _ = timeout(BACK, back) => {}
+        () = cancel.cancelled() => {}
+    }
+}
 
 /// Calls a tool, if its skill is still the one that was judged.
 pub(super) async fn call(
@@ -244,11 +278,9 @@ pub(super) async fn call(
                 }))
             };
             Outcome {
-                ending,
                 sandbox: Some(name),
                 attestation: Some(answer.attestation.digest),
-                exchange: None,
-                attempts: Vec::new(),
+                ..Outcome::plain(ending)
             }
         }
         Err(error) => {
@@ -422,7 +454,7 @@ fn timed_out(message: String) -> Outcome {
 pub(super) fn not_made(error: &SandboxError, message: String) -> Outcome {
     match error {
         SandboxError::Orphaned { .. } | SandboxError::Launcher(LauncherError::Lost) => {
-            Outcome::failed("launcher_lost", message, LAUNCHER_LOST)
+            Outcome::failed(LAUNCHER_LOST, message, WAS_LOST)
         }
         SandboxError::Launcher(LauncherError::Away { .. } | LauncherError::Slow(_)) => {
             Outcome::failed("unavailable", message, LAUNCHER_AWAY)

@@ -18,7 +18,7 @@ use super::{
     lifecycle::{Step, next},
     queue::Urgency,
     steps::{batch_with_exchange, say},
-    work::{Continuation, Ending, Exchange, Outcome, Progress, failure},
+    work::{Continuation, Ending, Exchange, LAUNCHER_LOST, Outcome, Progress, failure},
 };
 use crate::{clock::now_ms, quota::Unstored, records::entry_of};
 
@@ -83,12 +83,12 @@ impl Driver {
                 continue;
             };
             warn!(paw_action = %id, "an action was interrupted by the end of an earlier pawd");
-            self.ports.executor.interrupted(&open.record);
             let outcome = Outcome::failed(
                 "interrupted",
                 "pawd ended while this was being done; how far it got is not known",
                 "look at what it has done, then submit it again if it is still wanted",
             );
+            let outcome = self.ports.executor.interrupted(&open.record, outcome);
             self.end(id, outcome);
         }
     }
@@ -134,8 +134,19 @@ impl Driver {
         });
     }
 
+    /// Whether an execution was interrupted by the end of its launcher, and nobody has taken it back meanwhile.
+    fn lost_its_launcher(&self, id: Uuid, outcome: &Outcome) -> bool {
+        let lost =
+            matches!(&outcome.ending, Ending::Failed(failure) if failure.kind == LAUNCHER_LOST);
+        let wanted = |open: &Open| open.reply.is_none() && !open.cancel.is_cancelled();
+        lost && self.open.get(&id).is_some_and(|open| wanted(open))
+    }
+
     /// Notes how an execution, or an action that never came to one, ended.
     pub(super) fn end(&mut self, id: Uuid, outcome: Outcome) {
+        if self.lost_its_launcher(id, &outcome) && self.again(id) {
+            return;
+        }
         let draining = self.draining;
         let Some(open) = self.open.get_mut(&id) else {
             return;
@@ -145,6 +156,7 @@ impl Driver {
             sandbox,
             attestation,
             exchange,
+            shows,
             attempts,
         } = outcome;
         let repeats = self.ports.executor.repeats(&open.record);
@@ -172,9 +184,9 @@ impl Driver {
         };
         let (step, result, error) = match ending {
             Ending::Completed(value) => (Step::Complete, Some(value), None),
-            Ending::Failed(failure) => (Step::Fail, None, Some(failure)),
-            Ending::TimedOut(failure) => (Step::TimeOut, None, Some(failure)),
-            Ending::Cancelled => (Step::Cancel, None, None),
+            Ending::Failed(failure) => (Step::Fail, shows, Some(failure)),
+            Ending::TimedOut(failure) => (Step::TimeOut, shows, Some(failure)),
+            Ending::Cancelled => (Step::Cancel, shows, None),
             Ending::Left => {
                 // In the store it is being done, which is true; the next life finds it there.
                 info!(paw_action = %id, "an action goes on without this pawd");

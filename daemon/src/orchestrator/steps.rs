@@ -203,8 +203,8 @@ pub(super) fn batch_with_exchange(
     let question = exchange.question.as_ref();
     let question = question.map(|text| turn(Speaker::User, text, record.taint.clone()));
     let answer = TurnRecord {
-        provider: Some(exchange.provider.clone()),
-        model: Some(exchange.model.clone()),
+        provider: exchange.by.as_ref().map(|(provider, _)| provider.clone()),
+        model: exchange.by.as_ref().map(|(_, model)| model.clone()),
         local: Some(exchange.local),
         ..turn(Speaker::Assistant, &exchange.answer, read)
     };

@@ -95,6 +95,8 @@ pub struct Outcome {
     pub attestation: Option<Digest>,
     /// What was said, to be added to the session.
     pub exchange: Option<Box<Exchange>>,
+    /// What there is to show of what did not come to its end.
+    pub shows: Option<Value>,
     /// Every try to have a model answer.
     pub attempts: Vec<Attempt>,
 }
@@ -108,6 +110,7 @@ impl Outcome {
             sandbox: None,
             attestation: None,
             exchange: None,
+            shows: None,
             attempts: Vec::new(),
         }
     }
@@ -130,13 +133,14 @@ pub struct Exchange {
     pub taint: TaintSet,
     /// What was answered.
     pub answer: String,
-    /// Who answered.
-    pub provider: paw_policy::Name,
-    /// With which model.
-    pub model: String,
-    /// Whether that provider is on this host.
+    /// Who answered, with which model; nobody where it is pawd's own words.
+    pub by: Option<(paw_policy::Name, String)>,
+    /// Whether that provider is on this host, or whoever was asked.
     pub local: bool,
 }
+
+/// The kind of the failure of what was being done when its launcher ended.
+pub const LAUNCHER_LOST: &str = "launcher_lost";
 
 /// A failure; `kind` is one word for programs.
 #[must_use]
@@ -157,8 +161,8 @@ pub trait Execute: Send + Sync + 'static {
     /// Where that came from, as is known now, which this plan takes by itself out of what it sees.
     fn reads(&self, plan: &Plan) -> TaintSet;
 
-    /// An earlier pawd was executing this action, and nobody goes on with it.
-    fn interrupted(&self, record: &ActionRecord);
+    /// An earlier pawd was executing this action, and nobody goes on with it: it ends like this, with what there is to say.
+    fn interrupted(&self, record: &ActionRecord, outcome: Outcome) -> Outcome;
 
     /// Whether doing this action twice is the same as doing it once, so that it may be done again when it was interrupted.
     fn repeats(&self, record: &ActionRecord) -> bool;

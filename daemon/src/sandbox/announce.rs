@@ -173,6 +173,7 @@ pub(super) fn checked(skill: &Skill, listed: Vec<Listed>) -> Result<Announced, S
             ));
         }
         let class = skill.classes.get(&name).copied().unwrap_or(UNSAID);
+        let idempotent = skill.idempotent.contains(&name);
         let known = Tool {
             class,
             description,
@@ -180,7 +181,7 @@ pub(super) fn checked(skill: &Skill, listed: Vec<Listed>) -> Result<Announced, S
             item: None,
             blind: false,
             url: None,
-            idempotent: false,
+            idempotent,
             confidentiality: None,
         };
         if tools.insert(name, known).is_some() {

@@ -103,6 +103,7 @@ pub(super) fn read(dir: &Path, digest: Digest, origin: Provenance) -> Result<Ski
         tools,
         announces: false,
         classes: BTreeMap::new(),
+        idempotent: std::collections::BTreeSet::new(),
         announced: None,
         instructions: Some(instructions.trim().to_owned()),
         origin,

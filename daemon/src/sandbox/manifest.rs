@@ -65,8 +65,10 @@ pub struct Skill {
     pub tools: BTreeMap<String, Tool>,
     /// Whether its program says which tools there are, and its manifest only of which class each is.
     pub announces: bool,
-    /// The class of each tool that it will announce; any other is of the worst one that a manifest can give without a word.
+    /// The class of each tool that it will announce; any other is of the worst one.
     pub classes: BTreeMap<String, ToolClass>,
+    /// Those of them that change nothing, or the same to the same, when they are called twice.
+    pub idempotent: BTreeSet<String>,
     /// Digest of what it announced when it was approved.
     pub announced: Option<Digest>,
     /// What its maker tells models about it, where it is a folder with instructions.
@@ -86,8 +88,8 @@ pub enum Provenance {
     Installed,
 }
 
-/// The class of a tool that nothing is said about (rule R3): whatever it says of itself, it may run anything.
-pub const UNSAID: ToolClass = ToolClass::Exec;
+/// The class of a tool that nothing is said about (rule R3): the worst, whatever it says of itself.
+pub const UNSAID: ToolClass = ToolClass::Admin;
 
 /// One tool of a skill.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -391,6 +393,8 @@ struct File {
     tools: Vec<FileTool>,
     #[serde(default)]
     classes: BTreeMap<String, ToolClass>,
+    #[serde(default)]
+    idempotent: BTreeSet<String>,
 }
 
 #[derive(Deserialize)]
@@ -468,6 +472,22 @@ fn check(file: File, digest: Digest, origin: Provenance) -> Result<Skill, Wrong>
     if file.classes.len() > MAX_TOOLS || !file.classes.keys().all(|name| is_tool_name(name)) {
         return wrong("classes", "at most 256 names of tools are expected");
     }
+    if !file.tools.is_empty() && !file.idempotent.is_empty() {
+        return wrong(
+            "idempotent",
+            "tools that are declared say it beside their class",
+        );
+    }
+    if !file
+        .idempotent
+        .iter()
+        .all(|name| file.classes.contains_key(name))
+    {
+        return wrong(
+            "idempotent",
+            "names of tools that have a class in [classes] are expected",
+        );
+    }
     if file.net.len() > MAX_RULES {
         return wrong("net", "at most 64 rules are expected");
     }
@@ -544,11 +564,13 @@ fn check(file: File, digest: Digest, origin: Provenance) -> Result<Skill, Wrong>
         command,
         workspace,
         classes,
+        idempotent,
         ..
     } = file;
     Ok(Skill {
         announces: tools.is_empty(),
         classes,
+        idempotent,
         announced: None,
         instructions: None,
         origin,

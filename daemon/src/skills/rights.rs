@@ -50,6 +50,9 @@ pub fn rights(skill: &Skill) -> Map<String, Value> {
             if !confidential.is_empty() {
                 members.insert("confidential".to_owned(), Value::Object(confidential));
             }
+            if !skill.idempotent.is_empty() {
+                members.insert("idempotent".to_owned(), json!(skill.idempotent));
+            }
             if !skill.secrets.is_empty() {
                 members.insert("secrets".to_owned(), json!(skill.secrets));
             }
@@ -96,7 +99,10 @@ fn lines(skill: &Skill) -> BTreeSet<String> {
     }
     if skill.announces {
         let said = skill.classes.iter();
-        lines.extend(said.map(|(name, class)| format!("tool {name}: {class}")));
+        lines.extend(said.map(|(name, class)| {
+            let again = again(skill.idempotent.contains(name));
+            format!("tool {name}: {class}{again}")
+        }));
         lines.insert(format!(
             "tool (any other that its program announces): {UNSAID}"
         ));
@@ -110,11 +116,7 @@ fn lines(skill: &Skill) -> BTreeSet<String> {
                     url.argument
                 )
             });
-            let again = if tool.idempotent {
-                ", done again when it was interrupted"
-            } else {
-                ""
-            };
+            let again = again(tool.idempotent);
             let gives = tool.confidentiality.map_or_else(String::new, |it| {
                 format!(", what it gives back is {}", it.as_str())
             });
@@ -122,6 +124,14 @@ fn lines(skill: &Skill) -> BTreeSet<String> {
         }));
     }
     lines
+}
+
+const fn again(idempotent: bool) -> &'static str {
+    if idempotent {
+        ", done again when it was interrupted"
+    } else {
+        ""
+    }
 }
 
 fn image(image: &Image) -> String {

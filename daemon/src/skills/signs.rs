@@ -149,6 +149,7 @@ mod tests {
             tools: [("get".to_owned(), tool)].into(),
             announces: false,
             classes: BTreeMap::new(),
+            idempotent: BTreeSet::new(),
             announced: None,
             instructions: None,
             origin: Provenance::Installed,

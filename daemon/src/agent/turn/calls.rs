@@ -352,7 +352,7 @@ impl Turn<'_> {
     }
 
     /// Whether what this turn knows stays on this host: it was asked to, or something of it was said here.
-    fn stays_here(&self) -> bool {
+    pub(super) fn stays_here(&self) -> bool {
         let providers = Arc::clone(&self.agents.providers.borrow());
         let earlier = &self.ready.earlier;
         let known = earlier.turns.iter().chain(&self.turns);

@@ -21,6 +21,7 @@
 //! - [`summary`]: what has no room, told in short.
 //! - [`limits`], [`repeat`]: when it is enough. Pure.
 //! - [`ask`]: one question. [`calls`]: what comes of one answer with calls. [`result`]: what an action came to, for the model. Pure.
+//! - [`last`]: what is said where there is no answer.
 //! - [`noted`]: what is in the store of a turn that goes on.
 //!
 //! [`Door`]: super::Door
@@ -30,6 +31,7 @@ mod calls;
 pub(super) mod context;
 pub(super) mod fence;
 mod guide;
+mod last;
 pub(super) mod leaving;
 mod limits;
 mod news;
@@ -49,6 +51,7 @@ use paw_store::{ActionRecord, Attempt, Caller, TurnRecord};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+pub(super) use self::last::interrupted;
 use self::{ask::Answer, fence::Fence, limits::Stop, told::Told};
 use super::{Agents, chat, skill};
 use crate::{
@@ -180,7 +183,7 @@ pub(super) async fn run(
     let tools = match tools {
         Ok(tools) => tools,
         Err(error) => {
-            let message = format!("agent {}: {error}", whose.agent);
+            let message = format!("agent {}: its skills have {error}", whose.agent);
             let hint = "give the agent fewer skills in pawd.toml";
             return Outcome::failed("too_many_tools", message, hint);
         }
@@ -229,7 +232,7 @@ pub(super) async fn run(
         return Outcome::failed("denied", message.to_owned(), hint);
     }
     let ended = turn.take().await;
-    let outcome = ended.unwrap_or_else(|outcome| *outcome);
+    let outcome = turn.with_last_words(ended.unwrap_or_else(|outcome| *outcome));
     Outcome {
         attempts: turn.attempts,
         ..outcome
@@ -308,8 +311,7 @@ impl Turn<'_> {
             question: self.turns.is_empty().then(|| self.chat.text.clone()),
             taint: self.taint.clone(),
             answer: spoken.text,
-            provider: target.provider,
-            model: result.model.clone(),
+            by: Some((target.provider, result.model.clone())),
             local,
         };
         match serde_json::to_value(&result) {

@@ -57,9 +57,7 @@ pub(in crate::agent) struct Told {
 
 /// They are more than a model can be told.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "its skills have {tools} tools of {bytes} bytes; a model is told {MAX_TOOLS} of {MAX_BYTES} bytes at most"
-)]
+#[error("{tools} tools of {bytes} bytes; a model is told {MAX_TOOLS} of {MAX_BYTES} bytes at most")]
 pub(in crate::agent) struct TooMany {
     tools: usize,
     bytes: usize,
@@ -270,6 +268,7 @@ pub(super) mod tests {
             tools: tools.iter().map(tool).collect::<BTreeMap<_, _>>(),
             announces: false,
             classes: BTreeMap::new(),
+            idempotent: BTreeSet::new(),
             announced: None,
             instructions: None,
             origin: Provenance::Shipped,

@@ -145,13 +145,12 @@ impl Family {
 }
 
 fn chat_end(record: ActionRecord) -> ChatEvent {
-    if record.state == State::Completed
-        && let Some(result) = record
-            .result
-            .and_then(|value| serde_json::from_value(value).ok())
-    {
-        return ChatEvent::Done(result);
-    }
+    let result = record.result;
+    let result = result.and_then(|value| serde_json::from_value(value).ok());
+    let result = match (record.state, result) {
+        (State::Completed, Some(result)) => return ChatEvent::Done(result),
+        (_, result) => result.map(Box::new),
+    };
     let retry_after_ms = record.error.as_ref().and_then(|it| it.retry_after_ms);
     let (kind, message, hint) = super::why(record.state, record.error);
     ChatEvent::Failed {
@@ -162,6 +161,7 @@ fn chat_end(record: ActionRecord) -> ChatEvent {
             retry_after_ms,
             id: Some(record.id.to_string()),
         },
+        result,
     }
 }
 
@@ -178,5 +178,6 @@ fn failed(error: &jsonrpsee::types::ErrorObjectOwned) -> ChatEvent {
     ChatEvent::Failed {
         message: error.message().to_owned(),
         error: error_data,
+        result: None,
     }
 }
