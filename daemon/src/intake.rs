@@ -341,6 +341,7 @@ impl Intake {
             started_ms: None,
             ended_ms: None,
             expires_ms: None,
+            deadline_ms: None,
             result: None,
             error: None,
             attestation: None,

@@ -70,6 +70,9 @@ pub struct SkillArguments {
     pub rights: Map<String, Value>,
     /// How that differs from what is installed, one line for each right: `+` for what it gets, `-` for what it loses.
     pub difference: Vec<String>,
+    /// Digest of the tools that its program announced, where they are what is approved. If it announces others by then, it is not enabled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub announced: Option<Digest>,
 }
 
 /// What is done with a skill.

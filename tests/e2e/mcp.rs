@@ -120,6 +120,8 @@ async fn filesystem_server_from_npm_runs_as_a_skill() {
     let path = dir.path().display().to_string();
     let installed = approved(&system, &["skill", "install", &path]).await;
     assert_eq!(installed.state, State::Completed, "{installed:?}");
+    let enabled = approved(&system, &["skill", "enable", "filesystem"]).await;
+    assert_eq!(enabled.state, State::Completed, "{enabled:?}");
     let (_, shown) = pawctl(&system, &["skill", "show", "filesystem"]).await;
     for line in [
         "read_text_file (read-private)",
@@ -137,6 +139,11 @@ async fn filesystem_server_from_npm_runs_as_a_skill() {
     )
     .await;
     assert_eq!(written.state, State::Completed, "{written:?}");
+    let result = written.result.expect("it completed");
+    assert!(
+        result["net"].is_null(),
+        "it has no way to a network: {result}"
+    );
     let asked = r#"{"path":"a.txt"}"#;
     let (code, said) = pawctl(
         &system,
@@ -165,6 +172,8 @@ async fn everything_server_from_npm_runs_as_a_skill() {
     let path = dir.path().display().to_string();
     let installed = approved(&system, &["skill", "install", &path]).await;
     assert_eq!(installed.state, State::Completed, "{installed:?}");
+    let enabled = approved(&system, &["skill", "enable", "everything"]).await;
+    assert_eq!(enabled.state, State::Completed, "{enabled:?}");
     for (tool, arguments, expected) in [
         ("echo", r#"{"message":"hello"}"#, "Echo: hello"),
         ("get-sum", r#"{"a":2,"b":3}"#, "5"),

@@ -5,12 +5,15 @@ use std::{collections::BTreeMap, time::Duration};
 use harness::{Pawd, Setup, within};
 use paw_api::{
     ErrorKind,
-    action::{Answer, ApprovalRpcClient},
+    action::{ActionRpcClient as _, Answer, ApprovalRpcClient},
     system::ConfigRpcClient,
 };
 use paw_policy::{Decision, Digest, State};
 
-use harness::words::{answer, ask_to_write, call, finally, in_workspace, news, refused, show};
+use harness::words::{
+    answer, ask_to_write, call, finally, in_workspace, news, object, refused, show,
+};
+use serde_json::json;
 use tokio::time::timeout;
 
 #[tokio::test]
@@ -250,4 +253,27 @@ async fn list_of_questions_has_the_oldest_that_fit_into_an_answer() {
         asked[33],
         "the next one has room now"
     );
+}
+
+/// As many questions wait as there may, whoever asks; the next one hears when to come again, and there is room once one is answered.
+#[tokio::test]
+async fn no_more_questions_wait_than_there_may() {
+    let pawd = Pawd::start(Setup::new().with("\n[actions]\napprovals = 2\n")).await;
+    let client = pawd.client().await;
+    let first = ask_to_write(&client, "1.txt", "x").await;
+    ask_to_write(&client, "2.txt", "x").await;
+    let third = async || {
+        let arguments = json!({"path": "3.txt", "text": "x"});
+        let asked = object(json!({"skill": "files", "tool": "write", "arguments": arguments}));
+        let submitted = client.submit("tool_call".into(), asked, None, None, None, None);
+        within("submitting", submitted).await
+    };
+    let told = refused(third().await, ErrorKind::Busy);
+    assert!(told.retry_after_ms.is_some(), "{told:?}");
+    let asked = ApprovalRpcClient::list(&client, None, None).await.unwrap();
+    assert_eq!(asked.len(), 2);
+    answer(&client, &first.id, first.digest, Answer::Deny)
+        .await
+        .unwrap();
+    assert_eq!(third().await.unwrap().state, State::WaitingApproval);
 }

@@ -384,3 +384,27 @@ async fn without_provider_a_chat_is_refused_with_what_to_do() {
         other => panic!("{other:?}"),
     }
 }
+
+/// Nobody has to stay: the id is told at once, and whoever has it finds the answer.
+#[tokio::test]
+async fn answer_of_a_chat_in_the_background_is_waited_for_by_its_id() {
+    let model = Model::start().await;
+    let pawd = Pawd::start(Setup::new().ollama(&model)).await;
+    let (steps, silent) = Answer::steps();
+    model.will(silent);
+    let begun = pawd.pawctl(&["chat", "--background", "hello"]).await;
+    assert_eq!(begun.status.code(), Some(0), "{begun:?}");
+    let id = String::from_utf8(begun.stdout).unwrap().trim().to_owned();
+    let client = pawd.client().await;
+    assert!(!show(&client, &id).await.state.is_final());
+    steps
+        .send(Step::Piece("hello yourself".into()))
+        .await
+        .unwrap();
+    steps.send(Step::End).await.unwrap();
+    let waited = pawd.pawctl(&["-o", "json", "action", "wait", &id]).await;
+    assert_eq!(waited.status.code(), Some(0), "{waited:?}");
+    let action: serde_json::Value = serde_json::from_slice(&waited.stdout).unwrap();
+    assert_eq!(action["state"], "completed");
+    assert_eq!(action["result"]["text"], "hello yourself");
+}

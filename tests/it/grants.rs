@@ -57,13 +57,19 @@ async fn grants(client: &Client) -> Vec<paw_api::action::Grant> {
     within("listing grants", client.grants()).await.unwrap()
 }
 
-/// A pawd in which writing to `notes` is granted for an hour.
-async fn granted() -> (Pawd, Client) {
+/// A pawd that asks whether a file may be written to `notes`.
+async fn asked_to_write_a_note() -> (Pawd, Client, Action) {
     let pawd = Pawd::start(Setup::new()).await;
     let client = pawd.client().await;
     leave_in_workspace(&pawd, "other.txt", "");
     folder_in_workspace(&pawd, "default", "notes");
     let action = ask_to_write(&client, "notes/a.txt", "x").await;
+    (pawd, client, action)
+}
+
+/// A pawd in which writing to `notes` is granted for an hour.
+async fn granted() -> (Pawd, Client) {
+    let (pawd, client, action) = asked_to_write_a_note().await;
     approve(&client, &action, None, Some(HOUR)).await.unwrap();
     let written = finally(&client, &action.id).await;
     assert_eq!(written.state, State::Completed, "{:?}", written.error);
@@ -326,4 +332,27 @@ async fn yes_to_one_is_none_to_those_that_came_after_it_was_shown() {
         .await
         .unwrap();
     assert_eq!(pawd.launcher.as_ref().unwrap().plans().len(), 1);
+}
+
+/// As a person does it in a terminal.
+#[tokio::test]
+async fn grant_is_made_at_the_terminal_and_shown_before_it_is() {
+    let (pawd, client, action) = asked_to_write_a_note().await;
+    let like = [
+        "approval", "approve", &action.id, "--for", "1h", "--like", "this", "--yes",
+    ];
+    let said = pawd.pawctl(&like).await;
+    assert_eq!(said.status.code(), Some(0), "{said:?}");
+    finally(&client, &action.id).await;
+    let [grant] = grants(&client).await.try_into().expect("one grant");
+    assert!(
+        grant.rule.contains("context.path like \"notes/*\""),
+        "{}",
+        grant.rule
+    );
+    let alike = write(&client, "notes/b.txt").await;
+    assert_eq!(alike.verdict.rules, [format!("grant-{}", grant.id)]);
+    let listed = pawd.pawctl(&["approval", "grants"]).await;
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert!(listed.contains(&grant.id), "{listed}");
 }

@@ -255,3 +255,49 @@ async fn tool_of_a_chat_that_somebody_waits_for_is_before_what_nobody_waits_for(
     let began = |action: &Action| action.timestamps.started.unwrap();
     assert!(began(tool) < began(&left), "{tool:?} after {left:?}");
 }
+
+/// Whoever submits an action and goes may say how long it has, wherever it stands then.
+#[tokio::test]
+async fn action_ends_at_the_deadline_that_it_was_submitted_with_wherever_it_stands() {
+    let (model, _pawd, client) = start("\n[actions]\nconcurrency = 1\n").await;
+    let _held = hold(&model);
+    let submit = async |kind: &str, arguments, agent: &str, timeout_ms| {
+        let agent = Some(agent.to_owned());
+        let asked = client.submit(
+            kind.into(),
+            object(arguments),
+            agent,
+            None,
+            None,
+            timeout_ms,
+        );
+        within("submitting", asked).await.unwrap()
+    };
+    let being_done = submit("chat", json!({"text": "one"}), "busy", Some(1_000)).await;
+    within("the question", model.was_asked(1)).await;
+    let in_line = submit("chat", json!({"text": "two"}), "busy", Some(300)).await;
+    let after = submit("chat", json!({"text": "three"}), "busy", None).await;
+    let write = json!({"skill": "files", "tool": "write", "arguments": {"path": "a", "text": "x"}});
+    let asked_for = submit("tool_call", write, "default", Some(300)).await;
+    assert_eq!(asked_for.state, State::WaitingApproval);
+    model.will(Says::says(&["there"]));
+    for (action, state, kind) in [
+        (&in_line, State::TimedOut, "timed_out"),
+        (&asked_for, State::Expired, "expired"),
+        (&being_done, State::TimedOut, "timed_out"),
+    ] {
+        let ended = finally(&client, &action.id).await;
+        assert_eq!(ended.state, state, "{ended:?}");
+        assert_eq!(ended.error.unwrap().kind, kind);
+    }
+    let never = show(&client, &in_line.id).await;
+    assert_eq!(never.timestamps.started, None, "it was never begun");
+    let text = show(&client, &being_done.id)
+        .await
+        .result
+        .unwrap()
+        .to_string();
+    assert!(text.contains("its time was over"), "{text}");
+    assert_eq!(finally(&client, &after.id).await.state, State::Completed);
+    assert_eq!(asked(&model), ["one", "three"]);
+}

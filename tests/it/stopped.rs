@@ -7,7 +7,9 @@ use harness::{
 };
 use jsonrpsee::async_client::Client;
 use nix::sys::signal::Signal;
-use paw_api::{ErrorKind, agent::SessionRpcClient, provider::ChatEvent};
+use paw_api::{
+    ErrorKind, action::ActionRpcClient as _, agent::SessionRpcClient, provider::ChatEvent,
+};
 use paw_policy::State;
 use serde_json::{Value, json};
 
@@ -142,7 +144,7 @@ async fn turn_that_a_stop_or_a_kill_of_pawd_ends_says_so() {
         next(&mut chat).await;
         match signal {
             Signal::SIGKILL => pawd.daemon.kill9().await,
-            _ => pawd.stop().await,
+            _ => drop(pawd.stop().await),
         }
         pawd.start_again().await;
         client = pawd.client().await;

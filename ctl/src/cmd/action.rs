@@ -115,7 +115,7 @@ pub(super) async fn submit(
         "agent": asked.agent,
         "session": asked.session,
         "wait": !no_wait,
-        "timeout_ms": if no_wait { None } else { pawd.remaining_ms() },
+        "timeout_ms": pawd.remaining_ms(),
     }));
     let answer = pawd.call_patiently(doing, "action.submit", params).await?;
     let action: Action = answer.read()?;

@@ -166,6 +166,9 @@ async fn change(
             };
             let line = format!("{did} {} {}", said("skill"), said("version"));
             out.print(&format!("{}\n", text::line(line.trim_end())));
+            if result.get("enabled") == Some(&Value::Bool(false)) {
+                out.say(&format!("it is not enabled: {}", text::line(said("why"))));
+            }
         }
         _ => out.answer(&answer, action::show)?,
     }

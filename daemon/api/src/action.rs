@@ -280,6 +280,9 @@ pub trait ActionRpc {
     ///
     /// `kind` and `arguments` are text until policy's words fit them; unknown kinds are denied, not guessed. For `tool_call`
     /// the arguments are `{skill, tool, arguments}`, for `chat` `{text, provider?, model?}`.
+    ///
+    /// `timeout_ms` is how long is waited; without `wait` it is the action's own deadline, counted from its acceptance: in line or
+    /// being done it is `timed_out` then, and `expired` where it waits for a person.
     #[method(name = "submit", param_kind = map, with_extensions)]
     async fn submit(
         &self,

@@ -144,6 +144,7 @@ impl Execute for Agents {
                 permit,
                 caller,
                 taint,
+                deadline_ms,
                 opens,
                 progress,
                 cancel,
@@ -166,6 +167,7 @@ impl Execute for Agents {
                         session: plan.session.as_deref(),
                         opens,
                         taint: &owner.taint,
+                        deadline_ms,
                     };
                     let stops = turn::Stops {
                         cancel: &cancel,

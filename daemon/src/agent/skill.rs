@@ -26,7 +26,7 @@ use crate::{
     orchestrator::work::{Ending, Outcome},
     records::actor,
     sandbox::{self, Announced, Owner, Skill, announce},
-    skills::{Drift, Installed, SkillError},
+    skills::{Drift, Installed, Shown, SkillError},
 };
 
 /// Does it.
@@ -75,30 +75,46 @@ async fn put(
     if let Some(announced) = &announced {
         let (detail, digest) = (&mut entry.detail, announced.digest.to_string());
         detail.insert("announced".into(), digest);
+        if let Some(shown) = asked.announced.filter(|shown| *shown != announced.digest) {
+            // Then it is not enabled.
+            detail.insert("shown".into(), shown.to_string());
+        }
     }
     // From its record on it is made, or has failed: what is told as cancelled is not there, and not in the log.
     keeping.store(true, Ordering::Relaxed);
     record(&agents.audit, entry).await?;
-    let put =
-        move |installed: &Installed| installed.put(skill, announced, asked.replaces, now_ms());
-    let skill = blocking(agents, put).await?;
+    let known = (asked.replaces, asked.announced);
+    let put = move |installed: &Installed| installed.put(skill, announced, known, now_ms());
+    let Shown { pin, skill } = blocking(agents, put).await?;
+    if asked.change == SkillChange::Enable && !pin.enabled {
+        let message = format!(
+            "skill {} announces other tools than were shown",
+            asked.skill
+        );
+        let hint = "look at them, and ask again: `pawctl skill enable` shows them now";
+        return Err(Box::new(Outcome::failed("skill_drifted", message, hint)));
+    }
     tracing::info!(
         message_id = paw_log::events::SKILL_CHANGED,
         paw_action = %action,
-        skill = %skill.name,
-        digest = %skill.digest,
-        "a skill may be used"
+        skill = %asked.skill,
+        digest = %pin.digest,
+        enabled = pin.enabled,
+        "a skill was approved"
     );
-    let tools = skill
-        .tools
-        .iter()
+    let tools = skill.as_ref().map(|skill| &skill.tools);
+    let tools = tools
+        .into_iter()
+        .flatten()
         .map(|(name, tool)| (name.clone(), json!(tool.class)));
     Ok(json!({
         "change": asked.change,
-        "skill": skill.name,
-        "version": skill.version,
-        "digest": skill.digest,
-        "announced": skill.announced,
+        "skill": asked.skill,
+        "version": pin.version,
+        "digest": pin.digest,
+        "enabled": pin.enabled,
+        "why": pin.why,
+        "announced": pin.announced,
         "tools": tools.collect::<serde_json::Map<_, _>>(),
     }))
 }

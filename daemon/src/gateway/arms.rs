@@ -236,6 +236,7 @@ mod tests {
             started_ms: Some(1_000),
             ended_ms: state.is_final().then_some(2_000),
             expires_ms: None,
+            deadline_ms: None,
             result: None,
             error: None,
             attestation: None,

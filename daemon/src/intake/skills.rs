@@ -10,7 +10,8 @@ use super::{
 };
 use crate::{
     records::shorten,
-    skills::{Installed, SkillError, difference, rights},
+    sandbox::Skill,
+    skills::{Installed, SkillError, announced, difference, rights},
 };
 
 /// The plan of what is asked.
@@ -43,6 +44,7 @@ pub(super) fn change(installed: &Installed, asked: Asked) -> Result<Operation, E
                 replaces,
                 rights: rights(&staged),
                 difference: difference(old.as_deref(), Some(&staged)),
+                announced: None,
             }
         }
         (SkillChange::Enable | SkillChange::Remove, None) => {
@@ -57,14 +59,32 @@ pub(super) fn change(installed: &Installed, asked: Asked) -> Result<Operation, E
                     return Err(Error::new(ErrorKind::Conflict, message, hint));
                 }
                 (SkillChange::Enable, Some(skill)) => {
-                    (rights(skill), difference(None, Some(skill)))
+                    let tools = shown
+                        .pin
+                        .heard
+                        .as_ref()
+                        .map_or(&shown.pin.tools, |it| &it.tools);
+                    let mut as_heard = Skill::clone(skill);
+                    if skill.announces {
+                        as_heard.tools.clone_from(tools);
+                    }
+                    let mut lines = difference(None, Some(&as_heard));
+                    if skill.announces {
+                        lines.extend(announced(&shown.pin.tools, tools));
+                    }
+                    (rights(skill), lines)
                 }
                 (SkillChange::Install | SkillChange::Remove, old) => {
                     (Map::new(), difference(old.as_deref(), None))
                 }
             };
+            let heard = shown.pin.heard.as_ref().map(|heard| heard.digest);
             SkillArguments {
                 change,
+                announced: match change {
+                    SkillChange::Enable => heard.or(shown.pin.announced),
+                    SkillChange::Install | SkillChange::Remove => None,
+                },
                 skill: name,
                 version: shown.pin.version,
                 digest: shown.pin.digest,

@@ -48,6 +48,7 @@ fn ticket(record: &ActionRecord, urgency: Urgency) -> Ticket {
         uid: record.requested_by.uid,
         urgency,
         writes: writes(&record.plan.operation),
+        deadline_ms: record.deadline_ms,
     }
 }
 

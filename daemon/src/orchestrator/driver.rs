@@ -109,6 +109,8 @@ pub(super) struct Open {
     pub(super) permit: Option<Permit<Plan>>,
     /// Whether somebody waits for it.
     pub(super) urgency: Urgency,
+    /// Whether it was told to stop because its deadline passed.
+    pub(super) overdue: bool,
 }
 
 /// The driver.
@@ -198,6 +200,7 @@ impl Driver {
                     Err(error) => warn!(error = %error, "a task of the driver was lost"),
                 },
                 () = until(self.questions.next_expiry()), if self.expiring < EXPIRE_AT_ONCE => self.expire(),
+                () = until(self.queue.next_deadline()) => self.end_what_is_overdue(),
                 () = tick(&mut beat) => alive(),
                 () = stop.cancelled(), if !self.draining => {
                     self.draining = true;
@@ -282,7 +285,8 @@ impl Driver {
             Decision::Ask => {
                 let wait =
                     u64::try_from(self.bounds.approval_expiry.as_millis()).unwrap_or(u64::MAX);
-                record.expires_ms = Some(now.saturating_add(wait));
+                let expires = now.saturating_add(wait);
+                record.expires_ms = Some(record.deadline_ms.map_or(expires, |at| at.min(expires)));
                 record.wait_reason = Some("a person has to approve it".into());
             }
             Decision::Deny => {
@@ -319,6 +323,7 @@ impl Driver {
                 opens: session.is_some(),
                 permit,
                 urgency,
+                overdue: false,
             }),
         );
         let (storage, audit) = (self.ports.storage.clone(), self.ports.audit.clone());
@@ -445,6 +450,7 @@ impl Driver {
             permit,
             caller: open.record.requested_by.clone(),
             taint: open.record.taint.clone(),
+            deadline_ms: open.record.deadline_ms,
             opens: open.opens,
             progress: std::mem::replace(&mut open.progress, Progress::None),
             cancel: open.cancel.clone(),

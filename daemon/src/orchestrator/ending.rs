@@ -48,6 +48,7 @@ impl Driver {
             permit: None,
             // Whoever waited for it was connected to that life.
             urgency: Urgency::Background,
+            overdue: false,
         };
         if open.record.state == State::WaitingApproval {
             return self.set_aside(open);
@@ -134,6 +135,21 @@ impl Driver {
         });
     }
 
+    /// Ends what has passed its deadline: what stands in line at once, what is being done when it has stopped.
+    pub(super) fn end_what_is_overdue(&mut self) {
+        while let Some((id, is_begun)) = self.queue.overdue(now_ms()) {
+            let Some(open) = self.open.get_mut(&id) else {
+                continue;
+            };
+            if is_begun {
+                open.overdue = true;
+                open.cancel.cancel();
+            } else {
+                self.end(id, Outcome::plain(overdue()));
+            }
+        }
+    }
+
     /// Whether an execution was interrupted by the end of its launcher, and nobody has taken it back meanwhile.
     fn lost_its_launcher(&self, id: Uuid, outcome: &Outcome) -> bool {
         let lost =
@@ -161,6 +177,7 @@ impl Driver {
         } = outcome;
         let repeats = self.ports.executor.repeats(&open.record);
         let ending = match ending {
+            Ending::Cancelled if open.overdue => overdue(),
             // The next life does it again.
             Ending::Cancelled
                 if draining
@@ -309,6 +326,15 @@ fn without_result(record: &ActionRecord, error: &StoreError) -> ActionRecord {
         )),
         ..record.clone()
     }
+}
+
+/// The end of what its asker gave so much time.
+fn overdue() -> Ending {
+    Ending::TimedOut(failure(
+        "timed_out",
+        "the deadline that it was submitted with has passed",
+        "give it more time with timeout_ms (--timeout), or none",
+    ))
 }
 
 /// What an execution comes to that panicked.

@@ -13,7 +13,7 @@
 //!                         └─────── Cancel ─────┴────── Fail ─────► failed
 //! ```
 //!
-//! Before its start, too, an action may be cancelled or fail. What was interrupted while it was being done has failed; only where doing it
+//! Before its start, too, an action may be cancelled, fail or run into its deadline. What was interrupted while it was being done has failed; only where doing it
 //! twice is the same as doing it once, it is done again.
 
 use paw_policy::State;
@@ -90,7 +90,7 @@ pub const fn next(from: State, step: Step) -> Result<State, IllegalStep> {
             State::Queued | State::WaitingApproval | State::Approved | State::Executing,
             Step::Fail,
         ) => State::Failed,
-        (State::Executing, Step::TimeOut) => State::TimedOut,
+        (State::Approved | State::Executing, Step::TimeOut) => State::TimedOut,
         (
             State::Queued | State::WaitingApproval | State::Approved | State::Executing,
             Step::Cancel,

@@ -16,7 +16,7 @@
 //! Of what writes to an agent's workspace one is done after the other: each begins with what the one before it left, where two at once
 //! would find that the file they wrote has changed meanwhile. What only reads, and what others do, goes on beside it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use paw_policy::{Kind, Name};
 use uuid::Uuid;
@@ -70,6 +70,8 @@ pub struct Ticket {
     pub urgency: Urgency,
     /// Whether it writes to the agent's workspace.
     pub writes: bool,
+    /// When it ends, wherever it stands then.
+    pub deadline_ms: Option<u64>,
 }
 
 /// How many there may be.
@@ -156,6 +158,9 @@ pub struct Queue {
     held: Count,
     held_behind: Count,
     waiting_behind: usize,
+    /// When those end that have a deadline, and of each the same once more.
+    deadlines: BTreeSet<(u64, Uuid)>,
+    until: HashMap<Uuid, u64>,
     agents: BTreeMap<Name, Served>,
     /// How many were put in line, and begun.
     arrivals: u64,
@@ -180,6 +185,8 @@ impl Queue {
             held: Count::default(),
             held_behind: Count::default(),
             waiting_behind: 0,
+            deadlines: BTreeSet::new(),
+            until: HashMap::new(),
             agents: BTreeMap::new(),
             arrivals: 0,
             turns: 0,
@@ -230,10 +237,12 @@ impl Queue {
             uid,
             urgency,
             writes,
+            deadline_ms,
         } = ticket;
         if self.waiting.contains_key(&id) || self.holds(id) {
             return;
         }
+        self.ends_at(id, deadline_ms);
         self.arrivals += 1;
         self.agents.entry(agent.clone()).or_default().waiting += 1;
         self.waiting_behind += usize::from(urgency == Urgency::Background);
@@ -270,6 +279,7 @@ impl Queue {
             uid,
             urgency,
             writes,
+            deadline_ms: self.until.get(&id).copied(),
         });
         Some(id)
     }
@@ -280,6 +290,7 @@ impl Queue {
             && !self.waiting.contains_key(&ticket.id)
             && self.could_take(ticket);
         if free {
+            self.ends_at(ticket.id, ticket.deadline_ms);
             self.begin(ticket.clone());
         }
         free
@@ -288,6 +299,7 @@ impl Queue {
     /// Gives a place to an action that is being done already. It may be one more than there are: what runs is not ended for it.
     pub fn resume(&mut self, ticket: Ticket) {
         if !self.holds(ticket.id) && !self.waiting.contains_key(&ticket.id) {
+            self.ends_at(ticket.id, ticket.deadline_ms);
             self.begin(ticket);
         }
     }
@@ -308,8 +320,44 @@ impl Queue {
         }
     }
 
+    /// When the next of them ends, in line or being done.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<u64> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// One that has passed its deadline, and whether it is being done: then it holds its place until [`Queue::done`]; else it stands in line
+    /// no more. Each is told once.
+    pub fn overdue(&mut self, now_ms: u64) -> Option<(Uuid, bool)> {
+        let (at, id) = *self.deadlines.first()?;
+        if at > now_ms {
+            return None;
+        }
+        self.endless(id);
+        let is_begun = self.holds(id);
+        if !is_begun {
+            self.leave(id, now_ms, false);
+        }
+        Some((id, is_begun))
+    }
+
+    fn ends_at(&mut self, id: Uuid, deadline_ms: Option<u64>) {
+        if let Some(at) = deadline_ms {
+            self.until.insert(id, at);
+            self.deadlines.insert((at, id));
+        }
+    }
+
+    /// It has no deadline any more.
+    fn endless(&mut self, id: Uuid) {
+        if let Some(at) = self.until.remove(&id) {
+            self.deadlines.remove(&(at, id));
+        }
+    }
+
     /// Gives back the place of an action, or takes it out of the line.
     pub fn done(&mut self, id: Uuid, now_ms: u64) {
+        self.endless(id);
         if let Some(ticket) = self.running.remove(&id) {
             self.free(&ticket);
         } else if self.resting.remove(&id).is_none() {
@@ -479,6 +527,7 @@ mod tests {
             uid: 1_000,
             urgency,
             writes: false,
+            deadline_ms: None,
         }
     }
 
@@ -742,6 +791,7 @@ mod tests {
         Rest(usize),
         Wake(usize),
         End(usize),
+        Overdue,
         Leave(usize),
         Later(u64),
         Resize(usize, usize, usize),
@@ -754,6 +804,7 @@ mod tests {
         tool: bool,
         behind: bool,
         writes: bool,
+        deadline_ms: Option<u64>,
     }
 
     impl Sort {
@@ -770,6 +821,7 @@ mod tests {
             };
             Ticket {
                 writes: self.writes,
+                deadline_ms: self.deadline_ms,
                 uid: 1_000 + self.user,
                 ..ticket(number, ["a", "b", "c"][self.agent], kind, urgency)
             }
@@ -784,13 +836,15 @@ mod tests {
                 any::<bool>(),
                 any::<bool>(),
                 any::<bool>(),
+                prop::option::of(0..3_000_u64),
             )
-                .prop_map(|(agent, user, tool, behind, writes)| Sort {
+                .prop_map(|(agent, user, tool, behind, writes, deadline_ms)| Sort {
                     agent,
                     user,
                     tool,
                     behind,
                     writes,
+                    deadline_ms,
                 })
         };
         prop_oneof![
@@ -801,8 +855,9 @@ mod tests {
             2 => any::<usize>().prop_map(Command::Rest),
             2 => any::<usize>().prop_map(Command::Wake),
             5 => any::<usize>().prop_map(Command::End),
+            3 => Just(Command::Overdue),
             1 => any::<usize>().prop_map(Command::Leave),
-            1 => (0..600_u64).prop_map(Command::Later),
+            2 => (0..600_u64).prop_map(Command::Later),
             1 => (1..6_usize, 1..6_usize, 1..12_usize).prop_map(|(a, b, c)| Command::Resize(a, b, c)),
         ]
     }
@@ -815,9 +870,33 @@ mod tests {
         resting: Vec<Ticket>,
         ever: BTreeMap<Uuid, u32>,
         in_front: u32,
+        /// Those that were told to be over their deadline.
+        over: BTreeSet<Uuid>,
     }
 
     impl Seen {
+        /// When those end that are here and were not told to be over it.
+        fn deadlines(&self) -> impl Iterator<Item = u64> {
+            let all = self.line.iter().chain(&self.running).chain(&self.resting);
+            let untold = all.filter(|it| !self.over.contains(&it.id));
+            untold.filter_map(|it| it.deadline_ms)
+        }
+
+        /// What is told to be over its deadline is, and leaves the line.
+        fn overdue(&mut self, (id, is_begun): (Uuid, bool), now: u64) -> Result<(), TestCaseError> {
+            let of = |all: &[Ticket]| all.iter().find(|it| it.id == id).cloned();
+            let found = if is_begun {
+                of(&self.running).or_else(|| of(&self.resting))
+            } else {
+                of(&self.line)
+            };
+            let deadline = found.and_then(|it| it.deadline_ms);
+            prop_assert!(deadline.is_some_and(|at| at <= now), "its time has come");
+            prop_assert!(self.over.insert(id), "it is told once");
+            self.line.retain(|it| it.id != id);
+            Ok(())
+        }
+
         fn held(&self, of: impl Fn(&Ticket) -> bool) -> usize {
             self.running.iter().filter(|it| of(it)).count()
         }
@@ -905,7 +984,7 @@ mod tests {
         fn nothing_is_lost_or_begun_twice_and_each_has_its_turn(commands in prop::collection::vec(command(), 1..200)) {
             let first = bounds(4, 3, 8);
             let mut queue = Queue::new(first);
-            let mut seen = Seen { bounds: first, line: Vec::new(), running: Vec::new(), resting: Vec::new(), ever: BTreeMap::new(), in_front: 0 };
+            let mut seen = Seen { bounds: first, line: Vec::new(), running: Vec::new(), resting: Vec::new(), ever: BTreeMap::new(), in_front: 0, over: BTreeSet::new() };
             let (mut next, mut now) = (0_u128, 0_u64);
             let which = |from: &[Ticket], at: usize| (!from.is_empty()).then(|| at % from.len().max(1));
             for command in commands {
@@ -953,6 +1032,12 @@ mod tests {
                             queue.done(one.id, now);
                         }
                     }
+                    Command::Overdue => {
+                        while let Some(told) = queue.overdue(now) {
+                            seen.overdue(told, now)?;
+                        }
+                        prop_assert!(seen.deadlines().all(|at| at > now), "each was told");
+                    }
                     Command::Leave(at) => if let Some(at) = which(&seen.line, at) {
                         queue.done(seen.line.remove(at).id, now);
                     },
@@ -963,6 +1048,7 @@ mod tests {
                     }
                 }
                 seen.nobody_in_front();
+                prop_assert_eq!(queue.next_deadline(), seen.deadlines().min());
                 let of = |urgency| seen.line.iter().filter(|it| it.urgency == urgency).count();
                 prop_assert_eq!(queue.running(), seen.running.len() + seen.resting.len());
                 prop_assert_eq!(Urgency::ALL.map(|it| queue.waiting(it)), Urgency::ALL.map(of));

@@ -124,6 +124,7 @@ impl Driver {
             opens,
             permit: None,
             urgency,
+            overdue: false,
         };
         self.open.insert(id, Box::new(open));
         self.open.get_mut(&id).map(|open| &mut **open)
@@ -261,6 +262,7 @@ mod tests {
             started_ms: None,
             ended_ms: None,
             expires_ms: Some(2),
+            deadline_ms: None,
             result: None,
             error: None,
             attestation: None,

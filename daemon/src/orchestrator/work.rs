@@ -44,6 +44,8 @@ pub struct Task {
     pub caller: Caller,
     /// Where the plan's data came from.
     pub taint: TaintSet,
+    /// When it is told to stop at the latest, in milliseconds since 1970.
+    pub deadline_ms: Option<u64>,
     /// Whether its conversation begins with it: nothing was said there before.
     pub opens: bool,
     /// Where to report.

@@ -4,7 +4,10 @@
 //! approved, and a program that says something else later is not asked at all. What it says of how harmless a tool is counts
 //! for nothing: the class is the manifest's.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use paw_launch::request::{Isolation, Runtime, SandboxId};
 use paw_policy::{
@@ -12,6 +15,7 @@ use paw_policy::{
     plan::{canonical, is_deeper_than},
 };
 use rmcp::model::{PaginatedRequestParams, Tool as Listed};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
@@ -30,8 +34,36 @@ const MAX_TOGETHER: usize = 256 * 1024;
 /// How deep a schema may be nested; what is checked of arguments goes as deep.
 pub(super) const MAX_DEPTH: usize = 32;
 
+/// What a manifest may say of tools that its program will announce.
+///
+/// # Errors
+/// Which field is wrong, and why.
+pub(super) fn may_say(
+    declares: bool,
+    classes: &BTreeMap<String, ToolClass>,
+    idempotent: &BTreeSet<String>,
+) -> Result<(), (&'static str, &'static str)> {
+    if declares && !classes.is_empty() {
+        let why = "tools that are declared have their class beside them";
+        return Err(("classes", why));
+    }
+    if classes.len() > MAX_TOOLS || !classes.keys().all(|name| is_tool_name(name)) {
+        return Err(("classes", "at most 256 names of tools are expected"));
+    }
+    if declares && !idempotent.is_empty() {
+        let why = "tools that are declared say it beside their class";
+        return Err(("idempotent", why));
+    }
+    if !idempotent.iter().all(|name| classes.contains_key(name)) {
+        let why = "names of tools that have a class in [classes] are expected";
+        return Err(("idempotent", why));
+    }
+    Ok(())
+}
+
 /// What a program announced.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Announced {
     /// Its tools, with the class that the manifest gives each.
     pub tools: BTreeMap<String, Tool>,

@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::config::SecretName;
 
 use super::{
-    announce::MAX_DEPTH,
+    announce::{MAX_DEPTH, may_say},
     folder,
     least::reaches,
     named::Url,
@@ -463,31 +463,8 @@ fn check(file: File, digest: Digest, origin: Provenance) -> Result<Skill, Wrong>
     if file.tools.len() > MAX_TOOLS {
         return wrong("tools", "at most 256 tools are expected");
     }
-    if !file.tools.is_empty() && !file.classes.is_empty() {
-        return wrong(
-            "classes",
-            "tools that are declared have their class beside them",
-        );
-    }
-    if file.classes.len() > MAX_TOOLS || !file.classes.keys().all(|name| is_tool_name(name)) {
-        return wrong("classes", "at most 256 names of tools are expected");
-    }
-    if !file.tools.is_empty() && !file.idempotent.is_empty() {
-        return wrong(
-            "idempotent",
-            "tools that are declared say it beside their class",
-        );
-    }
-    if !file
-        .idempotent
-        .iter()
-        .all(|name| file.classes.contains_key(name))
-    {
-        return wrong(
-            "idempotent",
-            "names of tools that have a class in [classes] are expected",
-        );
-    }
+    may_say(!file.tools.is_empty(), &file.classes, &file.idempotent)
+        .map_err(|(field, why)| (field.to_owned(), why.to_owned()))?;
     if file.net.len() > MAX_RULES {
         return wrong("net", "at most 64 rules are expected");
     }

@@ -3,7 +3,7 @@
 //! ```text
 //!  skill.send ─► incoming/ID ── skill.stage ─► trees/DIGEST ── approved ─► pinned, enabled
 //!                (bounded,       (read, digest)  (nobody's      │              │ its files, or what its program announces, are
-//!                 plain files)                    until then)   │              ▼ others than those that were approved
+//!                 plain files)                    until then)   │  (disabled)  ▼ others than those that were approved
 //!                                                               └──────── disabled: nothing of it is offered or called
 //! ```
 //!
@@ -30,7 +30,7 @@ use paw_policy::{Digest, Name};
 pub use self::{
     incoming::{Incoming, NotTaken, Piece},
     pins::{Pin, Pins, PinsError},
-    rights::{difference, rights},
+    rights::{announced, difference, rights},
     signs::suspicious,
 };
 use crate::{
@@ -42,6 +42,10 @@ use crate::{
 
 /// The most skills that can be installed.
 const MAX_SKILLS: usize = 256;
+
+/// Why a skill is not enabled whose program was heard for the first time, or says something else.
+const UNSEEN: &str =
+    "nobody has approved the tools that its program announces: `pawctl skill enable` shows them";
 
 /// Trees that were sent and that nobody has approved; of more, the oldest are removed.
 const MAX_STAGED: usize = 8;
@@ -284,7 +288,8 @@ impl Installed {
         untouched(read_bundle(&tree, Provenance::Installed)?, digest)
     }
 
-    /// A skill is installed, or enabled again, with what its program announced.
+    /// A skill is installed, or enabled again, with what its program announced. Where nobody has `seen` that, it is kept to be shown, and
+    /// the skill is not enabled.
     ///
     /// # Errors
     /// When another one is installed than was said, or it cannot be kept. Then everything is as before.
@@ -292,9 +297,9 @@ impl Installed {
         &self,
         skill: Skill,
         announced: Option<Announced>,
-        replaces: Option<Digest>,
+        (replaces, seen): (Option<Digest>, Option<Digest>),
         now_ms: u64,
-    ) -> Result<Arc<Skill>, SkillError> {
+    ) -> Result<Shown, SkillError> {
         let mut kept = self.kept();
         let name = skill.name.clone();
         let before = kept.pins.skills.get(&name);
@@ -304,16 +309,30 @@ impl Installed {
         if before.is_none() && kept.pins.skills.len() >= MAX_SKILLS {
             return Err(SkillError::Full);
         }
+        let approved = before.and_then(|pin| {
+            let digest = pin.announced?;
+            let tools = pin.tools.clone();
+            Some(Announced { tools, digest })
+        });
+        let is_seen = |heard: &Announced| {
+            seen == Some(heard.digest)
+                || approved.as_ref().map(|it| it.digest) == Some(heard.digest)
+        };
+        let (announced, heard) = match announced {
+            Some(heard) if !is_seen(&heard) => (approved, Some(heard)),
+            announced => (announced, None),
+        };
         let pin = Pin {
             digest: skill.digest,
             version: skill.version.clone(),
-            enabled: true,
-            why: None,
+            enabled: heard.is_none(),
+            why: heard.is_some().then(|| UNSEEN.to_owned()),
             since_ms: now_ms,
             announced: announced.as_ref().map(|announced| announced.digest),
             tools: announced
                 .map(|announced| announced.tools)
                 .unwrap_or_default(),
+            heard,
         };
         let entry = load(&tree_of(&self.dir, &skill.digest), &pin)?;
         let Some(skill) = entry.skill.clone() else {
@@ -325,7 +344,7 @@ impl Installed {
             sync_tree(&tree).and_then(|()| fs::File::open(self.dir.join("trees"))?.sync_all());
         synced.map_err(|source| files("sync", &tree, source))?;
         let mut pins = kept.pins.clone();
-        let old = pins.skills.insert(name.clone(), pin);
+        let old = pins.skills.insert(name.clone(), pin.clone());
         pins.write(&self.state)?;
         kept.pins = pins;
         kept.entries.insert(name, entry);
@@ -335,7 +354,8 @@ impl Installed {
             // Sandboxes that run have it mounted and keep it; whatever is left of it nobody wants, so the next staging removes it.
             let _ = remove_tree(&tree_of(&self.dir, &old.digest));
         }
-        Ok(skill)
+        let skill = Some(skill);
+        Ok(Shown { pin, skill })
     }
 
     /// Nothing of it is offered or called from now on; with a digest, only if it still is the one that was meant. Gives whether that

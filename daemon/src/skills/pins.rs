@@ -12,7 +12,7 @@ use paw_policy::plan::is_deeper_than;
 use paw_policy::{Digest, Name};
 use serde::{Deserialize, Serialize};
 
-use crate::sandbox::Tool;
+use crate::sandbox::{Announced, Tool};
 
 /// The largest file that is read, in bytes.
 const MAX_FILE: u64 = 64 * 1024 * 1024;
@@ -49,6 +49,9 @@ pub struct Pin {
     /// The tools that its program announced then.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tools: BTreeMap<String, Tool>,
+    /// What its program announced last, where that is something else and nobody has approved it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heard: Option<Announced>,
 }
 
 /// Why what was approved is not known, or not kept.

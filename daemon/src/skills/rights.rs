@@ -1,12 +1,19 @@
 //! What a skill may do, as a person is shown it: one line for each right, so that two versions can be compared.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use paw_launch::request::Image;
+use paw_policy::{Digest, plan::canonical};
 use serde_json::{Map, Value, json};
 
 use super::signs::signs;
-use crate::sandbox::{Sees, Skill, manifest::UNSAID};
+use crate::{
+    records::shorten_to,
+    sandbox::{Sees, Skill, Tool, manifest::UNSAID},
+};
+
+/// How much of a description, or of a schema, is shown, in characters.
+const SAID: usize = 300;
 
 /// What a skill may do, for the plan of its approval.
 #[must_use]
@@ -74,6 +81,29 @@ pub fn difference(old: Option<&Skill>, new: Option<&Skill>) -> Vec<String> {
     let signs = signed.map(signs).unwrap_or_default();
     let signs = signs.into_iter().map(|line| format!("! {line}"));
     lost.chain(got).chain(signs).collect()
+}
+
+/// What a program says of its tools, one line for each, and how that differs from what was approved of it: `=` for what is as before.
+#[must_use]
+pub fn announced(old: &BTreeMap<String, Tool>, new: &BTreeMap<String, Tool>) -> Vec<String> {
+    let (old, new) = (said(old), said(new));
+    let lost = old.difference(&new).map(|line| format!("- {line}"));
+    let each = new.iter().map(|line| {
+        let sign = if old.contains(line) { '=' } else { '+' };
+        format!("{sign} {line}")
+    });
+    lost.chain(each).collect()
+}
+
+/// In what is elided, every byte counts by its digest.
+fn said(tools: &BTreeMap<String, Tool>) -> BTreeSet<String> {
+    let line = |(name, tool): (&String, &Tool)| {
+        let schema = canonical(&tool.input);
+        let digest = Digest::of(format!("{}\0{schema}", tool.description).as_bytes());
+        let [description, schema] = [&tool.description, &schema].map(|it| shorten_to(it, SAID));
+        format!("says of {name}: {description:?} {schema} ({digest})")
+    };
+    tools.iter().map(line).collect()
 }
 
 fn lines(skill: &Skill) -> BTreeSet<String> {

@@ -149,7 +149,7 @@ mod tests {
             tools: [("get".to_owned(), tool)].into(),
             announces: false,
             classes: BTreeMap::new(),
-            idempotent: BTreeSet::new(),
+            idempotent: std::collections::BTreeSet::new(),
             announced: None,
             instructions: None,
             origin: Provenance::Installed,

@@ -45,6 +45,9 @@ pub struct ActionRecord {
     pub ended_ms: Option<u64>,
     /// When nobody can answer it any more.
     pub expires_ms: Option<u64>,
+    /// When it ends, wherever it stands then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<u64>,
     /// What came out, when it completed.
     pub result: Option<serde_json::Value>,
     /// Why it did not complete.

@@ -11,12 +11,16 @@ use uuid::Uuid;
 use super::Turn;
 use crate::{
     agent::{Agents, chat},
+    clock::now_ms,
     orchestrator::work::{Ending, Exchange, Outcome},
     records::{self, shorten_to},
 };
 
 /// Who says it, where a provider is named otherwise.
 const BY: &str = "pawd";
+
+/// Why it ended, where there was no time left.
+const OVER: &str = "its time was over";
 
 /// Calls that are told, the last ones; of those before, how many.
 const MAX_CALLS: usize = 32;
@@ -43,7 +47,14 @@ impl Turn<'_> {
     /// An end with what there is to say, where it is none with an answer.
     pub(super) fn with_last_words(&self, outcome: Outcome) -> Outcome {
         let stops = self.stops.leave.is_cancelled() || self.stops.drain.is_cancelled();
-        let Some((finish, why)) = reason(&outcome.ending, stops, !self.turns.is_empty()) else {
+        let is_overdue = self.whose.deadline_ms.is_some_and(|at| at <= now_ms());
+        let cancelled = match (stops, is_overdue) {
+            (true, _) => ("interrupted", "pawd stopped"),
+            (false, true) => ("timed_out", OVER),
+            (false, false) => ("cancelled", "it was cancelled"),
+        };
+        let has_done = !self.turns.is_empty();
+        let Some((finish, why)) = reason(&outcome.ending, cancelled, has_done) else {
             return outcome;
         };
         let stopped = Stopped {
@@ -56,7 +67,7 @@ impl Turn<'_> {
             local: self.stays_here() || self.was_asked_here(),
             done: done(self.agents, &self.turns),
         };
-        stopped.end(outcome, finish, &why)
+        stopped.end(outcome, &finish, &why)
     }
 
     /// Whether somebody on this host was asked, or would have been.
@@ -107,16 +118,21 @@ pub(in crate::agent) fn interrupted(
 
 /// Why a turn ended, as one word for programs and in words; nothing where it has an answer, goes on, or did nothing before it failed: then
 /// the error says all there is.
-fn reason(ending: &Ending, stops: bool, has_done: bool) -> Option<(&str, String)> {
+fn reason(
+    ending: &Ending,
+    (word, cancelled): (&str, &str),
+    has_done: bool,
+) -> Option<(String, String)> {
+    let said = |word: &str, why: &str| Some((word.to_owned(), why.to_owned()));
     match ending {
         Ending::Completed(_) | Ending::Left => None,
-        Ending::Cancelled if stops => Some(("interrupted", "pawd stopped".to_owned())),
-        Ending::Cancelled => Some(("cancelled", "it was cancelled".to_owned())),
-        Ending::TimedOut(Failure { kind, .. }) => Some((kind, "its time was over".to_owned())),
+        Ending::Cancelled => said(word, cancelled),
+        Ending::TimedOut(Failure { kind, .. }) => said(kind, OVER),
         Ending::Failed(Failure { kind, message, .. }) => match kind.as_str() {
             // These messages are ours from the first letter to the last.
-            "over_budget" | "limited" => Some((kind, message.clone())),
-            _ => has_done.then(|| (kind.as_str(), format!("it failed ({kind})"))),
+            "over_budget" | "limited" => said(kind, message),
+            _ if has_done => said(kind, &format!("it failed ({kind})")),
+            _ => None,
         },
     }
 }

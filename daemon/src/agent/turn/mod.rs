@@ -77,6 +77,8 @@ pub(super) struct Whose<'a> {
     pub(super) opens: bool,
     /// Where the question and what was said before came from.
     pub(super) taint: &'a TaintSet,
+    /// When it is told to stop at the latest.
+    pub(super) deadline_ms: Option<u64>,
 }
 
 /// When it shall stop; see [`crate::orchestrator::work::Task`].
@@ -143,6 +145,7 @@ pub(super) async fn go_on(agents: &Agents, task: Continuation) -> Outcome {
         session: record.plan.session.as_deref(),
         opens: false,
         taint: &record.taint,
+        deadline_ms: record.deadline_ms,
     };
     let stops = Stops {
         cancel: &cancel,

@@ -153,6 +153,10 @@ impl Family {
             .map_err(fail)?;
         if wait {
             submission.urgency = Urgency::Interactive;
+        } else {
+            // Nobody stays for it, so it is the action's own.
+            let record = &mut submission.record;
+            record.deadline_ms = timeout_ms.map(|ms| record.created_ms.saturating_add(ms));
         }
         let record = self.actions.submit(submission).await.map_err(fail)?;
         let record = if wait && record.state != State::WaitingApproval {

@@ -93,6 +93,7 @@ pub(crate) fn action(n: u64, state: State, session: Option<Uuid>, text: &str) ->
         started_ms: None,
         ended_ms: None,
         expires_ms: None,
+        deadline_ms: None,
         result: Some(serde_json::json!({"text": "ü\u{0}", "n": [1, 2.5, null]})),
         error: None,
         attestation: Some(Digest::of(b"x")),
