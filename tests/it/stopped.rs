@@ -111,7 +111,7 @@ async fn turn_that_is_cancelled_says_what_became_of_what_it_called() {
     let lines = [
         "it was cancelled",
         "files/read: done",
-        "files/write: cancelled",
+        "files__write: cancelled",
         "nothing: refused",
     ];
     has(&text, &lines);
