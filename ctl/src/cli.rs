@@ -158,13 +158,13 @@ pub(crate) enum Command {
         #[arg(long, value_name = "NAME")]
         agent: Option<String>,
     },
-    /// Show and test providers
+    /// Show, register and test providers
     #[command(subcommand)]
     Provider(Provider),
     /// Show routes: providers that stand in for each other
     #[command(subcommand)]
     Route(Named),
-    /// Show what may be spent, and what was
+    /// Show what was spent, and say what may be
     #[command(subcommand)]
     Budget(Budget),
     /// Have agents told something at set times

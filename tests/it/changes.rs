@@ -17,11 +17,18 @@ use paw_api::{
     system::ConfigRpcClient,
     trail::AuditRpcClient,
 };
-use paw_policy::{Decision, Kind, Operation, Risk, State};
+use paw_policy::{DEFAULT, Decision, Kind, Operation, Risk, State};
 use serde_json::{Value, json};
 
-/// What the shipped policy says to do where two shall agree.
-const TWO_AGREE: &str = "@id(\"two-agree\")\nforbid (principal, action in [Action::\"model_switch\", Action::\"config_change\"], resource) unless { context.approved };\n";
+/// What the shipped policy says to do where two shall agree, taken from its comment.
+fn two_agree() -> String {
+    let rule = |line: &&str| line.starts_with("//   ");
+    let lines = DEFAULT.lines().skip_while(|line| !rule(line));
+    lines
+        .take_while(rule)
+        .map(|line| format!("{}\n", line.trim_start_matches("//   ")))
+        .collect()
+}
 
 const NOBODY: &str = "@id(\"nobody-configures\")\nforbid (principal, action in [Action::\"model_switch\", Action::\"config_change\"], resource);\n";
 
@@ -161,7 +168,7 @@ async fn switch_is_an_action_that_is_judged_done_and_on_record() {
 
 #[tokio::test]
 async fn where_two_shall_agree_a_switch_waits_and_is_done_once_somebody_approves_exactly_it() {
-    let (_model, pawd, client) = pawd(TWO_AGREE).await;
+    let (_model, pawd, client) = pawd(&two_agree()).await;
     let mut events = begin(&client, "other").await;
     let id = waits(&mut events).await;
     assert!(!agent(&client).await.switched, "it is never done silently");
@@ -205,7 +212,7 @@ async fn where_two_shall_agree_a_switch_waits_and_is_done_once_somebody_approves
 
 #[tokio::test]
 async fn approval_of_a_change_is_for_what_held_when_it_was_asked_for() {
-    let (model, _pawd, client) = pawd(TWO_AGREE).await;
+    let (model, _pawd, client) = pawd(&two_agree()).await;
     let other = submit(&client, "model_switch", to("other")).await;
     let third = submit(&client, "model_switch", to("third")).await;
     assert_eq!(approve(&client, &other.id).await.state, State::Completed);
@@ -233,7 +240,7 @@ async fn approval_of_a_change_is_for_what_held_when_it_was_asked_for() {
 
 #[tokio::test]
 async fn change_of_what_is_registered_says_all_of_it_and_is_done_once_approved() {
-    let (model, pawd, client) = pawd(TWO_AGREE).await;
+    let (model, pawd, client) = pawd(&two_agree()).await;
     // By the method of its own: nothing is done, and it is told what waits.
     let url = model.url();
     let added = client.add("mine".into(), typed(spec(&url))).await;
@@ -324,7 +331,7 @@ async fn forbid_of_root_stops_every_way_of_changing_something() {
 
 #[tokio::test]
 async fn what_cannot_be_is_said_before_anybody_is_asked_and_is_not_kept() {
-    let (model, pawd, client) = pawd(TWO_AGREE).await;
+    let (model, pawd, client) = pawd(&two_agree()).await;
     let mut key = spec(&model.url());
     key["api_key_credential"] = json!("sk-this-is-a-key");
     for (kind, arguments, expected) in [

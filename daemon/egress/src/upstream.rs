@@ -83,13 +83,7 @@ impl Outside {
         host: &HostName,
         port: u16,
     ) -> Result<Checked, Refusal> {
-        let addresses = match ceiling.addresses.get(host) {
-            Some(known) => known.clone(),
-            None => timeout(RESOLVE_LIMIT, self.ask(names, host))
-                .await
-                .map_err(|_| Refusal::new(Reason::Name, "the name was not resolved in time"))?
-                .ok_or_else(|| Refusal::new(Reason::Name, "the name has no address"))?,
-        };
+        let addresses = self.resolve(ceiling, names, host).await?;
         if addresses.is_empty() || addresses.len() > MAX_ADDRESSES {
             return Err(Refusal::new(
                 Reason::Name,
@@ -130,18 +124,28 @@ impl Outside {
         host: &HostName,
         port: u16,
     ) -> Result<Checked, Refusal> {
-        let addresses = match ceiling.addresses.get(host) {
-            Some(known) => known.clone(),
-            None => timeout(RESOLVE_LIMIT, self.ask(names, host))
-                .await
-                .map_err(|_| Refusal::new(Reason::Name, "the name was not resolved in time"))?
-                .ok_or_else(|| Refusal::new(Reason::Name, "the name has no address"))?,
-        };
+        let addresses = self.resolve(ceiling, names, host).await?;
         Ok(Checked {
             opened: addresses.clone(),
             addresses,
             port,
         })
+    }
+
+    /// The addresses of a host: those that root wrote, else those that its name has.
+    async fn resolve(
+        &self,
+        ceiling: &Ceiling,
+        names: &Places,
+        host: &HostName,
+    ) -> Result<Vec<IpAddr>, Refusal> {
+        if let Some(known) = ceiling.addresses.get(host) {
+            return Ok(known.clone());
+        }
+        timeout(RESOLVE_LIMIT, self.ask(names, host))
+            .await
+            .map_err(|_| Refusal::new(Reason::Name, "the name was not resolved in time"))?
+            .ok_or_else(|| Refusal::new(Reason::Name, "the name has no address"))
     }
 
     /// An encrypted connection to it, whose certificate is checked.

@@ -7,7 +7,7 @@ use paw_api::{
     audit::{Entry, Event},
 };
 use paw_policy::{
-    Factors, State, Yes,
+    Digest, Factors, State, Yes,
     grant::{self, Like},
     judge::may_approve,
 };
@@ -24,7 +24,7 @@ use super::{
     handle::{Reply, Said},
     lifecycle::{Step, next},
     steps::{Lasting, batch, first_yes, not_waiting, principal, say, say_end, write},
-    waiting::NotReadBack,
+    waiting::{NotReadBack, whole},
     work::failure,
 };
 use crate::{
@@ -84,6 +84,7 @@ impl Driver {
             }
         };
         point::reached(Point::Answers);
+        let was = whole(&record);
         let step = if said.approve {
             Step::Approve
         } else {
@@ -167,6 +168,7 @@ impl Driver {
             let result = write(&storage, &audit, entries, Lasting::Both, batch).await;
             Happened::Answered {
                 id,
+                was,
                 result,
                 grant,
                 reply,
@@ -175,15 +177,18 @@ impl Driver {
         true
     }
 
-    fn note_refusal(&self, id: Uuid, said: &Said, error: &Error) {
+    fn note_refusal(&mut self, id: Uuid, said: &Said, error: &Error) {
         let mut entry = Entry::new(Event::AnswerRefused);
         entry.action = Some(id);
         entry.actor = Some(actor(&said.by));
         entry.digest = Some(said.digest);
         entry.outcome = Some(error.message.clone());
         let audit = self.ports.audit.clone();
-        // A refusal grants nothing, so it stands even if its record is lost with the writer.
-        tokio::spawn(async move { drop(audit.durable(entry).await) });
+        self.tasks.spawn(async move {
+            // A refusal grants nothing, so it stands even if its record is lost with the writer.
+            drop(audit.durable(entry).await);
+            Happened::Noted
+        });
     }
 
     /// Whether this answer fits a question that waits, whether policy lets that person give it, and what it comes to.
@@ -278,7 +283,7 @@ impl Driver {
 
     pub(super) fn answered(
         &mut self,
-        id: Uuid,
+        (id, was): (Uuid, Digest),
         result: Result<(), Error>,
         grant: Option<Box<GrantRecord>>,
         reply: Option<Reply>,
@@ -291,7 +296,7 @@ impl Driver {
         if let Err(error) = result {
             // The answer is not durable, so it was not given: the question is open again, and in the store it never was anything else.
             if let Some(open) = self.open.remove(&id) {
-                self.set_aside(*open);
+                self.wait_on(*open, was);
             }
             if let Some(reply) = reply {
                 say(reply, Err(error));

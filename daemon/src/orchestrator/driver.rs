@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, future::ready, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use paw_api::{Error, ErrorKind, audit::Event};
-use paw_policy::{Decision, Permit, Plan, Rules, State};
+use paw_policy::{Decision, Digest, Permit, Plan, Rules, State};
 use paw_store::{
     ActionRecord, Caller, GrantRecord, OPEN_STATES, StoreError,
     point::{self, Point},
@@ -62,6 +62,8 @@ pub(super) enum Happened {
     /// A person's answer is durable, or is not.
     Answered {
         id: Uuid,
+        /// Of the record that waits meanwhile in the store.
+        was: Digest,
         result: Result<(), Error>,
         grant: Option<Box<GrantRecord>>,
         reply: Option<Reply>,
@@ -70,6 +72,8 @@ pub(super) enum Happened {
     Ended { id: Uuid, outcome: Outcome },
     /// The end is durable.
     Closed { id: Uuid },
+    /// A record of what changed nothing is in the log, or is lost with its writer.
+    Noted,
 }
 
 /// What the driver uses.
@@ -478,15 +482,17 @@ impl Driver {
             Happened::Accepted { id, result } => self.accepted(id, result),
             Happened::Answered {
                 id,
+                was,
                 result,
                 grant,
                 reply,
-            } => self.answered(id, result, grant, reply),
+            } => self.answered((id, was), result, grant, reply),
             Happened::Ended { id, outcome } => {
                 self.queue.done(id, now_ms());
                 self.end(id, outcome);
             }
             Happened::Closed { id } => self.closed(id),
+            Happened::Noted => {}
         }
     }
 

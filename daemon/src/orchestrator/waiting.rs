@@ -8,7 +8,8 @@
 //!                                                                          └─ lost ─────► failed
 //! ```
 //!
-//! What is read back has to be what was asked: the plan with the digest that people were shown, waiting still. Anything else is never done.
+//! What is read back has to be what was stored when it began to wait, to the last byte: who asked, what for, with which labels and risk, until
+//! when, and who has said yes before. Anything else is never done.
 
 use paw_api::{
     Error, ErrorKind,
@@ -21,7 +22,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::{
-    driver::{Driver, Open},
+    driver::{Driver, Happened, Open},
     handle::{End, Reply},
     queue::Urgency,
     steps::{not_waiting, question, say},
@@ -30,6 +31,8 @@ use super::{
 
 /// What is kept of an action beside its question.
 pub(super) struct Aside {
+    /// Of the whole record, as it is stored meanwhile.
+    record: Digest,
     /// Of most nobody hears anything: whoever asked has an id.
     listeners: Option<Box<Listeners>>,
     opens: bool,
@@ -61,6 +64,12 @@ pub(super) enum NotReadBack {
 impl Driver {
     /// Has an action wait for a person, as it is stored.
     pub(super) fn set_aside(&mut self, open: Open) {
+        let stored = whole(&open.record);
+        self.wait_on(open, stored);
+    }
+
+    /// Has an action wait for a person that is stored as something else than what is known of it here.
+    pub(super) fn wait_on(&mut self, open: Open, stored: Digest) {
         let Open {
             record,
             progress,
@@ -72,6 +81,7 @@ impl Driver {
         self.questions.ask(record.id, question(&record));
         let listens = !matches!(progress, Progress::None) || end.is_some();
         let aside = Aside {
+            record: stored,
             listeners: listens.then(|| Box::new(Listeners { progress, end })),
             opens,
             urgency,
@@ -83,9 +93,10 @@ impl Driver {
     pub(super) fn read_back(&self, id: Uuid) -> Result<ActionRecord, NotReadBack> {
         let digest = self.questions.digest(id);
         let digest = digest.ok_or(NotReadBack::NotWaiting)?;
+        let aside = self.aside.get(&id).ok_or(NotReadBack::NotWaiting)?;
         // Its wait was committed before anybody was told of it.
         match self.ports.storage.read().committed_action(id) {
-            Ok(Some(record)) => match as_asked(&record, id, digest) {
+            Ok(Some(record)) => match as_asked(&record, id, digest, aside.record) {
                 Ok(()) => Ok(record),
                 Err(why) => Err(NotReadBack::Lost {
                     why,
@@ -112,6 +123,7 @@ impl Driver {
             listeners,
             opens,
             urgency,
+            record: _,
         } = self.aside.remove(&id)?;
         let listeners = listeners.map_or((Progress::None, None), |it| (it.progress, it.end));
         let open = Open {
@@ -189,14 +201,23 @@ impl Driver {
         entry.outcome = Some(State::Failed.as_str().to_owned());
         entry.detail.insert("error".into(), "altered".into());
         let audit = self.ports.audit.clone();
-        // Without the writer there is nobody who could be told.
-        tokio::spawn(async move { drop(audit.soon(entry).await) });
+        self.tasks.spawn(async move {
+            // Without the writer there is nobody who could be told.
+            drop(audit.soon(entry).await);
+            Happened::Noted
+        });
         self.tell(id, State::Failed);
     }
 }
 
-/// Whether this is the action that waits under this id for an answer to this digest.
-fn as_asked(record: &ActionRecord, id: Uuid, digest: Digest) -> Result<(), String> {
+/// Digest of all that is stored of an action.
+pub(super) fn whole(record: &ActionRecord) -> Digest {
+    // A record has no map with keys that JSON does not know, and nothing else of it can fail; what failed is like nothing else.
+    Digest::of(&serde_json::to_vec(record).unwrap_or_default())
+}
+
+/// Whether this is the action that waits under this id for an answer to this digest, and all of it what it was when it began to wait.
+fn as_asked(record: &ActionRecord, id: Uuid, digest: Digest, all: Digest) -> Result<(), String> {
     if record.id != id {
         return Err(format!("it is stored as action {}", record.id));
     }
@@ -205,17 +226,30 @@ fn as_asked(record: &ActionRecord, id: Uuid, digest: Digest) -> Result<(), Strin
     }
     let stored = record.plan.digest();
     let stored = stored.map_err(|error| format!("its plan has no digest: {error}"))?;
-    if stored != digest || record.digest != digest {
+    if stored != digest {
         return Err(format!(
             "people were shown the digest {digest}, and the plan that is stored has {stored}"
         ));
+    }
+    if record.digest != digest {
+        return Err(format!(
+            "people were shown the digest {digest}, and it is stored with {}",
+            record.digest
+        ));
+    }
+    if whole(record) != all {
+        return Err(
+            "who asked for it, its labels, its risk or who agreed is stored as something else"
+                .into(),
+        );
     }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use paw_policy::{ChatArguments, Decision, Kind, Operation, Plan, Risk, Role, TaintSet};
+    use paw_policy::{ChatArguments, Decision, Kind, Operation, Plan, Risk, Role, Taint, TaintSet};
+    use paw_store::Answer;
 
     use super::*;
 
@@ -237,24 +271,28 @@ mod tests {
         }
     }
 
+    fn asker(uid: u32) -> Caller {
+        Caller {
+            uid,
+            gid: 1,
+            pid: 1,
+            name: None,
+            role: Role::User,
+        }
+    }
+
     fn waits() -> ActionRecord {
         ActionRecord {
             id: Uuid::from_u128(1),
             digest: plan("hello").digest().unwrap(),
             plan: plan("hello"),
             kind: Kind::Chat,
-            risk: Risk::Low,
-            taint: TaintSet::default(),
+            risk: Risk::Critical,
+            taint: TaintSet::of(Taint::Web),
             decision: Decision::Ask,
             rules: Vec::new(),
             state: State::WaitingApproval,
-            requested_by: Caller {
-                uid: 1,
-                gid: 1,
-                pid: 1,
-                name: None,
-                role: Role::User,
-            },
+            requested_by: asker(1),
             approved_by: None,
             first_yes: None,
             created_ms: 1,
@@ -279,7 +317,9 @@ mod tests {
     fn what_is_read_back_is_what_was_asked() {
         let digest = waits().digest;
         let other = plan("other");
-        let check = |record: &ActionRecord| as_asked(record, Uuid::from_u128(1), digest).is_ok();
+        let all = whole(&waits());
+        let check =
+            |record: &ActionRecord| as_asked(record, Uuid::from_u128(1), digest, all).is_ok();
         assert!(check(&waits()));
         for (what, record) in [
             (
@@ -315,6 +355,49 @@ mod tests {
                 "another id",
                 ActionRecord {
                     id: Uuid::nil(),
+                    ..waits()
+                },
+            ),
+            (
+                "a label less",
+                ActionRecord {
+                    taint: TaintSet::default(),
+                    ..waits()
+                },
+            ),
+            (
+                "another asker",
+                ActionRecord {
+                    requested_by: asker(2),
+                    ..waits()
+                },
+            ),
+            (
+                "a yes that nobody said",
+                ActionRecord {
+                    first_yes: Some(Answer {
+                        by: asker(2),
+                        approve: true,
+                        digest,
+                        note: None,
+                        at_ms: 1,
+                        code: false,
+                        grant: None,
+                    }),
+                    ..waits()
+                },
+            ),
+            (
+                "another risk",
+                ActionRecord {
+                    risk: Risk::Low,
+                    ..waits()
+                },
+            ),
+            (
+                "more time",
+                ActionRecord {
+                    expires_ms: Some(3),
                     ..waits()
                 },
             ),
