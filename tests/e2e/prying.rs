@@ -52,9 +52,9 @@ pub(crate) fn cases() -> Vec<Case> {
     all
 }
 
-fn peek(as_whom: u32, pid: u32) -> Vec<(String, String)> {
+fn peek(as_whom: (u32, u32), pid: u32) -> Vec<(String, String)> {
     let program = Path::new(env!("CARGO_BIN_EXE_pry"));
-    pry(program, (as_whom, as_whom), pid).into_iter().collect()
+    pry(program, as_whom, pid).into_iter().collect()
 }
 
 fn named<'a>(seen: &'a [Seen], name: &str) -> &'a Seen {
@@ -75,20 +75,26 @@ async fn nobody_looks_into_a_process_of_ours_not_even_its_own_user() {
     sleeper.arg("600").uid(NOBODY).gid(NOBODY);
     let sleeper = Running::start("sleep", sleeper);
     let sleeper = u32::try_from(sleeper.pid()).expect("process ids are small");
-    for (way, answer) in peek(NOBODY, sleeper) {
+    let nobody = (NOBODY, NOBODY);
+    let answers = peek(nobody, sleeper);
+    let ways: Vec<&str> = answers.iter().map(|(way, _)| way.as_str()).collect();
+    assert_eq!(ways, WAYS);
+    for (way, answer) in answers {
         assert!(answer == "ok" || way == "stack", "{way}: {answer}");
     }
-    let own = named(&seen, "pawd").uids[0];
+    // Whoever is to look into a process has to have its group as well as its user.
+    let account = |process: &Seen| (process.uids[0], process.gids[0]);
+    let own = account(named(&seen, "pawd"));
     for name in OURS {
         let process = named(&seen, name);
-        for whom in [process.uids[0], own, NOBODY] {
+        for whom in [account(process), own, nobody] {
             let answers = peek(whom, process.pid);
             let ways: Vec<&str> = answers.iter().map(|(way, _)| way.as_str()).collect();
             assert_eq!(ways, WAYS);
             for (way, answer) in &answers {
                 assert!(
                     answer == "EACCES" || answer == "EPERM",
-                    "user {whom} tries {way} of {name}, which runs as {:?}: {answer}",
+                    "user and group {whom:?} try {way} of {name}, which runs as {:?}: {answer}",
                     process.uids
                 );
             }

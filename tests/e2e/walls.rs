@@ -81,10 +81,6 @@ fn lines(said: &[u8]) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
-fn is_error(said: &str) -> bool {
-    said.starts_with('E') && said.bytes().all(|byte| byte.is_ascii_uppercase())
-}
-
 async fn reach_an_abstract_socket(runtime: &str) {
     let name = format!("paw-test-{}", std::process::id());
     let address = SocketAddr::from_abstract_name(&name).expect("it is short");
@@ -93,7 +89,9 @@ async fn reach_an_abstract_socket(runtime: &str) {
     assert_eq!(outside(&words), ["it worked"]);
     let system = with(runtime).await;
     let said = inside(&system, runtime, &words).await;
-    assert!(said.len() == 1 && is_error(&said[0]), "{said:?}");
+    // It is in another network namespace, and landlock does not let anybody look further than the sandbox.
+    let held = ["ECONNREFUSED", "EPERM"];
+    assert!(said.len() == 1 && held.contains(&said[0].as_str()), "{said:?}");
     drop(listener);
 }
 

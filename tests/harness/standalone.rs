@@ -428,6 +428,8 @@ pub struct Seen {
     pub command: String,
     /// Its real, effective, saved and file system uid.
     pub uids: Vec<u32>,
+    /// The same of its gid.
+    pub gids: Vec<u32>,
     /// `CapEff`.
     pub capabilities: u64,
     /// `NoNewPrivs`.
@@ -458,16 +460,19 @@ pub fn look(pid: u32) -> Option<Seen> {
         pid,
         parent: field("PPid:")?.parse().ok()?,
         command: String::from_utf8_lossy(&command).replace('\0', " "),
-        uids: field("Uid:")?
-            .split_whitespace()
-            .filter_map(|uid| uid.parse().ok())
-            .collect(),
+        uids: numbers(field("Uid:")?),
+        gids: numbers(field("Gid:")?),
         capabilities: u64::from_str_radix(field("CapEff:")?, 16).ok()?,
         no_new_privs: field("NoNewPrivs:")? == "1",
         seccomp: field("Seccomp:")?.parse().ok()?,
         userns: fs::metadata(dir.join("ns/user")).ok()?.ino(),
         cgroup: fs::read_to_string(dir.join("cgroup")).ok()?,
     })
+}
+
+fn numbers(words: &str) -> Vec<u32> {
+    let words = words.split_whitespace();
+    words.filter_map(|word| word.parse().ok()).collect()
 }
 
 fn processes() -> Vec<Seen> {

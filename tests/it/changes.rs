@@ -17,7 +17,7 @@ use paw_api::{
     system::ConfigRpcClient,
     trail::AuditRpcClient,
 };
-use paw_policy::{DEFAULT, Decision, Kind, Operation, Risk, State};
+use paw_policy::{Decision, Kind, Operation, Risk, State, rules::DEFAULT};
 use serde_json::{Value, json};
 
 /// What the shipped policy says to do where two shall agree, taken from its comment.

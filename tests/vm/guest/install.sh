@@ -14,6 +14,9 @@ install_packages() {
         holds "group_${name}_exists" getent group "$name"
     done
     has pawd_may_read_the_audit_log paw-audit "$(id -nG paw)"
+    for name in prices.toml default.cases.toml single-operator.cedar; do
+        holds "${name}_is_where_the_manual_says" test -f "/usr/share/doc/pawd/$name"
+    done
     has an_explanation_of_events_is_in_the_catalog pawd "$(journalctl --list-catalog 2>/dev/null | grep -i pawd)"
 }
 
