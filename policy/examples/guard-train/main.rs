@@ -16,18 +16,22 @@
 #![allow(clippy::print_stdout, reason = "a program that prints")]
 
 mod own;
+mod report;
 
 use std::{collections::BTreeMap, env, error::Error, fs};
 
 use paw_policy::guard::{
-    ASK, BLOCK, Guard, MARK, Model, folded,
-    model::{BITS, norm, sigmoid, walk},
+    Guard, Learnt, Model, folded,
+    model::{self, norm, sigmoid},
+    shape,
 };
 use serde::Deserialize;
 
-use self::own::{Dice, Own};
+use self::{
+    own::{Dice, Own},
+    report::{Found, report},
+};
 
-const SIZE: usize = 1 << BITS;
 const EPOCHS: usize = 12;
 const RATE: f32 = 0.2;
 const DECAY: f32 = 3e-4;
@@ -92,6 +96,33 @@ fn group(source: &str) -> &str {
 /// How much a sentence of our own counts beside a text of the corpus.
 const OWN_WEIGHT: f32 = 0.5;
 
+/// What a classifier looks at.
+#[derive(Debug, Clone, Copy)]
+enum View {
+    /// The words of the folded view.
+    Words,
+    /// The shapes of the text as it is written.
+    Shapes,
+}
+
+impl View {
+    /// How many weights there are.
+    fn size(self) -> usize {
+        match self {
+            Self::Words => 1 << model::BITS,
+            Self::Shapes => 1 << shape::BITS,
+        }
+    }
+
+    /// The shares of harmless texts that reach a half and a fifth.
+    fn shares(self) -> (f32, f32) {
+        match self {
+            Self::Words => (0.003, 0.02),
+            Self::Shapes => (0.001, 0.006),
+        }
+    }
+}
+
 /// A text as blocks of features, for learning.
 struct Sample {
     blocks: Vec<Vec<u32>>,
@@ -99,14 +130,18 @@ struct Sample {
     weight: f32,
 }
 
-fn sample(text: &str, attack: bool, weight: f32) -> Sample {
+fn sample(view: View, text: &str, attack: bool, weight: f32) -> Sample {
     let mut blocks: Vec<Vec<u32>> = Vec::new();
-    walk(&folded(text), |block, index| {
+    let feature = |block, index| {
         if blocks.len() <= block {
             blocks.resize(block + 1, Vec::new());
         }
         blocks[block].push(index);
-    });
+    };
+    match view {
+        View::Words => model::walk(&folded(text), feature),
+        View::Shapes => shape::walk(text.as_bytes(), feature),
+    }
     Sample {
         blocks,
         attack,
@@ -121,10 +156,10 @@ struct Learner {
 }
 
 impl Learner {
-    fn new() -> Self {
+    fn new(view: View) -> Self {
         Self {
-            weights: vec![0.0; SIZE],
-            squares: vec![1e-3; SIZE],
+            weights: vec![0.0; view.size()],
+            squares: vec![1e-3; view.size()],
             bias: -2.0,
         }
     }
@@ -144,6 +179,9 @@ impl Learner {
         let mut best = (f32::MIN, 0, 0);
         for end in 1..=sample.blocks.len() {
             let start = end.saturating_sub(2);
+            if sample.blocks[start..end].iter().all(Vec::is_empty) {
+                continue;
+            }
             let value = self.value(&sample.blocks[start..end]);
             if value > best.0 {
                 best = (value, start, end);
@@ -177,8 +215,8 @@ impl Learner {
         self.bias -= 0.002 * error;
     }
 
-    fn learn(samples: &[&Sample]) -> Self {
-        let mut learner = Self::new();
+    fn learn(view: View, samples: &[&Sample]) -> Self {
+        let mut learner = Self::new(view);
         let mut order: Vec<usize> = (0..samples.len()).collect();
         let mut dice = Dice(0x2545_f491_4f6c_dd1d);
         for epoch in 0..EPOCHS {
@@ -187,7 +225,7 @@ impl Learner {
             }
             for index in &order {
                 let sample = samples[*index];
-                if sample.blocks.is_empty() {
+                if sample.blocks.iter().all(Vec::is_empty) {
                     continue;
                 }
                 // In an attack one window is the attack, and the rest may be anything; a benign text is benign everywhere.
@@ -203,6 +241,14 @@ impl Learner {
             }
         }
         learner
+    }
+
+    fn learnt(&self, calibration: (f32, f32)) -> Learnt<'_> {
+        Learnt {
+            weights: &self.weights,
+            bias: self.bias,
+            calibration,
+        }
     }
 }
 
@@ -240,11 +286,11 @@ impl Held {
 }
 
 /// Slope and offset that turn values into log odds, by the values of benign texts whose sources were not learnt from and of
-/// those where other rows were: in the middle between both, a half is reached by three in a thousand, a fifth by two in a hundred. What
+/// those where other rows were: in the middle between both, a half and a fifth are reached by the view's shares. What
 /// is screened on a host is partly like what was learnt from.
 ///
 /// Odds by the share of attacks in the corpus would say nothing: nobody knows that share on a real host.
-fn calibrate(sources: &[(f32, bool)], rows: &[(f32, bool)]) -> (f32, f32) {
+fn calibrate(view: View, sources: &[(f32, bool)], rows: &[(f32, bool)]) -> (f32, f32) {
     let reached = |values: &[(f32, bool)], share: f32| {
         let benign = values.iter().filter(|(_, attack)| !attack);
         let mut benign: Vec<f32> = benign.map(|(value, _)| *value).collect();
@@ -252,9 +298,74 @@ fn calibrate(sources: &[(f32, bool)], rows: &[(f32, bool)]) -> (f32, f32) {
         benign[((benign.len() as f32 * share) as usize).min(benign.len() - 1)]
     };
     let middle = |share: f32| (reached(sources, share) + reached(rows, share)) / 2.0;
-    let (half, fifth) = (middle(0.003), middle(0.02));
+    let (half, fifth) = view.shares();
+    let (half, fifth) = (middle(half), middle(fifth));
     let slope = 4.0_f32.ln() / (half - fifth).max(1e-3);
     (slope, -slope * half)
+}
+
+/// What both classifiers learn from.
+struct Corpus {
+    rows: Vec<Row>,
+    words: Vec<Option<Sample>>,
+    shapes: Vec<Option<Sample>>,
+    own_words: Vec<Sample>,
+    own_shapes: Vec<Sample>,
+}
+
+impl Corpus {
+    fn new(rows: Vec<Row>, own: &Own, all: bool) -> Self {
+        let taught = |row: &Row| all || permissive(&row.licence);
+        let words = rows.iter().map(|row| {
+            // What is encoded says nothing in letters; its seeds are in other sources.
+            let of_use = row.channel != "encoded" && taught(row);
+            of_use.then(|| sample(View::Words, &row.text, row.attack(), 1.0))
+        });
+        // Which attacks of a corpus have gibberish in them nobody says: those of our own are enough.
+        let shapes = rows.iter().map(|row| {
+            let of_use = !row.attack() && taught(row);
+            of_use.then(|| sample(View::Shapes, &row.text, false, 1.0))
+        });
+        let own_samples = |view, texts: Vec<(String, bool)>| {
+            let each = texts.iter();
+            each.map(|(text, attack)| sample(view, text, *attack, OWN_WEIGHT))
+                .collect()
+        };
+        Self {
+            words: words.collect(),
+            shapes: shapes.collect(),
+            own_words: own_samples(View::Words, own.texts()),
+            own_shapes: own_samples(View::Shapes, own.shapes()),
+            rows,
+        }
+    }
+
+    /// What is learnt without the rows that are held out.
+    fn learn(&self, view: View, is_held: impl Fn(usize) -> bool) -> Learner {
+        let (rows, own) = match view {
+            View::Words => (&self.words, &self.own_words),
+            View::Shapes => (&self.shapes, &self.own_shapes),
+        };
+        let taught = rows.iter().enumerate();
+        let taught = taught.filter(|(index, _)| !is_held(*index));
+        let taught: Vec<&Sample> = taught
+            .filter_map(|(_, sample)| sample.as_ref())
+            .chain(own)
+            .collect();
+        Learner::learn(view, &taught)
+    }
+
+    /// What a learner says of rows, and whether they are attacks.
+    fn values(&self, view: View, learner: &Learner, rows: &[usize]) -> Vec<(f32, bool)> {
+        let rows = rows.iter().map(|index| &self.rows[*index]);
+        rows.filter(|row| row.channel != "encoded")
+            .map(|row| {
+                let (value, ..) = learner.worst(&sample(view, &row.text, row.attack(), 1.0));
+                (value, row.attack())
+            })
+            .filter(|(value, _)| matches!(view, View::Shapes) || *value > f32::MIN)
+            .collect()
+    }
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -277,30 +388,25 @@ fn main() -> Result<(), Box<dyn Error>> {
     if !all {
         split_bipia(&mut rows);
     }
-    let samples: Vec<Option<Sample>> = rows
-        .iter()
-        .map(|row| {
-            // What is encoded says nothing in letters; its seeds are in other sources.
-            let of_use = row.channel != "encoded" && (all || permissive(&row.licence));
-            of_use.then(|| sample(&row.text, row.attack(), 1.0))
-        })
-        .collect();
-    let own: Own = toml::from_str(include_str!("../../guard/own.toml"))?;
-    let own: Vec<Sample> = own
-        .texts()
-        .iter()
-        .map(|(text, attack)| sample(text, *attack, OWN_WEIGHT))
-        .collect();
+    let own = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/guard/own.toml"))?;
+    let own: Own = toml::from_str(&own)?;
+    let corpus = Corpus::new(rows, &own, all);
+    let rows = &corpus.rows;
     println!(
-        "{} rows, {} of them taught, {} sentences of our own",
+        "{} rows, {} of them taught, {} sentences of our own, and {} with gibberish",
         rows.len(),
-        samples.iter().flatten().count(),
-        own.len()
+        corpus.words.iter().flatten().count(),
+        corpus.own_words.len(),
+        corpus
+            .own_shapes
+            .iter()
+            .filter(|sample| sample.attack)
+            .count(),
     );
 
     // Groups of sources in folds of about the same size.
     let mut sizes: BTreeMap<&str, usize> = BTreeMap::new();
-    for row in &rows {
+    for row in rows {
         *sizes.entry(group(&row.source)).or_default() += 1;
     }
     let mut groups: Vec<(&str, usize)> = sizes.into_iter().collect();
@@ -316,7 +422,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let mut ways = Vec::new();
     for held in Held::ALL {
-        let (mut values, mut learnt) = (Vec::new(), Vec::new());
+        let (mut words, mut shapes, mut learnt) = (Vec::new(), Vec::new(), Vec::new());
         for (fold, (_, sources)) in folds.iter().enumerate() {
             let is_held = |index: usize| {
                 if held.by_rows(rows[index].attack()) {
@@ -325,54 +431,43 @@ fn main() -> Result<(), Box<dyn Error>> {
                     sources.contains(&group(&rows[index].source))
                 }
             };
-            let taught: Vec<&Sample> = samples
-                .iter()
-                .enumerate()
-                .filter(|(index, _)| !is_held(*index))
-                .filter_map(|(_, sample)| sample.as_ref())
-                .chain(&own)
-                .collect();
-            let learner = Learner::learn(&taught);
             let tested: Vec<usize> = (0..rows.len()).filter(|index| is_held(*index)).collect();
-            for row in tested.iter().map(|index| &rows[*index]) {
-                if row.channel != "encoded" {
-                    let (value, ..) = learner.worst(&sample(&row.text, row.attack(), 1.0));
-                    if value > f32::MIN {
-                        values.push((value, row.attack()));
-                    }
-                }
-            }
-            learnt.push((learner, tested));
+            let of_words = corpus.learn(View::Words, is_held);
+            let of_shapes = corpus.learn(View::Shapes, is_held);
+            words.extend(corpus.values(View::Words, &of_words, &tested));
+            shapes.extend(corpus.values(View::Shapes, &of_shapes, &tested));
+            learnt.push((of_words, of_shapes, tested));
         }
-        ways.push((held, values, learnt));
+        ways.push((held, words, shapes, learnt));
     }
-    let calibration = calibrate(&ways[0].1, &ways[1].1);
-    println!(
-        "calibration: slope {:.3}, offset {:.3}",
-        calibration.0, calibration.1
-    );
-    for (held, _, learnt) in ways {
-        let mut results: Vec<(usize, f32, f32, f32)> = Vec::new();
-        for (learner, tested) in learnt {
-            let bytes = Model::write(&learner.weights, learner.bias, calibration);
+    let of_words = calibrate(View::Words, &ways[0].1, &ways[1].1);
+    let of_shapes = calibrate(View::Shapes, &ways[0].2, &ways[1].2);
+    for (name, (slope, offset)) in [("words", of_words), ("shapes", of_shapes)] {
+        println!("calibration of {name}: slope {slope:.3}, offset {offset:.3}");
+    }
+    for (held, _, _, learnt) in ways {
+        let mut results: Vec<Found> = Vec::new();
+        for (words, shapes, tested) in learnt {
+            let bytes = Model::write(words.learnt(of_words), shapes.learnt(of_shapes));
             let guard = Guard::with_model(Model::read(&bytes)?)?;
-            for index in tested {
+            results.extend(tested.into_iter().map(|index| {
                 let text = &rows[index].text;
-                results.push((
+                Found {
                     index,
-                    guard.screen(text).score,
-                    guard.statistical(text),
-                    guard.pattern_strength(text),
-                ));
-            }
+                    score: guard.screen(text).score,
+                    words: guard.statistical(text),
+                    shapes: guard.gibberish(text),
+                    patterns: guard.pattern_strength(text),
+                }
+            }));
         }
         println!("\n{}", held.words());
-        report(&rows, &results);
+        report(rows, &results);
     }
-    let taught: Vec<&Sample> = samples.iter().flatten().chain(&own).collect();
-    let learner = Learner::learn(&taught);
     if let Some(path) = write {
-        let bytes = Model::write(&learner.weights, learner.bias, calibration);
+        let words = corpus.learn(View::Words, |_| false);
+        let shapes = corpus.learn(View::Shapes, |_| false);
+        let bytes = Model::write(words.learnt(of_words), shapes.learnt(of_shapes));
         fs::write(&path, &bytes)?;
         println!("{path}: {} bytes", bytes.len());
     }
@@ -414,72 +509,4 @@ fn split_bipia(rows: &mut Vec<Row>) {
         source: "bipia".to_owned(),
         licence: "MIT".to_owned(),
     }));
-}
-
-fn report(rows: &[Row], results: &[(usize, f32, f32, f32)]) {
-    let mut benign: Vec<f32> = Vec::new();
-    for (index, score, ..) in results {
-        if !rows[*index].attack() {
-            benign.push(*score);
-        }
-    }
-    benign.sort_by(|a, b| b.total_cmp(a));
-    for rate in [0.0025, 0.005, 0.0075, 0.01, 0.02] {
-        let at = benign[((benign.len() as f32 * rate) as usize).min(benign.len() - 1)];
-        let mut channels: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
-        for (index, score, ..) in results {
-            let row = &rows[*index];
-            if row.attack() {
-                for name in [row.channel.as_str(), "all"] {
-                    if name == "all" && row.channel == "attack-line" {
-                        continue;
-                    }
-                    let entry = channels.entry(name).or_default();
-                    entry.0 += usize::from(*score > at);
-                    entry.1 += 1;
-                }
-            }
-        }
-        print!("false alarms {:.2} % at {at:.3}: ", rate * 100.0);
-        for (name, (hit, of)) in &channels {
-            print!(" {name} {:.1}", 100.0 * *hit as f32 / *of as f32);
-        }
-        println!();
-    }
-    println!(
-        "\n{:<34}{:>7}{:>8}{:>8}{:>8}{:>9}{:>9}",
-        "source", "rows", "mark %", "ask %", "block %", "model %", "pattern %"
-    );
-    // Of each kind and source the scores of everything, of the classifier and of the patterns.
-    type Scores = Vec<(f32, f32, f32)>;
-    let mut sources: BTreeMap<(String, String), Scores> = BTreeMap::new();
-    for (index, score, model, pattern) in results {
-        let row = &rows[*index];
-        for name in [row.source.as_str(), "ALL"] {
-            let kind = if row.attack() {
-                row.channel.clone()
-            } else {
-                "benign".to_owned()
-            };
-            sources
-                .entry((kind, name.to_owned()))
-                .or_default()
-                .push((*score, *model, *pattern));
-        }
-    }
-    for ((kind, source), scores) in sources {
-        let share = |of: &dyn Fn(&(f32, f32, f32)) -> bool| {
-            100.0 * scores.iter().filter(|s| of(s)).count() as f32 / scores.len() as f32
-        };
-        println!(
-            "{:<34}{:>7}{:>8.1}{:>8.1}{:>8.1}{:>9.1}{:>9.1}",
-            format!("{kind} {source}"),
-            scores.len(),
-            share(&|s| s.0 >= MARK),
-            share(&|s| s.0 >= ASK),
-            share(&|s| s.0 >= BLOCK),
-            share(&|s| s.1 >= MARK),
-            share(&|s| s.2 >= MARK),
-        );
-    }
 }

@@ -14,6 +14,7 @@ const DEPTH: usize = 8;
 pub(crate) struct Own {
     slot: BTreeMap<String, Vec<String>>,
     attack: Vec<String>,
+    junk: Vec<String>,
     benign: Vec<String>,
 }
 
@@ -39,25 +40,38 @@ impl Own {
     /// Every line written out, and whether it is an attack.
     pub(crate) fn texts(&self) -> Vec<(String, bool)> {
         let mut dice = Dice(7);
+        let mut all = self.written(&self.attack, true, &mut dice);
+        all.extend(self.written(&self.benign, false, &mut dice));
+        all
+    }
+
+    /// What the classifier of shapes learns from: every line with letters that a search found, and every harmless one.
+    pub(crate) fn shapes(&self) -> Vec<(String, bool)> {
+        let mut dice = Dice(11);
+        let mut all = self.written(&self.junk, true, &mut dice);
+        all.extend(self.written(&self.benign, false, &mut dice));
+        all
+    }
+
+    fn written(&self, lines: &[String], attack: bool, dice: &mut Dice) -> Vec<(String, bool)> {
         let mut all = Vec::new();
-        for (lines, attack) in [(&self.attack, true), (&self.benign, false)] {
-            for line in lines {
-                let counted = line.strip_prefix('*').and_then(|rest| {
-                    let (times, line) = rest.split_once(' ')?;
-                    Some((times.parse().ok()?, line))
-                });
-                let (times, line) = counted.unwrap_or((TIMES, line));
-                let mut texts: Vec<String> = (0..times)
-                    .map(|_| {
-                        let mut out = String::new();
-                        self.write(line, &mut dice, &mut out, 0);
-                        out
-                    })
-                    .collect();
-                texts.sort_unstable();
-                texts.dedup();
-                all.extend(texts.into_iter().map(|text| (text, attack)));
-            }
+        for line in lines {
+            let counted = line.strip_prefix('*').and_then(|rest| {
+                let (times, line) = rest.split_once(' ')?;
+                Some((times.parse().ok()?, line))
+            });
+            let (times, line) = counted.unwrap_or((TIMES, line));
+            let mut texts: Vec<String> = (0..times)
+                .map(|_| {
+                    let mut out = String::new();
+                    self.write(line, dice, &mut out, 0);
+                    // Braces of programs are written as other ones.
+                    out.replace('⟦', "{").replace('⟧', "}")
+                })
+                .collect();
+            texts.sort_unstable();
+            texts.dedup();
+            all.extend(texts.into_iter().map(|text| (text, attack)));
         }
         all
     }
@@ -77,7 +91,7 @@ impl Own {
                 ([_], Some(lines)) => {
                     self.write(&lines[dice.throw(lines.len())], dice, out, depth + 1);
                 }
-                (["junk"], None) => junk(dice, out),
+                (["junk"], None) => self.junk(dice, out),
                 (choices, _) => {
                     self.write(choices[dice.throw(choices.len())], dice, out, depth + 1)
                 }
@@ -85,6 +99,38 @@ impl Own {
             rest = &rest[open + length + 1..];
         }
         out.push_str(rest);
+    }
+
+    /// Words, pieces of words and marks as a search for letters that break a model finds them: whatever is in the table of a
+    /// model, side by side. Each search has its own leanings.
+    fn junk(&self, dice: &mut Dice, out: &mut String) {
+        let one = |slot: &str, dice: &mut Dice| {
+            let of = &self.slot[slot];
+            of[dice.throw(of.len())].clone()
+        };
+        let (marks, pieces, glued) = (1 + dice.throw(5), 1 + dice.throw(5), 1 + dice.throw(5));
+        for position in 0..8 + dice.throw(14) {
+            let kind = dice.throw(marks + pieces + 4);
+            let token = if kind < marks {
+                one("junkmark", dice)
+            } else if kind < marks + pieces {
+                one("junkpiece", dice)
+            } else {
+                one("junkword", dice)
+            };
+            if dice.throw(10) >= glued && position > 0 {
+                out.push(' ');
+            }
+            match dice.throw(12) {
+                0 => out.push_str(&token.to_uppercase()),
+                1 | 2 => {
+                    let mut letters = token.chars();
+                    out.extend(letters.next().map(|first| first.to_ascii_uppercase()));
+                    out.push_str(letters.as_str());
+                }
+                _ => out.push_str(&token),
+            }
+        }
     }
 }
 
@@ -109,46 +155,4 @@ fn choices(text: &str) -> Vec<&str> {
         }
     }
     panic!("a brace is not closed in {text:?}")
-}
-
-/// Words and marks as a search for letters that break a model finds them.
-fn junk(dice: &mut Dice, out: &mut String) {
-    const MARKS: &[u8] = b"!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~[](){}<>=\\";
-    const PIECES: [&str; 29] = [
-        "ver", "ing", "al", "ten", "graph", "sch", "ment", "post", "er", "con", "de", "tion",
-        "bel", "is", "ex", "able", "un", "li", "que", "str", "ad", "ora", "ulo", "ky", "mat",
-        "wer", "und", "pre", "ose",
-    ];
-    const WORDS: [&str; 26] = [
-        "please", "now", "write", "one", "two", "answer", "text", "table", "again", "code",
-        "begin", "list", "the", "with", "reply", "style", "title", "bitte", "avec", "para", "und",
-        "name", "step", "format", "sentence", "here",
-    ];
-    let marks = |dice: &mut Dice, out: &mut String, most| {
-        for _ in 0..=dice.throw(most) {
-            out.push(char::from(MARKS[dice.throw(MARKS.len())]));
-        }
-    };
-    for _ in 0..6 + dice.throw(14) {
-        if dice.throw(3) > 0 {
-            out.push(' ');
-        }
-        match dice.throw(6) {
-            0 | 1 => marks(dice, out, 4),
-            2 | 3 => {
-                for _ in 0..=dice.throw(3) {
-                    out.push_str(PIECES[dice.throw(PIECES.len())]);
-                }
-                if dice.throw(3) == 0 {
-                    marks(dice, out, 1);
-                }
-            }
-            4 => out.push_str(WORDS[dice.throw(WORDS.len())]),
-            _ => {
-                out.push_str(WORDS[dice.throw(WORDS.len())]);
-                marks(dice, out, 3);
-                out.push_str(PIECES[dice.throw(PIECES.len())]);
-            }
-        }
-    }
 }

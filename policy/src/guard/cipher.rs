@@ -63,6 +63,15 @@ fn hash<'a>(letters: impl Iterator<Item = &'a u8>) -> u32 {
     })
 }
 
+/// Whether a word, in letters of any case, is one of those that make a line English.
+pub(super) fn is_common(word: &[u8]) -> bool {
+    let hash = word.iter().fold(0, |hash: u32, byte| {
+        hash.wrapping_mul(BASE)
+            .wrapping_add(u32::from(byte.to_ascii_lowercase()))
+    });
+    LEXICON.has(hash)
+}
+
 const LETTER: u8 = 1;
 /// A digit, or a mark that stands for a letter.
 const DIGIT: u8 = 2;
@@ -104,6 +113,10 @@ pub(super) fn lines(view: &[u8], mut budget: usize) -> Vec<Plain> {
     while at < view.len() {
         let end = piece_end(view, at);
         let piece = &view[at..end];
+        if !may_hide(piece) && is_english(piece) {
+            at = end;
+            continue;
+        }
         let count = count(piece);
         let mut keep = |bytes: Vec<u8>, from: usize, to: usize| {
             if bytes.len() <= budget {
@@ -138,7 +151,7 @@ pub(super) fn lines(view: &[u8], mut budget: usize) -> Vec<Plain> {
 /// A line, or as much of a long one as ends with a word.
 fn piece_end(view: &[u8], at: usize) -> usize {
     let limit = (at + LONGEST).min(view.len());
-    if let Some(newline) = view[at..limit].iter().position(|byte| *byte == b'\n') {
+    if let Some(newline) = super::newline(&view[at..limit]) {
         return at + newline + 1;
     }
     if limit == view.len() {
@@ -146,6 +159,58 @@ fn piece_end(view: &[u8], at: usize) -> usize {
     }
     let space = view[at..limit].iter().rposition(|byte| *byte == b' ');
     space.map_or(limit, |space| at + space + 1)
+}
+
+/// Whether a piece may have letters set apart or words spelt with digits. No is certain, and cheap: bytes are looked at many at a
+/// time, with their neighbours.
+fn may_hide(piece: &[u8]) -> bool {
+    if !piece.is_ascii() {
+        return true;
+    }
+    let digit = |byte: u8| byte.is_ascii_digit() | matches!(byte, b'@' | b'$' | b'!' | b'|');
+    let letter = |byte: u8| byte.is_ascii_lowercase() | (byte == b'\'');
+    let (mut spelt, mut single) = (0_u32, 0_u32);
+    for three in piece.windows(3) {
+        let (before, byte, behind) = (three[0], three[1], three[2]);
+        let mixed = digit(byte) & letter(behind) | letter(byte) & digit(behind);
+        let word = |byte| digit(byte) | letter(byte);
+        let starts = !word(before) | matches!(before, b'\'' | b'!' | b'|');
+        spelt += u32::from(mixed);
+        single += u32::from(word(byte) & starts & !word(behind));
+    }
+    // The first pair and the two edges were not looked at.
+    spelt >= 1 || single + 2 >= MIN_SPACED as u32
+}
+
+/// Whether enough words of a piece are common ones. It is read no further than is needed to know.
+fn is_english(piece: &[u8]) -> bool {
+    let lexicon = &*LEXICON;
+    let (mut words, mut common) = (0, 0);
+    let mut at = 0;
+    while at < piece.len() {
+        let byte = piece[at];
+        if KINDS[usize::from(byte)] == 0 || matches!(byte, b'\'' | b'!' | b'|') {
+            at += 1;
+            continue;
+        }
+        let start = at;
+        let mut hash = 0_u32;
+        let mut letters = 0;
+        while at < piece.len() && KINDS[usize::from(piece[at])] != 0 {
+            letters += usize::from(KINDS[usize::from(piece[at])] == LETTER);
+            hash = hash.wrapping_mul(BASE).wrapping_add(u32::from(piece[at]));
+            at += 1;
+        }
+        if letters >= 2 || at - start == 1 {
+            words += 1;
+            common += usize::from(lexicon.has(hash));
+        }
+        // A word and its gap take two bytes or more.
+        if common * 6 > words + (piece.len() - at).div_ceil(2) {
+            return true;
+        }
+    }
+    words < 2
 }
 
 fn count(piece: &[u8]) -> Count {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  text ─┬─ hidden ──────────────── payloads that no reader sees          ┐
+//!        ├─ shape ───────────────── gibberish that a search found         │
 //!        ├─ fold ── the folded view ─┬─ patterns ── families, spans       ├─ evidence ── score ── pass | mark | ask | block
 //!        │                           └─ model ───── probability, window   │
 //!        ├─ cipher ─ lines turned, reversed, spaced ── (the same two)     │
@@ -19,19 +20,20 @@ mod hidden;
 pub mod model;
 mod patterns;
 pub mod secrets;
+pub mod shape;
 
 use std::{fmt, ops::Range, sync::LazyLock};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use model::{Model, ModelError};
+pub use model::{Learnt, Model, ModelError};
 pub use patterns::PatternError;
 use patterns::Patterns;
 
 /// What the score has to reach for each verdict. Chosen on the development corpus for a stated rate of false alarms; see
 /// tests/bench/README.md.
-pub const MARK: f32 = 0.51;
+pub const MARK: f32 = 0.55;
 /// See [`MARK`].
 pub const ASK: f32 = 0.8;
 /// See [`MARK`]. Hidden payloads block whatever the score.
@@ -110,8 +112,10 @@ pub enum Family {
     HiddenZeroWidth,
     /// Latin text whose direction is turned.
     Bidi,
-    /// The classifier.
+    /// The classifier of words.
     Statistical,
+    /// The classifier of shapes: letters that a search for what breaks a model found.
+    Gibberish,
 }
 
 impl Family {
@@ -131,6 +135,7 @@ impl Family {
             Self::HiddenZeroWidth => "hidden-zero-width",
             Self::Bidi => "bidi",
             Self::Statistical => "statistical",
+            Self::Gibberish => "gibberish",
         }
     }
 
@@ -146,7 +151,8 @@ impl Family {
             | Self::Exfil
             | Self::Encoded
             | Self::HiddenHtml
-            | Self::Statistical => false,
+            | Self::Statistical
+            | Self::Gibberish => false,
         }
     }
 }
@@ -227,6 +233,18 @@ impl Guard {
                 hidden: found.payload.is_some(),
             });
             layers.extend(found.payload.map(|payload| (payload, span, 1)));
+        }
+        let gibberish = self.model.shapes(text.as_bytes());
+        if gibberish.probability > 0.0 {
+            evidence.push(Evidence {
+                family: Family::Gibberish,
+                strength: gibberish.probability,
+                span: (
+                    offset + text.floor_char_boundary(gibberish.window.start),
+                    offset + text.ceil_char_boundary(gibberish.window.end),
+                ),
+                hidden: false,
+            });
         }
         self.layer(
             text,
@@ -317,9 +335,14 @@ impl Guard {
         add(Family::Statistical, guess.probability, guess.window);
     }
 
-    /// The probability the classifier alone gives the plain view.
+    /// The probability the classifier of words alone gives the plain view.
     pub fn statistical(&self, text: &str) -> f32 {
         self.model.guess(&fold::fold(text).bytes).probability
+    }
+
+    /// The probability the classifier of shapes alone gives a text.
+    pub fn gibberish(&self, text: &str) -> f32 {
+        self.model.shapes(text.as_bytes()).probability
     }
 
     /// The strength of the patterns alone, on the plain view.
@@ -341,6 +364,16 @@ impl Guard {
 /// The folded view of a text, for training.
 pub fn folded(text: &str) -> Vec<u8> {
     fold::fold(text).bytes
+}
+
+/// Where the first line of a text ends. Bytes are looked at many at a time.
+fn newline(text: &[u8]) -> Option<usize> {
+    const STEP: usize = 32;
+    let has = |chunk: &&[u8]| chunk.iter().fold(false, |has, byte| has | (*byte == b'\n'));
+    let before = STEP * text.chunks(STEP).take_while(|chunk| !has(chunk)).count();
+    let rest = text.get(before..)?;
+    let at = rest.iter().position(|byte| *byte == b'\n')?;
+    Some(before + at)
 }
 
 /// The strongest evidence of each family, taken as independent of the other families'.

@@ -1,16 +1,11 @@
 //! The pattern families of `policy/guard/patterns.toml`: keywords first, then expressions in their neighbourhood.
 //!
-//! One Aho-Corasick pass finds the keywords; where there are none, no expression runs. Around a keyword those patterns that
+//! One pass finds the keywords; where there are none, no expression runs. Around a keyword those patterns that
 //! name it are tried, as byte expressions without Unicode tables; all of it is linear in the length of the view. One set of all
 //! expressions was a hundred times slower: together they need more states than any cache of an automaton holds.
 
 use std::collections::BTreeMap;
 
-use aho_corasick::{
-    Anchored,
-    automaton::{Automaton as _, StateID},
-    dfa::DFA,
-};
 use regex::bytes::{Regex, RegexBuilder};
 use serde::Deserialize;
 
@@ -60,12 +55,9 @@ pub enum PatternError {
     /// An expression is not one, or is too large.
     #[error("compile the expressions")]
     Expression(#[from] regex::Error),
-    /// The keywords are too many.
-    #[error("compile the keywords")]
-    Keywords(#[from] aho_corasick::BuildError),
-    /// The automaton of the keywords cannot be begun.
-    #[error("begin the automaton of the keywords")]
-    Start(#[from] aho_corasick::MatchError),
+    /// A pattern names a keyword of nothing, which would be everywhere.
+    #[error("pattern {0} has an empty keyword")]
+    Keyword(String),
     /// More than there are bits.
     #[error("{0} patterns; at most {MAX_PATTERNS} can be used")]
     TooMany(usize),
@@ -78,10 +70,7 @@ pub enum PatternError {
 #[derive(Debug)]
 pub(super) struct Patterns {
     pub(super) all: Vec<Pattern>,
-    keywords: DFA,
-    start: StateID,
-    /// For each keyword the patterns that name it, one bit each.
-    named_by: Vec<u128>,
+    keywords: Keywords,
     each: Vec<Regex>,
 }
 
@@ -109,7 +98,11 @@ impl Patterns {
         let mut keys: BTreeMap<String, u128> = BTreeMap::new();
         for (index, pattern) in file.pattern.iter().enumerate() {
             for key in &pattern.keys {
-                *keys.entry(fold::fold_pattern(key)).or_default() |= 1 << index;
+                let key = fold::fold_pattern(key);
+                if key.is_empty() {
+                    return Err(PatternError::Keyword(pattern.id.clone()));
+                }
+                *keys.entry(key).or_default() |= 1 << index;
             }
         }
         let each = file
@@ -123,11 +116,8 @@ impl Patterns {
                     .build()
             })
             .collect::<Result<_, _>>()?;
-        let keywords = DFA::new(keys.keys())?;
         Ok(Self {
-            start: keywords.start_state(Anchored::No)?,
-            keywords,
-            named_by: keys.into_values().collect(),
+            keywords: Keywords::new(keys),
             all: file.pattern,
             each,
         })
@@ -139,8 +129,8 @@ impl Patterns {
         // For each pattern the piece around its keywords that is not tried yet.
         let mut open: Vec<(usize, usize)> = Vec::new();
         let (mut waiting, mut matched) = (0_u128, 0_u128);
-        let mut meet = |key: usize, start: usize, end: usize| {
-            let mut named = self.named_by[key] & !matched;
+        self.keywords.each(view, |named, start, end| {
+            let mut named = named & !matched;
             if named == 0 {
                 return;
             }
@@ -169,19 +159,7 @@ impl Patterns {
                 };
                 waiting |= bit;
             }
-        };
-        // The automaton by hand: its iterator begins a search anew behind every keyword, which takes as long as the search.
-        let mut state = self.start;
-        for (at, byte) in view.iter().enumerate() {
-            state = self.keywords.next_state(Anchored::No, state, *byte);
-            if self.keywords.is_special(state) && self.keywords.is_match(state) {
-                for index in 0..self.keywords.match_len(state) {
-                    let key = self.keywords.match_pattern(state, index);
-                    let length = self.keywords.pattern_len(key);
-                    meet(key.as_usize(), at + 1 - length, at + 1);
-                }
-            }
-        }
+        });
         while waiting != 0 {
             let pattern = waiting.trailing_zeros() as usize;
             waiting &= waiting - 1;
@@ -196,6 +174,87 @@ impl Patterns {
             pattern,
             span: (from + found.start(), from + found.end()),
         })
+    }
+}
+
+/// The keywords of all patterns, found in one pass.
+///
+/// Three bytes are hashed at each place, and only where a keyword begins with such are those compared. The table of an automaton
+/// of all keywords is larger than what a processor keeps near.
+#[derive(Debug)]
+struct Keywords {
+    /// One bit for each hash of three bytes that a keyword begins with.
+    begins: Box<[u64; 1 << (HASH_BITS - 6)]>,
+    /// Whether a keyword of one or two bytes begins with a byte, and those keywords.
+    begins_short: [bool; 256],
+    short: Vec<(Vec<u8>, u128)>,
+    /// Hash, keyword, and one bit for each pattern that names it; sorted.
+    longer: Vec<(u32, Vec<u8>, u128)>,
+    /// Where those of a hash begin in `longer`.
+    first: Box<[u16; 1 << HASH_BITS]>,
+}
+
+const HASH_BITS: u32 = 15;
+
+fn hash_of(three: u32) -> u32 {
+    three.wrapping_mul(0x9e37_79b1) >> (32 - HASH_BITS)
+}
+
+impl Keywords {
+    fn new(keys: BTreeMap<String, u128>) -> Self {
+        let mut keywords = Self {
+            begins: Box::new([0; 1 << (HASH_BITS - 6)]),
+            begins_short: [false; 256],
+            short: Vec::new(),
+            longer: Vec::new(),
+            first: Box::new([0; 1 << HASH_BITS]),
+        };
+        for (key, named_by) in keys {
+            let key = key.into_bytes();
+            if let [a, b, c, ..] = key.as_slice() {
+                let hash = hash_of(u32::from_le_bytes([0, *a, *b, *c]));
+                keywords.longer.push((hash, key, named_by));
+            } else {
+                keywords.begins_short[usize::from(key[0])] = true;
+                keywords.short.push((key, named_by));
+            }
+        }
+        keywords.longer.sort();
+        for (index, (hash, ..)) in keywords.longer.iter().enumerate().rev() {
+            keywords.first[*hash as usize] = index as u16;
+            keywords.begins[*hash as usize >> 6] |= 1 << (hash & 63);
+        }
+        keywords
+    }
+
+    /// Calls `meet` with the patterns, the start and the end of each keyword in a view, by their starts.
+    #[inline]
+    fn each(&self, view: &[u8], mut meet: impl FnMut(u128, usize, usize)) {
+        // The last three bytes, and a byte behind the end for each that is still to leave.
+        let mut three = 0_u32;
+        for (at, byte) in view.iter().chain(&[0, 0]).enumerate() {
+            three = three >> 8 | u32::from(*byte) << 24;
+            let Some(start) = at.checked_sub(2) else {
+                continue;
+            };
+            if self.begins_short[(three >> 8 & 0xff) as usize] {
+                for (key, named_by) in &self.short {
+                    if view[start..].starts_with(key) {
+                        meet(*named_by, start, start + key.len());
+                    }
+                }
+            }
+            let hash = hash_of(three & !0xff);
+            if self.begins[hash as usize >> 6] >> (hash & 63) & 1 == 0 {
+                continue;
+            }
+            let of_hash = &self.longer[usize::from(self.first[hash as usize])..];
+            for (_, key, named_by) in of_hash.iter().take_while(|longer| longer.0 == hash) {
+                if view[start..].starts_with(key) {
+                    meet(*named_by, start, start + key.len());
+                }
+            }
+        }
     }
 }
 

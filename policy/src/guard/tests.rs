@@ -1,3 +1,4 @@
+mod gibberish;
 mod languages;
 
 use super::*;
@@ -476,10 +477,20 @@ fn weights_of_another_kind_are_refused() {
         Model::read(b"something else"),
         Err(ModelError::Magic)
     ));
-    let bytes = Model::write(&vec![0.5; 1 << model::BITS], 0.1, (1.0, 0.0));
+    let of = |weights| Learnt {
+        weights,
+        bias: 0.1,
+        calibration: (1.0, 0.0),
+    };
+    let (words, shapes) = (vec![0.5; 1 << model::BITS], vec![0.5; 1 << shape::BITS]);
+    let bytes = Model::write(of(&words), of(&shapes));
     assert!(Model::read(&bytes).is_ok());
-    assert!(matches!(
-        Model::read(&bytes[..bytes.len() - 1]),
-        Err(ModelError::Length(_))
-    ));
+    for length in [bytes.len() - 1, 12, 1 << model::BITS] {
+        assert!(matches!(
+            Model::read(&bytes[..length]),
+            Err(ModelError::Length(_))
+        ));
+    }
+    let longer = [bytes.as_slice(), &[0]].concat();
+    assert!(matches!(Model::read(&longer), Err(ModelError::Length(_))));
 }
