@@ -634,16 +634,6 @@ async fn another_key_takes_the_place_of_the_first_while_secrets_are_used() {
     test(&client).await.unwrap();
 }
 
-#[tokio::test]
-async fn key_of_the_vault_that_others_may_read_is_none() {
-    let root = Setup::new().root();
-    key_file(&root, "etc/vault.key", '1');
-    root.mode("etc/vault.key", 0o440);
-    let (code, said) = harness::pawd::refused(&root).await;
-    assert_eq!(code, 78, "{said}");
-    assert!(said.contains("chmod 0400"), "{said}");
-}
-
 /// Who asks for a change and goes away has it made to its end, and on record to its end.
 #[tokio::test]
 async fn change_whose_caller_goes_away_is_recorded_to_its_end() {

@@ -271,3 +271,90 @@ async fn import_says_which_key_is_missing_and_not_that_a_vault_is_sealed() {
         "{said}"
     );
 }
+
+#[tokio::test]
+async fn key_of_the_vault_that_others_may_use_or_that_is_no_plain_file_is_none() {
+    let root = Setup::new().root();
+    let path = root.path().join("etc/vault.key");
+    let check = async |what: &str, make: &dyn Fn(), remedy: &str| {
+        make();
+        let (code, said) = harness::pawd::refused(&root).await;
+        assert_eq!(code, 78, "{what}: {said}");
+        assert!(said.contains(remedy), "{what}: {said}");
+        if path.is_dir() {
+            fs::remove_dir(&path).unwrap();
+        } else {
+            fs::remove_file(&path).unwrap();
+        }
+    };
+    for mode in [0o600, 0o440, 0o404, 0o500, 0o700, 0o4400] {
+        let open = || {
+            key_file(&root, "etc/vault.key", '1');
+            root.mode("etc/vault.key", mode);
+        };
+        check(&format!("mode {mode:o}"), &open, "chmod 0400").await;
+    }
+    let another = root.path().join("etc/another.key");
+    key_file(&root, "etc/another.key", '1');
+    let link = || std::os::unix::fs::symlink(&another, &path).unwrap();
+    let directory = || fs::create_dir(&path).unwrap();
+    let pipe = || {
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        root.give("etc/vault.key");
+    };
+    for (what, make) in [
+        ("a link", &link as &dyn Fn()),
+        ("a directory", &directory),
+        ("a pipe", &pipe),
+    ] {
+        check(what, make, "is no plain file").await;
+    }
+    let padded = "1".repeat(64) + &"\n".repeat(64);
+    for text in ["", "1", &"1".repeat(32), &"1".repeat(63), &padded] {
+        let unfit = || {
+            root.write("etc/vault.key", text);
+            root.mode("etc/vault.key", 0o400);
+            root.give("etc/vault.key");
+        };
+        let what = format!("{} bytes", text.len());
+        check(&what, &unfit, "install -m 0400 /dev/stdin").await;
+    }
+}
+
+#[tokio::test]
+async fn sealed_vault_tells_how_it_is_and_is_opened_and_does_nothing_else() {
+    let model = Model::start().await;
+    let pawd = with_key(&model).await;
+    let client = pawd.client().await;
+    done(&pawd, &["secret", "init"], "").await;
+    done(&pawd, &["secret", "set", "cloud"], CANARY).await;
+    done(&pawd, &["secret", "allow", "cloud", "provider:mine"], "").await;
+    provider(&client, &model, "cloud").await;
+    done(&pawd, &["secret", "lock"], "").await;
+    let copy = pawd.root.path().join("copy");
+    let copy = copy.to_str().unwrap();
+    for arguments in [
+        &["list"][..],
+        &["show", "cloud"],
+        &["set", "another"],
+        &["rotate", "cloud"],
+        &["remove", "cloud"],
+        &["allow", "cloud", "agent:default"],
+        &["deny", "cloud", "provider:mine"],
+        &["export", copy],
+        &["rekey"],
+        &["lock"],
+    ] {
+        let all = [&["secret"], arguments].concat();
+        let (code, said) = refused(&pawd, &all, "a value").await;
+        assert_eq!(code, 1, "{arguments:?}: {said}");
+        assert!(said.contains("the vault is sealed"), "{arguments:?}: {said}");
+    }
+    let why = test(&client).await.unwrap_err();
+    assert!(why.contains("the vault is sealed"), "{why}");
+    assert!(keys(&model).is_empty());
+    assert_eq!(status(&client).await.state, "sealed");
+    done(&pawd, &["secret", "log"], "").await;
+    done(&pawd, &["secret", "unlock"], "").await;
+    test(&client).await.unwrap();
+}
