@@ -10,7 +10,7 @@
 use std::{
     env, fs,
     io::{Read as _, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -32,9 +32,13 @@ const NOW: u64 = 1_800_000_000_000;
 /// So many kills at least.
 const ROUNDS: usize = 500;
 
+/// How long an older version can be used, in milliseconds.
+const KEPT: u64 = 60_000;
+
 /// What is killed.
 const CHANGES: &[&str] = &[
-    "init", "set", "rotate", "destroy", "remove", "allow", "rekey", "guess",
+    "init", "set", "rotate", "destroy", "revoke", "sweep", "remove", "allow", "rekey", "import",
+    "guess",
 ];
 
 fn key(byte: u8) -> HostKey {
@@ -78,8 +82,10 @@ fn make(change: &str, path: &Path) {
     match change {
         "init" => drop(vault.init(&NewKey::Host(&key(1), Source::File)).unwrap()),
         "set" => drop(vault.set("new", b"new", NOW).unwrap()),
-        "rotate" => drop(vault.rotate("a", b"two", 60_000, NOW).unwrap()),
+        "rotate" => drop(vault.rotate("a", b"two", KEPT, NOW).unwrap()),
         "destroy" => drop(vault.rotate("a", b"two", 0, NOW).unwrap()),
+        "revoke" => drop(vault.revoke("a", 1).unwrap()),
+        "sweep" => drop(vault.sweep(NOW + KEPT).unwrap()),
         "remove" => drop(vault.remove("a").unwrap()),
         "allow" => drop(
             vault
@@ -87,9 +93,19 @@ fn make(change: &str, path: &Path) {
                 .unwrap(),
         ),
         "rekey" => drop(vault.rekey(&NewKey::Host(&key(2), Source::File)).unwrap()),
+        "import" => {
+            let copy = fs::read(copy_beside(path)).unwrap();
+            let with = Unlock::Host(&key(1));
+            let _ = vault.import(&copy, &with, |_| 0, true).unwrap();
+        }
         "guess" => drop(vault.unseal(&Unlock::Recovery(&other()), NOW).unwrap_err()),
         other => panic!("{other}"),
     }
+}
+
+/// Where an older copy of the vault is.
+fn copy_beside(path: &Path) -> PathBuf {
+    path.with_extension("copy")
 }
 
 /// The recovery key of another vault.
@@ -196,12 +212,17 @@ fn change_killed_anywhere_is_done_or_not_begun() -> usize {
     let path = dir.path().join("vault.redb");
     let clear = || {
         for file in fs::read_dir(dir.path()).unwrap() {
-            fs::remove_file(file.unwrap().path()).unwrap();
+            let path = file.unwrap().path();
+            if path != copy_beside(&path) {
+                fs::remove_file(path).unwrap();
+            }
         }
     };
     let vault = Vault::at(&path).unwrap();
     vault.init(&NewKey::Host(&key(1), Source::File)).unwrap();
-    vault.set("a", b"one", NOW).unwrap();
+    vault.set("a", b"zero", NOW).unwrap();
+    fs::write(copy_beside(&path), vault.export().unwrap().0).unwrap();
+    vault.rotate("a", b"one", KEPT, NOW).unwrap();
     vault.set("b", b"other", NOW).unwrap();
     drop(vault);
     let base = fs::read(&path).unwrap();

@@ -2,14 +2,17 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Debug,
     fs,
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
 };
 
-use paw_vault::{State, Unlock, Vault, VaultError};
+use paw_vault::{State, Unlock, Vault, VaultError, key::HostKey};
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 
-use crate::{NOW, Place, key, value, value_of};
+use crate::{NOW, Place, key, secret, value, value_of};
 
 const ROWS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("rows");
 const ABOUT: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("about");
@@ -62,48 +65,134 @@ impl Places {
     }
 }
 
-/// `PAW_FLIPS=10000 cargo test -p paw-vault` tries more.
-#[test]
-fn no_changed_byte_gives_a_wrong_value_or_an_empty_vault() {
-    let place = Place::new();
-    let truth = hundred(&place);
-    let good = fs::read(place.file()).unwrap();
-    let flips = std::env::var("PAW_FLIPS")
-        .ok()
-        .and_then(|it| it.parse().ok());
-    let mut places = Places(7);
-    let (mut noticed, mut harmless) = (0, 0);
-    for _ in 0..flips.unwrap_or(150) {
-        let at = places.next(good.len());
-        let bit = 1 << places.next(8);
-        let mut bad = good.clone();
-        bad[at] ^= bit;
-        fs::write(place.file(), &bad).unwrap();
-        match catch_unwind(AssertUnwindSafe(|| reads(&place))) {
-            Ok(Ok(found)) => {
-                assert!(found == truth, "byte {at}, bit {bit}");
-                harmless += 1;
-            }
-            Ok(Err(_)) => noticed += 1,
-            Err(_) => panic!("byte {at}, bit {bit}: a panic"),
+/// The file of a vault with a hundred secrets, and what is in it.
+struct Hundred {
+    file: Vec<u8>,
+    truth: BTreeMap<String, Vec<u8>>,
+}
+
+impl Hundred {
+    fn new() -> Self {
+        let place = Place::in_memory();
+        let truth = hundred(&place);
+        Self {
+            file: fs::read(place.file()).unwrap(),
+            truth,
         }
     }
-    // Pages that hold nothing may say anything.
-    assert!(noticed > 0 && harmless > 0, "{noticed} {harmless}");
+
+    /// Makes each of these changes of the file, as many at once as there are processors: how many were noticed. What is not noticed
+    /// has changed nothing; there is never a panic, a wrong value or an empty vault.
+    fn noticed<T: Sync + Debug>(
+        &self,
+        changes: &[T],
+        change: impl Fn(&mut Vec<u8>, &T) + Sync,
+    ) -> usize {
+        let next = AtomicUsize::new(0);
+        let work = || {
+            let place = Place::in_memory();
+            let mut noticed = 0;
+            while let Some(made) = changes.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let mut bad = self.file.clone();
+                change(&mut bad, made);
+                fs::write(place.file(), &bad).unwrap();
+                match catch_unwind(AssertUnwindSafe(|| reads(&place))) {
+                    Ok(Ok(found)) => assert!(found == self.truth, "{made:?}"),
+                    Ok(Err(_)) => noticed += 1,
+                    Err(_) => panic!("{made:?}: a panic"),
+                }
+            }
+            noticed
+        };
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        thread::scope(|scope| {
+            let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            let noticed = threads.into_iter().map(|it| it.join().unwrap());
+            noticed.sum()
+        })
+    }
 }
 
 #[test]
-fn cut_or_emptied_file_is_no_empty_vault() {
-    let place = Place::new();
-    let truth = hundred(&place);
-    let good = fs::read(place.file()).unwrap();
-    for length in [0, 1, 100, 4096, good.len() / 2, good.len() - 1] {
-        fs::write(place.file(), &good[..length]).unwrap();
-        let read = catch_unwind(AssertUnwindSafe(|| reads(&place))).expect("no panic");
-        assert!(read.is_err(), "{length} bytes of it");
+fn ten_thousand_flipped_bits_give_no_wrong_value_and_no_empty_vault() {
+    let vault = Hundred::new();
+    let mut places = Places(7);
+    let flips: Vec<(usize, u8)> = (0..10_000)
+        .map(|_| (places.next(vault.file.len()), 1 << places.next(8)))
+        .collect();
+    let noticed = vault.noticed(&flips, |bytes, (at, bit)| bytes[*at] ^= bit);
+    // Pages that hold nothing may say anything.
+    assert!(noticed > 0 && noticed < flips.len(), "{noticed}");
+}
+
+#[test]
+fn no_changed_byte_of_a_header_gives_a_wrong_value_or_an_empty_vault() {
+    /// Where the header of the database ends, and how long that of the vault is at most, with its code.
+    const HEADERS: [usize; 2] = [512, 1024];
+    let vault = Hundred::new();
+    let is_header = |at: &usize| vault.file[*at..].starts_with(b"{\"format\":");
+    // A database keeps older ones, too.
+    let headers: Vec<usize> = (0..vault.file.len()).filter(is_header).collect();
+    let changes: Vec<(usize, u8)> = headers
+        .iter()
+        .flat_map(|at| at - 128..at + HEADERS[1])
+        .chain(0..HEADERS[0])
+        .flat_map(|at| [(at, 1), (at, 0xff)])
+        .collect();
+    let noticed = vault.noticed(&changes, |bytes, (at, with)| bytes[*at] ^= with);
+    assert!(noticed > 2 * HEADERS[1], "{noticed} of {}", changes.len());
+}
+
+#[test]
+fn file_that_is_cut_anywhere_or_emptied_is_no_empty_vault() {
+    const PAGE: usize = 4096;
+    let vault = Hundred::new();
+    let length = vault.file.len();
+    let around = (PAGE..=length)
+        .step_by(PAGE)
+        .flat_map(|at| [at - 1, at, at + 1]);
+    let cuts: Vec<usize> = (0..1024)
+        .chain((1024..length).step_by(997))
+        .chain(around)
+        .filter(|at| *at < length)
+        .collect();
+    let noticed = vault.noticed(&cuts, |bytes, length| bytes.truncate(*length));
+    assert_eq!(noticed, cuts.len());
+}
+
+#[test]
+fn wrong_key_is_one_error_whatever_is_wrong_with_it() {
+    let (place, other) = (Place::new(), Place::new());
+    let (vault, _) = place.make();
+    vault.set("one", b"value of one", NOW).unwrap();
+    vault.seal();
+    let (_, recovery_of_another) = other.make();
+    let passphrase = secret("correct horse battery staple");
+    let nearly = {
+        let mut bytes = [1; 32];
+        bytes[31] ^= 1;
+        HostKey::parse(&bytes).unwrap()
+    };
+    for (what, with) in [
+        ("another key", Unlock::Host(&key(2))),
+        ("all but a bit of it", Unlock::Host(&nearly)),
+        (
+            "a recovery key of another vault",
+            Unlock::Recovery(&recovery_of_another),
+        ),
+        (
+            "a passphrase where there is none",
+            Unlock::Passphrase(&passphrase),
+        ),
+    ] {
+        let error = vault.unseal(&with, NOW).unwrap_err();
+        assert!(matches!(error, VaultError::WrongKey), "{what}: {error}");
+        assert_eq!(error.to_string(), "this is not the key of the vault");
+        assert_eq!(vault.status().unwrap().state, State::Sealed, "{what}");
+        vault.secrets().expect_err(what);
     }
-    fs::write(place.file(), &good).unwrap();
-    assert_eq!(reads(&place).unwrap(), truth);
+    vault.unseal(&Unlock::Host(&key(1)), NOW).unwrap();
+    assert_eq!(value(&vault, "one"), Ok(b"value of one".to_vec()));
 }
 
 type Rows<'a> = redb::Table<'a, &'static [u8], &'static [u8]>;
