@@ -67,7 +67,11 @@ impl Traced {
     #[must_use]
     pub fn audit(root: &Root) -> Self {
         let command = Self::command(&stage::program("paw-audit"));
-        Self::start(pawd::audit_command(root, command))
+        let mut command = pawd::audit_command(root, command);
+        if geteuid().is_root() {
+            command.uid(uid()).gid(gid());
+        }
+        Self::start(command)
     }
 
     /// What becomes the program once it is traced; further arguments are the program's.
@@ -78,7 +82,7 @@ impl Traced {
         command
     }
 
-    /// Starts what [`Traced::command`] began, as whoever the processes of a test run as.
+    /// Starts what [`Traced::command`] began.
     ///
     /// # Panics
     /// When it cannot be started or traced.
@@ -88,9 +92,6 @@ impl Traced {
         reason = "whoever traces a child waits for it by its id, as is done here to its end"
     )]
     pub fn start(mut command: Command) -> Self {
-        if geteuid().is_root() {
-            command.uid(uid()).gid(gid());
-        }
         let seen = Arc::new(Mutex::new(Vec::new()));
         let hold = Arc::new(AtomicI64::new(NONE));
         let (tell, news) = watch::channel((0, 0));
@@ -166,6 +167,28 @@ impl Traced {
         let mut news = self.news.clone();
         let held = news.wait_for(|(_, held)| *held >= times);
         within("a call that is held", held).await.expect("it runs");
+    }
+
+    /// It is killed before the call that it stands before.
+    ///
+    /// # Panics
+    /// When it has ended already.
+    pub fn kill(self) {
+        kill(self.pid, Signal::SIGKILL).expect("it stands still");
+    }
+
+    /// Waits until it ends by itself; every call that it made.
+    ///
+    /// # Panics
+    /// When it does not end in time.
+    pub async fn ended(mut self) -> Vec<Call> {
+        let thread = self.thread.take().expect("it was started");
+        let ended = tokio::task::spawn_blocking(|| thread.join());
+        within("the end of what is traced", ended)
+            .await
+            .expect("nothing panics")
+            .expect("nothing panics");
+        self.calls()
     }
 
     /// It goes on with the call that it stands before.

@@ -94,6 +94,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "paw-launch",
             "paw-policy",
             "paw-store",
+            "paw-vault",
         ],
     ),
 ];

@@ -1,7 +1,7 @@
 //! What an administrator does with the vault. Each change is in the audit log before it is made, with the state of the vault that it
 //! leads to, and once more when it was made or failed.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use paw_api::{
     Error, ErrorKind,
@@ -92,7 +92,7 @@ impl Secrets {
     /// How the vault is.
     #[must_use]
     pub fn status(&self) -> VaultStatus {
-        let key_at_start = self.keys().newest().map(|(_, it)| it.as_str().to_owned());
+        let key_at_start = self.0.keys.newest().map(|(_, it)| it.as_str().to_owned());
         let found = self.vault().and_then(Vault::status);
         let mut status = VaultStatus {
             state: "unusable".into(),
@@ -366,8 +366,7 @@ impl Secrets {
         // Files are written, and a passphrase takes half a second of work, so not on a thread that serves others.
         let done = tokio::task::spawn_blocking(move || {
             let vault = inner.vault.as_ref().map_err(|_| VaultError::Sealed)?;
-            let keys = inner.keys.lock().unwrap_or_else(PoisonError::into_inner);
-            work(vault, &keys)
+            work(vault, &inner.keys)
         });
         let done = match done.await {
             Ok(done) => done,
@@ -407,14 +406,10 @@ impl Secrets {
             } => Ok(Source::Passphrase),
             Wanted { key: Some(_), .. } => Ok(Source::File),
             Wanted { .. } => {
-                let source = self.keys().newest().map(|(_, source)| *source);
+                let source = self.0.keys.newest().map(|(_, source)| *source);
                 source.ok_or_else(no_key)
             }
         }
-    }
-
-    fn keys(&self) -> std::sync::MutexGuard<'_, StartKeys> {
-        self.0.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

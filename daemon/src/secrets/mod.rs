@@ -61,7 +61,7 @@ pub struct Secrets(Arc<Inner>);
 struct Inner {
     /// Why its file cannot be used, where it cannot.
     vault: Result<Vault, VaultError>,
-    keys: std::sync::Mutex<StartKeys>,
+    keys: StartKeys,
     audit: Audit,
     /// Changes are made and recorded one after the other, so that the log has their order.
     turn: Mutex<()>,
@@ -215,7 +215,7 @@ impl Secrets {
         };
         Self(Arc::new(Inner {
             vault,
-            keys: std::sync::Mutex::new(keys),
+            keys,
             audit,
             turn: Mutex::default(),
             newest: std::sync::Mutex::default(),

@@ -18,6 +18,9 @@ const NAME: &str = "vault.key";
 /// What it ends in while it is about to take the place of another one.
 const NEXT: &str = "key.next";
 
+/// And while it is being written: what stands there is no key that anybody looks at.
+const DRAFT: &str = "key.draft";
+
 /// Bytes of a key.
 const KEY: usize = 32;
 
@@ -57,17 +60,14 @@ impl KeyFile {
             .and_then(|mut random| random.read_exact(&mut bytes[..]))
             .map(|()| digits(&bytes[..]))
             .map_err(|error| Failure::io("get random numbers", &error))?;
-        let written = fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o400)
-            .open(&path)
-            .and_then(|mut file| {
-                file.write_all(digits.expose_secret().as_bytes())?;
-                file.write_all(b"\n")?;
-                file.sync_all()
-            })
-            .and_then(|()| sync_directory(&path));
+        let draft = place.with_extension(DRAFT);
+        let written = write(&draft, &digits).and_then(|()| {
+            // It appears there whole, and never in the place of another one.
+            let linked = fs::hard_link(&draft, &path);
+            fs::remove_file(&draft)?;
+            linked?;
+            sync_directory(&path)
+        });
         match written {
             Ok(()) => Ok(Self {
                 digits,
@@ -126,6 +126,22 @@ fn read(path: &Path) -> io::Result<SecretString> {
         .take(4 * KEY as u64)
         .read_to_string(&mut text)?;
     Ok(SecretString::from(text.trim().to_owned()))
+}
+
+/// Writes a key where one that was begun may have been left.
+fn write(path: &Path, digits: &SecretString) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o400)
+        .open(path)?;
+    file.write_all(digits.expose_secret().as_bytes())?;
+    file.write_all(b"\n")?;
+    file.sync_all()
 }
 
 fn digits(bytes: &[u8]) -> SecretString {
