@@ -1,9 +1,21 @@
 //! Texts that must not be seen: asked for on a terminal that shows nothing meanwhile, or read from stdin.
 
-use std::io::{self, IsTerminal as _, Read as _, Write as _};
+use std::{
+    io::{self, IsTerminal as _, Read as _, Write as _},
+    os::fd::AsFd as _,
+};
 
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        signal::{SigSet, SigmaskHow, Signal},
+        signalfd::{SfdFlags, SignalFd},
+    },
+};
 use paw_api::secret::Hidden;
-use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustix::termios::{
+    LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr,
+};
 use secrecy::{ExposeSecret as _, SecretString, zeroize::Zeroizing};
 
 use crate::fail::Failure;
@@ -12,7 +24,15 @@ use crate::fail::Failure;
 const MAX: usize = 16 * 1024 + 2;
 
 /// The key that ends a question, where it is no signal.
-const CTRL_C: char = '\u{3}';
+const CTRL_C: u8 = 3;
+
+/// What ends the program, once the terminal is as it was.
+const ENDS: [Signal; 4] = [
+    Signal::SIGINT,
+    Signal::SIGTERM,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+];
 
 /// Asks for one on the terminal; where stdin is none, all of stdin is it, without the line end behind it.
 pub(crate) fn ask(doing: &str, what: &str) -> Result<Hidden, Failure> {
@@ -73,35 +93,14 @@ fn typed(doing: &str, what: &str) -> Result<Hidden, Failure> {
     // Where stderr is gone, nobody is asked, and nothing comes.
     let _ = write!(io::stderr(), "{what}: ");
     let mut text = Zeroizing::new(String::with_capacity(MAX + 1));
-    let read = read_line(&mut text);
+    let read = quiet.read_line(&mut text);
     let _ = writeln!(io::stderr());
     drop(quiet);
-    read.map_err(|error| Failure::io("read from the terminal", &error))?;
-    if text.contains(CTRL_C) {
+    let told = read.map_err(|error| Failure::io("read from the terminal", &error))?;
+    if !told {
         return Err(usage(doing, "it was not told", "nothing was changed"));
     }
     finished(doing, &text)
-}
-
-/// Reads up to a line end, a byte at a time, so that nothing is left in a buffer of the library.
-fn read_line(text: &mut String) -> io::Result<()> {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX + 1));
-    let mut byte = [0];
-    while bytes.len() <= MAX {
-        match rustix::io::read(io::stdin(), &mut byte) {
-            Ok(0) => break,
-            Ok(_) => bytes.push(byte[0]),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        if byte[0] == b'\n' {
-            break;
-        }
-    }
-    let read = std::str::from_utf8(&bytes)
-        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))?;
-    text.push_str(read);
-    Ok(())
 }
 
 fn finished(doing: &str, text: &str) -> Result<Hidden, Failure> {
@@ -128,26 +127,79 @@ fn usage(doing: &str, why: &str, remedy: &str) -> Failure {
     }
 }
 
-/// A terminal that does not show what is typed, and does again at the end.
-struct Quiet(Termios);
+/// A terminal that does not show what is typed, and does again at the end, whatever ends it.
+struct Quiet {
+    before: Termios,
+    signals: SignalFd,
+    /// Signals that were held back before.
+    mask: SigSet,
+}
 
 impl Quiet {
     fn begin() -> Result<Self, Failure> {
-        let failed = |error: rustix::io::Errno| Failure::io("hide what is typed", &error.into());
-        let before = tcgetattr(io::stdin()).map_err(failed)?;
-        let mut quiet = before.clone();
-        // Ctrl-C is a key here: whoever presses it shall have a terminal that works.
-        quiet
+        let failed = |error: io::Error| Failure::io("hide what is typed", &error);
+        let before = tcgetattr(io::stdin()).map_err(|error| failed(error.into()))?;
+        let ends: SigSet = ENDS.into_iter().collect();
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let signals = SignalFd::with_flags(&ends, flags).map_err(|error| failed(error.into()))?;
+        let mask = ends
+            .thread_swap_mask(SigmaskHow::SIG_BLOCK)
+            .map_err(|error| failed(error.into()))?;
+        let mut silent = before.clone();
+        // Ctrl-C is a key here, and ends the line: whoever presses it shall have a terminal that works.
+        silent
             .local_modes
             .remove(LocalModes::ECHO | LocalModes::ISIG);
-        tcsetattr(io::stdin(), OptionalActions::Flush, &quiet).map_err(failed)?;
-        Ok(Self(before))
+        silent.special_codes[SpecialCodeIndex::VEOL] = CTRL_C;
+        let quiet = Self {
+            before,
+            signals,
+            mask,
+        };
+        tcsetattr(io::stdin(), OptionalActions::Flush, &silent)
+            .map_err(|error| failed(error.into()))?;
+        Ok(quiet)
+    }
+
+    /// Reads up to a line end, a byte at a time, so that nothing is left in a buffer of the library; whether there was one, and nobody
+    /// wanted to end this.
+    fn read_line(&self, text: &mut String) -> io::Result<bool> {
+        let mut bytes = Zeroizing::new(Vec::with_capacity(MAX + 1));
+        let mut byte = [0];
+        while bytes.len() <= MAX && byte[0] != b'\n' {
+            if self.is_ended()? {
+                return Ok(false);
+            }
+            match rustix::io::read(io::stdin(), &mut byte) {
+                Ok(0) => break,
+                Ok(_) if byte[0] == CTRL_C => return Ok(false),
+                Ok(_) => bytes.push(byte[0]),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let read = std::str::from_utf8(&bytes)
+            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))?;
+        text.push_str(read);
+        Ok(true)
+    }
+
+    /// Waits until something was typed, or a signal has come, which then waits for the terminal to be as it was.
+    fn is_ended(&self) -> io::Result<bool> {
+        let stdin = io::stdin();
+        let mut fds = [
+            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(stdin.as_fd(), PollFlags::POLLIN),
+        ];
+        poll(&mut fds, PollTimeout::NONE)?;
+        Ok(fds[0].any().unwrap_or(false))
     }
 }
 
 impl Drop for Quiet {
     fn drop(&mut self) {
-        // Without a terminal there is nothing to put back.
-        let _ = tcsetattr(io::stdin(), OptionalActions::Flush, &self.0);
+        // Without a terminal there is nothing to put back; what was typed and not read is forgotten.
+        let _ = tcsetattr(io::stdin(), OptionalActions::Flush, &self.before);
+        let _ = self.mask.thread_set_mask();
     }
 }
