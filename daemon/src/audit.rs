@@ -462,12 +462,20 @@ impl Talk<'_> {
         };
         match said {
             Answer::Hello(_) | Answer::Signed(_) => {}
-            Answer::Appended(Appended { audit_seq, .. }) => {
+            Answer::Appended(Appended {
+                audit_seq, full, ..
+            }) => {
                 crate::metrics::appended(since.elapsed(), reply.is_some());
                 self.tell.send_if_modified(|health| {
                     let was = health.writable;
-                    (health.seq, health.writable) = (audit_seq, true);
-                    !was
+                    if full && was {
+                        error!(
+                            message_id = paw_log::events::AUDIT_LOST,
+                            "the disk of the audit log is full; nothing that needs a record is begun until there is room"
+                        );
+                    }
+                    (health.seq, health.writable) = (audit_seq, !full);
+                    was == full
                 });
                 answer(reply, Ok(audit_seq));
             }
@@ -542,6 +550,7 @@ mod tests {
             let answer = Answer::Appended(Appended {
                 seq: append.seq,
                 audit_seq: taken,
+                full: false,
             });
             let answer = serde_json::to_string(&answer).expect("it can be written");
             lines.send(answer).await.expect("it listens");

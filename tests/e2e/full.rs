@@ -21,6 +21,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use paw_api::{
     ErrorKind,
     action::{ActionRpcClient, Answer, ApprovalRpcClient},
+    sandbox::{RunEvent, RunSpec, SandboxRpcClient},
     system::SystemRpcClient,
     trail::AuditRpcClient,
 };
@@ -34,6 +35,7 @@ pub(crate) fn cases() -> Vec<Case> {
         without_sandboxes;
         action_that_does_not_fit_on_the_disk_is_refused_and_its_end_is_in_the_log,
         log_that_has_no_room_stops_what_needs_a_record_and_says_so_until_there_is_some,
+        what_began_before_the_log_had_no_room_ends_on_record,
     ]
 }
 
@@ -170,8 +172,8 @@ async fn log_that_has_no_room_stops_what_needs_a_record_and_says_so_until_there_
     }
     assert!(log_is_well(&client).await);
     let filler = disk.fill();
-    // What a person allows is not done while nobody can write down that they did, nor that it begins. The last page of the log has
-    // room for a few words more.
+    // What a person allows is not done while nobody can write down that they did, nor that it begins. Before what is kept for ends,
+    // there is a page.
     let (mut taken, mut held) = (Vec::new(), None);
     for asked in questions {
         match answer(&client, &asked.id, asked.digest, Answer::Approve).await {
@@ -194,7 +196,10 @@ async fn log_that_has_no_room_stops_what_needs_a_record_and_says_so_until_there_
             assert_eq!(ended.state, State::Failed, "{ended:?}");
         }
     }
-    // A shorter record may have found room since; nothing new does.
+    // How those ended is on record, and is no room for anything new.
+    for taken in &taken {
+        assert_eq!(ended(&client, &taken.id).await, 1, "{taken:?}");
+    }
     let another = client.submit("tool_call".into(), write(1), None, None, None, None);
     refused(within("an answer", another).await, ErrorKind::Unavailable);
     assert!(!log_is_well(&client).await);
@@ -221,6 +226,66 @@ async fn log_that_has_no_room_stops_what_needs_a_record_and_says_so_until_there_
     assert_eq!(written.state, State::Completed, "{written:?}");
     assert!(log_is_well(&client).await);
     assert_eq!(system.processes().await, before);
+    let verified = within("verifying", AuditRpcClient::verify(&client)).await;
+    let verified = verified.expect("root may");
+    assert!(verified.ok, "{verified:?}");
+}
+
+/// How often it is on record that an action ended.
+async fn ended(client: &Client, action: &str) -> usize {
+    let event = Some("action_ended".to_owned());
+    let listed = AuditRpcClient::list(client, Some(action.to_owned()), event, None, None);
+    let listed = within("the log", listed).await;
+    listed.expect("root may read it").len()
+}
+
+async fn what_began_before_the_log_had_no_room_ends_on_record() {
+    let mut system = Standalone::start("").await;
+    system.stop().await;
+    let disk = Disk::at(&system.root.path().join("log"));
+    system.start_again().await;
+    let client = system.client().await;
+    let spec = json!({"argv": ["sh", "-c", "read word"], "stdin": true});
+    let spec: RunSpec = serde_json::from_value(spec).expect("every other member may be left out");
+    let begun = within("beginning a run", SandboxRpcClient::run(&client, spec)).await;
+    let mut heard = begun.expect("it is accepted");
+    let mut next = async || {
+        let event = within("the next event of a run", heard.next()).await;
+        event.expect("it goes on").expect("it can be read")
+    };
+    let action = loop {
+        match next().await {
+            RunEvent::Started { action_id, .. } => break action_id,
+            RunEvent::Waiting { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    let filler = disk.fill();
+    let mut submitted = 0;
+    while client
+        .submit("tool_call".into(), write(1), None, None, None, None)
+        .await
+        .is_ok()
+    {
+        submitted += 1;
+        assert!(submitted < 100, "the disk never became full");
+    }
+    assert!(!log_is_well(&client).await);
+    let word = client.input(action.clone(), None, Some(true));
+    within("input", word).await.expect("it is taken");
+    let RunEvent::Ended(result) = next().await else {
+        panic!("it has not ended");
+    };
+    assert!(result.exit_code.is_some(), "{result:?}");
+    finally(&client, &action).await;
+    assert_eq!(ended(&client, &action).await, 1);
+    assert!(
+        !log_is_well(&client).await,
+        "there is no more room than before"
+    );
+    fs::remove_file(filler).expect("it is ours");
+    ask_to_write(&client, "note.txt", "remember the milk").await;
+    assert!(log_is_well(&client).await);
     let verified = within("verifying", AuditRpcClient::verify(&client)).await;
     let verified = verified.expect("root may");
     assert!(verified.ok, "{verified:?}");

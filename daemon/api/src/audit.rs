@@ -88,6 +88,9 @@ pub struct Appended {
     pub seq: u64,
     /// Number of the record in the log.
     pub audit_seq: u64,
+    /// The disk is full: it has a place that is kept for records of its kind, and what is about to happen is refused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub full: bool,
 }
 
 /// The record is not in the log.
@@ -167,10 +170,6 @@ pub enum Event {
     CodeRefused,
     /// An administrator killed a sandbox by hand.
     SandboxKilled,
-    /// The kernel said what a sandbox is confined to.
-    SandboxAttested,
-    /// A sandbox is gone.
-    SandboxEnded,
     /// A secret was used.
     SecretUsed,
     /// Somebody wanted to use a secret and was not given it.

@@ -3,7 +3,7 @@
 //! - [`format`]: what a line looks like, and what is hashed and signed.
 //! - [`chain`]: whether a line may follow the one before; the writer's recovery and the verifier use the same code.
 //! - [`mac`]: the key that moves on with each record. [`tree`]: the Merkle tree over all of them.
-//! - [`log`]: the writer. [`serve`]: who may ask it to write, over a Unix socket.
+//! - [`log`]: the writer. [`serve`]: who may ask it to write, over a Unix socket. [`room`]: what of it a full disk has a place for.
 //! - [`verify`]: whether a log is what was written. [`read`]: pages of it. [`proof`]: that one record is in it.
 //!
 //! A log is a directory: `audit.000001.log` and so on, `audit.pub` (the key that verifies), `audit.checkpoint` (the newest
@@ -23,6 +23,7 @@ pub mod mac;
 pub mod proof;
 pub mod read;
 mod recover;
+pub mod room;
 pub mod segment;
 pub mod serve;
 pub mod tree;

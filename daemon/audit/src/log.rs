@@ -27,6 +27,7 @@ use crate::{
     index::{self, Indexer},
     key::{KeyError, write_durably},
     mac::{NextKey, Ratchet},
+    room::{self, Claim, Room},
     segment::{self, WITNESS},
     vaults::{Contradiction, Others},
 };
@@ -42,6 +43,9 @@ pub const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
 
 /// A segment of this age is followed by a new one.
 pub const SEGMENT_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Bytes that a line of the log has more than the request for it, at most, with a checkpoint that may follow.
+const AROUND: usize = 2048;
 
 /// A clock that is this much earlier than when the segment began was ahead then, in milliseconds.
 const SET_BACK: u64 = 24 * 3600 * 1000;
@@ -140,6 +144,8 @@ pub struct Log {
     pub(crate) begun_ms: u64,
     /// Length of the file, all of it good lines.
     pub(crate) len: u64,
+    /// What is kept behind that.
+    pub(crate) room: Room,
     /// Where the file ends, and the key of the record that comes next there.
     pub(crate) written: (Tip, Ratchet<Locked>),
     /// Where the file will end after the next commit.
@@ -168,12 +174,23 @@ pub enum NotAdmitted {
 }
 
 impl Log {
-    /// Whether a record of somebody else may be appended now: whoever keeps the vault can say much, but not that it has seen fewer changes
-    /// than it has.
+    /// Whether a record of somebody else, which came in this many bytes, may be appended now: whoever keeps the vault can say much, but
+    /// not that it has seen fewer changes than it has; and a full disk has room for what was denied and for what ended, or, where nobody
+    /// waits for the record to be durable, may have happened.
     ///
     /// # Errors
     /// Why it may not.
-    pub fn admit(&mut self, entry: &Entry) -> Result<(), NotAdmitted> {
+    pub fn admit(
+        &mut self,
+        entry: &Entry,
+        size: usize,
+        is_awaited: bool,
+    ) -> Result<(), NotAdmitted> {
+        let end = self.len + (self.group.len() + size + AROUND) as u64;
+        if !self.room.has(&self.file, end, Claim::of(entry, is_awaited)) {
+            let path = segment::path(&self.place.dir, self.segment);
+            return Err(LogError::Full(path).into());
+        }
         let Some(mark) = vault_mark(entry) else {
             return Ok(());
         };
@@ -183,6 +200,12 @@ impl Log {
             self.vaults.leave(newest)?;
         }
         Ok(())
+    }
+
+    /// Whether the disk had no room for everything when a record was last to be admitted.
+    #[must_use]
+    pub const fn is_full(&self) -> bool {
+        self.room.is_full()
     }
 
     /// The newest checkpoint that is beside the log.
@@ -430,6 +453,7 @@ impl Log {
         self.index.forget();
         self.tip = self.written.0.clone();
         self.code.follow(&self.written.1);
+        self.room.was_cut(self.len);
         match self.file.set_len(self.len) {
             Ok(()) => LogError::io(step, &path, source),
             Err(source) => LogError::Lost {
@@ -447,7 +471,14 @@ impl Log {
         let first = self.checkpoint(next, 0, self.tip.next_checkpoint, at, true);
         let (file, len) = begin_segment(&path, &first, &self.key)
             .map_err(|source| LogError::io("begin", &path, source))?;
-        (self.file, self.len, self.segment) = (file, len, next);
+        let room = Room::behind(&file, len);
+        if room.is_full() {
+            // It goes on where there is still room for some.
+            let _ = std::fs::remove_file(&path);
+            return Err(LogError::Full(path));
+        }
+        room::give_back(&self.file, self.len);
+        (self.file, self.len, self.segment, self.room) = (file, len, next, room);
         self.index.flush(true);
         self.index = Indexer::open(&self.place.dir, next, len);
         (self.begun_ms, self.before) = (at.utc_ms, self.tip.seq);

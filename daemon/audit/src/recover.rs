@@ -16,10 +16,11 @@ use paw_api::audit::{Entry, Event};
 use crate::{
     chain::{Chain, is_ours},
     format::{Checkpoint, Stamp, VERSION, is_checkpoint, read_checkpoint},
-    index::Indexer,
+    index::{self, Indexer},
     key,
     log::{Log, LogError, Place, SIGN_WITHIN, begin_segment, checkpoint_of},
     mac::{Codes, NEXT, NextKey, Ratchet},
+    room::Room,
     segment::{self, LOCK, Lines, Next, WITNESS},
     vaults::Others,
 };
@@ -163,16 +164,19 @@ impl Log {
             .len();
         let begun = segment::first_checkpoint(&path).map_err(|e| failed("read", &path, e))?;
         let (begun_ms, before) = begun.map_or((at.utc_ms, tip.seq), |it| (it.utc_ms, it.seq));
+        let older = numbers.partition_point(|number| *number < segment);
+        index::complete(&place.dir, &numbers[..older]);
         let index = Indexer::open(&place.dir, segment, len);
         let mut log = Self {
             place,
             index,
             key,
             _lock: lock,
-            file,
             segment,
             before,
             begun_ms,
+            room: Room::behind(&file, len),
+            file,
             len,
             written: (tip.clone(), code.locked()?),
             tip,

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, BufRead as _, BufReader, Read as _},
+    io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
@@ -120,11 +120,18 @@ pub(crate) enum Next<'a> {
 
 impl Lines {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        Self::open_at(path, 0)
+    }
+
+    /// Those from this place on, where one begins.
+    pub(crate) fn open_at(path: &Path, place: u64) -> io::Result<Self> {
+        let mut file = open(path)?;
+        file.seek(SeekFrom::Start(place))?;
         Ok(Self {
-            from: BufReader::with_capacity(256 * 1024, open(path)?),
+            from: BufReader::with_capacity(256 * 1024, file),
             line: Vec::new(),
-            offset: 0,
-            next: 0,
+            offset: place,
+            next: place,
         })
     }
 

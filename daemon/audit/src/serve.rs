@@ -243,9 +243,11 @@ fn write_group(
             match understand(&line) {
                 Ok(append) => {
                     let seq = append.seq;
-                    let appended = log.admit(&append.record).map(|()| Appended {
+                    let admitted = log.admit(&append.record, line.len(), append.durable);
+                    let appended = admitted.map(|()| Appended {
                         seq,
                         audit_seq: log.append(&append.record, Stamp::now()),
+                        full: log.is_full(),
                     });
                     durable |= append.durable && appended.is_ok();
                     pending.push((index, appended.map_err(|why| not_admitted(&why, seq))));
@@ -264,13 +266,21 @@ fn write_group(
     } else {
         log.commit(durable, Instant::now()).err()
     };
-    if let Some(error) = &failed
-        && !*refusing
-    {
-        tracing::error!(error = %error, "audit log cannot be written, records are refused");
-    }
-    if pending.iter().any(|(_, appended)| appended.is_ok()) {
-        *refusing = failed.is_some();
+    if !pending.is_empty() {
+        let refused = failed.is_some() || log.is_full();
+        if refused && !*refusing {
+            match &failed {
+                Some(error) => {
+                    tracing::error!(error = %error, "audit log cannot be written, records are refused");
+                }
+                None => {
+                    tracing::error!(
+                        "the disk of the audit log is full; records of what is about to happen are refused"
+                    );
+                }
+            }
+        }
+        *refusing = refused;
     }
     for (index, appended) in pending {
         connections[index].answer(&match (appended, &failed) {

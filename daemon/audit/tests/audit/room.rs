@@ -2,7 +2,7 @@
 
 use std::{fs, io::Write as _, path::PathBuf, process::Command};
 
-use paw_api::audit::{Answer, RefuseReason};
+use paw_api::audit::{Answer, Append, Entry, Event, RefuseReason};
 use paw_audit::{State, verify};
 
 use crate::support::{Client, Dirs, Writer, apart, audit_seq, my_uid};
@@ -22,7 +22,7 @@ fn small(dirs: &Dirs) -> Option<Mounted<'_>> {
     let mounted = my_uid() == 0
         && apart(|| {
             Command::new("mount")
-                .args(["-t", "tmpfs", "-o", "size=1M,mode=0777", "paw-audit-test"])
+                .args(["-t", "tmpfs", "-o", "size=4M,mode=0777", "paw-audit-test"])
                 .arg(&dirs.log)
                 .status()
         })
@@ -55,11 +55,7 @@ fn writer_starts_and_stops_on_a_full_disk_and_heals_without_another_start() {
 
     let writer = Writer::start(&dirs);
     let mut client = Client::connect(&dirs);
-    let mut stored = 1;
-    while let Answer::Appended(_) = client.append(stored + 1, true) {
-        stored += 1;
-        assert!(stored < 10_000, "the disk never became full");
-    }
+    let stored = 1 + fill(&mut client);
     fs::remove_file(&ballast).unwrap();
     assert_eq!(audit_seq(&client.append(9, true)), stored + 1);
     let (status, said) = writer.terminate();
@@ -72,6 +68,39 @@ fn writer_starts_and_stops_on_a_full_disk_and_heals_without_another_start() {
     );
 }
 
+/// The number of a request with which something begins, and with which something ends.
+const BEGINS: u64 = 1;
+const ENDS: u64 = 3;
+
+/// Has things begin until one of them is refused for want of room; how many were on record.
+fn fill(client: &mut Client) -> u64 {
+    for stored in 0..10_000 {
+        match client.append(BEGINS, true) {
+            Answer::Appended(appended) => assert!(!appended.full),
+            Answer::Refused(refused) => {
+                assert_eq!(
+                    (refused.reason, refused.seq),
+                    (RefuseReason::Full, Some(BEGINS)),
+                    "{refused:?}"
+                );
+                assert!(refused.remedy.contains("free space"), "{refused:?}");
+                return stored;
+            }
+            other @ (Answer::Hello(_) | Answer::Signed(_)) => panic!("no answer: {other:?}"),
+        }
+    }
+    panic!("the disk never became full");
+}
+
+fn is_refused(answer: &Answer) -> bool {
+    matches!(answer, Answer::Refused(refused) if refused.reason == RefuseReason::Full)
+}
+
+/// Whether it is on record, on a disk that is full.
+fn is_kept(answer: &Answer) -> bool {
+    matches!(answer, Answer::Appended(appended) if appended.full)
+}
+
 #[test]
 fn full_disk_refuses_with_its_reason_and_heals_without_a_restart() {
     let dirs = Dirs::new();
@@ -80,30 +109,8 @@ fn full_disk_refuses_with_its_reason_and_heals_without_a_restart() {
     let mut client = Client::connect(&dirs);
     assert_eq!(audit_seq(&client.append(1, true)), 1);
     let ballast = ballast(&dirs);
-
-    let mut stored = 1;
-    let refused = loop {
-        match client.append(stored + 1, stored % 2 == 0) {
-            Answer::Appended(appended) => {
-                stored += 1;
-                assert_eq!(appended.audit_seq, stored);
-            }
-            Answer::Refused(refused) => break refused,
-            other @ (Answer::Hello(_) | Answer::Signed(_)) => panic!("no answer: {other:?}"),
-        }
-        assert!(stored < 10_000, "the disk never became full");
-    };
-    assert_eq!(
-        (refused.reason, refused.seq),
-        (RefuseReason::Full, Some(stored + 1)),
-        "{refused:?}"
-    );
-    assert!(refused.remedy.contains("free space"), "{refused:?}");
-    assert!(
-        matches!(client.append(7, true), Answer::Refused(_)),
-        "still full"
-    );
-
+    let stored = 1 + fill(&mut client);
+    assert!(is_refused(&client.append(BEGINS, true)), "still full");
     fs::remove_file(&ballast).unwrap();
     assert_eq!(
         audit_seq(&client.append(8, true)),
@@ -118,4 +125,74 @@ fn full_disk_refuses_with_its_reason_and_heals_without_a_restart() {
         (State::Ok, stored + 1),
         "{report:?}"
     );
+}
+
+#[test]
+fn full_disk_takes_what_ended_and_was_denied_and_begins_nothing_until_there_is_really_room() {
+    let dirs = Dirs::new();
+    let Some(_mounted) = small(&dirs) else { return };
+    let writer = Writer::start(&dirs);
+    let mut client = Client::connect(&dirs);
+    let ballast = ballast(&dirs);
+    let mut stored = fill(&mut client);
+    for _ in 0..100 {
+        assert!(is_kept(&client.append(ENDS, true)));
+        assert!(is_refused(&client.append(BEGINS, true)));
+        // Who does not wait for it may have begun already.
+        assert!(is_kept(&client.append(BEGINS, false)));
+        stored += 2;
+    }
+    // Room for some records, and not for long.
+    let file = fs::OpenOptions::new().write(true).open(&ballast).unwrap();
+    let length = file.metadata().unwrap().len();
+    file.set_len(length - 64 * 1024).unwrap();
+    assert!(is_refused(&client.append(BEGINS, true)), "hardly any room");
+    // A flood of denials leaves room for what ends.
+    let mut deny = || {
+        let line = serde_json::to_string(&Append {
+            seq: 1,
+            durable: true,
+            record: Entry::new(Event::RpcDenied),
+        });
+        client.send(format!("{}\n", line.unwrap()).as_bytes());
+        client.answer().expect("an answer")
+    };
+    let denied = (0..10_000).take_while(|_| is_kept(&deny())).count() as u64;
+    let ended = (0..10_000)
+        .take_while(|_| is_kept(&client.append(ENDS, true)))
+        .count() as u64;
+    assert!(denied > 100 && ended > 300, "{denied}, {ended}");
+    assert!(is_refused(&client.append(ENDS, true)), "all of it is used");
+    stored += denied + ended;
+    fs::remove_file(&ballast).unwrap();
+    let begun = client.append(BEGINS, true);
+    assert!(!is_kept(&begun) && audit_seq(&begun) == stored + 1);
+    let (status, said) = writer.terminate();
+    assert!(status.success(), "{said}");
+    let report = verify(&dirs.log, None);
+    assert_eq!(
+        (report.state, report.records),
+        (State::Ok, stored + 1),
+        "{report:?}"
+    );
+}
+
+#[test]
+fn what_is_kept_for_a_full_disk_outlives_the_writer() {
+    let dirs = Dirs::new();
+    let Some(_mounted) = small(&dirs) else { return };
+    let writer = Writer::start(&dirs);
+    let mut client = Client::connect(&dirs);
+    let _ballast = ballast(&dirs);
+    fill(&mut client);
+    writer.kill();
+    let writer = Writer::start(&dirs);
+    let mut client = Client::connect(&dirs);
+    for _ in 0..300 {
+        assert!(is_kept(&client.append(ENDS, true)));
+    }
+    assert!(is_refused(&client.append(BEGINS, true)));
+    let (status, said) = writer.terminate();
+    assert!(status.success(), "{said}");
+    assert_eq!(verify(&dirs.log, None).state, State::Ok);
 }
