@@ -348,7 +348,10 @@ async fn sealed_vault_tells_how_it_is_and_is_opened_and_does_nothing_else() {
         let all = [&["secret"], arguments].concat();
         let (code, said) = refused(&pawd, &all, "a value").await;
         assert_eq!(code, 1, "{arguments:?}: {said}");
-        assert!(said.contains("the vault is sealed"), "{arguments:?}: {said}");
+        assert!(
+            said.contains("the vault is sealed"),
+            "{arguments:?}: {said}"
+        );
     }
     let why = test(&client).await.unwrap_err();
     assert!(why.contains("the vault is sealed"), "{why}");
