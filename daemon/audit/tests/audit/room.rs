@@ -133,8 +133,9 @@ fn full_disk_takes_what_ended_and_was_denied_and_begins_nothing_until_there_is_r
     let Some(_mounted) = small(&dirs) else { return };
     let writer = Writer::start(&dirs);
     let mut client = Client::connect(&dirs);
+    assert_eq!(audit_seq(&client.append(BEGINS, true)), 1);
     let ballast = ballast(&dirs);
-    let mut stored = fill(&mut client);
+    let mut stored = 1 + fill(&mut client);
     for _ in 0..100 {
         assert!(is_kept(&client.append(ENDS, true)));
         assert!(is_refused(&client.append(BEGINS, true)));
@@ -183,6 +184,7 @@ fn what_is_kept_for_a_full_disk_outlives_the_writer() {
     let Some(_mounted) = small(&dirs) else { return };
     let writer = Writer::start(&dirs);
     let mut client = Client::connect(&dirs);
+    assert_eq!(audit_seq(&client.append(BEGINS, true)), 1);
     let _ballast = ballast(&dirs);
     fill(&mut client);
     writer.kill();
