@@ -147,6 +147,7 @@ fn full_disk_takes_what_ended_and_was_denied_and_begins_nothing_until_there_is_r
     let file = fs::OpenOptions::new().write(true).open(&ballast).unwrap();
     let length = file.metadata().unwrap().len();
     file.set_len(length - 64 * 1024).unwrap();
+    drop(file);
     assert!(is_refused(&client.append(BEGINS, true)), "hardly any room");
     // A flood of denials leaves room for what ends.
     let mut deny = || {
