@@ -13,6 +13,7 @@ use paw_api::{
     provider::{ChatEvent, ChatResult, ToolCalled},
 };
 use paw_policy::{Digest, State};
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 /// The members of an object.
@@ -63,14 +64,14 @@ pub async fn say(client: &Client, text: &str) -> Subscription<ChatEvent> {
         .expect("the chat is accepted")
 }
 
-/// The next thing that a chat says.
+/// The next thing that is told, by a chat or other work that takes long.
 ///
 /// # Panics
 /// When it is otherwise; that is the failure of the test.
-pub async fn next(chat: &mut Subscription<ChatEvent>) -> ChatEvent {
-    within("the next piece of a chat", chat.next())
+pub async fn next<T: DeserializeOwned>(told: &mut Subscription<T>) -> T {
+    within("the next piece", told.next())
         .await
-        .expect("the chat goes on")
+        .expect("it goes on")
         .expect("it can be read")
 }
 

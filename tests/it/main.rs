@@ -47,6 +47,7 @@ mod places;
 mod policy;
 mod pool;
 mod providers;
+mod pulls;
 mod queue;
 mod quotas;
 mod rates;

@@ -12,7 +12,7 @@ use paw_api::{
     ErrorKind,
     agent::{Agent, AgentRpcClient},
     error::ErrorData,
-    model::{ModelRpcClient, ModelSwitched, PullEvent, SwitchEvent},
+    model::{ModelRpcClient, ModelSwitched, SwitchEvent},
     provider::{ProviderRpcClient, ProviderSpec},
     trail::AuditRpcClient,
 };
@@ -426,102 +426,6 @@ async fn provider_that_moved_while_it_was_tried_is_not_switched_to() {
     let error = end(&mut events).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Conflict, "{error:?}");
     as_before(&pawd, &client).await;
-}
-
-async fn pull(client: &Client, model: &str) -> Result<Subscription<PullEvent>, CallError> {
-    let begun = ModelRpcClient::pull(client, model.into(), None);
-    within("beginning a pull", begun).await
-}
-
-#[tokio::test]
-async fn pull_tells_how_far_it_is_and_is_on_record_before_it_begins() {
-    let (model, mut pawd, client) = pawd().await;
-    let (steps, answer) = Answer::steps();
-    model.will_pull(answer);
-    let mut events = pull(&client, "new").await.unwrap();
-    let records = AuditRpcClient::list(&client, None, Some("model_pulled".into()), None, None)
-        .await
-        .unwrap();
-    assert!(json!(records).to_string().contains("\"model\":\"new\""));
-    let line = json!({"status": "pulling 8eeb", "total": 100, "completed": 40});
-    steps.send(Step::Raw(format!("{line}\n"))).await.unwrap();
-    let far = next(&mut events).await.unwrap();
-    let expected = PullEvent::Progress {
-        status: "pulling 8eeb".into(),
-        completed: Some(40),
-        total: Some(100),
-    };
-    assert_eq!(far, expected);
-    steps.send(Step::End).await.unwrap();
-    let done = next(&mut events).await.unwrap();
-    assert!(matches!(done, PullEvent::Done(done) if done.model == "new"));
-
-    let shown = pawd.pawctl(&["model", "pull", "new"]).await;
-    assert_eq!(shown.status.code(), Some(0));
-    let mut audit = pawd.audit.take().unwrap();
-    audit.kill9().await;
-    let asked = model.asked().len();
-    let error = pull(&client, "new").await.map(drop);
-    refused(error, ErrorKind::Unavailable);
-    assert_eq!(
-        model.asked().len(),
-        asked,
-        "without a record nothing is fetched"
-    );
-}
-
-#[tokio::test]
-async fn pull_that_fails_or_breaks_off_is_no_success() {
-    let (model, _pawd, client) = pawd().await;
-    let (steps, failing) = Answer::steps();
-    let error = json!({"error": "pull model manifest: file does not exist"});
-    steps.try_send(Step::Raw(format!("{error}\n"))).unwrap();
-    for (answer, says) in [
-        (failing, "file does not exist"),
-        (Answer::cut(&["pulling"]), "cut"),
-    ] {
-        model.will_pull(answer);
-        let mut events = pull(&client, "new").await.unwrap();
-        let message = loop {
-            match next(&mut events).await.unwrap() {
-                PullEvent::Progress { .. } => {}
-                PullEvent::Failed { message, .. } => break message,
-                PullEvent::Done(done) => panic!("{done:?}"),
-            }
-        };
-        assert!(message.contains(says), "{message}");
-    }
-    refused(pull(&client, "").await.map(drop), ErrorKind::Invalid);
-}
-
-#[tokio::test]
-async fn pull_that_is_left_ends_at_the_provider_and_gives_its_place_back() {
-    let (model, _pawd, client) = pawd().await;
-    let (steps, answer) = Answer::steps();
-    let (_more, other) = Answer::steps();
-    model.will_pull(answer);
-    let mut events = pull(&client, "new").await.unwrap();
-    model.was_asked_for("POST /api/pull").await;
-    model.will_pull(other);
-    let second = pull(&client, "other").await.unwrap();
-    refused(pull(&client, "third").await.map(drop), ErrorKind::Busy);
-    steps.send(Step::Piece("pulling".into())).await.unwrap();
-    next(&mut events).await.unwrap();
-    events.unsubscribe().await.unwrap();
-    let left = async { while steps.send(Step::Piece("more".into())).await.is_ok() {} };
-    within("the end of the pull at the provider", left).await;
-    let mut third = pull(&client, "third").await.unwrap();
-    while !matches!(next(&mut third).await.unwrap(), PullEvent::Done(_)) {}
-    drop(second);
-}
-
-#[tokio::test]
-async fn provider_that_fetches_no_models_is_not_asked_to() {
-    let model = Model::start().await;
-    let pawd = Pawd::start(Setup::new().openai(&model)).await;
-    let client = pawd.client().await;
-    refused(pull(&client, "new").await.map(drop), ErrorKind::Invalid);
-    assert!(!model.asked().iter().any(|it| it.line.starts_with("POST")));
 }
 
 #[tokio::test]

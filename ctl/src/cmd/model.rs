@@ -203,6 +203,7 @@ async fn pull(pawd: &Connection, out: &mut Out, params: Params) -> Result<(), Fa
     const DOING: &str = "pull the model";
     let mut items = pawd.subscribe(DOING, "model.pull", params).await?;
     let bar = spinner("asking");
+    let mut step = None;
     let told = follow(out, &mut items, DOING, |item, out| {
         let event: PullEvent = item.read()?;
         match event {
@@ -211,9 +212,15 @@ async fn pull(pawd: &Connection, out: &mut Out, params: Params) -> Result<(), Fa
                 completed,
                 total,
             } => {
+                // Who draws no bar says each step once, with how much there is to fetch.
+                if bar.is_hidden() && step.as_ref() != Some(&status) {
+                    let size = total.map_or_else(String::new, |it| format!(", {}", text::size(it)));
+                    out.say(&format!("{}{size}", text::line(&status)));
+                }
                 measure(&bar, total);
                 bar.set_position(completed.unwrap_or(0));
                 bar.set_message(text::line(&status).into_owned());
+                step = Some(status);
                 Ok(News::More)
             }
             PullEvent::Done(done) => {
