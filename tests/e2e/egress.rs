@@ -75,8 +75,12 @@ pub(crate) async fn server() -> u16 {
     port
 }
 
-/// A system whose sandboxes may reach this port of loopback under some names.
 async fn system(port: u16, with_shim: bool) -> Standalone {
+    system_with(port, with_shim, &[]).await
+}
+
+/// A system whose sandboxes may reach this port of loopback under some names, with further files.
+pub(crate) async fn system_with(port: u16, with_shim: bool, files: &[(&str, &str)]) -> Standalone {
     let ceiling = format!(
         "hosts = [\"*.test\", \"ceiling.example\"]\nports = [{port}]\nallow_addresses = [\"127.0.0.1/32\"]\n[addresses]\n\
          \"allowed.test\" = [\"127.0.0.1\"]\n\"below.allowed.test\" = [\"127.0.0.1\"]\n\
@@ -86,7 +90,7 @@ async fn system(port: u16, with_shim: bool) -> Standalone {
     Standalone::start_with(
         &format!("net = [\"*.test:{port}\", \"agent.example:{port}\"]\n"),
         with_shim,
-        &[("etc/egress.toml", &ceiling)],
+        &[&[("etc/egress.toml", ceiling.as_str())], files].concat(),
     )
     .await
 }

@@ -26,6 +26,7 @@ mod scale;
 mod secrets;
 mod shim;
 mod skills;
+mod sockets;
 mod terminals;
 mod turns;
 mod walls;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
     cases.extend(workspace::cases());
     cases.extend(shim::cases());
     cases.extend(skills::cases());
+    cases.extend(sockets::cases());
     cases.extend(terminals::cases());
     cases.extend(turns::cases());
     cases.extend(mcp::cases());

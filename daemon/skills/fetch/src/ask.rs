@@ -60,6 +60,7 @@ pub(crate) async fn ask(
 ) -> Result<Answer, NoAnswer> {
     let request = request(url, sent).map_err(NoAnswer::Request)?;
     let stream = TcpStream::connect(proxy).await.map_err(NoAnswer::Proxy)?;
+    stream.set_nodelay(true).map_err(NoAnswer::Proxy)?;
     let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
         .max_buf_size(MAX_HEAD)
         .max_headers(MAX_HEADERS)
