@@ -1,7 +1,9 @@
 //! What an answer cost: by the prices that are configured, for each attempt, whatever became of it.
 
 use harness::{
-    Answer, Asking, Model, Pawd, Setup, Step, within,
+    Answer, Asking, Chaos, Dialect, Model, Pawd, Setup, Step,
+    chaos::{Fault, Then},
+    within,
     words::{accepted, finally, next, rest, say},
 };
 use jsonrpsee::async_client::Client;
@@ -67,6 +69,67 @@ async fn answer_costs_what_its_tokens_cost() {
     );
     let shown = pawd.pawctl(&["action", "show", &action.id]).await;
     assert!(String::from_utf8_lossy(&shown.stdout).contains("$0.007"));
+}
+
+/// An answer that took a million tokens of each side, as this kind of provider says so.
+fn million(dialect: Dialect) -> String {
+    let (said, usage) = (json!("hi"), 1_000_000);
+    match dialect {
+        Dialect::Gemini => dialect.record(&json!({
+            "candidates": [{"index": 0, "content": {"role": "model", "parts": [{"text": said}]}, "finishReason": "STOP"}],
+            "usageMetadata": {"promptTokenCount": usage, "candidatesTokenCount": usage},
+        })),
+        Dialect::Mistral => {
+            let last = dialect.record(&json!({
+                "model": "m", "choices": [{"index": 0, "delta": {"content": said}, "finish_reason": "stop"}],
+                "usage": {"prompt_tokens": usage, "completion_tokens": usage, "total_tokens": 2 * usage},
+            }));
+            last + &dialect.raw("[DONE]")
+        }
+        other => panic!("{other:?} is not asked"),
+    }
+}
+
+/// The list that ships, for a provider elsewhere: cents for a million tokens of the question and of the answer together.
+#[tokio::test]
+async fn models_of_the_shipped_list_cost_what_it_says_and_others_what_is_assumed() {
+    let chaos = Chaos::start();
+    let mut setup = Setup::new();
+    let models = [
+        (Dialect::Gemini, "gemini-2.5-flash", Some(280)),
+        (Dialect::Gemini, "gemini-2.5-flash-lite", Some(50)),
+        (Dialect::Gemini, "gemini-2.5-pro", None),
+        (Dialect::Mistral, "mistral-large-2512", Some(200)),
+        (Dialect::Mistral, "mistral-medium-2508", Some(240)),
+        (Dialect::Mistral, "mistral-small-latest", Some(75)),
+        (Dialect::Mistral, "codestral-2508", Some(120)),
+        (Dialect::Mistral, "ministral-8b-2512", Some(30)),
+        (Dialect::Mistral, "open-mistral-7b", None),
+    ];
+    for (number, (dialect, model, _)) in models.iter().enumerate() {
+        let (name, kind) = (format!("p{number}"), dialect.kind());
+        let fault = Fault::Stream(Vec::new(), million(*dialect), Then::Ends);
+        chaos.plays(&name, *dialect, fault, None);
+        // An address that is not of the loopback, and leads to it.
+        let url = chaos.url(&name, *dialect).replace("127.0.0.1", "0.0.0.0");
+        setup = setup.with(&format!(
+            "\n[provider.{name}]\nkind = \"{kind}\"\nbase_url = \"{url}\"\nmodel = \"{model}\"\nallow_plaintext = true\n"
+        ));
+    }
+    let pawd = Pawd::start(setup).await;
+    let client = pawd.client().await;
+    for (number, (_, model, cents)) in models.iter().enumerate() {
+        let (result, _) = ask_of(&client, &format!("p{number}")).await;
+        let result = result.expect("it answers");
+        let cost = result.cost.expect("it has one") * 100.0;
+        // What nobody knows counts as the dearest: 30 dollars and 180.
+        let expected = (cents.unwrap_or(21_000), cents.is_none());
+        assert_eq!(
+            (cost.round() as u64, result.cost_estimated),
+            expected,
+            "{model}"
+        );
+    }
 }
 
 #[tokio::test]
