@@ -114,6 +114,23 @@ async fn answer_is_kept_for_its_agent_and_where_there_is_one_right_answer_alone(
 }
 
 #[tokio::test]
+async fn question_that_comes_with_tools_is_asked_each_time() {
+    let model = Model::start().await;
+    let handy = agent("handy", "temperature = 0.0\nskills = [\"files\"]");
+    let pawd = Pawd::start(setup(&model).with(&handy)).await;
+    let client = pawd.client().await;
+    for asked in 1..=3 {
+        let (done, _) = ask(&client, "hello", "handy").await;
+        assert!(!done.cached);
+        assert_eq!(chats(&model), asked);
+        let sent = model.asked();
+        let sent = sent.iter().rfind(|it| it.line == "POST /api/chat");
+        let tools = sent.unwrap().body["tools"].as_array();
+        assert!(tools.is_some_and(|it| !it.is_empty()), "it has tools");
+    }
+}
+
+#[tokio::test]
 async fn answer_that_was_cut_short_or_failed_is_not_kept() {
     let model = Model::start().await;
     let pawd = Pawd::start(setup(&model)).await;
