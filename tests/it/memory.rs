@@ -1,5 +1,7 @@
 //! What an agent remembers: where a note came from is pawd's to know, and comes with the note into whatever conversation reads it.
 
+mod laundering;
+
 use harness::{
     Answer as Says, Asking, Model, Pawd, Setup, root, stage, within,
     words::{accepted, answer, finally, object},
@@ -59,7 +61,8 @@ impl Scene {
         let skills = skills(page);
         let skills = skills.each_ref().map(|(name, text)| (*name, text.as_str()));
         let config = format!(
-            "[roles]\nadmin = \"{}\"\n\n[agent.default]\nskills = [\"files\", \"memory\", \"page\", \"mail\"]\n\n[agent.other]\nskills = [\"memory\"]\n",
+            "[roles]\nadmin = \"{}\"\n\n[agent.default]\nskills = [\"files\", \"memory\", \"page\", \"mail\"]\nagents = [\"helper\"]\n\n[agent.other]\nskills = [\"memory\"]\n\n\
+             [agent.helper]\nskills = [\"files\", \"memory\", \"page\", \"mail\"]\nagents = [\"reader\"]\n\n[agent.reader]\nskills = [\"page\"]\n",
             root::our_group()
         );
         let setup = Setup::only(&config)
