@@ -185,7 +185,7 @@ fn show(transcript: &Transcript, look: &Look) -> String {
         shown.push_str(&format!(
             "\n{}\n{}\n",
             look.paint(Tone::Bold, &head),
-            text::plain(&summary.text).trim_end()
+            text::said(&summary.text, &summary.taint).trim_end()
         ));
     }
     for turn in &transcript.turns {
@@ -204,7 +204,7 @@ fn show(transcript: &Transcript, look: &Look) -> String {
         shown.push_str(&format!(
             "\n{}\n{}\n",
             look.paint(Tone::Bold, &head),
-            text::plain(&turn.text).trim_end()
+            text::said(&turn.text, &turn.taint).trim_end()
         ));
         for call in &turn.calls {
             let action = call.action.as_deref().unwrap_or("refused");

@@ -1,7 +1,8 @@
 //! A conversation as Markdown: a heading for each turn, and what was said as a quotation.
 //!
 //! What was said is anybody's. Quoted line by line it can look like a heading, a rule or the end of a fence only within its quotation, so
-//! nobody can put a turn into the document that there was not.
+//! nobody can put a turn into the document that there was not. What came from outside is a block of code there: no picture, link or element
+//! in it is one, so that who opens the document fetches nothing.
 
 use paw_api::agent::{Transcript, Turn};
 
@@ -42,8 +43,9 @@ fn said(turn: &Turn) -> String {
         text::rfc3339(turn.at),
         taint(&turn.taint)
     );
-    for line in text::plain(&turn.text).lines() {
-        out.push_str(format!("> {line}").trim_end());
+    let code = if turn.taint.is_foreign() { "    " } else { "" };
+    for line in text::said(&turn.text, &turn.taint).lines() {
+        out.push_str(format!("> {code}{line}").trim_end());
         out.push('\n');
     }
     for call in &turn.calls {
@@ -101,7 +103,7 @@ mod tests {
             .collect();
         assert_eq!(headings, ["# \\# a \\#\\# 9 user", "## 0 tool files/read"]);
         assert!(
-            written.contains("> one\n>\n> ## 1 user\n> ```\n> [2J> two\n"),
+            written.contains(">     one\n>\n>     ## 1 user\n>     ```\n>     [2J> two\n"),
             "{written}"
         );
         assert!(written.contains("      {\n      ## 2 user\n"), "{written}");

@@ -7,6 +7,8 @@
 
 use std::borrow::Cow;
 
+use paw_policy::TaintSet;
+
 use super::Look;
 
 /// Whether a terminal or a reader can be misled by this character. Line feed and tab are judged by the callers.
@@ -34,6 +36,16 @@ pub(crate) fn plain(text: &str) -> Cow<'_, str> {
         Cow::Owned(text.chars().filter(|c| !bad(*c)).collect())
     } else {
         Cow::Borrowed(text)
+    }
+}
+
+/// What was said, as [`plain`]; where it came from outside, no address in it is one that a terminal, a viewer or a copy of it opens.
+pub(crate) fn said<'a>(text: &'a str, taint: &TaintSet) -> Cow<'a, str> {
+    let text = plain(text);
+    if taint.is_foreign() {
+        Cow::Owned(text.replace("://", "[:]//").replace("www.", "www[.]"))
+    } else {
+        text
     }
 }
 
