@@ -60,6 +60,55 @@ async fn approve(
     within("answering", said).await
 }
 
+/// No habit says yes to what is critical: it takes the beginning of its digest, which has to be read, at each way to say yes by hand.
+#[tokio::test(flavor = "multi_thread")]
+async fn o1_critical_question_takes_the_beginning_of_its_digest_at_a_terminal() {
+    let pawd = Pawd::start(Setup::new()).await;
+    let client = pawd.client().await;
+    let authenticator = enrolled(&client).await;
+    let action = critical(&client).await;
+    let (digest, good) = (action.digest.to_string(), code(&authenticator, 1));
+    let asks = "This is critical. To approve exactly this plan, once, type the first 6 characters of its digest:";
+    let approve = ["approval", "approve", &action.id, "--code", &good];
+    for typed in ["y", "yes", "", &digest[1..7]] {
+        let mut window = pawd.pawctl_in_a_window((40, 132), &approve);
+        window.until(asks);
+        window.press(format!("{typed}\r").as_bytes());
+        window.until("it was not confirmed");
+        assert_eq!(window.end().code(), Some(1), "{typed:?}");
+    }
+    let mut watch = pawd.pawctl_in_a_window((40, 132), &["approval", "watch"]);
+    watch.until("[y/d/n/q]");
+    watch.press(b"y");
+    watch.until(asks);
+    watch.press(b"yes\r");
+    watch.until("it was not confirmed; the question stays");
+    watch.press(b"q");
+    assert!(watch.end().success());
+    assert_eq!(
+        show(&client, &action.id).await.state,
+        State::WaitingApproval
+    );
+    let mut watch = pawd.pawctl_in_a_window((40, 132), &["approval", "watch"]);
+    watch.until("[y/d/n/q]");
+    watch.press(b"y");
+    watch.until(asks);
+    watch.press(format!("{}\r", &digest[..6]).as_bytes());
+    watch.until("a one-time code, or Enter to be the first of two:");
+    // Without a code it would be the first of two, which who asked for it cannot be.
+    watch.press(b"\rq");
+    assert!(watch.end().success());
+    let mut window = pawd.pawctl_in_a_window((40, 132), &approve);
+    window.until(asks);
+    window.press(format!("{}\r", &digest[..6]).as_bytes());
+    assert_eq!(window.end().code(), Some(0));
+    assert_eq!(
+        finally(&client, &action.id).await.error.unwrap().kind,
+        "tool",
+        "it was done"
+    );
+}
+
 #[tokio::test]
 async fn critical_action_takes_a_code_that_counts_once() {
     let mut pawd = Pawd::start(Setup::new()).await;

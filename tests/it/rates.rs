@@ -6,7 +6,10 @@ use harness::{
 };
 use jsonrpsee::async_client::Client;
 use paw_api::{
-    ErrorKind, action::ActionRpcClient as _, error::ErrorData, provider::ChatEvent,
+    ErrorKind,
+    action::{ActionRpcClient, ApprovalRpcClient},
+    error::ErrorData,
+    provider::ChatEvent,
     system::SystemRpcClient as _,
 };
 use paw_policy::State;
@@ -61,7 +64,7 @@ async fn calls_of_a_user_are_bounded_over_all_methods() {
     );
     let (_model, pawd, client) = start(&lines).await;
     within("status", client.status()).await.unwrap();
-    let listed = within("listing", client.list(None, None, None)).await;
+    let listed = within("listing", ActionRpcClient::list(&client, None, None, None)).await;
     listed.unwrap();
     let refusal = refused(within("status", client.status()).await, ErrorKind::Busy);
     used_up(&refusal, "one");
@@ -117,6 +120,49 @@ async fn actions_of_each_agent_and_user_are_counted_alone() {
         rest(&mut chat).await.last(),
         Some(ChatEvent::Done(_))
     ));
+}
+
+/// The rate of questions as it ships.
+fn shipped() -> String {
+    let file = include_str!("../../packaging/etc/pawd.toml");
+    let from = file.find("[rate.questions]").expect("it ships");
+    let section = file[from..].split("\n\n").next();
+    format!("\n{}\n", section.expect("it has an end"))
+}
+
+/// Nobody is made to say yes faster than they can read: of twenty questions at once ten are asked, and the others told when to come again.
+#[tokio::test]
+async fn o1_eleventh_question_of_a_minute_is_refused_and_told_when_to_come_again() {
+    let (model, _pawd, client) = start(&shipped()).await;
+    for number in 0..20 {
+        let arguments = json!({"path": format!("{number}.txt"), "text": "x"});
+        let asked = object(json!({"skill": "files", "tool": "write", "arguments": arguments}));
+        let asked = client.submit("tool_call".into(), asked, None, None, Some(true), None);
+        let asked = within("asking", asked).await;
+        if number < 10 {
+            assert_eq!(asked.unwrap().state, State::WaitingApproval, "{number}");
+            continue;
+        }
+        let told = refused(asked.map(drop), ErrorKind::Busy);
+        assert!(told.hint.contains("[rate.questions]"), "{told:?}");
+        let again = told.retry_after_ms.expect("when to ask again");
+        assert!((1..=6_000).contains(&again), "{again}");
+    }
+    let waiting = within("listing", ApprovalRpcClient::list(&client, None, None)).await;
+    assert_eq!(waiting.unwrap().len(), 10);
+    // What nobody is asked about goes on, and a model is told why its call came to nothing.
+    let listed = call(&client, "list", json!({"path": "."})).await;
+    assert_eq!(listed.state, State::Completed);
+    let write = json!({"path": "of-a-model.txt", "text": "x"});
+    model.will(Says::calls(&[("files__write", write)]));
+    model.will(Says::says(&["I was told to wait."]));
+    rest(&mut say(&client, "write it").await).await;
+    let asked = model.asked();
+    let told = asked.last().unwrap().body["messages"].to_string();
+    assert!(
+        told.contains("rate questions of 10 questions a minute"),
+        "{told}"
+    );
 }
 
 /// Who comes back when they were told to is not refused again.

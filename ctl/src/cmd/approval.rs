@@ -9,7 +9,7 @@ use std::{io::IsTerminal as _, str::FromStr as _, time::Duration};
 
 use paw_api::action::{Action, Approval, Enrolment, Grant};
 use paw_policy::{
-    Circumstances, Digest, Principal,
+    Circumstances, Digest, Principal, Risk,
     grant::{self, Like},
 };
 use serde_json::{Value, json};
@@ -21,6 +21,9 @@ use crate::{
     fail::{Failure, exit},
     render::{Look, Out, Tone, plan, table, text},
 };
+
+/// How much of a digest is typed to approve what is critical.
+const TYPED: usize = 6;
 
 pub(super) async fn run(
     global: &Global,
@@ -166,21 +169,44 @@ async fn confirm(out: &Out, approval: &Approval) -> Result<(), Failure> {
             ),
         });
     }
-    out.say(&match approval.waiting {
-        0 | 1 => "Approve exactly this plan, once? [y/N]".to_owned(),
-        several => format!("Approve exactly this plan, once for each of {several} actions? [y/N]"),
-    });
-    match line_of_stdin().await?.to_ascii_lowercase().as_str() {
-        "y" | "yes" => Ok(()),
-        _ => Err(Failure::Local {
-            doing: doing.to_owned(),
-            why: "it was not confirmed".to_owned(),
-            remedy: format!(
-                "the question stays; to say no: pawctl approval deny {}",
-                approval.id
-            ),
-        }),
+    let (asked, words) = confirmation(approval);
+    out.say(&asked);
+    let said = line_of_stdin().await?.to_ascii_lowercase();
+    if words.contains(&said) {
+        return Ok(());
     }
+    Err(Failure::Local {
+        doing: doing.to_owned(),
+        why: "it was not confirmed".to_owned(),
+        remedy: format!(
+            "the question stays; to say no: pawctl approval deny {}",
+            approval.id
+        ),
+    })
+}
+
+/// What a person is asked before their yes is sent, and the words that mean it. What is critical takes something that has to be read
+/// off this plan, so that no habit says yes to it.
+fn confirmation(approval: &Approval) -> (String, Vec<String>) {
+    let times = match approval.waiting {
+        0 | 1 => "once".to_owned(),
+        several => format!("once for each of {several} actions"),
+    };
+    if approval.risk == Risk::Critical {
+        let word = typed(approval);
+        let length = word.len();
+        let asked = format!(
+            "This is critical. To approve exactly this plan, {times}, type the first {length} characters of its digest:"
+        );
+        return (asked, vec![word]);
+    }
+    let asked = format!("Approve exactly this plan, {times}? [y/N]");
+    (asked, vec!["y".to_owned(), "yes".to_owned()])
+}
+
+/// What is typed to approve what is critical.
+fn typed(approval: &Approval) -> String {
+    approval.digest.to_string().chars().take(TYPED).collect()
 }
 
 /// One line, read on a thread of its own: the connection stays alive while the person thinks.

@@ -90,6 +90,8 @@ pub struct Rate {
     pub calls_per_minute: Option<Spanned<u64>>,
     /// Actions in a minute.
     pub actions_per_minute: Option<Spanned<u64>>,
+    /// Questions to people in a minute.
+    pub questions_per_minute: Option<Spanned<u64>>,
     /// Calls of this method.
     pub method: Option<Spanned<String>>,
     /// Actions of this agent.

@@ -42,6 +42,20 @@ pub enum Counted {
     Calls(Option<String>),
     /// Actions, of this agent alone if one is named: what is asked for by calls, by models in their turns and by jobs.
     Actions(Option<Name>),
+    /// Of those, the ones that a person is asked about.
+    Questions(Option<Name>),
+}
+
+impl Counted {
+    /// The word for them.
+    #[must_use]
+    pub const fn what(&self) -> &'static str {
+        match self {
+            Self::Calls(_) => "calls",
+            Self::Actions(_) => "actions",
+            Self::Questions(_) => "questions",
+        }
+    }
 }
 
 /// By what a rate is split.
@@ -105,24 +119,32 @@ fn rate(
         each.extend(read_value(source, word, &split_by, faults));
     }
     // What the other sort of thing has, and this one has not.
-    let (of, value, foreign) = match (&rate.calls_per_minute, &rate.actions_per_minute) {
-        (Some(value), None) => {
+    let agent = |value| reference(source, value, known.agents, "agent", faults);
+    let (of, value, foreign) = match (
+        &rate.calls_per_minute,
+        &rate.actions_per_minute,
+        &rate.questions_per_minute,
+    ) {
+        (Some(value), None, None) => {
             let of = |value| read_value(source, value, &method, faults);
             let of = Counted::Calls(rate.method.as_ref().and_then(of));
             (of, value, (By::Agent, rate.agent.as_ref()))
         }
-        (None, Some(value)) => {
-            let of = |value| reference(source, value, known.agents, "agent", faults);
-            let of = Counted::Actions(rate.agent.as_ref().and_then(of));
+        (None, Some(value), None) => {
+            let of = Counted::Actions(rate.agent.as_ref().and_then(agent));
             (of, value, (By::Method, rate.method.as_ref()))
         }
-        (Some(_), Some(_)) => {
+        (None, None, Some(value)) => {
+            let of = Counted::Questions(rate.agent.as_ref().and_then(agent));
+            (of, value, (By::Method, rate.method.as_ref()))
+        }
+        (Some(_), Some(_), _) | (Some(_), _, Some(_)) | (_, Some(_), Some(_)) => {
             let hint = "give one of them; two sections count two things";
-            faults.at(source, key.span(), "a rate of calls and of actions", hint);
+            faults.at(source, key.span(), "a rate of more than one thing", hint);
             return None;
         }
-        (None, None) => {
-            let hint = "give calls_per_minute or actions_per_minute";
+        (None, None, None) => {
+            let hint = "give calls_per_minute, actions_per_minute or questions_per_minute";
             faults.at(source, key.span(), "a rate that limits nothing", hint);
             return None;
         }
@@ -184,9 +206,10 @@ mod tests {
     fn what_can_be_meant_is_read() {
         let config = read(
             "[rate.a]\ncalls_per_minute = 60\nmethod = \"chat.send\"\neach = [\"user\"]\n\
-             [rate.b]\nactions_per_minute = 6\nagent = \"default\"\n",
+             [rate.b]\nactions_per_minute = 6\nagent = \"default\"\n\
+             [rate.c]\nquestions_per_minute = 6\nagent = \"default\"\neach = [\"agent\"]\n",
         );
-        assert_eq!(config.unwrap().rates.len(), 2);
+        assert_eq!(config.unwrap().rates.len(), 3);
     }
 
     #[test]
@@ -196,6 +219,11 @@ mod tests {
         for (text, word) in [
             ("[rate.r]\nuser = \"ann\"\n".to_owned(), "calls_per_minute"),
             (format!("{calls}actions_per_minute = 1\n"), "two sections"),
+            (
+                format!("{actions}questions_per_minute = 1\n"),
+                "two sections",
+            ),
+            (format!("{calls}questions_per_minute = 1\n"), "two sections"),
             ("[rate.r]\ncalls_per_minute = 0\n".into(), "out of bounds"),
             (format!("{calls}method = \"chat.shout\"\n"), "rpc.discover"),
             (

@@ -170,7 +170,8 @@ impl Driver {
             uid: record.requested_by.uid,
             name: record.requested_by.name.as_deref(),
         };
-        let what = What::Action(&record.plan.agent);
+        let asks = record.decision == Decision::Ask;
+        let what = What::Action(&record.plan.agent, asks);
         self.ports.rates.count(what, whose)
     }
 

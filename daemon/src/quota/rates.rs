@@ -26,8 +26,8 @@ const BUCKETS: usize = 4_096;
 pub enum What<'a> {
     /// A call of this method.
     Call(&'static str),
-    /// An action on behalf of this agent.
-    Action(&'a Name),
+    /// An action on behalf of this agent, and whether a person is asked about it.
+    Action(&'a Name, bool),
 }
 
 /// Who asks for it, as the kernel says.
@@ -59,7 +59,7 @@ struct Buckets {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct UsedUp {
     rate: Name,
-    calls: bool,
+    what: &'static str,
     per_minute: u64,
     wait_ms: u64,
 }
@@ -68,11 +68,10 @@ impl From<UsedUp> for Error {
     fn from(used: UsedUp) -> Self {
         let UsedUp {
             rate,
-            calls,
+            what,
             per_minute,
             wait_ms,
         } = used;
-        let what = if calls { "calls" } else { "actions" };
         let seconds = wait_ms.div_ceil(1_000);
         let message =
             format!("rate {rate} of {per_minute} {what} a minute is used up for {seconds} s");
@@ -139,7 +138,7 @@ impl Buckets {
             if wait > 0 {
                 return Err(UsedUp {
                     rate: key.0.clone(),
-                    calls: matches!(what, What::Call(_)),
+                    what: settings.of.what(),
                     per_minute: settings.per_minute,
                     wait_ms: wait,
                 });
@@ -177,10 +176,13 @@ fn key(settings: &RateSettings, what: What<'_>, whose: Whose<'_>) -> Option<Stri
         (Counted::Calls(named), What::Call(method)) => {
             named.as_deref().is_none_or(|named| named == method)
         }
-        (Counted::Actions(named), What::Action(agent)) => {
+        (Counted::Actions(named), What::Action(agent, _))
+        | (Counted::Questions(named), What::Action(agent, true)) => {
             named.as_ref().is_none_or(|named| named == agent)
         }
-        (Counted::Calls(_), What::Action(_)) | (Counted::Actions(_), What::Call(_)) => false,
+        (Counted::Questions(_), What::Action(_, false))
+        | (Counted::Calls(_), What::Action(..))
+        | (Counted::Actions(_) | Counted::Questions(_), What::Call(_)) => false,
     };
     let is_theirs = |user: &String| {
         whose.name == Some(user) || user.parse::<u32>().is_ok_and(|uid| uid == whose.uid)
@@ -190,11 +192,11 @@ fn key(settings: &RateSettings, what: What<'_>, whose: Whose<'_>) -> Option<Stri
     }
     let part = |by: &By| match (by, what) {
         (By::Method, What::Call(method)) => format!("method={method}"),
-        (By::Agent, What::Action(agent)) => format!("agent={agent}"),
+        (By::Agent, What::Action(agent, _)) => format!("agent={agent}"),
         // A name may be given to somebody else.
         (By::User, _) => format!("user={}", whose.uid),
         // The configuration has none of these.
-        (By::Method, What::Action(_)) | (By::Agent, What::Call(_)) => String::new(),
+        (By::Method, What::Action(..)) | (By::Agent, What::Call(_)) => String::new(),
     };
     let parts: Vec<String> = settings.each.iter().map(part).collect();
     Some(parts.join(","))
@@ -229,11 +231,19 @@ mod tests {
     #[test]
     fn each_is_counted_where_it_belongs_and_nowhere_else() {
         let agent: Name = "clerk".parse().unwrap();
-        let (call, action) = (What::Call("chat.send"), What::Action(&agent));
+        let (call, action) = (What::Call("chat.send"), What::Action(&agent, false));
         let of = |of, user, each: &[By], what, whose| key(&rate(of, user, each, 1), what, whose);
         let calls = |method: Option<&str>| Counted::Calls(method.map(str::to_owned));
         let actions = |agent: Option<&Name>| Counted::Actions(agent.cloned());
-        let other = "other".parse().unwrap();
+        let questions = |agent: Option<&Name>| Counted::Questions(agent.cloned());
+        let (asked, other) = (What::Action(&agent, true), "other".parse().unwrap());
+        for of_none in [call, action] {
+            assert_eq!(of(questions(None), None, &[], of_none, ANN), None);
+        }
+        assert_eq!(of(questions(Some(&other)), None, &[], asked, ANN), None);
+        for counts in [actions(None), questions(None), questions(Some(&agent))] {
+            assert_eq!(of(counts, None, &[], asked, ANN), Some(String::new()));
+        }
         assert_eq!(of(calls(None), None, &[], call, ANN), Some(String::new()));
         assert_eq!(of(calls(None), None, &[], action, ANN), None);
         assert_eq!(of(actions(None), None, &[], call, ANN), None);

@@ -9,12 +9,13 @@ use std::{
 };
 
 use paw_api::{action::Approval, events::EventItem};
+use paw_policy::Risk;
 use rustix::termios::{
     InputModes, LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr,
 };
 use tokio::sync::mpsc;
 
-use super::{Said, answer_of, show};
+use super::{Said, answer_of, confirmation, show, typed};
 use crate::{
     cli::Format,
     connect::{Connection, Items, Params},
@@ -27,8 +28,8 @@ const DOING: &str = "watch for questions";
 /// Keys that may wait; more than a person types.
 const KEYS: usize = 64;
 
-/// The longest code that is typed.
-const MAX_CODE: usize = 16;
+/// The longest line that is typed.
+const MAX_TYPED: usize = 16;
 
 pub(super) async fn run(pawd: &Connection, out: &mut Out) -> Result<(), Failure> {
     // Listening begins before the list is read, so that no question falls between the two.
@@ -143,7 +144,13 @@ async fn answer(pawd: &Connection, out: &mut Out, items: &mut Items) -> Result<(
         };
         let Some(one) = shown.take() else { continue };
         let code = match said {
-            "approve" if one.risk == paw_policy::Risk::Critical => {
+            "approve" if one.risk == Risk::Critical => {
+                out.print(&format!("{} ", confirmation(&one).0));
+                if line(out, &mut keys, Shown::AsTyped).await? != typed(&one) {
+                    out.say("it was not confirmed; the question stays");
+                    later.insert(one.id);
+                    continue;
+                }
                 typed_code(out, &mut keys).await?
             }
             _ => None,
@@ -173,22 +180,41 @@ async fn typed_code(
     out: &mut Out,
     keys: &mut mpsc::Receiver<u8>,
 ) -> Result<Option<String>, Failure> {
-    out.print("critical; a one-time code, or Enter to be the first of two: ");
+    out.print("a one-time code, or Enter to be the first of two: ");
+    let code = line(out, keys, Shown::AsStars).await?;
+    Ok((!code.is_empty()).then_some(code))
+}
+
+/// Whether what is typed can be read on the screen.
+enum Shown {
+    AsTyped,
+    AsStars,
+}
+
+/// Digits and letters up to an Enter.
+async fn line(
+    out: &mut Out,
+    keys: &mut mpsc::Receiver<u8>,
+    shown: Shown,
+) -> Result<String, Failure> {
     out.flush()?;
-    let mut code = String::new();
+    let mut said = String::new();
     while let Some(key) = keys.recv().await {
         match key {
             b'\r' | b'\n' => break,
-            b'0'..=b'9' if code.len() < MAX_CODE => {
-                code.push(char::from(key));
-                out.print("*");
+            b'0'..=b'9' | b'a'..=b'z' if said.len() < MAX_TYPED => {
+                said.push(char::from(key));
+                out.print(match shown {
+                    Shown::AsTyped => &said[said.len() - 1..],
+                    Shown::AsStars => "*",
+                });
                 out.flush()?;
             }
             _ => {}
         }
     }
     out.say("");
-    Ok((!code.is_empty()).then_some(code))
+    Ok(said)
 }
 
 /// What is pressed, byte by byte. The thread ends with the process: a read of a terminal cannot be taken back.
