@@ -5,7 +5,11 @@
 use std::path::Path;
 
 use harness::{
-    Model, Pawd, Setup, cases, openmetrics::Exposition, report::Case, somebody::Somebody, within,
+    Model, Pawd, Setup, cases,
+    openmetrics::Exposition,
+    report::Case,
+    somebody::{Guest, Somebody},
+    within,
 };
 use jsonrpsee::async_client::Client;
 use paw_api::{
@@ -37,6 +41,7 @@ pub(crate) fn cases() -> Vec<Case> {
         jobs_of_others_are_as_if_they_were_not_there,
         sandboxes_of_others_are_as_if_they_were_not_there,
         denied_call_is_in_the_audit_log,
+        l3_connection_that_is_handed_on_stays_that_of_who_made_it,
         answer_that_is_kept_for_one_user_is_not_given_to_another,
         what_questions_took_is_told_to_administrators_alone,
         failures_of_one_user_close_the_target_to_nobody_else_and_those_of_two_do,
@@ -329,6 +334,29 @@ async fn users_see_only_what_is_theirs() {
             .uid,
         ALICE
     );
+}
+
+/// A connection that a user made and gave to another process, here one of root's: whatever is said over it counts as that user's and is
+/// recorded as theirs. Who gives it away has delegated what they may do, and no more.
+async fn l3_connection_that_is_handed_on_stays_that_of_who_made_it() {
+    let mut house = House::open().await;
+    let program = Path::new(env!("CARGO_BIN_EXE_be-somebody"));
+    let socket = house.pawd.root.control();
+    let (stream, _guest) = Guest::hands_over(program, &socket, ALICE, ALICE, &[USERS]);
+    let handed = paw_api::client::over(stream);
+    let caller = handed.whoami().await.expect("users may ask");
+    assert_eq!((caller.uid, caller.role), (ALICE, Role::User));
+    assert_ne!(caller.uid, nix::unistd::geteuid().as_raw());
+    refused(handed.reload().await, ErrorKind::Denied);
+    let mine = ask_to_write(&handed, "out.txt", "x").await;
+    assert_eq!(mine.requested_by.uid, ALICE);
+    let admin = house.guest(0, &[]);
+    let records = AuditRpcClient::list(admin, None, Some("rpc_denied".into()), None, None);
+    let records = records.await.expect("it may read them");
+    let [record] = records.as_slice() else {
+        panic!("{records:?}");
+    };
+    assert_eq!(record["entry"]["actor"]["uid"], ALICE, "{record}");
 }
 
 async fn denied_call_is_in_the_audit_log() {

@@ -1,6 +1,8 @@
 //! Being somebody else on the control socket: the kernel notes who connects, so somebody else has to.
 
 use std::{
+    io::IoSliceMut,
+    mem::MaybeUninit,
     os::{
         fd::OwnedFd,
         unix::{fs::PermissionsExt, net::UnixStream},
@@ -10,6 +12,7 @@ use std::{
 };
 
 use jsonrpsee::async_client::Client;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use tempfile::TempDir;
 
 /// A connection that the kernel reports as another user.
@@ -39,6 +42,8 @@ impl Somebody {
 pub struct Guest {
     process: std::process::Child,
     _program: TempDir,
+    /// What it waits on where it has handed its connection over.
+    line: Option<UnixStream>,
 }
 
 impl Guest {
@@ -54,6 +59,45 @@ impl Guest {
         gid: u32,
         groups: &[u32],
     ) -> (tokio::net::UnixStream, Self) {
+        let (ours, guest) = Self::start(program, socket, (uid, gid, groups), &[]);
+        (asynchronous(ours), guest)
+    }
+
+    /// A connection that this user made and handed to us, over which we speak; see [`Guest::connect`].
+    ///
+    /// # Panics
+    /// When it is not handed over.
+    #[must_use]
+    pub fn hands_over(
+        program: &Path,
+        socket: &Path,
+        uid: u32,
+        gid: u32,
+        groups: &[u32],
+    ) -> (tokio::net::UnixStream, Self) {
+        let who = (uid, gid, groups);
+        let (ours, mut guest) = Self::start(program, socket, who, &["--hand-over"]);
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut beside = RecvAncillaryBuffer::new(&mut space);
+        let mut byte = [0];
+        let slice = &mut [IoSliceMut::new(&mut byte)];
+        recvmsg(&ours, slice, &mut beside, RecvFlags::CMSG_CLOEXEC).expect("it is handed over");
+        let handed = beside.drain().find_map(|part| match part {
+            RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+            _ => None,
+        });
+        let handed = UnixStream::from(handed.expect("a descriptor"));
+        // Until it ends, it has the connection, too.
+        guest.line = Some(ours);
+        (asynchronous(handed), guest)
+    }
+
+    fn start(
+        program: &Path,
+        socket: &Path,
+        (uid, gid, groups): (u32, u32, &[u32]),
+        more: &[&str],
+    ) -> (UnixStream, Self) {
         // The target directory may be private; whoever runs this must be able to read it.
         let dir = tempfile::tempdir().expect("a temporary directory");
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755))
@@ -78,17 +122,23 @@ impl Guest {
         command
             .arg(&copy)
             .arg(socket)
+            .args(more)
             .stdin(Stdio::from(OwnedFd::from(theirs)));
         let process = command.spawn().expect("setpriv is part of util-linux");
-        ours.set_nonblocking(true).expect("it is a socket");
-        let stream = tokio::net::UnixStream::from_std(ours).expect("within a runtime");
         let guest = Self {
             process,
             _program: dir,
+            line: None,
         };
-        (stream, guest)
+        (ours, guest)
     }
 }
+
+fn asynchronous(stream: UnixStream) -> tokio::net::UnixStream {
+    stream.set_nonblocking(true).expect("it is a socket");
+    tokio::net::UnixStream::from_std(stream).expect("within a runtime")
+}
+
 impl Drop for Guest {
     fn drop(&mut self) {
         // It ends by itself when either side closes; not waiting for that keeps the test short.

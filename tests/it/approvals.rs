@@ -1,20 +1,21 @@
 //! A person's answer: bound to what was shown, given once, in time, by somebody who may.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use harness::{Pawd, Setup, within};
+use harness::{Answer as Says, Model, Pawd, Setup, within};
 use paw_api::{
     ErrorKind,
     action::{ActionRpcClient as _, Answer, ApprovalRpcClient},
     system::ConfigRpcClient,
+    trail::AuditRpcClient,
 };
 use paw_policy::{Decision, Digest, State};
+use serde_json::json;
 
 use harness::words::{
-    answer, ask_to_write, call, finally, in_workspace, news, object, refused, show,
+    answer, ask_to_write, call, finally, in_workspace, news, object, refused, say, show, tool,
 };
-use serde_json::json;
-use tokio::time::timeout;
+use tokio::{task::JoinSet, time::timeout};
 
 #[tokio::test]
 async fn write_waits_for_a_person_and_is_then_done() {
@@ -98,6 +99,82 @@ async fn two_answers_at_once_permit_one_execution() {
     assert!(first.is_ok() != second.is_ok(), "{first:?} {second:?}");
     finally(&one, &action.id).await;
     assert_eq!(pawd.launcher.as_ref().unwrap().plans().len(), 1);
+}
+
+#[tokio::test]
+async fn l7_hundred_answers_at_once_permit_one_execution() {
+    let pawd = Pawd::start(Setup::new()).await;
+    let client = pawd.client().await;
+    let action = ask_to_write(&client, "out.txt", "hello").await;
+    let mut answers = JoinSet::new();
+    for _ in 0..20 {
+        let client = Arc::new(pawd.client().await);
+        for _ in 0..5 {
+            let (client, id, digest) = (Arc::clone(&client), action.id.clone(), action.digest);
+            answers.spawn(async move { answer(&client, &id, digest, Answer::Approve).await });
+        }
+    }
+    let answers = answers.join_all().await;
+    assert_eq!(answers.len(), 100);
+    assert_eq!(answers.iter().filter(|it| it.is_ok()).count(), 1);
+    for answer in answers.into_iter().filter(Result::is_err) {
+        refused(answer.map(drop), ErrorKind::Conflict);
+    }
+    assert_eq!(finally(&client, &action.id).await.state, State::Completed);
+    assert_eq!(pawd.launcher.as_ref().unwrap().plans().len(), 1);
+    let approved = AuditRpcClient::list(
+        &client,
+        Some(action.id.clone()),
+        Some("action_approved".into()),
+        None,
+        None,
+    );
+    assert_eq!(within("the records", approved).await.unwrap().len(), 1);
+}
+
+/// The same file, asked for in two conversations by the same model: each answer is for its own question, and one that was given, or is
+/// for another plan, opens none.
+#[tokio::test]
+async fn l7_answer_of_another_conversation_or_of_a_changed_plan_is_none() {
+    let model = Model::start().await;
+    let pawd = Pawd::start(Setup::new().ollama(&model)).await;
+    let client = pawd.client().await;
+    let mut chats = Vec::new();
+    for text in ["hello", "hellp"] {
+        let write = json!({"path": "out.txt", "text": text});
+        model.will(Says::calls(&[("files__write", write)]));
+        let mut chat = say(&client, "write it").await;
+        let called = tool(&mut chat, "waiting_approval").await;
+        chats.push((chat, called.action_id.unwrap(), called.digest.unwrap()));
+    }
+    let [(_, first, its), (_, second, other)] = &chats[..] else {
+        panic!("two of them");
+    };
+    assert_ne!(
+        show(&client, first).await.session,
+        show(&client, second).await.session
+    );
+    // One bit of the digest, and that of the other conversation.
+    let mut bits = its.to_string();
+    let last = if bits.pop() == Some('0') { '1' } else { '0' };
+    bits.push(last);
+    for digest in [bits.parse().unwrap(), *other] {
+        let said = answer(&client, first, digest, Answer::Approve).await;
+        refused(said, ErrorKind::Conflict);
+    }
+    refused(
+        answer(&client, second, *its, Answer::Approve).await,
+        ErrorKind::Conflict,
+    );
+    answer(&client, first, *its, Answer::Approve).await.unwrap();
+    assert_eq!(finally(&client, first).await.state, State::Completed);
+    // What was said to the first says nothing to the second.
+    assert_eq!(show(&client, second).await.state, State::WaitingApproval);
+    refused(
+        answer(&client, first, *its, Answer::Approve).await,
+        ErrorKind::Conflict,
+    );
+    assert_eq!(in_workspace(&pawd, "out.txt").as_deref(), Some("hello"));
 }
 
 #[tokio::test]
@@ -215,7 +292,7 @@ async fn rule_that_came_after_the_question_counts() {
     // The only place was given back: the next one is done.
     pawd.root.write("etc/policy/20-stop.cedar", "");
     ConfigRpcClient::reload(&client).await.unwrap();
-    let next = call(&client, "list", serde_json::json!({"path": "."})).await;
+    let next = call(&client, "list", json!({"path": "."})).await;
     assert_eq!(next.state, State::Completed, "{next:?}");
 }
 

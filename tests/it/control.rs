@@ -1,9 +1,19 @@
 //! Abuse of the control socket: an error or a closed connection for who does it, and nothing at all for everybody else.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    io::{IoSlice, Read as _},
+    mem::MaybeUninit,
+    os::fd::AsFd as _,
+    time::Duration,
+};
 
 use harness::{Pawd, Setup, within};
 use paw_api::system::SystemRpcClient;
+use rustix::{
+    fs::OFlags,
+    net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg},
+};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -53,6 +63,35 @@ fn memory(pawd: &Pawd) -> u64 {
         .and_then(|kib| kib.parse::<u64>().ok())
         .expect("a number")
         * 1024
+}
+
+/// Descriptors that come with a call are nobody's: pawd has none of them by the time it answers.
+#[tokio::test]
+async fn l3_descriptors_that_are_sent_along_are_closed() {
+    let pawd = Pawd::start(Setup::new()).await;
+    let mut stream = BufReader::new(connect(&pawd).await);
+    for _ in 0..100 {
+        let (mut inner, outer) = std::io::pipe().unwrap();
+        let call = b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"system.ping\"}\n";
+        {
+            let descriptors = [outer.as_fd(); 16];
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
+            let mut beside = SendAncillaryBuffer::new(&mut space);
+            assert!(beside.push(SendAncillaryMessage::ScmRights(&descriptors)));
+            let slice = [IoSlice::new(call)];
+            let sent = sendmsg(stream.get_ref(), &slice, &mut beside, SendFlags::empty());
+            assert_eq!(sent, Ok(call.len()));
+        }
+        let mut line = String::new();
+        let answered = stream.read_line(&mut line);
+        within("an answer", answered).await.unwrap();
+        assert!(line.contains("pong"), "{line}");
+        // A pipe has an end when nobody holds the other side of it.
+        drop(outer);
+        rustix::fs::fcntl_setfl(&inner, OFlags::NONBLOCK).unwrap();
+        assert_eq!(inner.read(&mut [0]).unwrap(), 0);
+    }
+    others_are_served(&pawd).await;
 }
 
 #[tokio::test]

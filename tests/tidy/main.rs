@@ -8,6 +8,7 @@ mod documents;
 mod lexer;
 mod rpc;
 mod sources;
+mod supply;
 mod top;
 mod tree;
 

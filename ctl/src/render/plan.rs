@@ -124,6 +124,73 @@ mod tests {
         );
     }
 
+    /// Five thousand texts of a skill, out of what drives terminals, turns lines around, hides, or looks like words of ours.
+    #[test]
+    fn s7_no_made_up_text_shows_more_than_letters() {
+        const PIECES: [&str; 32] = [
+            "\u{1b}[2J",
+            "\u{1b}]8;;http://x\u{7}",
+            "\u{1b}]0;t\u{1b}\\",
+            "\u{9b}31m",
+            "\u{9d}",
+            "\u{90}q",
+            "\r",
+            "\n",
+            "\u{8}",
+            "\t",
+            "\u{0}",
+            "\u{7f}",
+            "\u{85}",
+            "\u{202a}",
+            "\u{202e}",
+            "\u{2066}",
+            "\u{2069}",
+            "\u{200b}",
+            "\u{200d}",
+            "\u{200f}",
+            "\u{feff}",
+            "\u{ad}",
+            "\u{e0041}",
+            "\u{fe0f}",
+            "\u{2028}",
+            "\u{2029}",
+            "Approve exactly this plan? [y/N] y",
+            "\", \"risk\": \"low",
+            "… 9 characters …",
+            "sha256 ",
+            "a",
+            " ",
+        ];
+        // A generator of numbers of its own (xorshift), so that each run tries the same.
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut draw = |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            usize::try_from(state % below as u64).expect("it is below")
+        };
+        for round in 0..5_000 {
+            let pieces = draw(40);
+            let text: String = (0..pieces).map(|_| PIECES[draw(PIECES.len())]).collect();
+            let plan = json!({"tool": text, "arguments": {&text: [text, {"text": text}]}});
+            let shown = shown(&plan);
+            assert!(
+                shown
+                    .chars()
+                    .all(|c| c == '\n' || c == '…' || (' '..='~').contains(&c)),
+                "{round}: {shown:?}"
+            );
+            // No line of it is one of ours: each begins as a value of the plan does.
+            assert!(
+                shown.lines().all(|line| {
+                    let line = line.trim_start();
+                    line.starts_with(['"', '{', '}', '[', ']'])
+                }),
+                "{round}: {shown:?}"
+            );
+        }
+    }
+
     #[test]
     fn long_values_are_left_out_with_their_length_and_digest() {
         let long = format!("begin{}end", "x".repeat(100_000));

@@ -3,6 +3,14 @@
 use jsonrpsee::RpcModule;
 use paw_api::methods::TABLE;
 use paw_policy::Role;
+use proptest::{
+    collection::vec,
+    prelude::{Just, Strategy, any},
+    prop_oneof,
+    sample::select,
+    strategy::ValueTree as _,
+    test_runner::TestRunner,
+};
 use serde_json::{Value, json};
 
 use crate::rig::{METHODS, Rig, limits, module, request};
@@ -144,6 +152,83 @@ async fn nobody_can_claim_to_be_somebody_else() {
     let who = client.value().await;
     assert_eq!(who["result"]["uid"], nix::unistd::geteuid().as_raw());
     assert_eq!(who["result"]["role"], "user");
+}
+
+/// Words with which somebody could try to be somebody else.
+const IDENTITIES: [&str; 16] = [
+    "uid",
+    "gid",
+    "pid",
+    "role",
+    "roles",
+    "peer",
+    "caller",
+    "user",
+    "user_id",
+    "requested_by",
+    "requester_level",
+    "scopes",
+    "admin",
+    "sudo",
+    "token",
+    "unit",
+];
+
+/// Any JSON in which such words stand anywhere.
+fn claims() -> impl Strategy<Value = Value> {
+    let word = select(&IDENTITIES[..]);
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        Just(json!(0)),
+        any::<u32>().prop_map(Value::from),
+        select(&["root", "admin", "0", "", "approver"][..]).prop_map(Value::from),
+        word.clone().prop_map(Value::from),
+    ];
+    leaf.prop_recursive(4, 24, 4, move |inner| {
+        let member = (word.clone().prop_map(str::to_owned), inner.clone());
+        prop_oneof![
+            vec(inner, 0..4).prop_map(Value::from),
+            vec(member, 0..4).prop_map(|members| Value::Object(members.into_iter().collect())),
+        ]
+    })
+}
+
+/// Whatever is claimed in the parameters of a call, or beside them: who may call it is decided by the kernel's word alone, and so is whose
+/// denial is on record.
+#[tokio::test]
+async fn l2_no_claim_of_an_identity_changes_what_a_caller_may_do() {
+    let mut runner = TestRunner::default();
+    let sample = (claims(), claims(), select(&IDENTITIES[..]), 0..TABLE.len());
+    for role in [None, Some(Role::User), Some(Role::Approver)] {
+        let rig = Rig::with(limits(), role, TABLE, |_| everything());
+        let mut client = rig.connect().await;
+        let mut denied = 0;
+        for _ in 0..1_000 {
+            let drawn = sample.new_tree(&mut runner).unwrap().current();
+            let (params, beside, word, method) = drawn;
+            let method = &TABLE[method];
+            let mut call = json!({"jsonrpc": "2.0", "id": 1, "method": method.name});
+            call[word] = beside;
+            // A request has an array or an object there, or nothing.
+            if params.is_array() || params.is_object() {
+                call["params"] = params;
+            }
+            client.send(&call.to_string()).await;
+            let answer = client.value().await;
+            let may = role.is_some_and(|role| role >= method.role);
+            assert_eq!(
+                answer["error"]["code"] != -32001,
+                may,
+                "{call} as {role:?}: {answer}"
+            );
+            denied += usize::from(!may);
+        }
+        let recorded = rig.denied.lock().unwrap();
+        let ours = nix::unistd::geteuid().as_raw();
+        assert_eq!(recorded.len(), denied);
+        assert!(recorded.iter().all(|(uid, _)| *uid == ours));
+    }
 }
 
 #[tokio::test]

@@ -401,3 +401,78 @@ pub(crate) fn write_own(dir: &Dir, place: &Place, bytes: &[u8]) -> Result<(), Fa
             source,
         })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Read as _,
+        os::unix,
+        sync::atomic::{AtomicBool, Ordering},
+        thread,
+    };
+
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+    use super::*;
+
+    /// Somebody exchanges a directory for a link out of it, and a file for a link to a secret, all the while; nothing is read or made
+    /// elsewhere, in ten thousand rounds of everything that is done beneath a directory.
+    #[test]
+    fn l4_no_race_of_links_leads_out_of_a_directory() {
+        let (inside, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::write(outside.path().join("file"), "secret").unwrap();
+        let [d, link, file, other] =
+            ["d", "link", "file", "other"].map(|it| inside.path().join(it));
+        std::fs::create_dir(&d).unwrap();
+        std::fs::write(d.join("file"), "plain").unwrap();
+        unix::fs::symlink(outside.path(), &link).unwrap();
+        std::fs::write(&file, "plain").unwrap();
+        unix::fs::symlink(outside.path().join("file"), &other).unwrap();
+        let root = Dir::open(&inside.path().canonicalize().unwrap()).unwrap();
+        let done = AtomicBool::new(false);
+        let place = |path: &str| Place::new(path.as_bytes()).unwrap();
+        let (mut swaps, mut read, mut made) = (0_u32, 0, 0);
+        thread::scope(|scope| {
+            let swapping = scope.spawn(|| {
+                let mut swaps = 0;
+                while !done.load(Ordering::Relaxed) {
+                    for (one, two) in [(&d, &link), (&file, &other)] {
+                        renameat_with(CWD, one, CWD, two, RenameFlags::EXCHANGE).unwrap();
+                    }
+                    swaps += 1;
+                }
+                swaps
+            });
+            for _ in 0..10_000 {
+                for path in ["file", "d/file"] {
+                    if let Ok(mut found) = root.file(&place(path)) {
+                        let mut text = String::new();
+                        found.read_to_string(&mut text).unwrap();
+                        assert_eq!(text, "plain");
+                        read += 1;
+                    }
+                }
+                if root.create(&place("d/new"), 0o600).is_ok() {
+                    made += 1;
+                }
+                let _ = root.make_dir(&place("d/dir"), 0o700);
+                let _ = root.make_link(&place("d/to"), b"x");
+                for (path, directory) in [("d/new", false), ("d/to", false), ("d/dir", true)] {
+                    let _ = root.remove(&place(path), directory);
+                }
+            }
+            done.store(true, Ordering::Relaxed);
+            swaps = swapping.join().unwrap();
+        });
+        assert!(
+            swaps > 100 && read > 100 && made > 100,
+            "{swaps} {read} {made}"
+        );
+        let left: Vec<_> = std::fs::read_dir(outside.path()).unwrap().collect();
+        assert_eq!(left.len(), 1);
+        assert_eq!(
+            std::fs::read_to_string(outside.path().join("file")).unwrap(),
+            "secret"
+        );
+    }
+}
