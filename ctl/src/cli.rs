@@ -1,5 +1,6 @@
 //! The words on the command line, and nothing else. Man pages and completions are made from [`command`].
 
+mod agent;
 mod approval;
 mod audit;
 mod guard;
@@ -19,6 +20,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 pub(crate) use self::{
+    agent::{Agent, Says},
     approval::Approval,
     audit::{Audit, AuditFilter, ExportFormat},
     guard::Guard,
@@ -139,7 +141,7 @@ pub(crate) enum Command {
     Approval(Approval),
     /// Show agents
     #[command(subcommand)]
-    Agent(Named),
+    Agent(Agent),
     /// Show, export or delete conversations
     #[command(subcommand)]
     Session(Session),

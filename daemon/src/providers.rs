@@ -3,10 +3,11 @@
 //! - [`seen`]: what traffic and checks have shown of one. Pure.
 //! - [`pace`]: how quickly the answers of a model begin. Pure.
 //! - [`watch`]: the checks.
-//! - [`register`]: what a change makes of those that are registered by RPC. Pure; [`budgets`]: the same of budgets.
+//! - [`register`]: what a change makes of those that are registered by RPC. Pure; [`budgets`] and [`agents`]: the same of those.
 //! - [`waits`]: why one is not asked yet. Pure.
 //! - [`keys`]: their keys.
 
+pub(crate) mod agents;
 pub(crate) mod budgets;
 pub mod keys;
 pub mod pace;

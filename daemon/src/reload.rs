@@ -26,7 +26,7 @@ use crate::{
     grants::Grants,
     orchestrator::handle::Actions,
     providers::{
-        Providers, budgets,
+        Providers, agents, budgets,
         keys::Keys,
         register::{Change, Target},
         waits::Waits,
@@ -221,6 +221,7 @@ fn weigh(current: &mut Current, change: &Change) -> Result<After, Error> {
     let ours = registered::path(&current.state);
     let config = check_all(&current.written, &after, &current.state)
         .map_err(|faults| cannot_be_meant(change, &faults, &ours.display().to_string()))?;
+    no_further_strays(change, &current.config.borrow(), &config)?;
     let name = change.provider().unwrap_or_default();
     let settings = config
         .providers
@@ -279,6 +280,12 @@ fn told(by: &By, change: &Change, after: &After, was: Option<&Target>) -> Entry 
     };
     if let Some(agent) = change.agent() {
         detail("agent", agent);
+    }
+    if let Change::AgentCreate(name, _) | Change::AgentEdit(name, _) = change {
+        let told = after.registered.agent.get(name).map(agents::told);
+        for (key, value) in told.into_iter().flatten() {
+            detail(key, &value);
+        }
     }
     if let Some(name) = change.budget() {
         detail("budget", name);
@@ -370,10 +377,31 @@ async fn change(current: &mut Current, by: &By, change: &Change, held: &Held) ->
     Ok(())
 }
 
+/// A change takes nothing away from an agent that was registered, and names nothing that there is not.
+fn no_further_strays(change: &Change, before: &Config, after: &Config) -> Result<(), Error> {
+    let mut further = after.strays.iter();
+    let Some(stray) = further.find(|stray| !before.strays.contains(stray)) else {
+        return Ok(());
+    };
+    let (about, name) = change.about();
+    let kind = match change.agent() {
+        Some(agent) if agent == stray.agent.as_str() => ErrorKind::Invalid,
+        Some(_) | None => ErrorKind::Conflict,
+    };
+    let message = match kind {
+        ErrorKind::Invalid => format!("agent {}: {}", stray.agent, stray.message),
+        _ => format!(
+            "agent {} does not agree with that {about}: {}",
+            stray.agent, stray.message
+        ),
+    };
+    Err(Error::new(kind, message, stray.hint.clone()).about(name))
+}
+
 /// Faults of what was asked for are the caller's; those that it makes elsewhere say where it is needed.
 fn cannot_be_meant(change: &Change, faults: &Faults, ours: &str) -> Error {
-    let (name, about) = (change.budget().or(change.provider()), change.about());
-    let name = name.unwrap_or_default();
+    let (about, name) = change.about();
+    let about = format!("{about} {name}");
     let (own, elsewhere): (Vec<&Fault>, Vec<&Fault>) =
         faults.0.iter().partition(|fault| fault.file == ours);
     let words = |faults: &[&Fault]| {

@@ -36,7 +36,7 @@ pub struct SwitchArguments {
 pub struct ConfigArguments {
     /// What is done.
     pub change: ConfigChange,
-    /// With which provider or budget.
+    /// With which provider, budget or agent.
     pub name: Name,
     /// What is said of it; in a change, what is not said stays.
     pub spec: Map<String, Value>,
@@ -67,17 +67,52 @@ pub enum ConfigChange {
     /// It is none any more.
     #[serde(rename = "budget.remove")]
     BudgetRemove,
+    /// A new agent.
+    #[serde(rename = "agent.create")]
+    AgentCreate,
+    /// Another one in its place.
+    #[serde(rename = "agent.edit")]
+    AgentEdit,
+    /// None in its place.
+    #[serde(rename = "agent.remove")]
+    AgentRemove,
+}
+
+/// What a change is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// Whoever serves models.
+    Provider,
+    /// What may be spent.
+    Budget,
+    /// An assistant.
+    Agent,
+}
+
+impl Subject {
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Provider => "provider",
+            Self::Budget => "budget",
+            Self::Agent => "agent",
+        }
+    }
 }
 
 impl ConfigChange {
     /// Every one.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 9] = [
         Self::ProviderAdd,
         Self::ProviderEdit,
         Self::ProviderRemove,
         Self::ProviderDefault,
         Self::BudgetSet,
         Self::BudgetRemove,
+        Self::AgentCreate,
+        Self::AgentEdit,
+        Self::AgentRemove,
     ];
 
     /// The word that stands for this change on every wire.
@@ -90,18 +125,22 @@ impl ConfigChange {
             Self::ProviderDefault => "provider.default",
             Self::BudgetSet => "budget.set",
             Self::BudgetRemove => "budget.remove",
+            Self::AgentCreate => "agent.create",
+            Self::AgentEdit => "agent.edit",
+            Self::AgentRemove => "agent.remove",
         }
     }
 
-    /// Whether it is about a budget; else it is about a provider.
+    /// What it is about.
     #[must_use]
-    pub const fn is_of_budget(self) -> bool {
+    pub const fn subject(self) -> Subject {
         match self {
             Self::ProviderAdd
             | Self::ProviderEdit
             | Self::ProviderRemove
-            | Self::ProviderDefault => false,
-            Self::BudgetSet | Self::BudgetRemove => true,
+            | Self::ProviderDefault => Subject::Provider,
+            Self::BudgetSet | Self::BudgetRemove => Subject::Budget,
+            Self::AgentCreate | Self::AgentEdit | Self::AgentRemove => Subject::Agent,
         }
     }
 }
@@ -115,10 +154,8 @@ mod tests {
         for change in ConfigChange::ALL {
             let word = serde_json::to_value(change).unwrap();
             assert_eq!(word, change.as_str());
-            assert_eq!(
-                change.is_of_budget(),
-                change.as_str().starts_with("budget.")
-            );
+            let (subject, _) = change.as_str().split_once('.').unwrap();
+            assert_eq!(change.subject().as_str(), subject);
         }
     }
 }

@@ -116,12 +116,11 @@ pub fn touches(plan: &Plan) -> Vec<String> {
             vec![whose, model, format!("host {}", switch.place)]
         }
         Operation::ConfigChange(change) => {
-            let kind = if change.change.is_of_budget() {
-                "budget"
-            } else {
-                "provider"
-            };
-            vec![format!("{kind} {}", change.name)]
+            vec![format!(
+                "{} {}",
+                change.change.subject().as_str(),
+                change.name
+            )]
         }
     }
 }

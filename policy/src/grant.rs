@@ -10,6 +10,7 @@
 //! secret. Whatever has a body is granted as it is, with every byte of it.
 
 use crate::{
+    changes::Subject,
     circumstances::{Circumstances, Via},
     facts::{self, Path},
     judge::Principal,
@@ -149,10 +150,10 @@ fn anchor(plan: &Plan, taint: &TaintSet) -> (&'static str, String, Vec<String>) 
             ("model_switch", model, vec!["false".to_owned()])
         }
         Operation::ConfigChange(change) => {
-            let kind = if change.change.is_of_budget() {
-                "Budget"
-            } else {
-                "Provider"
+            let kind = match change.change.subject() {
+                Subject::Provider => "Provider",
+                Subject::Budget => "Budget",
+                Subject::Agent => "Agent",
             };
             let name = format!(" == {kind}::{}", quoted(change.name.as_str()));
             ("config_change", name, vec!["false".to_owned()])

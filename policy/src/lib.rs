@@ -32,7 +32,7 @@ pub mod rules;
 pub mod secret;
 pub mod words;
 
-pub use changes::{ConfigArguments, ConfigChange, SwitchArguments};
+pub use changes::{ConfigArguments, ConfigChange, Subject, SwitchArguments};
 pub use circumstances::{Circumstances, Identity, Via};
 pub use judge::{
     Approval, Factors, Facts, NotApproved, Permit, Principal, Verdict, Yes, judge, permit,

@@ -11,6 +11,7 @@ use cedar_policy::{
 };
 
 use crate::{
+    changes::Subject,
     facts::{self, Fact},
     index::Anchors,
     judge::Principal,
@@ -321,10 +322,10 @@ fn subject(plan: &Plan) -> Option<(&'static str, EntityUid, Option<Entity>)> {
             (action, model, Some(entity))
         }
         Operation::ConfigChange(change) => {
-            let kind = if change.change.is_of_budget() {
-                Type::Budget
-            } else {
-                Type::Provider
+            let kind = match change.change.subject() {
+                Subject::Provider => Type::Provider,
+                Subject::Budget => Type::Budget,
+                Subject::Agent => Type::Agent,
             };
             (action, uid(kind, change.name.as_str()), None)
         }

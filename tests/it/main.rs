@@ -7,6 +7,7 @@
 
 mod actions;
 mod adopt;
+mod agents;
 mod approvals;
 mod attacks;
 mod attempts;

@@ -522,7 +522,7 @@ async fn redirect_of_a_registered_provider_is_not_followed() {
 }
 
 #[tokio::test]
-async fn what_is_registered_says_nothing_but_providers() {
+async fn what_is_registered_says_nothing_of_roles() {
     let model = Model::start().await;
     let (mut pawd, _client) = pawd(&model).await;
     pawd.stop().await;

@@ -4,22 +4,26 @@ use std::{fs::File, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Pat
 
 use paw_api::{
     action::Page,
-    agent::{Agent, Session, Transcript},
+    agent::{Agent, AgentSpec, Session, Transcript},
 };
 use serde_json::{Value, json};
 
 use super::{block, markdown, more, taint};
 use crate::{
-    cli::{self, Global, Named},
+    cli::{self, Global},
     connect::{Answer, Connection, Params},
     fail::{Failure, exit},
     render::{Look, Out, Tone, table, text},
 };
 
-pub(super) async fn agents(global: &Global, out: &mut Out, command: Named) -> Result<u8, Failure> {
+pub(super) async fn agents(
+    global: &Global,
+    out: &mut Out,
+    command: cli::Agent,
+) -> Result<u8, Failure> {
     let pawd = Connection::open(global).await?;
     match command {
-        Named::List => {
+        cli::Agent::List => {
             let answer = pawd
                 .call("list agents", "agent.list", Params::none())
                 .await?;
@@ -48,7 +52,7 @@ pub(super) async fn agents(global: &Global, out: &mut Out, command: Named) -> Re
                 )
             })?;
         }
-        Named::Show { name } => {
+        cli::Agent::Show { name } => {
             let answer = pawd
                 .call(
                     "show the agent",
@@ -56,32 +60,105 @@ pub(super) async fn agents(global: &Global, out: &mut Out, command: Named) -> Re
                     Params::named(json!({"name": name})),
                 )
                 .await?;
-            out.answer(&answer, |agent: &Agent, _| {
-                block(vec![
-                    ("Name", Some(text::line(&agent.name).into_owned())),
-                    ("Provider", shown(&agent.provider)),
-                    ("Model", shown(&agent.model)),
-                    (
-                        "Switched",
-                        agent
-                            .switched
-                            .then(|| "with `pawctl model switch`, which --back undoes".to_owned()),
-                    ),
-                    ("Route", agent.route.as_deref().and_then(shown)),
-                    (
-                        "Skills",
-                        Some(text::line(&agent.skills.join(", ")).into_owned()),
-                    ),
-                    ("May ask", shown(&agent.agents.join(", "))),
-                    (
-                        "Instructions",
-                        Some(text::plain(&agent.instructions).into_owned()),
-                    ),
-                ])
-            })?;
+            out.answer(&answer, |agent: &Agent, _| one(agent))?;
+        }
+        cli::Agent::Create { name, says } => {
+            let params = json!({"name": name, "spec": spec(says, Vec::new())?});
+            change(&pawd, out, "agent.create", "registered", params).await?;
+        }
+        cli::Agent::Edit { name, says, unset } => {
+            let params = json!({"name": name, "spec": spec(says, unset)?});
+            change(&pawd, out, "agent.edit", "changed", params).await?;
+        }
+        cli::Agent::Remove { name } => {
+            let params = json!({"name": name});
+            change(&pawd, out, "agent.remove", "removed", params).await?;
         }
     }
     Ok(exit::DONE)
+}
+
+async fn change(
+    pawd: &Connection,
+    out: &mut Out,
+    method: &str,
+    done: &str,
+    params: Value,
+) -> Result<(), Failure> {
+    let doing = format!("change agents ({method})");
+    let answer = pawd.call(&doing, method, Params::named(params)).await?;
+    out.answer(&answer, |agent: &Agent, _| {
+        format!("{done} {}\n", text::line(&agent.name))
+    })
+}
+
+fn spec(says: cli::Says, unset: Vec<String>) -> Result<AgentSpec, Failure> {
+    let instructions = match says.instructions_file {
+        Some(path) => {
+            let doing = format!("read {}", path.display());
+            let read = std::fs::read_to_string(path);
+            Some(read.map_err(|error| Failure::io(doing, &error))?)
+        }
+        None => says.instructions,
+    };
+    Ok(AgentSpec {
+        instructions,
+        provider: says.provider,
+        model: says.model,
+        route: says.route,
+        isolation_floor: says.isolation_floor,
+        workspace: says.workspace,
+        skills: says.skills,
+        agents: says.agents,
+        net: says.net,
+        max_turns: says.max_turns,
+        max_tokens: says.max_tokens,
+        temperature: says.temperature,
+        may_leave_host: says.may_leave_host.then_some(true),
+        unset,
+    })
+}
+
+fn one(agent: &Agent) -> String {
+    let list = |all: &[String]| shown(&all.join(", "));
+    let origin = agent.file.as_deref().map(|file| match agent.registered {
+        true => format!("registered, kept in {}", text::line(file)),
+        false => format!("{}, which pawctl does not change", text::line(file)),
+    });
+    let leaves = "what was said on this host may leave it";
+    block(vec![
+        ("Name", Some(text::line(&agent.name).into_owned())),
+        ("Provider", shown(&agent.provider)),
+        ("Model", shown(&agent.model)),
+        (
+            "Switched",
+            agent
+                .switched
+                .then(|| "with `pawctl model switch`, which --back undoes".to_owned()),
+        ),
+        ("Route", agent.route.as_deref().and_then(shown)),
+        (
+            "Leaves host",
+            agent.may_leave_host.then(|| leaves.to_owned()),
+        ),
+        (
+            "Skills",
+            Some(text::line(&agent.skills.join(", ")).into_owned()),
+        ),
+        ("May ask", list(&agent.agents)),
+        ("May reach", list(&agent.net)),
+        ("Isolation", shown(&agent.isolation_floor)),
+        ("Workspace", shown(&agent.workspace)),
+        ("Turns", Some(agent.max_turns.to_string())),
+        ("Tokens", agent.max_tokens.map(|it| it.to_string())),
+        ("Temperature", agent.temperature.map(|it| it.to_string())),
+        ("Stands in", origin),
+        ("Lacks", list(&agent.lacks)),
+        (
+            "Instructions",
+            Some(text::plain(&agent.instructions).into_owned()),
+        ),
+    ])
 }
 
 /// Where its answers come from, in one word.

@@ -56,6 +56,12 @@ fn every_result_has_its_table_and_its_json_unchanged() {
         &["agent", "show", "default"],
         fixtures::agent(),
     );
+    let show = ["agent", "show", "clerk"];
+    check("agent_show_registered", &show, fixtures::registered_agent());
+    let create = ["agent", "create", "clerk", "--skills", "files,fetch"];
+    check("agent_create", &create, fixtures::registered_agent());
+    let remove = ["agent", "remove", "clerk"];
+    check("agent_remove", &remove, fixtures::registered_agent());
     check(
         "session_list",
         &["session", "list"],
@@ -927,7 +933,7 @@ fn completions_and_man_pages_come_out_of_the_command_line() {
 fn every_method_that_is_called_exists_with_these_parameters() {
     // Each command once, against a pawd that refuses everything: what it asked for is compared with the table of methods.
     let commands = "status|doctor|events|action list --state queued|action show x|action wait x|action cancel x|action explain x|\
-        action submit chat {} --agent a --session s --timeout 1s|approval list|approval show x|approval watch|agent list|agent show x|session list -n 1 --before x|session show x|\
+        action submit chat {} --agent a --session s --timeout 1s|approval list|approval show x|approval watch|agent list|agent show x|agent create x --instructions a --route r --skills b,c --agents d --net e:1 --max-turns 2 --max-tokens 3 --temperature 0.5 --may-leave-host --isolation-floor vm --workspace stage|agent edit x --instructions-file Cargo.toml --provider p --model m --unset net,skills|agent remove x|session list -n 1 --before x|session show x|\
         session delete x|sandbox runtimes|sandbox list|sandbox kill x|sandbox run -- x|skill list|skill show x|skill call x y|skill verify|skill verify x|skill enable x|skill disable x|skill remove x|mcp --agent x|\
         provider list|provider show x|provider test x|provider reset x|route list|route show x|budget show|budget show x|budget set x --cost 1.5 --tokens 2 --per day --each user,agent --provider p --model m --agent a --user u|budget set x --remove|metrics|provider add x --kind a --base-url b --model c --api-key-credential d --check-interval 1m|\
         provider edit x --no-api-key --no-allow-plaintext|provider remove x|provider default x|model ab x|model list --provider x|model show x --provider y|model switch x --provider y --agent z --unlisted --timeout 1m|model switch --agent z --back|model pull x --provider y|\

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::action::Page;
 
 /// A configured assistant.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Agent {
     /// Its name.
     pub name: String,
@@ -31,6 +31,81 @@ pub struct Agent {
     /// How often its model may call tools in one turn of a conversation.
     #[serde(default)]
     pub max_turns: u32,
+    /// What its sandboxes may reach at most.
+    #[serde(default)]
+    pub net: Vec<String>,
+    /// `process`, `kernel` or `vm`: the weakest isolation that will do for its tools.
+    #[serde(default)]
+    pub isolation_floor: String,
+    /// `commit` or `stage`: what becomes of what its tools write to its workspace.
+    #[serde(default)]
+    pub workspace: String,
+    /// Tokens of an answer at most.
+    #[serde(default)]
+    pub max_tokens: Option<u32>,
+    /// How much chance is in an answer; the provider's own without it.
+    #[serde(default)]
+    pub temperature: Option<f64>,
+    /// Whether what was said with a local provider may go to a cloud one.
+    #[serde(default)]
+    pub may_leave_host: bool,
+    /// The file that it stands in; none for the one that is always there, where no file says anything of it.
+    #[serde(default)]
+    pub file: Option<String>,
+    /// Whether it was registered by RPC; others stand in files of root's and cannot be changed by RPC.
+    #[serde(default)]
+    pub registered: bool,
+    /// What it names and does not get as things are, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lacks: Vec<String>,
+}
+
+/// What an agent is registered with; in a change, what is not said stays. The same keys as `[agent.NAME]` in pawd.toml(5).
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AgentSpec {
+    /// What it is told before each conversation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instructions: Option<String>,
+    /// Which provider answers for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
+    /// With which model, if not the provider's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Which route answers for it, in place of a provider.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
+    /// The weakest isolation that will do for its tools, and none that is weaker than `[sandbox] isolation_floor`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub isolation_floor: Option<String>,
+    /// `commit` or `stage`: what becomes of what its tools write to its workspace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workspace: Option<String>,
+    /// Skills it may use: all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skills: Option<Vec<String>>,
+    /// Other agents that it may ask: all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agents: Option<Vec<String>>,
+    /// What its sandboxes may reach at most: all of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net: Option<Vec<String>>,
+    /// How often its model may call tools in one turn of a conversation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_turns: Option<u32>,
+    /// Tokens of an answer at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<u32>,
+    /// How much chance is in an answer; 0 for as little as there can be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f64>,
+    /// Whether what was said with a local provider may go to a cloud one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub may_leave_host: Option<bool>,
+    /// Keys of these that are said no more.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unset: Vec<String>,
 }
 
 /// A conversation.
@@ -191,6 +266,18 @@ pub trait AgentRpc {
     /// One agent.
     #[method(name = "show", param_kind = map, with_extensions)]
     async fn show(&self, name: String) -> RpcResult<Agent>;
+
+    /// Registers an agent.
+    #[method(name = "create", param_kind = map, with_extensions)]
+    async fn create(&self, name: String, spec: AgentSpec) -> RpcResult<Agent>;
+
+    /// Changes an agent that was registered.
+    #[method(name = "edit", param_kind = map, with_extensions)]
+    async fn edit(&self, name: String, spec: AgentSpec) -> RpcResult<Agent>;
+
+    /// Removes an agent that was registered; gives what it was.
+    #[method(name = "remove", param_kind = map, with_extensions)]
+    async fn remove(&self, name: String) -> RpcResult<Agent>;
 }
 
 /// Conversations; callers see their own, administrators all.

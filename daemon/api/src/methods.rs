@@ -113,7 +113,25 @@ const TO_RPC: &[Method] = &[
         &["id", "timeout_ms"],
         "Waits until an action is final.",
     ),
+    call(
+        "agent.create",
+        Role::Admin,
+        &["name", "spec"],
+        "Registers an agent.",
+    ),
+    call(
+        "agent.edit",
+        Role::Admin,
+        &["name", "spec"],
+        "Changes an agent that was registered.",
+    ),
     call("agent.list", Role::User, &[], "Lists agents."),
+    call(
+        "agent.remove",
+        Role::Admin,
+        &["name"],
+        "Removes an agent that was registered.",
+    ),
     call("agent.show", Role::User, &["name"], "Shows one agent."),
     call(
         "approval.answer",

@@ -53,6 +53,7 @@ fn messages_are_what_their_golden_files_say() {
     check::<action::Page<action::Action>>("page");
     check::<action::Caller>("caller");
     check::<agent::Agent>("agent");
+    check::<agent::AgentSpec>("agent-spec");
     check::<agent::Transcript>("transcript");
     check::<agent::Skill>("skill");
     check::<skill::SkillStaged>("skill-staged");

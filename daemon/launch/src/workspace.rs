@@ -25,6 +25,18 @@ pub enum Settle {
     Discard,
 }
 
+impl Settle {
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Commit => "commit",
+            Self::Stage => "stage",
+            Self::Discard => "discard",
+        }
+    }
+}
+
 /// What pawd asks the launcher about workspaces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "workspace", rename_all = "snake_case", deny_unknown_fields)]

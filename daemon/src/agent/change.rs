@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 use super::Agents;
 use crate::{
-    intake::{config_change_of, switch_of},
+    intake::{Intake, config_change_of, switch_of},
     models::{
         ready::{self, Progress as Ready, Step},
         told,
@@ -55,6 +55,7 @@ pub(super) async fn configure(
 ) -> Outcome {
     let changing = async {
         let change = config_change_of(asked.change, asked.name.as_str(), &asked.spec)?;
+        intake(agents)?.unused(&change)?;
         let by = By {
             caller: caller.clone(),
             action,
@@ -242,15 +243,15 @@ fn answerer(target: &Planned) -> Answerer {
     }
 }
 
+fn intake(agents: &Agents) -> Result<&Intake, Error> {
+    agents.door.get().map(|door| &door.intake).ok_or_else(|| {
+        let message = "pawd is starting";
+        Error::new(ErrorKind::Unavailable, message, "ask again in a moment")
+    })
+}
+
 fn reload(agents: &Agents) -> Result<&Reload, Error> {
-    agents
-        .door
-        .get()
-        .map(|door| &door.intake.reload)
-        .ok_or_else(|| {
-            let message = "pawd is starting";
-            Error::new(ErrorKind::Unavailable, message, "ask again in a moment")
-        })
+    Ok(&intake(agents)?.reload)
 }
 
 /// Why it was not done; everything is as it was.

@@ -8,25 +8,47 @@ use paw_policy::Name;
 use toml::Spanned;
 
 use super::{
-    AgentSettings, ProviderSettings, RouteSettings, SubAgent,
-    fault::Faults,
+    AgentSettings, ProviderSettings, RouteSettings, Stray, SubAgent,
+    fault::{Fault, Faults},
+    file,
     layers::{Layers, MAX_TURNS, bounded, read_value, reference, turns},
     source::Source,
-    value::{isolation, name, settle},
+    value::{self, isolation, name, settle},
 };
 use crate::records::shorten_to;
 
 /// How much of its instructions says what an agent is for, in characters.
 const ABOUT: usize = 200;
 
-/// All agents; one called `default` is always there.
+/// The most bytes of instructions that are registered; what root writes is as long as a file may be.
+const MAX_INSTRUCTIONS: usize = 16 * 1024;
+
+/// The most skills, agents and rules for the network, each, of an agent that is registered.
+const MAX_LISTED: usize = 64;
+
+/// What an agent may name.
+pub(super) struct Known<'a> {
+    pub(super) providers: &'a BTreeMap<Name, ProviderSettings>,
+    /// Who answers for agents that name nobody.
+    pub(super) default: Option<&'a Name>,
+    pub(super) routes: &'a BTreeMap<Name, RouteSettings>,
+    /// The weakest isolation of whoever says nothing of it, and of whoever was registered.
+    pub(super) floor: Isolation,
+}
+
+/// All agents; one called `default` is always there. Of those in the file `ours`, which were registered, what root's files have no more, or
+/// no more allow, is no fault: they do without it.
 pub(super) fn agents(
     layers: &Layers,
-    (known, default): (&BTreeMap<Name, ProviderSettings>, Option<&Name>),
-    routes: &BTreeMap<Name, RouteSettings>,
-    floor: Isolation,
+    ours: Option<&str>,
+    &Known {
+        providers: known,
+        default,
+        routes,
+        floor,
+    }: &Known<'_>,
     faults: &mut Faults,
-) -> BTreeMap<Name, AgentSettings> {
+) -> (BTreeMap<Name, AgentSettings>, Vec<Stray>) {
     let shipped = AgentSettings {
         instructions: "You are a helpful assistant. Answer briefly and say when you do not know."
             .into(),
@@ -44,7 +66,10 @@ pub(super) fn agents(
         max_tokens: None,
         temperature: None,
         may_leave_host: false,
+        file: None,
+        registered: false,
     };
+    let mut strays = Vec::new();
     let mut agents = BTreeMap::from([(
         "default".parse().expect("`default` is a name"),
         shipped.clone(),
@@ -55,10 +80,12 @@ pub(super) fn agents(
             let Some(key) = read_value(source, key, &name, faults) else {
                 continue;
             };
+            let registered = ours == Some(source.name.as_str());
+            let mut missing = Faults::default();
             let route = agent
                 .route
                 .as_ref()
-                .and_then(|value| reference(source, value, routes, "route", faults));
+                .and_then(|value| reference(source, value, routes, "route", &mut missing));
             if let Some(value) = &agent.route
                 && (agent.provider.is_some() || agent.model.is_some())
             {
@@ -71,9 +98,28 @@ pub(super) fn agents(
                 );
             }
             let provider = match &agent.provider {
-                Some(value) => reference(source, value, known, "provider", faults),
+                Some(value) => reference(source, value, known, "provider", &mut missing),
                 None => default.filter(|_| agent.route.is_none()).cloned(),
             };
+            let mut isolation_floor = agent
+                .isolation_floor
+                .as_ref()
+                .and_then(|value| read_value(source, value, &isolation, faults))
+                .unwrap_or(floor);
+            if let (true, Some(value)) = (registered, &agent.isolation_floor)
+                && isolation_floor < floor
+            {
+                let message = format!("{isolation_floor} is weaker than [sandbox] isolation_floor");
+                let hint = format!("use {floor}, or what is stronger");
+                missing.at(source, value.span(), message, hint);
+                isolation_floor = floor;
+            }
+            if registered {
+                strays.extend(missing.0.into_iter().map(|fault| stray(&key, fault)));
+                bounds(source, agent, faults);
+            } else {
+                faults.0.extend(missing.0);
+            }
             let skills = agent.skills.as_ref().map(|skills| {
                 let parsed = skills.get_ref().iter().filter_map(|skill| {
                     name(skill)
@@ -111,14 +157,11 @@ pub(super) fn agents(
                     .unwrap_or_else(|| shipped.instructions.clone()),
                 provider,
                 model: agent.model.clone(),
-                answerer_fixed_in: agent.says_who_answers().then(|| source.name.clone()),
+                answerer_fixed_in: (agent.says_who_answers() && !registered)
+                    .then(|| source.name.clone()),
                 switched: false,
                 route,
-                isolation_floor: agent
-                    .isolation_floor
-                    .as_ref()
-                    .and_then(|value| read_value(source, value, &isolation, faults))
-                    .unwrap_or(floor),
+                isolation_floor,
                 workspace: agent
                     .workspace
                     .as_ref()
@@ -135,6 +178,8 @@ pub(super) fn agents(
                     .as_ref()
                     .map(|value| bounded(source, value, &(0.0..=2.0), faults)),
                 may_leave_host: agent.may_leave_host.unwrap_or(false),
+                file: Some(source.name.clone()),
+                registered,
             };
             // A later file says all of an agent, its helpers as well.
             helped.retain(|(named, _, _)| *named != key);
@@ -144,13 +189,54 @@ pub(super) fn agents(
             agents.insert(key, settings);
         }
     }
+    // Root's files have the last word on a name, and so on what is missing under it.
+    let own = |key: &Name| agents.get(key).is_some_and(|it| it.registered);
+    strays.retain(|stray| own(&stray.agent));
     for (key, source, helpers) in helped {
-        let found = helpers_of(&key, (source, helpers), &agents, faults);
+        let mut missing = Faults::default();
+        let found = helpers_of(&key, (source, helpers), &agents, &mut missing);
+        if ours == Some(source.name.as_str()) {
+            strays.extend(missing.0.into_iter().map(|fault| stray(&key, fault)));
+        } else {
+            faults.0.extend(missing.0);
+        }
         if let Some(settings) = agents.get_mut(&key) {
             settings.agents = found;
         }
     }
-    agents
+    (agents, strays)
+}
+
+fn stray(agent: &Name, fault: Fault) -> Stray {
+    Stray {
+        agent: agent.clone(),
+        message: fault.message,
+        hint: fault.hint,
+    }
+}
+
+/// What is registered is kept and read again at each start, so it has bounds that root's files have not.
+fn bounds(source: &Source, agent: &file::Agent, faults: &mut Faults) {
+    let mut fault = |message: String, hint: String| faults.at(source, 0..0, message, hint);
+    let length = agent.instructions.as_ref().map_or(0, String::len);
+    if length > MAX_INSTRUCTIONS {
+        let hint = format!("use at most {MAX_INSTRUCTIONS}, or write them into a file of root's");
+        fault(format!("instructions of {length} bytes"), hint);
+    }
+    if let Some(Err(hint)) = agent.model.as_deref().map(value::model) {
+        fault("a model that cannot be meant".to_owned(), hint);
+    }
+    for (what, list) in [
+        ("skills", &agent.skills),
+        ("agents", &agent.agents),
+        ("rules in its net", &agent.net),
+    ] {
+        let count = list.as_ref().map_or(0, |list| list.get_ref().len());
+        if count > MAX_LISTED {
+            let hint = format!("use at most {MAX_LISTED}");
+            fault(format!("{count} {what}"), hint);
+        }
+    }
 }
 
 /// The agents that an agent may ask. None of them may do what it may not do itself.

@@ -10,7 +10,7 @@ use toml::Spanned;
 use super::{
     Config, Confinement, PoolBounds, ProviderSettings, RoleGroups, RpcBounds, SandboxDefaults,
     actions::actions,
-    agents::agents,
+    agents::{self, agents},
     fault::{Fault, Faults},
     file::{self, File},
     layers::{Layers, bounded, read_value, reference},
@@ -80,7 +80,8 @@ pub fn check_all(
     registered.forget_strays(written);
     let ours = registered.source(state);
     let sources = std::iter::once(ours.clone()).chain(written.files.iter().cloned());
-    let mut config = check(sources.collect(), written.policies.clone())?;
+    let policies = written.policies.clone();
+    let mut config = check_with(sources.collect(), policies, Some(&ours.name))?;
     Registered::mark(&mut config, &ours.name);
     config.default_fixed_in.take_if(|file| *file == ours.name);
     registered.switch(&mut config);
@@ -92,6 +93,15 @@ pub fn check_all(
 /// # Errors
 /// Every fault of every file.
 pub fn check(sources: Vec<Source>, policies: Option<Vec<Source>>) -> Result<Config, Faults> {
+    check_with(sources, policies, None)
+}
+
+/// Checks files of which `ours` is what was registered.
+fn check_with(
+    sources: Vec<Source>,
+    policies: Option<Vec<Source>>,
+    ours: Option<&str>,
+) -> Result<Config, Faults> {
     let mut faults = Faults::default();
     let layers = Layers(
         sources
@@ -109,13 +119,13 @@ pub fn check(sources: Vec<Source>, policies: Option<Vec<Source>>) -> Result<Conf
     let routes = routes(&layers, &providers, &mut faults);
     let prices = prices(&layers, &providers, &mut faults);
     let sandbox = sandbox(&layers, &mut faults);
-    let agents = agents(
-        &layers,
-        (&providers, default_provider.as_ref()),
-        &routes,
-        sandbox.isolation_floor,
-        &mut faults,
-    );
+    let known = agents::Known {
+        providers: &providers,
+        default: default_provider.as_ref(),
+        routes: &routes,
+        floor: sandbox.isolation_floor,
+    };
+    let (agents, strays) = agents(&layers, ours, &known, &mut faults);
     let known = quotas::Known {
         providers: &providers,
         agents: &agents,
@@ -132,6 +142,7 @@ pub fn check(sources: Vec<Source>, policies: Option<Vec<Source>>) -> Result<Conf
         confinement: confinement(&layers, &mut faults),
         sandbox,
         agents,
+        strays,
         providers,
         routes,
         prices,

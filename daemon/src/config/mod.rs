@@ -68,6 +68,9 @@ pub struct Config {
     pub default_fixed_in: Option<String>,
     /// Assistants; there is always one named `default`.
     pub agents: BTreeMap<Name, AgentSettings>,
+    /// What those that were registered name and do not get.
+    #[serde(skip)]
+    pub strays: Vec<Stray>,
     /// How much may be asked in a minute.
     pub limits: BTreeMap<Name, LimitSettings>,
     /// What may be spent.
@@ -268,6 +271,22 @@ pub struct AgentSettings {
     pub temperature: Option<f32>,
     /// Whether what was said with a local provider may go to a cloud one.
     pub may_leave_host: bool,
+    /// The file that says so; none where none does.
+    pub file: Option<String>,
+    /// Whether that is the file of what was registered by RPC.
+    pub registered: bool,
+}
+
+/// What an agent that was registered names and does not get: root's files have become other ones since. It gets less for it, and never
+/// more, and keeps no pawd from starting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stray {
+    /// Which agent.
+    pub agent: Name,
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub hint: String,
 }
 
 /// An agent that another one may ask.

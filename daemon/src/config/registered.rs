@@ -1,9 +1,10 @@
-//! Providers and budgets that an administrator registered by RPC, and which models agents were switched to: one file in pawd's state, in
-//! the form of those of root, read before them.
+//! Providers, budgets and agents that an administrator registered by RPC, and which models agents were switched to: one file in pawd's
+//! state, in the form of those of root, read before them.
 //!
-//! pawd writes it, so it is trusted for no more than it is for: it says who answers and what that may cost and nothing else, and what
-//! root's files say of that is theirs: a name that they have, and an agent of which they name the provider, the model or the route. It is read before the drop, for the keys and ports that it names, which is why it is a file and not a table of
-//! the store; and who reads it may be root, so no link is followed.
+//! pawd writes it, so it is trusted for no more than it is for: it says who answers, what that may cost and what agents there are, and
+//! nothing else, and what root's files say of that is theirs: a name that they have, an agent of which they name the provider, the model
+//! or the route, and the weakest isolation. It is read before the drop, for the keys and ports that it names, which is why it is a file
+//! and not a table of the store; and who reads it may be root, so no link is followed.
 
 use std::{
     collections::BTreeMap,
@@ -28,10 +29,10 @@ use super::{
 /// Its name in pawd's state.
 const FILE: &str = "providers.toml";
 
-/// The longest file that is read, in bytes; [`MOST`] providers are far below it.
-const MAX_FILE: u64 = 1024 * 1024;
+/// The longest file that is read, in bytes; [`MOST`] of everything are below it.
+const MAX_FILE: u64 = 16 * 1024 * 1024;
 
-/// The most providers that can be registered, and the most agents that can be switched.
+/// The most providers and the most agents that can be registered, and the most agents that can be switched.
 pub const MOST: usize = 64;
 
 /// What was registered.
@@ -47,6 +48,9 @@ pub struct Registered {
     /// Budgets, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub budget: BTreeMap<String, BudgetEntry>,
+    /// Agents, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub agent: BTreeMap<String, AgentEntry>,
     /// Who answers for an agent of which root's files do not say it, by the agent's name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub switched: BTreeMap<String, Switched>,
@@ -121,6 +125,42 @@ pub struct BudgetEntry {
     pub cost: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<u64>,
+}
+
+/// One agent, with the keys of an `[agent.NAME]` section.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(
+    missing_docs,
+    reason = "they are the keys of a section, see `file::Agent`"
+)]
+pub struct AgentEntry {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instructions: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolation_floor: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skills: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agents: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub net: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_turns: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub may_leave_host: Option<bool>,
 }
 
 /// Why what was registered cannot be read or kept.
@@ -233,6 +273,7 @@ impl Registered {
                 .find(|name| name.as_str() == to.provider);
             if let (Some(provider), None) = (provider, &settings.answerer_fixed_in) {
                 settings.provider = Some(provider.clone());
+                settings.route = None;
                 settings.model = Some(to.model.clone());
                 settings.switched = true;
             }
@@ -253,9 +294,10 @@ impl Registered {
             let of_root = |file: &File| file.provider.keys().any(|key| key.get_ref() == name);
             providers.contains_key(name) || files.iter().any(of_root)
         };
+        let agents = &self.agent;
         let agent = |name: &String| {
             let of_root = |file: &File| file.agent.keys().any(|key| key.get_ref() == name);
-            name == "default" || files.iter().any(of_root)
+            name == "default" || agents.contains_key(name) || files.iter().any(of_root)
         };
         self.budget.retain(|_, budget| {
             budget.provider.as_ref().is_none_or(provider) && budget.agent.as_ref().is_none_or(agent)
@@ -284,7 +326,7 @@ impl Registered {
         written().map_err(|source| RegisteredError::Write { path, source })
     }
 
-    /// Its providers and budgets as a configuration file.
+    /// Its providers, budgets and agents as a configuration file.
     #[must_use]
     pub fn source(&self, state: &Path) -> Source {
         let providers = Self {
@@ -372,12 +414,13 @@ mod tests {
     }
 
     #[test]
-    fn it_says_providers_and_nothing_else() {
+    fn it_says_what_is_registered_and_nothing_else() {
         let state = tempfile::tempdir().unwrap();
         for text in [
             "[roles]\nadmin = \"users\"",
             "[confinement]\nlandlock_floor = 1",
-            "[agent.default]\nskills = [\"files\"]",
+            "[agent.default]\nlimits = \"none\"",
+            "[sandbox]\nisolation_floor = \"process\"",
             "[switched.default]\nprovider = \"a\"\nmodel = \"m\"\nskills = [\"files\"]",
             "[switched.default]\nprovider = \"a\"\nmodel = \"\\u0007\"",
             "[provider.x]\nkind = \"openai\"\nbase_url = \"https://a\"\nmodel = \"m\"\nmore = 1",
@@ -474,9 +517,23 @@ mod tests {
             ..entry("", None)
         };
         let all = (0..MOST).map(|at| (format!("{at:0>64}"), largest.clone()));
+        // What takes most room when it is written, in lists as long as they may be.
+        let listed = |item: &str| Some(vec![item.to_owned(); 64]);
+        let agent = |at: usize| {
+            let entry = AgentEntry {
+                instructions: Some("\u{7}".repeat(16 * 1024)),
+                model: largest.model.clone().into(),
+                skills: listed(&"x".repeat(64)),
+                agents: listed(&"x".repeat(64)),
+                net: listed(&"x".repeat(260)),
+                ..AgentEntry::default()
+            };
+            (format!("{at:0>64}"), entry)
+        };
         let registered = Registered {
             default_provider: None,
             budget: BTreeMap::new(),
+            agent: (0..MOST).map(agent).collect(),
             provider: all.collect(),
             switched: (0..MOST)
                 .map(|at| {

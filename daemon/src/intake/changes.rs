@@ -3,20 +3,23 @@
 //! Only an administrator gets as far as a plan, as with the methods that do the same: what would come of a change tells of keys and files,
 //! and what is said of a provider might be a key, given by mistake, which no record of a refusal shall keep.
 
-use paw_api::{Error, ErrorKind, budget::BudgetSpec, provider::ProviderSpec};
+use paw_api::{Error, ErrorKind, agent::AgentSpec, budget::BudgetSpec, provider::ProviderSpec};
 use paw_policy::{
-    Circumstances, ConfigArguments, ConfigChange, Kind, Name, Operation, Role, SwitchArguments,
-    Target,
+    Circumstances, ConfigArguments, ConfigChange, Kind, Name, Operation, Role, State,
+    SwitchArguments, Target,
 };
-use paw_store::Caller;
+use paw_store::{ActionFilter, Caller, Page};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
-use super::{Asked, Intake, Typed, arguments::read};
+use super::{Asked, Intake, Typed, arguments::read, unreadable};
 use crate::{
     config::registered::Switched,
     models::told::{limit, named},
-    providers::register::{self, Change},
+    providers::{
+        agents,
+        register::{self, Change},
+    },
     records::{shorten, shorten_to},
     reload::digest,
 };
@@ -143,6 +146,7 @@ impl Intake {
             spec,
         } = read(asked.arguments)?;
         let change = config_change_of(word, &about, &spec)?;
+        self.unused(&change)?;
         let weighed = self.reload.weigh(change).await?;
         let arguments = ConfigArguments {
             change: word,
@@ -158,6 +162,52 @@ impl Intake {
     }
 }
 
+impl Intake {
+    /// Whether nothing goes on for, and no job is told to, whom a change leaves nobody of. What waits for a person, and conversations, stay:
+    /// they are told that there is no such agent.
+    ///
+    /// # Errors
+    /// `conflict` with what goes on.
+    pub fn unused(&self, change: &Change) -> Result<(), Error> {
+        let Change::AgentRemove(about) = change else {
+            return Ok(());
+        };
+        if !agents::goes(about, &self.config.borrow()) {
+            return Ok(());
+        }
+        let used = |message: String, hint: String| {
+            Err(Error::new(ErrorKind::Conflict, message, hint).about(about))
+        };
+        let agent = name(about)?;
+        let going = ActionFilter {
+            states: vec![State::Queued, State::Approved, State::Executing],
+            agent: Some(agent.clone()),
+            ..ActionFilter::default()
+        };
+        let read = self.storage.read();
+        let going = read.actions(&going, &Page::newest(1));
+        if let Some(action) = going.map_err(|error| unreadable(&error))?.records.first() {
+            let message = format!("agent {agent} has not ended what it is asked to do");
+            let hint = format!(
+                "wait for it, or end it: `pawctl action cancel {}`",
+                action.id
+            );
+            return used(message, hint);
+        }
+        let jobs = read.jobs().map_err(|error| unreadable(&error))?;
+        match jobs.iter().find(|job| job.agent == agent) {
+            Some(job) => {
+                let message = format!("agent {agent} is told something by job {}", job.name);
+                used(
+                    message,
+                    format!("remove that first: `pawctl job remove {}`", job.id),
+                )
+            }
+            None => Ok(()),
+        }
+    }
+}
+
 /// The change that a plan of a switch says.
 #[must_use]
 pub fn switch_of(plan: &SwitchArguments) -> Change {
@@ -169,7 +219,7 @@ pub fn switch_of(plan: &SwitchArguments) -> Change {
     }
 }
 
-/// The change that this word says of a provider or a budget.
+/// The change that this word says of a provider, a budget or an agent.
 ///
 /// # Errors
 /// `denied` for a specification that cannot be read, or where none is taken.
@@ -193,6 +243,9 @@ pub fn config_change_of(
         ConfigChange::ProviderDefault => nothing(Change::Default(name)),
         ConfigChange::BudgetSet => Ok(Change::Budget(name, said::<BudgetSpec>(spec)?)),
         ConfigChange::BudgetRemove => nothing(Change::BudgetRemove(name)),
+        ConfigChange::AgentCreate => Ok(Change::AgentCreate(name, said::<AgentSpec>(spec)?)),
+        ConfigChange::AgentEdit => Ok(Change::AgentEdit(name, said::<AgentSpec>(spec)?)),
+        ConfigChange::AgentRemove => nothing(Change::AgentRemove(name)),
     }
 }
 
@@ -273,7 +326,11 @@ mod tests {
             let made = config_change_of(change, "local", &spec);
             let takes = matches!(
                 change,
-                ConfigChange::ProviderAdd | ConfigChange::ProviderEdit | ConfigChange::BudgetSet
+                ConfigChange::ProviderAdd
+                    | ConfigChange::ProviderEdit
+                    | ConfigChange::BudgetSet
+                    | ConfigChange::AgentCreate
+                    | ConfigChange::AgentEdit
             );
             assert_eq!(made.is_ok(), takes, "{change:?}");
         }

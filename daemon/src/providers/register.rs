@@ -1,10 +1,10 @@
-//! What a change makes of the providers and budgets that are registered. Pure: whether the outcome can be meant is checked by who checks the files.
+//! What a change makes of the providers, budgets and agents that are registered. Pure: whether the outcome can be meant is checked by who checks the files.
 
-use paw_api::{Error, ErrorKind, budget::BudgetSpec, provider::ProviderSpec};
+use paw_api::{Error, ErrorKind, agent::AgentSpec, budget::BudgetSpec, provider::ProviderSpec};
 
 use serde_json::{Map, Value};
 
-use super::budgets;
+use super::{agents, budgets};
 use crate::{
     config::{
         Config, ProviderSettings,
@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// What an administrator asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Change {
     /// A new one.
     Add(String, ProviderSpec),
@@ -34,6 +34,12 @@ pub enum Change {
     Budget(String, BudgetSpec),
     /// A budget that was registered is none any more.
     BudgetRemove(String),
+    /// A new agent.
+    AgentCreate(String, AgentSpec),
+    /// Another one in its place; what the spec does not say stays.
+    AgentEdit(String, AgentSpec),
+    /// An agent that was registered is none any more.
+    AgentRemove(String),
 }
 
 /// Who answers, after a change that is about that or before it.
@@ -58,7 +64,12 @@ impl Change {
             | Self::Default(name)
             | Self::Model(name, _)
             | Self::Switch(_, Switched { provider: name, .. }) => Some(name),
-            Self::SwitchBack(_) | Self::Budget(..) | Self::BudgetRemove(_) => None,
+            Self::SwitchBack(_)
+            | Self::Budget(..)
+            | Self::BudgetRemove(_)
+            | Self::AgentCreate(..)
+            | Self::AgentEdit(..)
+            | Self::AgentRemove(_) => None,
         }
     }
 
@@ -73,7 +84,11 @@ impl Change {
             | Self::Model(..)
             | Self::Budget(..)
             | Self::BudgetRemove(_) => None,
-            Self::Switch(agent, _) | Self::SwitchBack(agent) => Some(agent),
+            Self::Switch(agent, _)
+            | Self::SwitchBack(agent)
+            | Self::AgentCreate(agent, _)
+            | Self::AgentEdit(agent, _)
+            | Self::AgentRemove(agent) => Some(agent),
         }
     }
 
@@ -88,16 +103,20 @@ impl Change {
             | Self::Default(_)
             | Self::Model(..)
             | Self::Switch(..)
-            | Self::SwitchBack(_) => None,
+            | Self::SwitchBack(_)
+            | Self::AgentCreate(..)
+            | Self::AgentEdit(..)
+            | Self::AgentRemove(_) => None,
         }
     }
 
-    /// What it is about, in words.
+    /// What it is about: the word for it, and its name.
     #[must_use]
-    pub fn about(&self) -> String {
-        match self.budget() {
-            Some(name) => format!("budget {name}"),
-            None => format!("provider {}", self.provider().unwrap_or_default()),
+    pub fn about(&self) -> (&'static str, &str) {
+        match (self.budget(), self.provider(), self.agent()) {
+            (Some(name), _, _) => ("budget", name),
+            (None, Some(name), _) => ("provider", name),
+            (None, None, name) => ("agent", name.unwrap_or_default()),
         }
     }
 
@@ -135,6 +154,9 @@ impl Change {
             Self::Budget(name, _) | Self::BudgetRemove(name) => {
                 serde_json::to_value(registered.budget.get(name)?)
             }
+            Self::AgentCreate(name, _) | Self::AgentEdit(name, _) | Self::AgentRemove(name) => {
+                serde_json::to_value(registered.agent.get(name)?)
+            }
             Self::Model(..) | Self::Switch(..) | Self::SwitchBack(_) => return None,
         };
         match entry {
@@ -148,8 +170,9 @@ impl Change {
     pub const fn word(&self) -> &'static str {
         match self {
             Self::Add(..) => "added",
-            Self::Edit(..) => "changed",
-            Self::Remove(_) | Self::BudgetRemove(_) => "removed",
+            Self::AgentCreate(..) => "created",
+            Self::Edit(..) | Self::AgentEdit(..) => "changed",
+            Self::Remove(_) | Self::BudgetRemove(_) | Self::AgentRemove(_) => "removed",
             Self::Budget(..) => "set",
             Self::Default(_) => "made the default",
             Self::Model(..) | Self::Switch(..) => "switched",
@@ -257,6 +280,9 @@ impl Change {
             }
             Self::Budget(name, spec) => budgets::set(name, spec, &mut after, config)?,
             Self::BudgetRemove(name) => budgets::remove(name, &mut after, config)?,
+            Self::AgentCreate(name, spec) => agents::create(name, spec, &mut after, config)?,
+            Self::AgentEdit(name, spec) => agents::edit(name, spec, &mut after, config)?,
+            Self::AgentRemove(name) => agents::remove(name, &mut after, config)?,
             Self::SwitchBack(agent) => {
                 free(agent, config)?;
                 if after.switched.remove(agent).is_none() {

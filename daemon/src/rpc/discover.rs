@@ -57,7 +57,7 @@ fn result_of(method: &str) -> Option<SchemaOf> {
         | "mcp.call" => of::<action::Action>,
         "action.list" => of::<action::Page<action::Action>>,
         "agent.list" => of::<Vec<agent::Agent>>,
-        "agent.show" => of::<agent::Agent>,
+        "agent.create" | "agent.edit" | "agent.remove" | "agent.show" => of::<agent::Agent>,
         "approval.list" => of::<Vec<action::Approval>>,
         "approval.show" => of::<action::Approval>,
         "audit.list" => of::<Vec<Value>>,

@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use paw_policy::{Kind, State};
+use paw_policy::{Kind, Name, State};
 use redb::{ReadTransaction, ReadableTable as _, ReadableTableMetadata as _};
 use uuid::Uuid;
 
@@ -80,6 +80,8 @@ pub struct ActionFilter {
     pub session: Option<Uuid>,
     /// Asked for by this user.
     pub uid: Option<u32>,
+    /// On behalf of this agent.
+    pub agent: Option<Name>,
 }
 
 impl ActionFilter {
@@ -87,6 +89,10 @@ impl ActionFilter {
         (self.states.is_empty() || self.states.contains(&action.state))
             && self.kind.is_none_or(|kind| kind == action.kind)
             && self.uid.is_none_or(|uid| uid == action.requested_by.uid)
+            && self
+                .agent
+                .as_ref()
+                .is_none_or(|agent| *agent == action.plan.agent)
             && self.session.is_none_or(|session| {
                 action
                     .plan

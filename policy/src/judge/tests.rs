@@ -910,18 +910,19 @@ fn rule_can_name_what_is_changed() {
     let changed = r#"action == Action::"config_change""#;
     let provider = register(crate::ConfigChange::ProviderEdit);
     let budget = register(crate::ConfigChange::BudgetSet);
-    for (rest, of_provider, of_budget) in [
-        (r#"resource == Provider::"cloud")"#, true, false),
-        (r#"resource == Budget::"cloud")"#, false, true),
+    let agent = register(crate::ConfigChange::AgentEdit);
+    for (rest, about) in [
+        (r#"resource == Provider::"cloud")"#, [true, false, false]),
+        (r#"resource == Budget::"cloud")"#, [false, true, false]),
+        (r#"resource == Agent::"cloud")"#, [false, false, true]),
         (
             r#"resource) when { context.change == "provider.edit" }"#,
-            true,
-            false,
+            [true, false, false],
         ),
     ] {
         let scope = format!("{changed}, {rest}");
-        assert_eq!(says(&scope, &provider), of_provider, "{rest}");
-        assert_eq!(says(&scope, &budget), of_budget, "{rest}");
+        let said = [&provider, &budget, &agent].map(|plan| says(&scope, plan));
+        assert_eq!(said, about, "{rest}");
     }
 }
 

@@ -7,13 +7,14 @@ use jsonrpsee::{
 use paw_api::{
     Error, ErrorKind,
     action::Page,
-    agent::{Agent, AgentRpcServer, Session, SessionRpcServer, Transcript},
+    agent::{Agent, AgentRpcServer, AgentSpec, Session, SessionRpcServer, Transcript},
     audit::{Entry, Event},
 };
-use paw_policy::{Name, Role};
+use paw_policy::{ConfigChange, Name, Role};
 use paw_store::Batch;
+use serde_json::Map;
 
-use super::{Family, LISTED, fail};
+use super::{Family, LISTED, change::said, fail};
 use crate::{
     config::{AgentSettings, Config},
     intake::unreadable,
@@ -45,6 +46,37 @@ impl AgentRpcServer for Family {
         found
             .map(|(name, settings)| shown(&config, name, settings))
             .ok_or_else(|| unknown("agent", &name))
+    }
+
+    async fn create(
+        &self,
+        extensions: &Extensions,
+        name: String,
+        spec: AgentSpec,
+    ) -> RpcResult<Agent> {
+        let said = said(&spec).map_err(fail)?;
+        self.configure(extensions, ConfigChange::AgentCreate, &name, said)
+            .await?;
+        AgentRpcServer::show(self, extensions, name).await
+    }
+
+    async fn edit(
+        &self,
+        extensions: &Extensions,
+        name: String,
+        spec: AgentSpec,
+    ) -> RpcResult<Agent> {
+        let said = said(&spec).map_err(fail)?;
+        self.configure(extensions, ConfigChange::AgentEdit, &name, said)
+            .await?;
+        AgentRpcServer::show(self, extensions, name).await
+    }
+
+    async fn remove(&self, extensions: &Extensions, name: String) -> RpcResult<Agent> {
+        let was = AgentRpcServer::show(self, extensions, name.clone()).await?;
+        self.configure(extensions, ConfigChange::AgentRemove, &name, Map::default())
+            .await?;
+        Ok(was)
     }
 }
 
@@ -165,6 +197,23 @@ fn shown(config: &Config, name: &Name, settings: &AgentSettings) -> Agent {
             .map(|it| it.name.to_string())
             .collect(),
         max_turns: settings.max_turns,
+        net: settings.net.iter().map(ToString::to_string).collect(),
+        isolation_floor: settings.isolation_floor.to_string(),
+        workspace: settings.workspace.as_str().to_owned(),
+        max_tokens: settings.max_tokens,
+        // As it was written: 0.7 is no 0.699999988.
+        temperature: settings
+            .temperature
+            .and_then(|value| value.to_string().parse().ok()),
+        may_leave_host: settings.may_leave_host,
+        file: settings.file.clone(),
+        registered: settings.registered,
+        lacks: config
+            .strays
+            .iter()
+            .filter(|stray| stray.agent == *name)
+            .map(|stray| stray.message.clone())
+            .collect(),
     }
 }
 

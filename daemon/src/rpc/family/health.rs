@@ -331,6 +331,16 @@ pub async fn doctor(context: &Context, prove: bool) -> Doctor {
             "pawctl provider add, or a [provider.NAME] section in pawd.toml(5) and `pawctl config reload`",
         );
     }
+    let config = Arc::clone(&context.config.borrow());
+    for stray in &config.strays {
+        find(
+            "agent.lacks",
+            Severity::Warn,
+            format!("registered agent {}: {}", stray.agent, stray.message),
+            "it does without what it names there",
+            "pawctl agent edit NAME, or mend what it names in pawd.toml(5)",
+        );
+    }
     for provider in providers {
         if let Some(why) = provider.waits_for {
             find(
