@@ -16,6 +16,7 @@ mod journal;
 mod lifecycle;
 mod mcp;
 mod methods;
+mod mounts;
 mod needs;
 mod pool;
 mod probes;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
     cases.extend(shim::cases());
     cases.extend(skills::cases());
     cases.extend(sockets::cases());
+    cases.extend(mounts::cases());
     cases.extend(terminals::cases());
     cases.extend(turns::cases());
     cases.extend(mcp::cases());

@@ -132,7 +132,7 @@ impl Standalone {
         );
         root.write("etc/pawd.d/00-isolation.toml", PROCESS_WILL_DO);
         operated_by_one(&root);
-        root.write("etc/launcher.toml", &format!("runtimes = [\"native\", \"gvisor\"]\nimage_dirs = []\nmount_prefixes = []\nmax_sandboxes = {max_sandboxes}\n\n[ids]\nbase = {IDS}\nslots = {}\n", 2 * max_sandboxes));
+        root.write("etc/launcher.toml", &format!("runtimes = [\"native\", \"gvisor\"]\nimage_dirs = []\nmount_prefixes = [\"{}/host\"]\nmax_sandboxes = {max_sandboxes}\n\n[ids]\nbase = {IDS}\nslots = {}\n", root.path().display(), 2 * max_sandboxes));
         for (path, text) in files {
             root.write(
                 path,

@@ -233,6 +233,10 @@ fn show(skill: &Skill, look: &Look) -> String {
             }),
         ),
         (
+            "Sees of host",
+            Some(text::line(&skill.mounts.join("; ")).into_owned()).filter(|it| !it.is_empty()),
+        ),
+        (
             "Announced",
             skill.announced.map(|announced| announced.to_string()),
         ),

@@ -233,6 +233,9 @@ pub struct Skill {
     pub why: Option<String>,
     /// Digest of the tools that its program announced when it was approved; none of one that declares them.
     pub announced: Option<Digest>,
+    /// What of the host its calls see: what, where inside, and whether it may be written to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<String>,
     /// Secrets that brokers add to its requests.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub secrets: Vec<String>,

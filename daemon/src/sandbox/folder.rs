@@ -98,6 +98,7 @@ pub(super) fn read(dir: &Path, digest: Digest, origin: Provenance) -> Result<Ski
         image: Image::Host,
         workspace: Sees::Workspace,
         net: Vec::new(),
+        mounts: Vec::new(),
         secrets: std::collections::BTreeSet::new(),
         limits: LIMITS,
         tools,

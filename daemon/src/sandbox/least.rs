@@ -6,7 +6,10 @@ use paw_launch::{
 };
 use paw_policy::{Name, ToolClass};
 
-use super::manifest::{Provenance, Skill};
+use super::{
+    manifest::{Provenance, Skill},
+    mounts,
+};
 
 /// The shipped skill whose program runs the scripts of folders.
 const SHELL: &str = "shell";
@@ -55,6 +58,7 @@ pub fn plan(
             writable: writes(class),
         });
     }
+    mounts.extend(mounts::of_call(skill, class));
     SandboxPlan {
         id,
         runtime,

@@ -12,7 +12,7 @@ use std::{
 
 use paw_api::egress::NetRule;
 use paw_launch::request::{Image, Limits};
-use paw_policy::{Digest, Name, Taint, TaintSet, ToolClass, plan::is_deeper_than};
+use paw_policy::{Digest, Name, ToolClass, plan::is_deeper_than};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -20,8 +20,10 @@ use crate::config::SecretName;
 
 use super::{
     announce::{MAX_DEPTH, may_say},
+    confidential::Confidentiality,
     folder,
     least::reaches,
+    mounts::{self, HostMount},
     named::Url,
     seal::{digest, read, sorted},
     sees::Sees,
@@ -57,6 +59,8 @@ pub struct Skill {
     pub workspace: Sees,
     /// What its tools that send may reach, where the agent's sandboxes may.
     pub net: Vec<NetRule>,
+    /// What of the host its calls see, but for those that may send.
+    pub mounts: Vec<HostMount>,
     /// Secrets that brokers add to its requests: it never sees one, and no other is added.
     pub secrets: BTreeSet<String>,
     /// What one call may use.
@@ -116,61 +120,6 @@ pub struct Tool {
     /// How confidential what it gives back is, where its class does not say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confidentiality: Option<Confidentiality>,
-}
-
-/// How confidential what a tool gives back is, where its class does not say it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Confidentiality {
-    /// It leaves this host only by a person's yes to exactly that.
-    Private,
-    /// It stays on this host.
-    Secret,
-}
-
-impl Confidentiality {
-    /// The word that stands for it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Private => "private",
-            Self::Secret => "secret",
-        }
-    }
-}
-
-impl Tool {
-    /// The labels of what it gives back that say how confidential that is (rule R1): given by pawd for what was approved with the
-    /// skill, never by what the tool says. Who sees a directory may tell of what an agent keeps there, whatever else it does.
-    #[must_use]
-    pub fn confidential(&self, sees: Sees) -> TaintSet {
-        let private = || TaintSet::of(Taint::Private);
-        let by_class = match self.class {
-            ToolClass::ReadPublic => TaintSet::default(),
-            _ if sees.any() => private(),
-            class => confidential(class),
-        };
-        match self.confidentiality {
-            None => by_class,
-            Some(Confidentiality::Private) => by_class.with(&private()),
-            Some(Confidentiality::Secret) => by_class.with(&TaintSet::of(Taint::Secret)),
-        }
-    }
-}
-
-/// The same by the class alone: what an agent keeps is not for everybody.
-#[must_use]
-pub fn confidential(class: ToolClass) -> TaintSet {
-    match class {
-        ToolClass::ReadPrivate => TaintSet::of(Taint::Private),
-        ToolClass::ReadPublic
-        | ToolClass::WriteLocalReversible
-        | ToolClass::WriteDestructive
-        | ToolClass::Egress
-        | ToolClass::Money
-        | ToolClass::Exec
-        | ToolClass::Admin => TaintSet::default(),
-    }
 }
 
 /// Why a directory is not a skill.
@@ -386,6 +335,8 @@ struct File {
     #[serde(default)]
     net: Vec<String>,
     #[serde(default)]
+    mounts: Vec<HostMount>,
+    #[serde(default)]
     secrets: Vec<String>,
     limits: Limits,
     /// None: its program announces them.
@@ -475,6 +426,7 @@ fn check(file: File, digest: Digest, origin: Provenance) -> Result<Skill, Wrong>
         .collect::<Result<Vec<_>, _>>()
         .map_err(|bad| ("net".to_owned(), bad.to_string()))?;
     let secrets = secrets(&file.secrets, &net)?;
+    mounts::check(&file.mounts).map_err(|why| ("mounts".to_owned(), why))?;
     let mut classes = file
         .tools
         .iter()
@@ -542,6 +494,7 @@ fn check(file: File, digest: Digest, origin: Provenance) -> Result<Skill, Wrong>
         workspace,
         classes,
         idempotent,
+        mounts,
         ..
     } = file;
     Ok(Skill {
@@ -558,6 +511,7 @@ fn check(file: File, digest: Digest, origin: Provenance) -> Result<Skill, Wrong>
         image,
         workspace,
         net,
+        mounts,
         secrets,
         limits,
         tools,

@@ -60,6 +60,9 @@ pub fn rights(skill: &Skill) -> Map<String, Value> {
             if !skill.idempotent.is_empty() {
                 members.insert("idempotent".to_owned(), json!(skill.idempotent));
             }
+            if !skill.mounts.is_empty() {
+                members.insert("mounts".to_owned(), json!(skill.mounts));
+            }
             if !skill.secrets.is_empty() {
                 members.insert("secrets".to_owned(), json!(skill.secrets));
             }
@@ -117,6 +120,8 @@ fn lines(skill: &Skill) -> BTreeSet<String> {
         Sees::Own => drop(lines.insert("directory of its own for each agent".to_owned())),
     }
     lines.extend(skill.net.iter().map(|rule| format!("net {rule}")));
+    let mounts = skill.mounts.iter();
+    lines.extend(mounts.map(|it| format!("mount {} of the host", it.told())));
     let secrets = skill.secrets.iter();
     lines.extend(secrets.map(|name| format!("secret {name}, which a broker adds to its requests")));
     if let Ok(Value::Object(limits)) = serde_json::to_value(skill.limits) {

@@ -136,6 +136,7 @@ mod tests {
             image: Image::Host,
             workspace: Sees::Nothing,
             net: Vec::new(),
+            mounts: Vec::new(),
             secrets: std::collections::BTreeSet::new(),
             limits: Limits {
                 cpu_milli: 1,

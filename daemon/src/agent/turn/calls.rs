@@ -493,7 +493,7 @@ impl Turn<'_> {
         let kept = labels.of(skill.as_deref(), &record.plan.agent, call);
         let confidential = skill.as_deref().and_then(|skill| {
             let tool = skill.tools.get(&call.tool)?;
-            Some(tool.confidential(skill.workspace))
+            Some(tool.confidential(skill))
         });
         // Nobody knows any more what a tool that is gone gives back.
         let confidential = confidential.unwrap_or_else(|| TaintSet::of(Taint::Secret));

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::fence::{MAX_RESULT, bounded};
 use crate::{
     records::shorten_to,
-    sandbox::{least::reaches, manifest::confidential},
+    sandbox::{confidential::confidential, least::reaches},
     screen::{self, Shown},
 };
 

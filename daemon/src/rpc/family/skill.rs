@@ -256,6 +256,7 @@ fn shown(skill: &sandbox::Skill) -> Skill {
         enabled: true,
         why: None,
         announced: skill.announced,
+        mounts: skill.mounts.iter().map(|it| it.told()).collect(),
         secrets: skill.secrets.iter().cloned().collect(),
         instructions: skill.instructions.clone(),
         tools: skill
@@ -283,6 +284,7 @@ fn installed(name: &Name, known: &Shown) -> Skill {
             enabled: pin.enabled,
             why: pin.why.clone(),
             announced: pin.announced,
+            mounts: Vec::new(),
             secrets: Vec::new(),
             instructions: None,
             tools: Vec::new(),
