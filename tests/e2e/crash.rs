@@ -1,18 +1,23 @@
 //! Killing the processes of a running system, and what is left afterwards.
 
+use std::time::Duration;
+
 use harness::{
     cases,
     report::Case,
     standalone::{Standalone, gone, kill9},
     within,
-    words::{ask_to_write, show},
+    words::{answer, ask_to_write, finally, object, show},
 };
+use jsonrpsee::async_client::Client;
 use paw_api::{
+    action::{Action, ActionRpcClient, Answer},
     sandbox::{RunEvent, RunSpec, SandboxRpcClient},
     trail::AuditRpcClient,
 };
 use paw_policy::State;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::without_sandboxes;
 
@@ -24,6 +29,7 @@ pub(crate) fn cases() -> Vec<Case> {
         killed_launcher_ends_the_system_and_leaves_nothing,
         killed_audit_writer_ends_the_system_and_leaves_nothing,
         killed_pawd_takes_everything_with_it,
+        launcher_that_dies_at_any_moment_loses_no_action_and_does_none_twice,
         question_outlives_the_kill_of_everything,
         user_that_is_missing_is_refused_with_how_to_make_it,
         link_in_the_launchers_state_is_not_followed_by_root,
@@ -150,6 +156,82 @@ async fn killed_pawd_takes_everything_with_it() {
     let seen = pids(&system);
     system.daemon.kill9().await;
     nothing_is_left(&system, &seen).await;
+}
+
+/// How often the launcher dies.
+const DEATHS: u64 = 16;
+
+/// What is being done each time.
+const AT_ONCE: usize = 3;
+
+async fn launcher_that_dies_at_any_moment_loses_no_action_and_does_none_twice() {
+    let skills = "[agent.default]\nskills = [\"files\", \"shell\"]\n";
+    let files = [("etc/pawd.d/10-skills.toml", skills)];
+    let mut system = Standalone::start_with("", false, &files).await;
+    let mut asked = Vec::new();
+    for death in 0..DEATHS {
+        let client = system.client().await;
+        for number in 0..AT_ONCE {
+            let token = format!("token-{death}-{number}");
+            let command = json!({"command": format!("echo {token} >>log.txt")});
+            let action = call_of(&client, "shell", "run", command).await;
+            let said = answer(&client, &action.id, action.digest, Answer::Approve).await;
+            said.expect("an administrator may");
+            asked.push((action.id, token));
+        }
+        // Sooner and later, by the same steps each time this runs.
+        let moment = Duration::from_millis(death * 7919 % 400);
+        drop(timeout(moment, system.daemon.end()).await);
+        kill9(named(&system, "paw-launcher"));
+        let (code, said) = system.daemon.refused().await;
+        assert_eq!(code, 70, "{said}");
+        system.start_again().await;
+    }
+    let client = system.client().await;
+    let mut ended = Vec::new();
+    for (id, token) in asked {
+        ended.push((finally(&client, &id).await, token));
+    }
+    let read = call_of(&client, "files", "read", json!({"path": "log.txt"})).await;
+    let read = finally(&client, &read.id)
+        .await
+        .result
+        .expect("it is there");
+    let log = read["text"].as_str().expect("a text");
+    let mut whole = 0;
+    for (action, token) in &ended {
+        let times = log.lines().filter(|line| line == token).count();
+        match action.state {
+            State::Completed => {
+                whole += 1;
+                assert_eq!(times, 1, "{action:?}");
+            }
+            // Once or not at all, and it says that nobody knows.
+            State::Failed => {
+                let kind = &action.error.as_ref().expect("it says why").kind;
+                assert!(
+                    ["interrupted", "launcher_lost", "unavailable"].contains(&kind.as_str()),
+                    "{action:?}"
+                );
+                assert!(times <= 1, "{action:?}");
+            }
+            other => panic!("{other}: {action:?}"),
+        }
+    }
+    assert!(
+        whole > 0 && whole < ended.len(),
+        "{whole} of {} were done, so no death came between",
+        ended.len()
+    );
+}
+
+/// A call that a person asks for.
+async fn call_of(client: &Client, skill: &str, tool: &str, arguments: Value) -> Action {
+    let asked = object(json!({"skill": skill, "tool": tool, "arguments": arguments}));
+    let submitted = client.submit("tool_call".into(), asked, None, None, None, None);
+    within("submitting a call", submitted)
+        .await
+        .expect("it is accepted")
 }
 
 async fn question_outlives_the_kill_of_everything() {

@@ -342,7 +342,9 @@ async fn what_needs_an_agent_or_is_needed_by_one_is_not_removed_under_it() {
         model: Some("o".into()),
         ..ProviderSpec::default()
     };
-    client.add("mine".into(), added).await.unwrap();
+    ProviderRpcClient::add(&client, "mine".into(), added)
+        .await
+        .unwrap();
     create(&client, "clerk", json!({"provider": "mine"})).await;
     let gone = ProviderRpcClient::remove(&client, "mine".into()).await;
     refused(gone, ErrorKind::Conflict);
@@ -478,7 +480,7 @@ async fn change_of_an_agent_says_all_of_it_is_done_once_approved_and_is_on_recor
             Some(true),
             Some(15_000),
         );
-        async { within("asking", asked).await.unwrap().id }
+        async move { within("asking", asked).await.unwrap().id }
     };
     let (one, two) = (ask(2).await, ask(3).await);
     let mut ends = Vec::new();

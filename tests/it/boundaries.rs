@@ -18,6 +18,7 @@ use jsonrpsee::{async_client::Client, core::client::Error as CallError};
 use nix::sys::signal::Signal;
 use paw_api::{
     action::{Action, ActionRpcClient, Answer, ApprovalRpcClient},
+    job::JobRpcClient,
     provider::ChatEvent,
     sandbox::{RunEvent, RunSpec, SandboxRpcClient},
     trail::AuditRpcClient,
@@ -127,6 +128,10 @@ impl World {
                 Point::Cancels => 6,
                 Point::Expires => 1,
                 Point::Accepted => 5,
+                Point::Claimed => {
+                    self.run_job(client).await?;
+                    continue;
+                }
                 _ => turn + step,
             };
             match what % 7 {
@@ -250,6 +255,16 @@ impl World {
         let left = client.submit("chat".into(), arguments, None, None, None, None);
         let action = here(within("leaving a chat", left).await)?;
         self.accepted(&action);
+        Ok(())
+    }
+
+    /// A run of a job, which is a chat.
+    async fn run_job(&mut self, client: &Client) -> Result<(), Gone> {
+        let [cron, tz] = ["0 0 1 1 *", "UTC"].map(str::to_owned);
+        let added = JobRpcClient::add(client, cron, tz, self.token(), None, None, None, None);
+        let job = here(within("adding a job", added).await)?;
+        let run = here(within("a run", JobRpcClient::run(client, job.id)).await)?;
+        self.told.accepted.extend(run.action);
         Ok(())
     }
 

@@ -3,13 +3,17 @@
 //! What makes a job due is the time in its record. A test does not wait for it: it writes into the store of a pawd that is not running what
 //! an earlier one would have left there.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    os::unix::process::ExitStatusExt as _,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use harness::{
     Answer, Model, Pawd, Setup, Trouble, within,
     words::{finally, refused, show},
 };
 use jsonrpsee::{async_client::Client, core::client::Subscription};
+use nix::sys::signal::Signal;
 use paw_api::{
     ErrorKind,
     events::{Event, EventItem, EventsRpcClient},
@@ -18,8 +22,7 @@ use paw_api::{
     trail::AuditRpcClient,
 };
 use paw_policy::{Kind, Role, State};
-use paw_store::{Batch, OpenOptions, RunRecord, Store};
-use uuid::Uuid;
+use paw_store::{Batch, OpenOptions, Store};
 
 const HOUR: u64 = 3_600_000;
 
@@ -82,12 +85,15 @@ async fn event(events: &mut Subscription<EventItem>, name: &str) -> Event {
 /// Kills pawd, changes its store as `change` says, and starts it again.
 async fn meanwhile(pawd: &mut Pawd, change: impl FnOnce(&Store) -> Batch) {
     pawd.daemon.kill9().await;
-    {
-        let path = pawd.root.path().join("state/pawd.redb");
-        let store = Store::open(&path, OpenOptions::new("test")).unwrap();
-        store.commit(&change(&store)).unwrap();
-    }
+    self::change(pawd, change);
     pawd.start_again().await;
+}
+
+/// Changes the store of a pawd that does not run.
+fn change(pawd: &Pawd, change: impl FnOnce(&Store) -> Batch) {
+    let path = pawd.root.path().join("state/pawd.redb");
+    let store = Store::open(&path, OpenOptions::new("test")).unwrap();
+    store.commit(&change(&store)).unwrap();
 }
 
 /// The job was due then.
@@ -179,40 +185,72 @@ async fn missed_times_are_made_up_for_by_one_run_where_that_is_asked_for() {
     assert_eq!(model.questions(), 1);
 }
 
+/// A job is due, and pawd dies at this place between the claim of its run and its end.
+async fn dies_with_a_run(place: &str) -> (Model, Pawd) {
+    let (model, mut pawd) = start().await;
+    add(&pawd.client().await, SELDOM, (false, true)).await;
+    pawd.daemon.kill9().await;
+    change(&pawd, due_at(now()));
+    pawd.start_to_die(place).await;
+    let died = within("its death", pawd.daemon.end()).await;
+    assert_eq!(died.signal(), Some(Signal::SIGABRT as i32), "{place}");
+    pawd.start_again().await;
+    (model, pawd)
+}
+
 #[tokio::test]
-async fn run_that_ended_with_pawd_is_unknown_and_does_not_begin_again() {
+async fn run_whose_claim_a_kill_parts_from_its_end_is_done_once_or_unknown() {
+    for (place, outcome, questions) in [
+        ("Claimed:1", "unknown", 0),
+        ("Taken:1", "unknown", 0),
+        // Accepted is stored, so it is done by the next pawd.
+        ("Accepted:1", "ok", 1),
+        ("Starts:1", "ok", 1),
+        // What was begun may have been done, which nobody knows.
+        ("Begun:1", "unknown", 0),
+        ("Executed:1", "unknown", 1),
+        ("EndStored:1", "ok", 1),
+    ] {
+        let (model, mut pawd) = dies_with_a_run(place).await;
+        let client = pawd.client().await;
+        told(&mut news(&client).await).await;
+        let runs = history(&client).await;
+        let [run] = runs.as_slice() else {
+            panic!("{place}: {runs:?}");
+        };
+        assert_eq!(run.outcome.as_deref(), Some(outcome), "{place}: {run:?}");
+        assert!(run.action.is_some(), "{place}: the claim names its action");
+        assert_eq!(model.questions(), questions, "{place}");
+        let jobs = JobRpcClient::list(&client).await.unwrap();
+        let failures = u32::from(outcome != "ok");
+        assert_eq!(jobs[0].failures, failures, "{place}: its owner is told");
+        // Nor does a further start begin it anew.
+        drop(client);
+        pawd.stop().await;
+        pawd.start_again().await;
+        assert_eq!(history(&pawd.client().await).await, runs, "{place}");
+        assert_eq!(model.questions(), questions, "{place}");
+    }
+}
+
+#[tokio::test]
+async fn run_whose_agent_is_answering_when_pawd_is_killed_is_unknown() {
     let (model, mut pawd) = start().await;
     let client = pawd.client().await;
     add(&client, SELDOM, (false, false)).await;
-    // What a pawd leaves that is killed between the claim and the acceptance.
-    let action = Uuid::now_v7();
-    meanwhile(&mut pawd, |store| {
-        let mut job = store.jobs().unwrap().remove(0);
-        job.runs = 1;
-        let run = RunRecord {
-            job: job.id,
-            seq: 0,
-            due_ms: Some(now()),
-            times: 1,
-            at_ms: now(),
-            action: Some(action),
-            outcome: None,
-            note: None,
-            ended_ms: None,
-        };
-        let mut batch = Batch::new();
-        batch.put_job(&job).unwrap().put_run(&run).unwrap();
-        batch
-    })
-    .await;
+    let (_steps, silent) = Answer::steps();
+    model.will(silent);
+    let begun = within("a run", client.run("news".into())).await.unwrap();
+    model.was_asked(1).await;
+    drop(client);
+    pawd.daemon.kill9().await;
+    pawd.start_again().await;
     let client = pawd.client().await;
     told(&mut news(&client).await).await;
     let run = history(&client).await.pop().unwrap();
-    assert_eq!(run.outcome.as_deref(), Some("unknown"));
-    assert_eq!(run.action, Some(action.to_string()));
-    assert_eq!(model.questions(), 0);
-    let jobs = JobRpcClient::list(&client).await.unwrap();
-    assert_eq!(jobs[0].failures, 1, "its owner is told");
+    assert_eq!(run.outcome.as_deref(), Some("unknown"), "{run:?}");
+    assert_eq!(run.action, begun.action);
+    assert_eq!(model.questions(), 1);
 }
 
 #[tokio::test]

@@ -357,7 +357,10 @@ async fn agent_is_switched_back_to_what_the_configuration_says() {
     end(&mut to.await.unwrap()).await.unwrap();
     assert_eq!(agent(&client).await.provider, "mine");
     // Whoever answers for an agent is needed.
-    refused(client.remove("mine".into()).await, ErrorKind::Conflict);
+    refused(
+        ProviderRpcClient::remove(&client, "mine".into()).await,
+        ErrorKind::Conflict,
+    );
     let back = || async {
         let back = ModelRpcClient::switch(&client, None, None, Some("default".into()), None, None);
         end(&mut back.await.unwrap()).await
@@ -369,7 +372,9 @@ async fn agent_is_switched_back_to_what_the_configuration_says() {
     );
     as_before(&pawd, &client).await;
     assert_eq!(back().await.unwrap_err().kind, ErrorKind::Conflict);
-    client.remove("mine".into()).await.unwrap();
+    ProviderRpcClient::remove(&client, "mine".into())
+        .await
+        .unwrap();
     let records = AuditRpcClient::list(&client, None, Some("agent_changed".into()), None, None)
         .await
         .unwrap();
@@ -421,7 +426,9 @@ async fn provider_that_moved_while_it_was_tried_is_not_switched_to() {
         base_url: Some("https://example.com".into()),
         ..ProviderSpec::default()
     };
-    client.edit("mine".into(), moved).await.unwrap();
+    ProviderRpcClient::edit(&client, "mine".into(), moved)
+        .await
+        .unwrap();
     steps.send(Step::End).await.unwrap();
     let error = end(&mut events).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Conflict, "{error:?}");
@@ -531,6 +538,8 @@ async fn models_of_an_edited_provider_are_not_those_of_the_former() {
         base_url: Some(elsewhere.url()),
         ..ProviderSpec::default()
     };
-    client.edit("mine".into(), moved).await.unwrap();
+    ProviderRpcClient::edit(&client, "mine".into(), moved)
+        .await
+        .unwrap();
     assert_eq!(names().await, ["theirs"]);
 }

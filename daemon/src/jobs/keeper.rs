@@ -7,7 +7,10 @@ use paw_api::{
     audit::{Entry, Event},
 };
 use paw_policy::{Name, Role, Via};
-use paw_store::{Batch, Caller, JobRecord, RUNS_KEPT, RunOutcome, RunRecord, StoreError};
+use paw_store::{
+    Batch, Caller, JobRecord, RUNS_KEPT, RunOutcome, RunRecord, StoreError,
+    point::{self, Point},
+};
 use serde_json::{Map, Value};
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -405,6 +408,7 @@ impl Keeper {
         // Its action is named in the claim, so whatever happens now, the next pawd knows what to look for.
         run.action = Some(submission.record.id);
         self.claim(&run, next_ms).await?;
+        point::reached(Point::Claimed);
         match self.ports.actions.submit(submission).await {
             Ok(_) => self.watch(run.clone()),
             Err(error) => {

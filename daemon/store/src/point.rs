@@ -27,6 +27,8 @@ pub enum Point {
     ReplayBegins,
     /// It is committed.
     ReplayDone,
+    /// A run of a job is claimed, and its action nowhere.
+    Claimed,
     /// The driver has what somebody asks for; it is nowhere else.
     Taken,
     /// A step is in the audit log and not in the store.
@@ -65,7 +67,7 @@ pub enum Point {
 
 impl Point {
     /// All of them. One that is reached at a start follows one that leaves behind what that start finds.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::NoteBegins,
         Self::NotesSynced,
         Self::NotesApplied,
@@ -74,6 +76,7 @@ impl Point {
         Self::NoteWritten,
         Self::ReplayBegins,
         Self::ReplayDone,
+        Self::Claimed,
         Self::Taken,
         Self::StepRecorded,
         Self::StepStored,
