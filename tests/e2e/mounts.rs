@@ -37,12 +37,14 @@ while IFS= read -r line; do
   case $line in
     *'"initialize"'*)
       say '{"protocolVersion":"2025-06-18","capabilities":{"tools":{}},"serverInfo":{"name":"clerk","version":"1"}}' ;;
+    *'"tools/list"'*)
+      say '{"tools":[{"name":"look","inputSchema":{"type":"object"}},{"name":"keep","inputSchema":{"type":"object"}}]}' ;;
     *'"tools/call"'*)
       told="$(cat /books/book.txt)"
       for place in /books /notes; do
         (echo more >$place/new.txt) 2>/dev/null && told="$told, wrote $place"
       done
-      (cat /books/out/passwd) >/dev/null 2>&1 && told="$told, went out"
+      (cat /books/out/book.txt) >/dev/null 2>&1 && told="$told, went out"
       say "{\"content\":[{\"type\":\"text\",\"text\":\"$told\"}]}" ;;
   esac
 done
@@ -85,7 +87,7 @@ async fn system() -> Standalone {
         fs::set_permissions(root.join(place), fs::Permissions::from_mode(0o755)).unwrap();
     }
     fs::set_permissions(root.join("host/notes"), fs::Permissions::from_mode(0o777)).unwrap();
-    symlink("/etc", root.join("host/books/out")).unwrap();
+    symlink(root.join("other"), root.join("host/books/out")).unwrap();
     symlink(root.join("other"), root.join("host/link")).unwrap();
     system
 }

@@ -91,7 +91,10 @@ async fn reach_an_abstract_socket(runtime: &str) {
     let said = inside(&system, runtime, &words).await;
     // It is in another network namespace, and landlock does not let anybody look further than the sandbox.
     let held = ["ECONNREFUSED", "EPERM"];
-    assert!(said.len() == 1 && held.contains(&said[0].as_str()), "{said:?}");
+    assert!(
+        said.len() == 1 && held.contains(&said[0].as_str()),
+        "{said:?}"
+    );
     drop(listener);
 }
 

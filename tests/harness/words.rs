@@ -103,6 +103,18 @@ pub fn done(events: &[ChatEvent]) -> &ChatResult {
     }
 }
 
+/// No model's answer is the result of an action that failed: there is none, or pawd's own words where its time was over.
+///
+/// # Panics
+/// If there is one.
+pub fn has_no_answer(action: &Action) {
+    let said = action.result.as_ref().map(|it| &it["provider"]);
+    match action.state {
+        State::TimedOut => assert_eq!(said, Some(&Value::from("pawd")), "{action:?}"),
+        _ => assert_eq!(said, None, "{action:?}"),
+    }
+}
+
 /// The next thing that is said of a tool in this state.
 ///
 /// # Panics

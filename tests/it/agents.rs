@@ -63,8 +63,8 @@ async fn remove(client: &Client, name: &str) -> Result<Agent, jsonrpsee::core::C
 /// What the last question to the model began with.
 fn told(model: &Model) -> Value {
     let asked = model.asked();
-    let chats = asked.iter().filter(|it| it.line.contains("/chat"));
-    chats.last().expect("it was asked").body.clone()
+    let mut chats = asked.iter().filter(|it| it.line.contains("/chat"));
+    chats.next_back().expect("it was asked").body.clone()
 }
 
 #[tokio::test]
@@ -90,8 +90,9 @@ async fn agent_that_is_created_answers_at_once_and_after_a_kill_until_it_is_remo
         .ask(&client)
         .await
         .unwrap();
-    assert_eq!(done(&rest(&mut chat).await).model, "large");
+    assert_eq!(done(&rest(&mut chat).await).finish, "stop");
     let question = told(&model);
+    assert_eq!(question["model"], json!("large"));
     assert_eq!(
         question["messages"][0]["content"]
             .as_str()
@@ -180,6 +181,9 @@ async fn agent_of_root_has_the_last_word_and_the_one_that_is_always_there_can_be
 #[tokio::test]
 async fn agent_that_cannot_be_meant_is_refused_and_changes_nothing() {
     let (_model, pawd, client) = pawd().await;
+    let floor = "[sandbox]\nisolation_floor = \"kernel\"\n";
+    pawd.root.write("etc/pawd.d/60-floor.toml", floor);
+    ConfigRpcClient::reload(&client).await.unwrap();
     create(&client, "clerk", json!({"skills": ["files"]})).await;
     let before = shown(&client, "clerk").await;
     for (bad, kind) in [
@@ -192,7 +196,7 @@ async fn agent_that_cannot_be_meant_is_refused_and_changes_nothing() {
         (json!({"agents": ["nobody"]}), ErrorKind::Invalid),
         (json!({"agents": ["clerk"]}), ErrorKind::Invalid),
         (json!({"isolation_floor": "none"}), ErrorKind::Invalid),
-        // The floor of this host is "kernel", and it is root's to lower it.
+        // The floor of this host is root's to lower.
         (json!({"isolation_floor": "process"}), ErrorKind::Invalid),
         (json!({"workspace": "keep"}), ErrorKind::Invalid),
         (json!({"net": ["example.com"]}), ErrorKind::Invalid),
@@ -383,7 +387,7 @@ async fn what_needs_an_agent_or_is_needed_by_one_is_not_removed_under_it() {
     assert!(hint.contains(&job.id), "{hint}");
     JobRpcClient::remove(&client, job.id).await.unwrap();
 
-    let (steps, slow) = Says::steps();
+    let (_steps, slow) = Says::steps();
     model.will(slow);
     let mut chat = Asking::new("hello")
         .agent("clerk".to_owned())
@@ -393,7 +397,7 @@ async fn what_needs_an_agent_or_is_needed_by_one_is_not_removed_under_it() {
     let id = accepted(&mut chat).await;
     let hint = refused(remove(&client, "clerk").await, ErrorKind::Conflict).hint;
     assert!(hint.contains(&id), "{hint}");
-    drop(steps);
+    client.cancel(id).await.unwrap();
     rest(&mut chat).await;
     remove(&client, "clerk").await.unwrap();
 }

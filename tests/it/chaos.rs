@@ -14,7 +14,7 @@ use harness::{
     chaos::{Chaos, Fault, reserve, url},
     dialect::{INPUT, OUTPUT, TEXT},
     within,
-    words::{accepted, finally, rest},
+    words::{accepted, finally, has_no_answer, rest},
 };
 use jsonrpsee::async_client::Client;
 use paw_api::{
@@ -120,7 +120,7 @@ async fn ask(
                 "{failure:?}"
             );
             assert!(failure.message.contains(provider), "{failure:?}");
-            assert_eq!(action.result, None);
+            has_no_answer(&action);
             Err(failure.kind.clone())
         }
         other => panic!("{provider} by {:?}: {other:?}", action.plan),

@@ -114,8 +114,8 @@ async fn who_waits_for_a_place_does_so_within_its_own_time_and_can_be_cancelled(
         .items;
     let waits = all.iter().filter(|it| it.state == State::Executing);
     let newest = waits.max_by_key(|it| it.id.clone()).unwrap().id.clone();
-    drop(patient);
     client.cancel(newest.clone()).await.unwrap();
+    drop(patient);
     assert_eq!(finally(&client, &newest).await.state, State::Cancelled);
     stand(&client, 0).await;
     SandboxRpcClient::kill(&client, id).await.unwrap();

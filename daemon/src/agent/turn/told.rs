@@ -255,6 +255,7 @@ pub(super) mod tests {
             image: Image::Host,
             workspace: Sees::Nothing,
             net: Vec::new(),
+            mounts: Vec::new(),
             secrets: BTreeSet::new(),
             limits: Limits {
                 cpu_milli: 1,
