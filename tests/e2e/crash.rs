@@ -208,7 +208,8 @@ async fn launcher_that_dies_at_any_moment_loses_no_action_and_does_none_twice() 
             State::Failed => {
                 let kind = &action.error.as_ref().expect("it says why").kind;
                 assert!(
-                    ["interrupted", "launcher_lost", "unavailable"].contains(&kind.as_str()),
+                    ["interrupted", "launcher_lost", "unavailable", "workspace"]
+                        .contains(&kind.as_str()),
                     "{action:?}"
                 );
                 assert!(times <= 1, "{action:?}");
