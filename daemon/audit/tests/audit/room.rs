@@ -43,6 +43,18 @@ fn ballast(dirs: &Dirs) -> PathBuf {
     path
 }
 
+/// The writer stops, and leaves a whole log of so many records.
+fn ends_whole(writer: Writer, dirs: &Dirs, records: u64) {
+    let (status, said) = writer.terminate();
+    assert!(status.success(), "{said}");
+    let report = verify(&dirs.log, None);
+    assert_eq!(
+        (report.state, report.records),
+        (State::Ok, records),
+        "{report:?}"
+    );
+}
+
 #[test]
 fn writer_starts_and_stops_on_a_full_disk_and_heals_without_another_start() {
     let dirs = Dirs::new();
@@ -58,14 +70,7 @@ fn writer_starts_and_stops_on_a_full_disk_and_heals_without_another_start() {
     let stored = 1 + fill(&mut client);
     fs::remove_file(&ballast).unwrap();
     assert_eq!(audit_seq(&client.append(9, true)), stored + 1);
-    let (status, said) = writer.terminate();
-    assert!(status.success(), "{said}");
-    let report = verify(&dirs.log, None);
-    assert_eq!(
-        (report.state, report.records),
-        (State::Ok, stored + 1),
-        "{report:?}"
-    );
+    ends_whole(writer, &dirs, stored + 1);
 }
 
 /// The number of a request with which something begins, and with which something ends.
@@ -117,14 +122,7 @@ fn full_disk_refuses_with_its_reason_and_heals_without_a_restart() {
         stored + 1,
         "the number of a refused record is given again"
     );
-    let (status, said) = writer.terminate();
-    assert!(status.success(), "{said}");
-    let report = verify(&dirs.log, None);
-    assert_eq!(
-        (report.state, report.records),
-        (State::Ok, stored + 1),
-        "{report:?}"
-    );
+    ends_whole(writer, &dirs, stored + 1);
 }
 
 #[test]
@@ -169,14 +167,7 @@ fn full_disk_takes_what_ended_and_was_denied_and_begins_nothing_until_there_is_r
     fs::remove_file(&ballast).unwrap();
     let begun = client.append(BEGINS, true);
     assert!(!is_kept(&begun) && audit_seq(&begun) == stored + 1);
-    let (status, said) = writer.terminate();
-    assert!(status.success(), "{said}");
-    let report = verify(&dirs.log, None);
-    assert_eq!(
-        (report.state, report.records),
-        (State::Ok, stored + 1),
-        "{report:?}"
-    );
+    ends_whole(writer, &dirs, stored + 1);
 }
 
 #[test]
