@@ -24,6 +24,8 @@ pub enum Answer {
     Says(Vec<String>),
     /// Says this and calls these tools, each with its arguments.
     Calls(String, Vec<(String, Value)>),
+    /// Calls these tools, then closes the connection.
+    CallsAndBreaksOff(Vec<(String, Value)>),
     /// Does whatever the last message that it is shown tells it: calls what stands behind each `CALL `, `NAME {ARGUMENTS}` to the end of
     /// the line, or says that it is done. A model that obeys everybody.
     Obeys,
@@ -74,6 +76,28 @@ impl Answer {
         Self::Calls(String::new(), calls.iter().map(call).collect())
     }
 
+    /// Calls these tools, then closes the connection.
+    #[must_use]
+    pub fn calls_and_breaks_off(calls: &[(&str, Value)]) -> Self {
+        match Self::calls(calls) {
+            Self::Calls(_, calls) => Self::CallsAndBreaksOff(calls),
+            other => other,
+        }
+    }
+
+    /// Over the wire of Ollama, an answer for which it counts so many tokens, all of them of the question.
+    #[must_use]
+    pub fn counted(tokens: u64) -> Self {
+        let (steps, answer) = Self::steps();
+        let message = json!({"role": "assistant", "content": "yes"});
+        let end = json!({"model": "m", "message": message, "done": true, "done_reason": "stop",
+            "prompt_eval_count": tokens, "eval_count": 0});
+        steps
+            .try_send(Step::Raw(format!("{end}\n")))
+            .expect("few steps");
+        answer
+    }
+
     /// Says these pieces, then closes the connection.
     #[must_use]
     pub fn cut(pieces: &[&str]) -> Self {
@@ -109,6 +133,8 @@ pub enum Trouble {
 struct Library {
     /// Models that it lists, and has where it is asked to load one.
     has: Vec<String>,
+    /// What it says of each of them besides.
+    says: Value,
     /// Those in its memory.
     loaded: BTreeSet<String>,
     /// What it does with whoever wants one loaded or unloaded.
@@ -163,6 +189,7 @@ impl Model {
         let falls = Arc::clone(&trouble);
         let library = Arc::new(Mutex::new(Library {
             has: vec!["m".to_owned()],
+            says: json!({}),
             loaded: BTreeSet::new(),
             loads: VecDeque::new(),
             pulls: VecDeque::new(),
@@ -211,6 +238,14 @@ impl Model {
     pub fn has(&self, names: &[&str]) {
         let names = names.iter().map(ToString::to_string).collect();
         self.library.lock().expect("nobody panics with it").has = names;
+    }
+
+    /// What it says from now on of each of its models, besides its name: fields of an object.
+    ///
+    /// # Panics
+    /// Never; the lock is a leaf.
+    pub fn says_of_its_models(&self, fields: Value) {
+        self.library.lock().expect("nobody panics with it").says = fields;
     }
 
     /// Models that were loaded and not unloaded again.
@@ -383,7 +418,8 @@ async fn serve(
             window.1.send_modify(|asked| *asked += 1);
             let mut at_once = window.0.subscribe();
             drop(at_once.wait_for(|at_once| *at_once).await);
-            let shown = json!({"model_info": {"m.context_length": 4096}});
+            let says = library.lock().expect("nobody panics with it").says.clone();
+            let shown = with(&says, json!({"model_info": {"m.context_length": 4096}}));
             whole(out, 200, &[], &shown.to_string()).await?;
             continue;
         }
@@ -399,21 +435,22 @@ async fn serve(
             }
             continue;
         }
-        let (has, loaded) = {
+        let (has, loaded, says) = {
             let library = library.lock().expect("nobody panics with it");
-            (library.has.clone(), library.loaded.clone())
+            let (has, says) = (library.has.clone(), library.says.clone());
+            (has, library.loaded.clone(), says)
         };
         let fixed = match path {
             "/api/version" => Some(json!({"version": "0.9.0"})),
             "/api/tags" => Some(json!({
-                "models": has.iter().map(|name| json!({"name": name, "size": 1})).collect::<Vec<_>>()
+                "models": has.iter().map(|name| with(&says, json!({"name": name, "size": 1}))).collect::<Vec<_>>()
             })),
             "/api/ps" => Some(json!({
                 "models": loaded.iter().map(|name| json!({"name": name})).collect::<Vec<_>>()
             })),
             "/v1/models" => Some(json!({
                 "object": "list",
-                "data": has.iter().map(|name| json!({"id": name, "object": "model"})).collect::<Vec<_>>()
+                "data": has.iter().map(|name| with(&says, json!({"id": name, "object": "model"}))).collect::<Vec<_>>()
             })),
             _ => None,
         };
@@ -462,6 +499,11 @@ async fn serve(
                 chunk(out, &wire.calls(&text, &calls)).await?;
                 finish(out, wire).await?;
             }
+            Answer::CallsAndBreaksOff(calls) => {
+                begin(out, wire).await?;
+                chunk(out, &wire.calls("", &calls)).await?;
+                return Ok(());
+            }
             obeying @ (Answer::Obeys | Answer::ObeysTools) => {
                 let orders = match obeying {
                     Answer::ObeysTools => &described,
@@ -484,6 +526,14 @@ async fn serve(
         }
     }
     Ok(())
+}
+
+/// An object with these fields besides its own, or in their place.
+fn with(fields: &Value, mut object: Value) -> Value {
+    if let (Some(object), Some(fields)) = (object.as_object_mut(), fields.as_object()) {
+        object.extend(fields.clone());
+    }
+    object
 }
 
 /// The words of the last message of a question.
@@ -534,7 +584,14 @@ async fn hold(
             Some(_) => {}
             None => return silence(out).await.map(|()| false),
         },
-        Some(Answer::Says(_) | Answer::Calls(..) | Answer::Obeys | Answer::ObeysTools) | None => {}
+        Some(
+            Answer::Says(_)
+            | Answer::Calls(..)
+            | Answer::CallsAndBreaksOff(_)
+            | Answer::Obeys
+            | Answer::ObeysTools,
+        )
+        | None => {}
     }
     if !known {
         let said = json!({"error": format!("model '{model}' not found")});
@@ -635,11 +692,8 @@ impl Wire {
             Self::Ollama => {
                 let counts =
                     json!({"prompt_eval_count": 3, "eval_count": 2, "done_reason": "stop"});
-                let mut last = json!({"model": "m", "message": {"role": "assistant", "content": ""}, "done": true});
-                if let (Some(last), Value::Object(counts)) = (last.as_object_mut(), counts) {
-                    last.extend(counts);
-                }
-                format!("{last}\n")
+                let last = json!({"model": "m", "message": {"role": "assistant", "content": ""}, "done": true});
+                format!("{}\n", with(&counts, last))
             }
             Self::Pull => self.piece("success"),
             Self::OpenAi => {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use harness::{
-    Answer, Asking, Model, Pawd, Setup, Step, within,
+    Answer, Asking, Check, Model, Pawd, Setup, Step, within,
     words::{accepted, data, finally, next, refused, rest},
 };
 use jsonrpsee::async_client::Client;
@@ -13,7 +13,7 @@ use paw_api::{
     model::ModelRpcClient,
     provider::{Arm, Arms, ChatEvent, ChatResult, RouteRpcClient},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::timeout;
 
 /// Providers `one`, `two` and `three`, of one model, and these lines of a route `main` to all of them.
@@ -216,6 +216,93 @@ async fn target_that_sees_no_pictures_is_shown_none() {
     let shown = shown.iter().rfind(|it| it.line == "POST /api/chat");
     let messages = shown.expect("it was asked").body["messages"].to_string();
     assert!(messages.contains(picture), "{messages}");
+}
+
+/// Who answers a question of this agent by this route, with a picture where it is shown one.
+async fn answers(client: &Client, route: &str, agent: &str, picture: Option<&str>) -> String {
+    let begun = Asking::new("what is this?")
+        .agent(Some(agent.to_owned()))
+        .images(picture.map(|picture| vec![picture.to_owned()]))
+        .route(Some(route.to_owned()));
+    let mut chat = within("beginning a chat", begun.ask(client))
+        .await
+        .expect("accepted");
+    match rest(&mut chat).await.pop() {
+        Some(ChatEvent::Done(result)) => result.provider,
+        other => panic!("the chat ended with {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn what_a_provider_lists_of_its_models_counts_where_the_route_says_nothing() {
+    let (one, two) = (Model::start().await, Model::start().await);
+    let silent = Model::start().await;
+    silent.says_of_itself(Check::Silence);
+    one.says_of_its_models(json!({
+        "capabilities": {"function_calling": false, "vision": false}, "max_context_length": 100_000,
+    }));
+    let url = |model: &Model| format!("{}/v1", model.url());
+    let setup = Setup::new()
+        .provider("one", "mistral", &url(&one), "max_retries = 0\n")
+        .provider("two", "mistral", &url(&two), "max_retries = 0\n")
+        .provider("silent", "mistral", &url(&silent), "max_retries = 0\n")
+        .with(
+            "\n[agent.mute]\nskills = []\n\
+             [route.main]\nselect = \"capability\"\ntargets = [{ provider = \"one\" }, { provider = \"two\" }]\n\
+             [route.told]\nselect = \"capability\"\n\
+             targets = [{ provider = \"one\", tools = true, vision = true }, { provider = \"two\" }]\n\
+             [route.silent]\nselect = \"capability\"\ntargets = [{ provider = \"silent\" }]\n\
+             [route.alone]\nselect = \"capability\"\ntargets = [{ provider = \"one\" }]\n",
+        );
+    let pawd = Pawd::start(setup).await;
+    let client = pawd.client().await;
+    let picture = Some("R0lGODlhAQABAAAAACwAAAAAAQABAAACAUwAOw==");
+    // As long as the list is not there nobody waits for it, and what is not known is no reason.
+    for (route, expected) in [("silent", "silent"), ("main", "one")] {
+        assert_eq!(answers(&client, route, "default", None).await, expected);
+    }
+    silent.was_asked_for("GET /v1/models").await;
+    // Once it is, it counts; what stands in the route counts more.
+    let listed = ModelRpcClient::list(&client, Some("one".into()));
+    within("a list of models", listed).await.expect("listed");
+    for (route, agent, shown, expected) in [
+        ("main", "default", None, "two"),
+        ("main", "mute", None, "one"),
+        ("main", "mute", picture, "two"),
+        ("told", "default", picture, "one"),
+    ] {
+        let answered = answers(&client, route, agent, shown).await;
+        assert_eq!(answered, expected, "{route}, {agent}, {shown:?}");
+    }
+    let route = Some("alone".to_owned());
+    let begun = Asking::new("hello").route(route).ask(&client);
+    refused(within("beginning a chat", begun).await, ErrorKind::Invalid);
+}
+
+#[tokio::test]
+async fn what_an_ollama_tells_of_its_model_counts_and_its_length_leads_to_who_holds_more() {
+    let three = Three::start(
+        "[route.main]\nselect = \"capability\"\n\
+         targets = [{ provider = \"one\" }, { provider = \"two\" }]\n\
+         [route.alone]\nselect = \"capability\"\ntargets = [{ provider = \"one\" }]\n",
+    )
+    .await;
+    let client = three.pawd.client().await;
+    let picture = Some("R0lGODlhAQABAAAAACwAAAAAAQABAAACAUwAOw==");
+    let blind = json!({"capabilities": ["completion"], "parameters": "num_ctx 300"});
+    three.models[0].says_of_its_models(blind);
+    // With the first question it is asked what it holds, as ever.
+    assert_eq!(answers(&client, "main", "default", picture).await, "one");
+    assert_eq!(answers(&client, "main", "default", picture).await, "two");
+    assert_eq!(answers(&client, "main", "default", None).await, "one");
+    let (result, _) = say_in(&client, &"abc".repeat(500), None).await;
+    assert_eq!(result.provider, "two");
+    // Where nobody holds more it is asked all the same.
+    let route = Some("alone".to_owned());
+    let begun = Asking::new("abc".repeat(500)).route(route).ask(&client);
+    let mut chat = within("beginning a chat", begun).await.expect("accepted");
+    let ended = rest(&mut chat).await.pop();
+    assert!(matches!(ended, Some(ChatEvent::Done(_))), "{ended:?}");
 }
 
 const ARMS: &str = "[price.\"one/m\"]\ninput = 1_000_000_000\noutput = 2_000_000_000\n\

@@ -30,6 +30,14 @@ type Landing<V> = watch::Receiver<Option<Outcome<V>>>;
 /// Fetches that are under way at once: whoever names many things that are not there begins no more than these.
 pub(crate) const MOST_FLIGHTS: usize = 32;
 
+/// What a look found.
+enum Seen<V> {
+    Here(V),
+    Failed(Arc<LlmError>),
+    /// Where it will land; nowhere, if as many are under way as may be.
+    Coming(Option<Landing<V>>),
+}
+
 /// A cache; a clone is the same one.
 pub(crate) struct Cache<K, V> {
     kept: Arc<Mutex<Kept<K, V>>>,
@@ -92,34 +100,55 @@ where
     where
         F: Future<Output = Result<V, LlmError>> + Send + 'static,
     {
-        let landing = {
-            let mut kept = self.lock();
-            let look = kept.slots.look(key, Instant::now());
-            one_more(match &look {
-                Look::Have(_) => &self.counts.hits,
-                Look::Refresh(..) => &self.counts.stale,
-                Look::Fetch(_) | Look::Wait(_) => &self.counts.misses,
-                Look::Failed(_) => &self.counts.failed,
-            });
-            match look {
-                Look::Have(value) => return Ok(value),
-                Look::Failed(error) => return Err(error.again()),
-                Look::Refresh(value, flight) => {
-                    self.take_off(&mut kept, key, flight, fetch());
-                    return Ok(value);
-                }
-                Look::Fetch(flight) => self.take_off(&mut kept, key, flight, fetch()),
-                Look::Wait(flight) => match kept.landings.get(&flight) {
-                    // One that ended without landing has panicked; another one takes its place.
-                    Some(landing) if landing.has_changed().is_ok() => Some(landing.clone()),
-                    Some(_) | None => {
-                        let flight = kept.slots.insist(key, Instant::now());
-                        self.take_off(&mut kept, key, flight, fetch())
-                    }
-                },
+        match self.seen(key, fetch) {
+            Seen::Here(value) => Ok(value),
+            Seen::Failed(error) => Err(error.again()),
+            Seen::Coming(landing) => arrive(landing).await,
+        }
+    }
+
+    /// The value of a key as far as it is there at once. Where there is none, or an old one, it is fetched for who looks later.
+    /// Must be called within a tokio runtime.
+    pub(crate) fn glance<F>(&self, key: &K, fetch: impl FnOnce() -> F) -> Option<V>
+    where
+        F: Future<Output = Result<V, LlmError>> + Send + 'static,
+    {
+        match self.seen(key, fetch) {
+            Seen::Here(value) => Some(value),
+            Seen::Failed(_) | Seen::Coming(_) => None,
+        }
+    }
+
+    /// One look at a key, with the flight that it begins.
+    fn seen<F>(&self, key: &K, fetch: impl FnOnce() -> F) -> Seen<V>
+    where
+        F: Future<Output = Result<V, LlmError>> + Send + 'static,
+    {
+        let mut kept = self.lock();
+        let look = kept.slots.look(key, Instant::now());
+        one_more(match &look {
+            Look::Have(_) => &self.counts.hits,
+            Look::Refresh(..) => &self.counts.stale,
+            Look::Fetch(_) | Look::Wait(_) => &self.counts.misses,
+            Look::Failed(_) => &self.counts.failed,
+        });
+        match look {
+            Look::Have(value) => Seen::Here(value),
+            Look::Failed(error) => Seen::Failed(error),
+            Look::Refresh(value, flight) => {
+                self.take_off(&mut kept, key, flight, fetch());
+                Seen::Here(value)
             }
-        };
-        arrive(landing).await
+            Look::Fetch(flight) => Seen::Coming(self.take_off(&mut kept, key, flight, fetch())),
+            Look::Wait(flight) => Seen::Coming(match kept.landings.get(&flight) {
+                // One that ended without landing has panicked; another one takes its place.
+                Some(landing) if landing.has_changed().is_ok() => Some(landing.clone()),
+                Some(_) | None => {
+                    let flight = kept.slots.insist(key, Instant::now());
+                    self.take_off(&mut kept, key, flight, fetch())
+                }
+            }),
+        }
     }
 
     /// The value of a key as it is now, which others get then, too.

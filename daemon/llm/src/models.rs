@@ -14,7 +14,7 @@ use crate::cache::{Cache, Counts, Looks, MOST_FLIGHTS, Terms};
 use crate::chat::Model;
 use crate::config::ProviderKind;
 use crate::error::{Level, LlmError};
-use crate::provider::{LIST_LIMIT, Line, Provider, body};
+use crate::provider::{LIST_LIMIT, Line, Provider, body, room};
 use crate::stream::Deadline;
 use crate::wire::{self, About, library};
 
@@ -210,6 +210,25 @@ impl Provider {
         timeout_at(deadline.at, asked)
             .await
             .map_err(|_| deadline.passed())?
+    }
+
+    /// What is known of a model without asking: what its provider told within the last minutes, with the tokens that there is room for.
+    /// What is not known yet, or a while ago, is asked beside, for who wants to know later. Must be called within a tokio runtime.
+    #[must_use]
+    pub fn known_of(&self, model: &str) -> Option<Model> {
+        let line = Arc::clone(&self.line);
+        if self.holds_models() {
+            let name = model.to_owned();
+            let known = self.known.about.glance(&name, || about(line, name.clone()));
+            return known.flatten().map(|about| Model {
+                context: room(&about),
+                tools: about.tools,
+                vision: about.vision,
+                ..Model::named(name.clone())
+            });
+        }
+        let listed = self.known.listed.glance(&(), || listed(line))?;
+        listed.iter().find(|it| it.name == model).cloned()
     }
 
     /// Nothing that is known of its models need be so any more.

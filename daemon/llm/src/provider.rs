@@ -18,7 +18,7 @@ use crate::error::{Level, LlmError, Step};
 use crate::models::Known;
 use crate::said::Mask;
 use crate::stream::{ChatStream, Deadline};
-use crate::wire::{self, Decoder, Habits, Hints, RESETS, TokenLimit};
+use crate::wire::{self, About, Decoder, Habits, Hints, RESETS, TokenLimit};
 
 /// Error bodies are read up to here; what they say stands at their beginning.
 const ERROR_LIMIT: usize = 64 * 1024;
@@ -134,8 +134,7 @@ impl Provider {
             // What is wrong, the question itself will show; a server that only knows how to chat is no fault.
             Ok(None) | Err(_) => return Ok(None),
         };
-        let trained = about.trained.map(|trained| trained.min(MAX_CONTEXT));
-        Ok(about.set.or(trained))
+        Ok(room(&about))
     }
 
     /// How many tokens of question and answer together it keeps room for, where it says so within this time.
@@ -168,6 +167,12 @@ impl Provider {
             Err(error) => Err(error),
         }
     }
+}
+
+/// How many tokens an Ollama is told to keep room for, of a model of which it tells this.
+pub(crate) fn room(about: &About) -> Option<u64> {
+    let trained = about.trained.map(|trained| trained.min(MAX_CONTEXT));
+    about.set.or(trained)
 }
 
 impl Line {

@@ -157,7 +157,7 @@ impl Named {
     /// # Errors
     /// `denied` when nobody is left who may be asked, `invalid` when nobody of those can do it.
     pub(super) fn plan(
-        self,
+        mut self,
         (config, providers): (&Config, &Providers),
         session: Uuid,
         text: String,
@@ -166,6 +166,9 @@ impl Named {
     ) -> Result<ChatArguments, Error> {
         let local = |target: &Target| is_local(providers, target);
         let may = |it: &RouteTarget| local(&it.target) || !(stays.local_only || stays.held_here);
+        if let Some(needs) = needs {
+            self.learn(providers, needs, may);
+        }
         let can = |it: &RouteTarget| needs.is_none_or(|needs| !needs.exclude(it));
         let session = session.to_string();
         let route = self.route.as_ref().map_or("", Name::as_str);
@@ -208,6 +211,28 @@ impl Named {
             schema: None,
             images: Vec::new(),
         })
+    }
+
+    /// What the providers of those that `may` be asked said of their models counts where the route says nothing. How much one holds
+    /// leads a question to who holds more; where nobody does, it is asked all the same, as what was said before can be told shorter.
+    fn learn(&mut self, providers: &Providers, needs: Needs, may: impl Fn(&RouteTarget) -> bool) {
+        let known = |it: &RouteTarget| {
+            if may(it) {
+                known(providers, it)
+            } else {
+                it.clone()
+            }
+        };
+        let known: Vec<RouteTarget> = self.targets.iter().map(known).collect();
+        let somebody = known.iter().any(|it| may(it) && !needs.exclude(it));
+        for (target, known) in self.targets.iter_mut().zip(known) {
+            let context = if somebody {
+                known.context
+            } else {
+                target.context
+            };
+            *target = RouteTarget { context, ..known };
+        }
     }
 
     fn nobody_can(&self, needs: Needs) -> Error {
@@ -256,6 +281,22 @@ pub(super) struct Stays {
     pub(super) local_only: bool,
     /// The conversation was held here, and has to stay.
     pub(super) held_here: bool,
+}
+
+/// A target with what its provider said of the model, where the route says nothing.
+fn known(providers: &Providers, target: &RouteTarget) -> RouteTarget {
+    let mut target = target.clone();
+    let says_all = target.context.is_some() && target.tools.is_some() && target.vision.is_some();
+    if says_all {
+        return target;
+    }
+    let known = providers.get(target.target.provider.as_str());
+    if let Some(model) = known.and_then(|(_, known)| known.client.known_of(&target.target.model)) {
+        target.context = target.context.or(model.context);
+        target.tools = target.tools.or(model.tools);
+        target.vision = target.vision.or(model.vision);
+    }
+    target
 }
 
 fn pace(providers: &Providers, target: &Target) -> Option<f64> {
