@@ -45,6 +45,7 @@ pub(crate) fn cases() -> Vec<Case> {
         answer_that_is_kept_for_one_user_is_not_given_to_another,
         what_questions_took_is_told_to_administrators_alone,
         failures_of_one_user_close_the_target_to_nobody_else_and_those_of_two_do,
+        limit_and_budget_that_one_user_used_up_leave_another_theirs,
     ]
 }
 
@@ -466,4 +467,36 @@ async fn failures_of_one_user_close_the_target_to_nobody_else_and_those_of_two_d
     fails();
     assert_eq!(ask(bob).await.1, failed);
     assert_eq!(ask(bob).await.1, by_spare);
+}
+
+async fn limit_and_budget_that_one_user_used_up_leave_another_theirs() {
+    let model = Model::start().await;
+    for (what, lines) in [
+        (
+            "limit few",
+            "\n[actions]\nchat_timeout = \"2s\"\n[limit.few]\neach = [\"user\"]\nrequests_per_minute = 1\n",
+        ),
+        (
+            "budget own",
+            "\n[budget.own]\neach = [\"user\"]\nper = \"ever\"\ntokens = 20_000\n",
+        ),
+    ] {
+        let setup = Setup::only(CONFIG).shipped_policy().ollama(&model);
+        let mut house = House::with(setup.with(lines)).await;
+        let before = model.questions();
+        for (uid, spent) in [(ALICE, false), (ALICE, true), (BOB, false), (BOB, true)] {
+            if !spent {
+                model.will(harness::Answer::counted(19_990));
+            }
+            let mut chat = say(house.guest(uid, &[USERS]), "hello").await;
+            match rest(&mut chat).await.pop() {
+                Some(ChatEvent::Done(_)) => assert!(!spent, "{what} of {uid}"),
+                Some(ChatEvent::Failed { message, .. }) => {
+                    assert!(spent && message.contains(what), "{uid}: {message}");
+                }
+                other => panic!("{what} of {uid}: {other:?}"),
+            }
+        }
+        assert_eq!(model.questions() - before, 2, "{what}");
+    }
 }

@@ -45,6 +45,8 @@ pub enum Refusal {
     Auth,
     /// It does not know the model.
     Model,
+    /// It does not understand the question, and says no more.
+    Bad,
 }
 
 impl Dialect {
@@ -188,9 +190,9 @@ impl Dialect {
         }
     }
 
-    /// A whole answer that calls a tool; where arguments are streamed, they come in two pieces.
+    /// The beginning of an answer with a whole call of a tool, and not its end; where arguments are streamed, they come in two pieces.
     #[must_use]
-    pub fn calls(self, name: &str, arguments: &Value) -> String {
+    pub fn call(self, name: &str, arguments: &Value) -> String {
         let text = arguments.to_string();
         let (first, second) = text.split_at(text.len() / 2);
         let id = self.id_of_the_call();
@@ -232,6 +234,12 @@ impl Dialect {
                 self.record(&json!({"modelVersion": "m", "candidates": [{"index": 0, "content": {"role": "model", "parts": [part]}}]}))
             }
         };
+        self.opening() + &call
+    }
+
+    /// A whole answer that calls a tool.
+    #[must_use]
+    pub fn calls(self, name: &str, arguments: &Value) -> String {
         let end = self.ends(["tool_calls", "tool_use"]);
         // The block of the text has ended already, and that of the call.
         let end = match self {
@@ -241,7 +249,7 @@ impl Dialect {
                 .unwrap_or_default(),
             _ => end,
         };
-        self.opening() + &call + &end
+        self.call(name, arguments) + &end
     }
 
     /// A whole answer.
@@ -360,6 +368,11 @@ impl Dialect {
             (Refusal::Auth, Self::Anthropic) => (401, "authentication_error", "invalid x-api-key"),
             (Refusal::Auth, Self::Gemini) => (401, "UNAUTHENTICATED", "the key is wrong"),
             (Refusal::Auth, Self::Mistral | Self::Ollama) => (401, "", "Unauthorized"),
+            (Refusal::Bad, Self::OpenAi | Self::Compatible | Self::Anthropic | Self::Mistral) => {
+                (400, "invalid_request_error", "a field is missing")
+            }
+            (Refusal::Bad, Self::Gemini) => (400, "INVALID_ARGUMENT", "a field is missing"),
+            (Refusal::Bad, Self::Ollama) => (400, "", "a field is missing"),
             (Refusal::Model, Self::OpenAi | Self::Compatible) => {
                 (404, "model_not_found", "there is no such model")
             }
@@ -370,7 +383,9 @@ impl Dialect {
     }
 }
 
-fn completion(delta: &Value, finish: Option<&str>) -> Value {
+/// One record of an answer over the wire of OpenAI: what is new, and why it stopped, if it did.
+#[must_use]
+pub fn completion(delta: &Value, finish: Option<&str>) -> Value {
     json!({"object": "chat.completion.chunk", "model": "m", "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
 }
 

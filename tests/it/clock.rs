@@ -18,7 +18,7 @@ use paw_policy::{Decision, State};
 use serde_json::{Value, json};
 
 /// Has it look as if the clock had been ahead by so much when pawd ended.
-fn ended_later(pawd: &Pawd, by: Duration) {
+pub(crate) fn ended_later(pawd: &Pawd, by: Duration) {
     let file = File::open(pawd.root.path().join("state/pawd.redb")).unwrap();
     file.set_modified(SystemTime::now() + by).unwrap();
 }

@@ -13,6 +13,8 @@ use paw_api::{
 };
 use tokio::{sync::mpsc::Sender, time::timeout};
 
+use crate::metrics::told;
+
 /// A dollar for a thousand tokens of a question, two for those of an answer.
 const PRICED: &str = "[price.\"slow/m\"]\ninput = 1_000_000_000\noutput = 2_000_000_000\n\
                       [price.\"spare/m\"]\ninput = 1_000_000_000\noutput = 2_000_000_000\n";
@@ -126,6 +128,11 @@ async fn late_answer_is_outrun_and_its_connection_closed_and_both_are_counted() 
         "its question, as it is estimated: {lost}"
     );
     assert!((result.cost.expect("of both") - lost - 0.007).abs() < 1e-9);
+    let told = told(&client).await;
+    for (provider, hedges) in [("slow", 0.0), ("spare", 1.0)] {
+        let counted = told.value("paw_provider_hedges", &[("provider", provider)]);
+        assert_eq!(counted, hedges, "{provider}");
+    }
 }
 
 #[tokio::test]

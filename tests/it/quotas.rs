@@ -18,6 +18,8 @@ use paw_api::{
 use paw_policy::State;
 use serde_json::{Value, json};
 
+use crate::clock::ended_later;
+
 /// A token costs a millionth, of the question and of the answer.
 const PRICE: &str = "\n[price.\"local/m\"]\ninput = 1_000_000\noutput = 1_000_000\n";
 
@@ -41,17 +43,7 @@ async fn begin(setup: Setup, lines: &str) -> (Model, Pawd, Client) {
     (model, pawd, client)
 }
 
-/// An answer for which the provider counts so many tokens, all of them of the question.
-fn counted(tokens: u64) -> Answer {
-    let (steps, answer) = Answer::steps();
-    let message = json!({"role": "assistant", "content": "yes"});
-    let end = json!({"model": "m", "message": message, "done": true, "done_reason": "stop",
-        "prompt_eval_count": tokens, "eval_count": 0});
-    steps.try_send(Step::Raw(format!("{end}\n"))).expect("room");
-    answer
-}
-
-/// The same for an answer that calls a tool.
+/// An answer that calls a tool, for which the provider counts so many tokens, all of them of the question.
 fn counted_call(tokens: u64, tool: &str, arguments: Value) -> Answer {
     let (steps, answer) = Answer::steps();
     let call = json!({"function": {"name": tool, "arguments": arguments}});
@@ -118,7 +110,7 @@ async fn tokens_over_the_limit_are_waited_for() {
     // One in a millisecond.
     let (model, _pawd, client) =
         start("\n[limit.slow]\nmodel = \"m\"\ntokens_per_minute = 60_000\n").await;
-    model.will(counted(61_000));
+    model.will(Answer::counted(61_000));
     answered(&client).await;
     let began = Instant::now();
     answered(&client).await;
@@ -232,11 +224,11 @@ async fn budget_that_is_spent_between_two_tools_ends_the_turn_and_keeps_what_was
 #[tokio::test]
 async fn what_is_spent_is_counted_and_over_the_budget_nobody_is_asked() {
     let (model, mut pawd, client) = start("\n[budget.daily]\nper = \"day\"\ncost = 0.001\n").await;
-    model.will(counted(700));
+    model.will(Answer::counted(700));
     assert_eq!(answered(&client).await.cost.unwrap(), 0.0007);
     let now = spent(&client, "daily").await;
     assert_eq!((now.cost, now.tokens, now.reserved_cost), (700, 700, 0));
-    model.will(counted(290));
+    model.will(Answer::counted(290));
     answered(&client).await;
     let (text, again) = ask(&client).await.unwrap_err();
     assert!(text.contains("budget daily of 0.001 a day"), "{text}");
@@ -262,6 +254,34 @@ async fn what_is_spent_is_counted_and_over_the_budget_nobody_is_asked() {
         BudgetRpcClient::show(&client, "nobody".into()).await,
         ErrorKind::NotFound,
     );
+}
+
+#[tokio::test]
+async fn day_that_is_spent_ends_and_the_next_one_begins_with_nothing_spent() {
+    let lines =
+        "\n[budget.daily]\nper = \"day\"\ncost = 0.001\n\n[budget.all]\nper = \"ever\"\ncost = 1\n";
+    let (model, mut pawd, client) = start(lines).await;
+    model.will(Answer::counted(990));
+    answered(&client).await;
+    ask(&client).await.unwrap_err();
+    drop(client);
+    // The next life is a day later.
+    assert_eq!(pawd.stop().await, 0);
+    ended_later(&pawd, Duration::from_secs(24 * 3_600));
+    pawd.start_again().await;
+    let client = pawd.client().await;
+    let at_first = budget(&client, "daily").await;
+    assert_eq!(at_first.spent, []);
+    // Three tokens of the question and two of the answer; what has no end goes on from where it was.
+    answered(&client).await;
+    let now = ["daily", "all"].map(|name| spent(&client, name));
+    let [daily, all] = now;
+    assert_eq!((daily.await.cost, all.await.cost), (5, 995));
+    // This day can be spent as well.
+    model.will(Answer::counted(990));
+    answered(&client).await;
+    let (text, _) = ask(&client).await.unwrap_err();
+    assert!(text.contains("budget daily"), "{text}");
 }
 
 #[tokio::test]
@@ -379,7 +399,7 @@ async fn over_the_budget_a_target_that_costs_nothing_answers() {
 async fn budget_of_each_agent_is_its_own_and_a_reload_changes_it() {
     let lines = "\n[agent.other]\nmax_tokens = 100\n\n[budget.each]\neach = [\"agent\", \"user\"]\nper = \"day\"\ncost = 0.001\n";
     let (model, pawd, client) = start(lines).await;
-    model.will(counted(990));
+    model.will(Answer::counted(990));
     answered(&client).await;
     ask(&client).await.unwrap_err();
     let other = pawd.pawctl(&["chat", "hello", "--agent", "other"]).await;

@@ -279,6 +279,58 @@ async fn a_secret_is_for_nobody_until_somebody_is_allowed() {
 }
 
 #[tokio::test]
+async fn provider_is_added_changed_and_made_the_default_by_pawctl_with_a_secret_as_its_key() {
+    let (model, spare) = (Model::start().await, Model::start().await);
+    let setup = Setup::new().ollama(&model);
+    // So that its port may be connected to.
+    let setup = setup.provider("spare", "ollama", &spare.url(), "");
+    let root = setup.root();
+    key_file(&root, "etc/vault.key", '1');
+    let pawd = Pawd::start_in(root, setup).await;
+    done(&pawd, &["secret", "init"], "").await;
+    for name in ["cloud", "other"] {
+        done(&pawd, &["secret", "set", name], &format!("{CANARY}-{name}")).await;
+        done(&pawd, &["secret", "allow", name, "provider:mine"], "").await;
+    }
+    let (url, spare_url) = (model.url(), spare.url());
+    let add = [
+        "provider",
+        "add",
+        "mine",
+        "--kind",
+        "openai",
+        "--base-url",
+        &url,
+        "--model",
+        "m",
+    ];
+    let with_secret = [&add[..], &["--api-key-secret", "cloud"]].concat();
+    done(&pawd, &with_secret, "").await;
+    done(&pawd, &["provider", "default", "mine"], "").await;
+    done(&pawd, &["chat", "hello"], "").await;
+    let edit = [
+        "provider",
+        "edit",
+        "mine",
+        "--base-url",
+        &spare_url,
+        "--api-key-secret",
+        "other",
+    ];
+    done(&pawd, &edit, "").await;
+    done(&pawd, &["chat", "hello"], "").await;
+    assert_eq!(keys(&model), [format!("{CANARY}-cloud")]);
+    assert_eq!(keys(&spare), [format!("{CANARY}-other")]);
+    let shown = done(&pawd, &["provider", "show", "mine", "-o", "json"], "").await;
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(shown["api_key_secret"], "other", "{shown}");
+    // The key itself is no argument.
+    let with_key = [&add[..], &["--api-key", "sk-x"]].concat();
+    let (code, why) = refused(&pawd, &with_key, "").await;
+    assert_eq!(code, 2, "{why}");
+}
+
+#[tokio::test]
 async fn each_use_is_on_record_with_who_asked_and_for_which_action() {
     let model = Model::start().await;
     let pawd = with_key(&model).await;

@@ -254,6 +254,20 @@ fn wrong_usage_is_exit_code_2_and_asks_nothing() {
         &["action", "list", "--timeout", "soon"],
         &["sandbox", "run", "--memory", "lots", "--", "true"],
         &["chat", "hello", "--background", "--local-only"],
+        // A key is never an argument, which everybody on the host can read.
+        &[
+            "provider",
+            "add",
+            "x",
+            "--kind",
+            "openai",
+            "--base-url",
+            "https://h",
+            "--model",
+            "m",
+            "--api-key",
+            "sk-x",
+        ],
     ] {
         assert_eq!(fake.run(args).code, 2, "{args:?}");
     }

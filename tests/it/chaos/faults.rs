@@ -307,6 +307,7 @@ pub(super) fn faults(dialect: Dialect) -> Vec<Line> {
             Next::Nobody,
             refuse(Refusal::Filter),
         ),
+        line("bad", "bad_request", Next::Nobody, refuse(Refusal::Bad)),
         line("key", "auth", Next::Elsewhere, refuse(Refusal::Auth)),
         line("quota", "quota", Next::Elsewhere, quota),
         line(

@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::server::{OLLAMA, OPENAI, accept, any_request, listen, provider, run, send};
+use crate::server::{HANG, OLLAMA, OPENAI, accept, any_request, listen, provider, run, send};
 
 /// Answers each request with the next of these, in turn, and tells that it came. Before it answers it takes a word from `go_on`.
 async fn serve(
@@ -122,6 +122,34 @@ fn error_is_told_to_all_who_wait_and_to_who_comes_a_moment_later() {
             assert!(error.to_string().contains("bad key [key]"), "{error}");
         }
         server.came.recv().await.expect("one request");
+        assert!(server.came.try_recv().is_err(), "it was asked again");
+    });
+}
+
+#[test]
+fn what_is_in_memory_is_asked_once_within_two_seconds_but_by_who_has_to_know_it_now() {
+    run(async {
+        let holds = |name: &str| {
+            whole(
+                "200 OK",
+                &format!("{{\"models\":[{{\"name\":\"{name}\"}}]}}"),
+            )
+        };
+        let (url, mut server) = server(vec![holds("a"), holds("b")]).await;
+        let provider = provider(OLLAMA, &url);
+        for _ in 0..2 {
+            server.go_on.send(()).expect("the server waits");
+        }
+        let loaded = async || provider.loaded(HANG).await.expect("told");
+        for _ in 0..3 {
+            assert_eq!(loaded().await, Some(vec!["a".to_owned()]));
+        }
+        server.came.recv().await.expect("one request");
+        assert!(server.came.try_recv().is_err(), "it was asked again");
+        let is_loaded = provider.is_loaded("b", HANG).await.expect("told");
+        assert_eq!(is_loaded, Some(true), "as it is now");
+        server.came.recv().await.expect("another request");
+        assert_eq!(loaded().await, Some(vec!["b".to_owned()]));
         assert!(server.came.try_recv().is_err(), "it was asked again");
     });
 }
