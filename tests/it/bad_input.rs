@@ -86,7 +86,7 @@ async fn answers_beside(client: &Client) {
 }
 
 /// Memory that only this process has, as the kernel counts it, in bytes.
-fn memory(pawd: &Pawd) -> u64 {
+pub(crate) fn memory(pawd: &Pawd) -> u64 {
     let status =
         fs::read_to_string(format!("/proc/{}/status", pawd.daemon.pid())).expect("it runs");
     let line = status

@@ -59,6 +59,7 @@ mod resume;
 mod retry;
 mod routes;
 mod sandbox;
+mod scripts;
 mod secrets;
 mod select;
 mod service;

@@ -1,6 +1,6 @@
 //! Installed skills that do what no skill should, and callers that ask what no skill can take: a typed error, and nobody else notices.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use harness::{ANSWERS_ALL, Pawd, Setup, within, words::object};
 use jsonrpsee::async_client::Client;
@@ -9,7 +9,10 @@ use paw_policy::State;
 use serde_json::{Value, json};
 use tokio::{task::JoinSet, time::Instant};
 
-use crate::skills::{bundle, install};
+use crate::{
+    bad_input::memory,
+    skills::{bundle, install},
+};
 
 /// What pawd may need more, in bytes, while a tool says a gigabyte.
 const MORE_MEMORY: u64 = 48 * 1024 * 1024;
@@ -63,16 +66,6 @@ async fn answers_beside(client: &Client) {
     let action = call(client, json!({})).await.unwrap();
     assert_eq!(action.state, State::Completed, "{action:?}");
     assert_eq!(action.result.unwrap()["text"], "noon");
-}
-
-/// Memory that only this process has, as the kernel counts it, in bytes.
-fn memory(pawd: &Pawd) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", pawd.daemon.pid())).unwrap();
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("RssAnon:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
-    kib.unwrap() * 1024
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,11 +1,20 @@
 //! A question that failed for the moment is asked again, within bounds, and nobody is shown half an answer as a whole one.
 
 use harness::{
-    Answer, Model, Pawd, Setup, Step,
-    words::{accepted, done, finally, rest, say},
+    ANSWERS_ALL, Answer, Asking, Dialect, Model, Pawd, Setup, Step,
+    chaos::{Chaos, Fault, Then},
+    dialect::TEXT,
+    within,
+    words::{accepted, answer, done, finally, in_workspace, rest, say, tool},
 };
-use paw_api::provider::{Attempt, ChatEvent};
+use paw_api::{
+    action::Answer as Says,
+    provider::{Attempt, ChatEvent},
+};
+use paw_policy::State;
 use serde_json::json;
+
+use crate::turns::calls_of;
 
 /// Asks this model over the wire of Ollama, with further lines of the provider's configuration.
 fn ollama(model: &Model, more: &str) -> Setup {
@@ -82,6 +91,72 @@ async fn answer_that_broke_off_begins_again_and_says_so() {
 }
 
 #[tokio::test]
+async fn call_of_an_answer_that_breaks_off_after_it_is_not_done_on_any_wire() {
+    let chaos = Chaos::start();
+    let mut setup = Setup::new();
+    for dialect in Dialect::ALL {
+        let kind = dialect.kind();
+        let begun = dialect.call("files__read", &json!({"path": "note.txt"}));
+        let fault = Fault::Stream(Vec::new(), begun, Then::Closes);
+        chaos.plays(kind, dialect, fault, Some(1));
+        setup = setup.provider(kind, kind, &chaos.url(kind, dialect), "");
+    }
+    let pawd = Pawd::start(setup).await;
+    let client = pawd.client().await;
+    for dialect in Dialect::ALL {
+        let provider = Some(dialect.kind().to_owned());
+        let begun = Asking::new("hello").provider(provider).ask(&client);
+        let mut chat = within("beginning a chat", begun).await.expect("accepted");
+        let id = accepted(&mut chat).await;
+        let result = done(&rest(&mut chat).await).clone();
+        assert_eq!(
+            (result.text.as_str(), outcomes(&result.attempts)),
+            (TEXT, vec!["cut", "ok"]),
+            "{dialect:?}"
+        );
+        assert_eq!(calls_of(&client, &id).await, [], "{dialect:?}");
+    }
+    assert!(pawd.launcher.as_ref().unwrap().plans().is_empty());
+}
+
+#[tokio::test]
+async fn stream_that_breaks_off_after_a_call_or_after_its_result_has_the_call_done_once() {
+    for setup in [ollama, openai] {
+        let model = Model::start().await;
+        let setup = setup(&model, "");
+        let root = setup.root();
+        root.write("etc/policy/60-answers.cedar", ANSWERS_ALL);
+        let pawd = Pawd::start_in(root, setup).await;
+        let client = pawd.client().await;
+        let call = [("files__write", json!({"path": "out.txt", "text": "once"}))];
+        // An answer with the call breaks off, the same one is whole, and what follows its result breaks off, too.
+        model.will(Answer::calls_and_breaks_off(&call));
+        model.will(Answer::calls(&call));
+        model.will(Answer::cut(&["It is"]));
+        model.will(Answer::says(&["It is written."]));
+        let mut chat = say(&client, "write it").await;
+        let id = accepted(&mut chat).await;
+        let asked = tool(&mut chat, "waiting_approval").await;
+        let (action, digest) = (asked.action_id.unwrap(), asked.digest.unwrap());
+        answer(&client, &action, digest, Says::Approve)
+            .await
+            .unwrap();
+        let events = rest(&mut chat).await;
+        let result = done(&events);
+        assert_eq!(
+            (result.text.as_str(), outcomes(&result.attempts)),
+            ("It is written.", vec!["cut", "ok", "cut", "ok"])
+        );
+        let calls = calls_of(&client, &id).await;
+        let ends: Vec<_> = calls.iter().map(|it| (it.id.as_str(), it.state)).collect();
+        assert_eq!(ends, [(action.as_str(), State::Completed)]);
+        let made = pawd.launcher.as_ref().unwrap().plans().len();
+        assert_eq!(made, 1, "one sandbox for one write");
+        assert_eq!(in_workspace(&pawd, "out.txt").as_deref(), Some("once"));
+    }
+}
+
+#[tokio::test]
 async fn model_that_falls_silent_is_asked_again() {
     let model = Model::start().await;
     let pawd = Pawd::start(ollama(&model, "stall_timeout = \"300ms\"\n")).await;
@@ -94,6 +169,28 @@ async fn model_that_falls_silent_is_asked_again() {
     assert_eq!(
         (result.text.as_str(), outcomes(&result.attempts)),
         ("Hello world", vec!["timed_out", "ok"])
+    );
+}
+
+#[tokio::test]
+async fn answer_that_takes_too_long_as_a_whole_is_given_up_and_not_asked_for_again() {
+    let model = Model::start().await;
+    let pawd = Pawd::start(ollama(&model, "total_timeout = \"1s\"\nmax_retries = 9\n")).await;
+    let client = pawd.client().await;
+    // It has begun in time, and may still go on in time.
+    let (steps, answer) = Answer::steps();
+    steps.send(Step::Piece("I think".into())).await.unwrap();
+    model.will(answer);
+    let mut chat = say(&client, "hello").await;
+    let id = accepted(&mut chat).await;
+    rest(&mut chat).await;
+    let ended = finally(&client, &id).await;
+    assert_eq!(outcomes(&ended.attempts), ["timed_out"]);
+    let error = ended.error.expect("it failed");
+    assert_eq!((error.kind.as_str(), model.questions()), ("timed_out", 1));
+    assert!(
+        error.message.contains("to complete its answer"),
+        "{error:?}"
     );
 }
 

@@ -31,7 +31,7 @@ async fn decide(
 }
 
 /// The tool calls of a chat, oldest first.
-async fn calls_of(client: &Client, chat: &str) -> Vec<Action> {
+pub(crate) async fn calls_of(client: &Client, chat: &str) -> Vec<Action> {
     let page = within(
         "listing actions",
         ActionRpcClient::list(client, None, Some(1000), None),
