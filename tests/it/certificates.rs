@@ -10,70 +10,118 @@ use harness::{
     words::{rest, say},
 };
 use paw_api::provider::ChatEvent;
-use rcgen::{CertificateParams, KeyPair, date_time_ymd};
-use tokio::{io::AsyncReadExt as _, net::TcpListener, task::JoinSet};
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyPair, date_time_ymd};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
 use tokio_rustls::TlsAcceptor;
 
-/// A certificate of that name that vouches for itself, and its key; it was good until 2001, or is still.
-fn certificate(name: &str, expired: bool) -> (rcgen::Certificate, KeyPair) {
-    let mut params = CertificateParams::new([name.to_owned()]).unwrap();
-    if expired {
-        params.not_before = date_time_ymd(2000, 1, 1);
-        params.not_after = date_time_ymd(2001, 1, 1);
+/// The answer of a server that speaks TLS 1.1 and nothing newer, to whoever asks in whatever version: one suite of its time
+/// (RSA with AES-128-CBC), no compression, no extension. A client that took it would go on to its certificate.
+const TLS_1_1: [u8; 47] = {
+    let mut hello = [7; 47];
+    // A record of a handshake, 42 bytes; a hello of the server, 38 bytes, in version 1.1, with 32 bytes at random and no session.
+    let head = [22, 3, 2, 0, 42, 2, 0, 0, 38, 3, 2];
+    let mut at = 0;
+    while at < head.len() {
+        hello[at] = head[at];
+        at += 1;
     }
+    [hello[43], hello[44], hello[45], hello[46]] = [0, 0, 0x2f, 0];
+    hello
+};
+
+/// The first byte of a record of TLS that carries what is said.
+const SAID: u8 = 23;
+
+/// How a server introduces itself.
+enum Speaks {
+    /// With this certificate.
+    Tls(Box<(rcgen::Certificate, KeyPair)>),
+    /// In a version of TLS that nobody should speak any more.
+    OldTls,
+    /// Without TLS.
+    Clear,
+}
+
+/// A certificate of that name that vouches for itself, and its key; `change` says what is wrong with it.
+fn certificate(
+    name: &str,
+    change: impl FnOnce(&mut CertificateParams),
+) -> (rcgen::Certificate, KeyPair) {
+    let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+    change(&mut params);
     let key = KeyPair::generate().unwrap();
     (params.self_signed(&key).unwrap(), key)
 }
 
-/// A server with this certificate; counts the bytes that it is told once it was agreed on who it is. Without one it speaks no TLS,
-/// and counts what it can read in what it is told.
-async fn server(
-    shown: Option<(rcgen::Certificate, KeyPair)>,
-    heard: Arc<AtomicUsize>,
-    tasks: &mut JoinSet<()>,
-) -> u16 {
+fn acceptor((certificate, key): (rcgen::Certificate, KeyPair)) -> TlsAcceptor {
+    let private = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der());
+    let ring = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(ring)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], private.unwrap())
+        .unwrap();
+    TlsAcceptor::from(Arc::new(config))
+}
+
+/// Answers the first words of a client in TLS 1.1; how many records of what it is told after that say something.
+async fn old_tls(mut stream: TcpStream) -> usize {
+    let mut bytes = vec![0; 4096];
+    let _ = stream.read(&mut bytes).await;
+    let _ = stream.write_all(&TLS_1_1).await;
+    let mut heard = Vec::new();
+    // It hangs up.
+    let _ = stream.read_to_end(&mut heard).await;
+    let (mut rest, mut said) = (&heard[..], 0);
+    while let [kind, _, _, high, low, more @ ..] = rest {
+        said += usize::from(*kind == SAID);
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        rest = more.get(length..).unwrap_or_default();
+    }
+    said
+}
+
+/// A server; counts what it is told once it was agreed on who it is. Without TLS it counts what it can read in what it is told.
+async fn server(speaks: Speaks, heard: Arc<AtomicUsize>, tasks: &mut JoinSet<()>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let acceptor = shown.map(|(certificate, key)| {
-        let private = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der());
-        let ring = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ServerConfig::builder_with_provider(ring)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], private.unwrap())
-            .unwrap();
-        TlsAcceptor::from(Arc::new(config))
-    });
+    let (acceptor, is_clear) = match speaks {
+        Speaks::Tls(shown) => (Some(acceptor(*shown)), false),
+        Speaks::OldTls => (None, false),
+        Speaks::Clear => (None, true),
+    };
     tasks.spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut bytes = vec![0; 4096];
-            match &acceptor {
-                Some(acceptor) => {
-                    if let Ok(mut stream) = acceptor.accept(stream).await {
-                        let read = stream.read(&mut bytes).await.unwrap_or(0);
-                        heard.fetch_add(read, Ordering::SeqCst);
-                    }
-                }
-                None => {
+            let more = match &acceptor {
+                Some(acceptor) => match acceptor.accept(stream).await {
+                    Ok(mut stream) => stream.read(&mut bytes).await.unwrap_or(0),
+                    Err(_) => 0,
+                },
+                None if is_clear => {
                     let read = stream.read(&mut bytes).await.unwrap_or(0);
                     let in_clear = memchr::memmem::find(&bytes[..read], b"POST").is_some();
-                    heard.fetch_add(usize::from(in_clear), Ordering::SeqCst);
+                    let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+                    usize::from(in_clear)
                 }
-            }
+                None => old_tls(stream).await,
+            };
+            heard.fetch_add(more, Ordering::SeqCst);
         }
     });
     port
 }
 
 /// Asks the server, where this is the only authority that the host knows; what comes of it, and how many bytes the server heard.
-async fn asked(
-    shown: Option<(rcgen::Certificate, KeyPair)>,
-    authority: &str,
-) -> (ChatEvent, usize) {
+async fn asked(speaks: Speaks, authority: &str) -> (ChatEvent, usize) {
     let heard = Arc::new(AtomicUsize::new(0));
     let mut tasks = JoinSet::new();
-    let port = server(shown, Arc::clone(&heard), &mut tasks).await;
+    let port = server(speaks, Arc::clone(&heard), &mut tasks).await;
     let url = format!("https://localhost:{port}/v1");
     let setup = Setup::new()
         .without_skills()
@@ -92,36 +140,76 @@ async fn asked(
 
 #[tokio::test]
 async fn provider_with_a_bad_certificate_or_none_hears_no_byte_of_a_question() {
-    let (known, known_key) = certificate("localhost", false);
-    let known_pem = known.pem();
-    // What is tried reaches a server that is who it says it is.
-    let (_, heard) = asked(Some((known, known_key)), &known_pem).await;
+    let known = certificate("localhost", |_| {});
+    let known_pem = known.0.pem();
+    // What is tried reaches a server that is who it says it is; that one hangs up, so there is no answer either.
+    let (ended, heard) = asked(Speaks::Tls(Box::new(known)), &known_pem).await;
     assert!(heard > 0, "it is asked");
+    assert!(matches!(ended, ChatEvent::Failed { .. }), "{ended:?}");
 
-    let (other_name, key) = certificate("elsewhere.example", false);
-    let vouched = other_name.pem();
-    let wrong_host = asked(Some((other_name, key)), &vouched).await;
-    let (old, key) = certificate("localhost", true);
-    let vouched = old.pem();
-    let expired = asked(Some((old, key)), &vouched).await;
-    let unknown = asked(Some(certificate("localhost", false)), &known_pem).await;
-    let plain = asked(None, &known_pem).await;
-    for (what, (ended, heard)) in [
-        ("another name", wrong_host),
-        ("expired", expired),
-        ("vouches for itself", unknown),
-        ("no TLS", plain),
+    // All of these are vouched for by themselves, which this host believes.
+    let vouched = async |name: &str, change: fn(&mut CertificateParams)| {
+        let shown = certificate(name, change);
+        let authority = shown.0.pem();
+        asked(Speaks::Tls(Box::new(shown)), &authority).await
+    };
+    let unknown = Speaks::Tls(Box::new(certificate("localhost", |_| {})));
+    // Whoever has to mend it is told what is wrong.
+    for (what, word, (ended, heard)) in [
+        (
+            "another name",
+            "not valid for name",
+            vouched("elsewhere.example", |_| {}).await,
+        ),
+        (
+            "expired",
+            "certificate expired",
+            vouched("localhost", |it| {
+                it.not_before = date_time_ymd(2000, 1, 1);
+                it.not_after = date_time_ymd(2001, 1, 1);
+            })
+            .await,
+        ),
+        (
+            "not valid yet",
+            "certificate not valid yet",
+            vouched("localhost", |it| {
+                it.not_before = date_time_ymd(2200, 1, 1);
+                it.not_after = date_time_ymd(2201, 1, 1);
+            })
+            .await,
+        ),
+        (
+            "for clients",
+            "EkuError",
+            vouched("localhost", |it| {
+                it.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+            })
+            .await,
+        ),
+        (
+            "vouches for itself",
+            "BadSignature",
+            asked(unknown, &known_pem).await,
+        ),
+        (
+            "TLS 1.1",
+            "peer is incompatible",
+            asked(Speaks::OldTls, &known_pem).await,
+        ),
+        (
+            "no TLS",
+            "InvalidContentType",
+            asked(Speaks::Clear, &known_pem).await,
+        ),
     ] {
         assert_eq!(heard, 0, "{what}");
-        let ChatEvent::Failed { .. } = &ended else {
+        let ChatEvent::Failed { message, .. } = &ended else {
             panic!("{what}: {ended:?}");
         };
-        let said = format!("{ended:?}");
-        assert!(said.contains("provider"), "{what}: {said}");
-        // Whoever has to mend it is told what is wrong.
         assert!(
-            what == "no TLS" || said.contains("ertificate"),
-            "{what}: {said}"
+            message.contains("provider") && message.contains(word),
+            "{what}: {message}"
         );
     }
 }

@@ -434,17 +434,22 @@ mod tests {
         check("https://sk-key@example.org", ConfigError::Credentials);
         check("https://:sk-key@example.org", ConfigError::Credentials);
         check("https://example.org/v1?key=sk-key", ConfigError::Query);
+        check(
+            "https://x.openai.azure.com/openai/deployments/d?api-version=1",
+            ConfigError::Query,
+        );
         check("https://example.org/v1#sk-key", ConfigError::Query);
     }
 
     #[test]
     fn bare_host_means_the_dialects_path_and_any_other_path_stays() {
-        let chat = |kind, url| {
+        let at = |kind, url, stream| {
             Endpoint::try_from(config(kind, url))
                 .expect("a good configuration")
-                .chat("m/1?x", true)
+                .chat("m/1?x", stream)
                 .to_string()
         };
+        let chat = |kind, url| at(kind, url, true);
         let open = ProviderKind::OpenAi;
         assert_eq!(
             chat(open, "https://api.openai.com"),
@@ -476,6 +481,18 @@ mod tests {
         assert_eq!(
             chat(ProviderKind::Gemini, "https://h"),
             "https://h/v1beta/models/m%2F1%3Fx:streamGenerateContent?alt=sse"
+        );
+        assert_eq!(
+            at(ProviderKind::Gemini, "https://h", false),
+            "https://h/v1beta/models/m%2F1%3Fx:generateContent"
+        );
+        // As Azure's place is written, which reads the name of a deployment where others read that of a model.
+        assert_eq!(
+            chat(
+                ProviderKind::Compatible,
+                "https://x.openai.azure.com/openai/v1"
+            ),
+            "https://x.openai.azure.com/openai/v1/chat/completions"
         );
     }
 

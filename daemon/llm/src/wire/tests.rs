@@ -236,6 +236,36 @@ fn finish_words_are_understood_and_unknown_ones_bounded() {
         ollama(",\"done_reason\":\"load\""),
         Finish::Other("load".to_owned())
     );
+    let other = |word: &str| Finish::Other(word.to_owned());
+    for (reason, finish) in [
+        ("end_turn", Finish::Stop),
+        ("stop_sequence", Finish::Stop),
+        ("tool_use", Finish::ToolCalls),
+        ("max_tokens", Finish::Length),
+        ("model_context_window_exceeded", Finish::Length),
+        ("refusal", Finish::ContentFilter),
+        ("pause_turn", other("pause_turn")),
+    ] {
+        let bytes = format!(
+            "data: {{\"type\":\"message_delta\",\"delta\":{{\"stop_reason\":\"{reason}\"}}}}\n\ndata: {{\"type\":\"message_stop\"}}\n\n"
+        );
+        let (_, done) = whole(ProviderKind::Anthropic, &bytes).expect("whole");
+        assert_eq!(done.finish, finish, "{reason}");
+    }
+    for (reason, finish) in [
+        ("STOP", Finish::Stop),
+        ("MAX_TOKENS", Finish::Length),
+        ("SAFETY", Finish::ContentFilter),
+        ("RECITATION", Finish::ContentFilter),
+        ("PROHIBITED_CONTENT", Finish::ContentFilter),
+        ("MALFORMED_FUNCTION_CALL", other("MALFORMED_FUNCTION_CALL")),
+    ] {
+        let bytes = format!(
+            "data: {{\"candidates\":[{{\"content\":{{\"parts\":[{{\"text\":\"x\"}}]}},\"finishReason\":\"{reason}\"}}]}}\n\n"
+        );
+        let (_, done) = whole(ProviderKind::Gemini, &bytes).expect("whole");
+        assert_eq!(done.finish, finish, "{reason}");
+    }
 }
 
 #[test]
