@@ -417,7 +417,7 @@ fn no_key() -> Error {
     Error::new(
         ErrorKind::Conflict,
         "there is no key for the vault: pawd was started without one",
-        "make one with systemd-creds and restart pawd (pawctl(1), SECRETS), or run `pawctl secret init --key-file` or `--passphrase`",
+        "make one with systemd-creds and restart pawd (paw-vault(7)), or run `pawctl secret init --key-file` or `--passphrase`",
     )
 }
 

@@ -116,7 +116,7 @@ impl VaultError {
             Self::Uninitialised => "make one: pawctl secret init",
             Self::Initialised => "to have another key, run: pawctl secret rekey",
             Self::Sealed => {
-                "open it: pawctl secret unlock; or give pawd its key and restart it (pawctl(1), SECRETS)"
+                "open it: pawctl secret unlock; or give pawd its key and restart it (paw-vault(7))"
             }
             Self::Unsealed => "nothing is to be done",
             Self::WrongKey => {

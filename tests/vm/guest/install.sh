@@ -17,6 +17,10 @@ install_packages() {
     for name in prices.toml default.cases.toml single-operator.cedar; do
         holds "${name}_is_where_the_manual_says" test -f "/usr/share/doc/pawd/$name"
     done
+    # The guest leaves manual pages out; dpkg lists what it left out, too.
+    for page in paw-vault.7 paw-metrics.7 pawd.8 pawd.toml.5; do
+        has "${page}_is_in_the_package" "/$page.gz" "$(dpkg-query --listfiles pawd)"
+    done
     has an_explanation_of_events_is_in_the_catalog pawd "$(journalctl --list-catalog 2>/dev/null | grep -i pawd)"
 }
 

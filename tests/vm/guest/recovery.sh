@@ -9,7 +9,16 @@ call_in_a_loop() {
     done
 }
 
+# Its key is made as paw-vault(7) says; each later start finds it.
+vault_has_a_key_of_this_machine() {
+    holds the_key_of_the_vault_is_made_as_the_manual_says sh -c \
+        'install -d -m 700 /etc/credstore.encrypted && head -c 32 /dev/urandom | systemd-creds encrypt --name=pawd-kek - /etc/credstore.encrypted/pawd-kek'
+    holds pawd_restarts_with_a_key systemctl restart pawd.service
+    holds the_vault_is_made pawctl --timeout 120s secret init
+}
+
 restart_refuses_nobody() {
+    vault_has_a_key_of_this_machine
     rm -f /run/stop-calling
     : >/run/calls
     call_in_a_loop >/vm/out/refused.txt 2>&1 &
