@@ -16,6 +16,10 @@ pub(crate) fn cases() -> Vec<Case> {
 /// A word that only the host knows.
 const CANARY: &str = "canary-5f0c7b1e";
 
+/// Ends of a command that say nothing of what holds it: it was done, its time was over, there was no sandbox, the program could not be
+/// started or is not there.
+const NO_WALL: [i32; 5] = [0, 124, 125, 126, 127];
+
 /// Runs each command in a sandbox of its own and expects that it fails and says nothing of the host.
 async fn all_fail(system: &Standalone, commands: &[String]) {
     for command in commands {
@@ -38,7 +42,7 @@ async fn all_fail(system: &Standalone, commands: &[String]) {
         );
         let code = output.status.code();
         assert!(
-            code.is_some_and(|code| code != 0 && code != 125),
+            code.is_some_and(|code| !NO_WALL.contains(&code)),
             "`{command}` did not fail from inside: {code:?} {said}"
         );
         assert!(!said.contains(CANARY), "`{command}` read a secret: {said}");
@@ -99,7 +103,6 @@ async fn host_cannot_be_changed() {
         "date -s 2000-01-01 2>&1 | { ! grep 'not permitted'; }",
         "insmod /nowhere.ko || reboot -f",
         "cp /bin/busybox /tmp/su && chmod 4755 /tmp/su && /tmp/su id -u | grep -x 0",
-        "swapoff -a && swapon /tmp",
     ];
     all_fail(&system, &commands.map(str::to_owned)).await;
 }

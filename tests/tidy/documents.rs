@@ -10,7 +10,8 @@ use crate::{
 const ARCHITECTURE: &str = "daemon/ARCHITECTURE.md";
 const THREATS: &str = "daemon/THREAT-MODEL.md";
 
-/// Names of everything that runs as a test: functions in test code, and cases of the scripts in `tests/vm`.
+/// Names of everything that runs as a test: functions in test code, cases of the scripts in `tests/vm`, and those of the table of
+/// `daemon/confine/tests/confine`.
 fn tests(files: &[File]) -> BTreeSet<String> {
     let functions = files.iter().filter(|file| file.is_rust()).flat_map(|file| {
         let lines: Vec<&str> = file.text.lines().collect();
@@ -33,11 +34,11 @@ fn tests(files: &[File]) -> BTreeSet<String> {
             .map(str::to_owned)
             .collect()
     };
-    let guest = files
-        .iter()
-        .filter(|file| file.path.starts_with("tests/vm/") && !file.path.ends_with(".md"))
-        .flat_map(words);
-    functions.chain(guest).collect()
+    let named = files.iter().filter(|file| {
+        (file.path.starts_with("tests/vm/") && !file.path.ends_with(".md"))
+            || file.path == "daemon/confine/tests/confine/main.rs"
+    });
+    functions.chain(named.flat_map(words)).collect()
 }
 
 /// Whether the functions of a file are tests by being named in a list of cases, for a runner that can say "skipped".

@@ -78,18 +78,27 @@ fn changed(are: &BTreeSet<String>, listed: &str) -> Vec<String> {
         .collect()
 }
 
+/// Where scripts are that call cargo, and what `cargo xtask` stands for.
+const CALLERS: [&str; 5] = [".cargo/", ".ci/", "fuzz/", "packaging/", "tests/vm/"];
+
+/// How cargo is called where it builds; the last is an alias.
+const CALLS: [&str; 5] = [
+    "cargo build ",
+    "cargo test ",
+    "cargo clippy ",
+    "cargo run ",
+    "= \"run ",
+];
+
 /// Calls of cargo by which scripts and our xtask build that could build something else than what the lock file names.
 fn unlocked(files: &[File]) -> Vec<String> {
     let scripts = files
         .iter()
-        .filter(|file| file.path.starts_with("packaging/") || file.path.starts_with(".ci/"));
+        .filter(|file| CALLERS.iter().any(|at| file.path.starts_with(at)));
     let calls = scripts.flat_map(|file| file.text.lines().map(move |line| (file, line.trim())));
     calls
-        .filter(|(_, line)| {
-            ["cargo build ", "cargo test ", "cargo clippy ", "cargo run "]
-                .iter()
-                .any(|call| line.starts_with(call))
-        })
+        .filter(|(_, line)| !line.starts_with(['#', '/']))
+        .filter(|(_, line)| CALLS.iter().any(|call| line.contains(call)))
         .filter(|(_, line)| !line.contains("--locked") && !line.contains("${TESTS[@]}"))
         .map(|(file, line)| format!("{}: without --locked: {line}", file.path))
         .collect()
@@ -108,8 +117,10 @@ fn x1_crates_with_unsafe_code_are_those_that_are_listed() {
 fn x1_only_what_the_lock_file_names_is_built() {
     let example = [
         File::example("packaging/a", "cargo build --release\n"),
-        File::example("packaging/b", "cargo test --locked\n# cargo test\n"),
+        File::example("packaging/b", "cargo test --locked\n# cargo test \n"),
+        File::example("fuzz/run", "built=$(A=b cargo test --test fuzz)\n"),
+        File::example(".cargo/config.toml", "xtask = \"run -p xtask --\"\n"),
     ];
-    found(unlocked(&example), 1);
+    found(unlocked(&example), 3);
     none(unlocked(files()));
 }

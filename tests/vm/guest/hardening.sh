@@ -4,7 +4,7 @@
 NONE=0000000000000000
 
 processes_are_confined() {
-    for unit in pawd paw-audit paw-launcher; do
+    for unit in pawd paw-audit paw-egress paw-launcher; do
         pid=$(property "$unit.service" MainPID)
         user=$(property "$unit.service" User)
         if [ "$pid" -le 1 ]; then
@@ -50,4 +50,8 @@ strangers_are_kept_out() {
         holds "members_of_paw_cannot_write_to_the_${socket}_socket" runuser -u user -- sh -c "! test -w /run/pawd/$socket.sock"
     done
     holds members_of_paw_cannot_read_the_audit_log runuser -u user -- sh -c '! ls /var/log/pawd'
+    # It may read the log, so the path is the right one.
+    # shellcheck disable=SC2016
+    holds pawds_user_cannot_change_the_audit_log runuser -u paw -- sh -c 'log=/var/log/pawd/audit.000001.log
+        test -r $log && ! (: >>$log) && ! touch /var/log/pawd/another && ! rm -f $log && ! ls /var/lib/paw-audit'
 }

@@ -29,8 +29,8 @@ removal_ends_everything() {
 
 purge_leaves_nothing() {
     holds packages_are_purged dpkg --purge pawd pawctl
-    gone purge_leaves_no_file /etc/pawd /var/lib/pawd /var/lib/paw-launcher /var/lib/paw-audit /var/lib/paw-skills /var/log/pawd /run/pawd \
-        /usr/lib/pawd /usr/libexec/pawd /sys/fs/cgroup/paw.slice/paw-launcher.service
+    gone purge_leaves_no_file /etc/pawd /var/lib/pawd /var/lib/paw-launcher /var/lib/paw-launcher-kata /var/lib/paw-audit /var/lib/paw-skills \
+        /var/log/pawd /run/pawd /usr/lib/pawd /usr/libexec/pawd /sys/fs/cgroup/paw.slice/paw-launcher.service
     same purge_leaves_no_link '' "$(find /etc/systemd /var/lib/systemd/deb-systemd-helper-* -name 'paw*' 2>/dev/null)"
     same purge_leaves_no_mount '' "$(grep -i paw /proc/self/mounts)"
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::pipe,
+    io::{Write as _, pipe},
     os::{
         fd::OwnedFd,
         unix::{fs::PermissionsExt as _, net::UnixListener},
@@ -34,7 +34,9 @@ impl Drop for Process {
 fn root() -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
-        eprintln!("skipped: the ceiling has to be root's, and the test is not run by root");
+        // Past what the test runner keeps of a test that passes.
+        let said = "skipped: the ceiling has to be root's, and the test is not run by root\n";
+        std::io::stderr().write_all(said.as_bytes()).unwrap();
     }
     root
 }
