@@ -139,7 +139,7 @@ pub(crate) enum Command {
     /// Answer what waits for a person
     #[command(subcommand)]
     Approval(Approval),
-    /// Show agents
+    /// Show and register agents
     #[command(subcommand)]
     Agent(Agent),
     /// Show, export or delete conversations
@@ -247,7 +247,7 @@ pub(crate) struct Wait {
 pub(crate) enum Action {
     /// Ask for something and wait until it is done
     Submit {
-        /// chat, tool_call, …
+        /// chat, tool_call, skill_change, model_switch or config_change
         kind: String,
         /// Arguments as a JSON object; `-` reads them from stdin
         arguments: String,

@@ -67,7 +67,7 @@ pub(crate) struct Built {
 /// Builds all binaries.
 pub(crate) fn build(root: &Path, profile: Profile) -> Result<Built> {
     let target = target(root);
-    let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let triple = triple();
     let mut host = cargo(root, profile);
     match profile {
         // With one of the tests, so that dependencies have the features that tests want of them, and are built once.
@@ -107,11 +107,33 @@ pub(crate) fn target(root: &Path) -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir))
 }
 
-fn cargo(root: &Path, profile: Profile) -> Command {
+/// The crates whose programs are shipped.
+pub(crate) fn shipped() -> impl Iterator<Item = &'static str> {
+    HOST.into_iter().chain(STATIC)
+}
+
+/// What cargo knows of our crates and of those that they need on this kind of host.
+pub(crate) fn metadata(root: &Path) -> Result<serde_json::Value> {
+    let mut command = program(root);
+    command.args(["metadata", "--format-version=1", "--locked"]);
+    command.arg(format!("--filter-platform={}", triple()));
+    serde_json::from_str(&output(&mut command)?).context("read what cargo metadata says")
+}
+
+/// The kind of host that we build for, which is this one's.
+fn triple() -> String {
+    format!("{}-unknown-linux-gnu", std::env::consts::ARCH)
+}
+
+fn program(root: &Path) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root);
     command
-        .current_dir(root)
-        .args(["build", "--quiet", "--locked"]);
+}
+
+fn cargo(root: &Path, profile: Profile) -> Command {
+    let mut command = program(root);
+    command.args(["build", "--quiet", "--locked"]);
     if profile == Profile::Release {
         command.arg("--release");
     }

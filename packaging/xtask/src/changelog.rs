@@ -16,6 +16,9 @@ use crate::cargo;
 /// Who packages, in the form that both packagers ask for.
 const MAINTAINER: &str = "paw maintainers <maintainers@example.org>";
 
+/// How wide an item is in `debian/changelog`, of which programs that show it expect 80 characters with what stands before them.
+const DEBIAN_WIDTH: usize = 76;
+
 /// One released version.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
@@ -23,7 +26,7 @@ pub(crate) struct Entry {
     pub(crate) version: String,
     /// Its day, `YYYY-MM-DD`.
     pub(crate) date: String,
-    /// What changed; lines of one item are kept apart.
+    /// What changed; lines of one item are kept apart, as a person broke them.
     pub(crate) items: Vec<Vec<String>>,
 }
 
@@ -83,7 +86,10 @@ pub(crate) fn debian(entries: &[Entry]) -> Result<String> {
         let body: String = entry
             .items
             .iter()
-            .map(|lines| format!("  * {}\n", lines.join("\n    ")))
+            .map(|lines| {
+                let lines = wrapped(&lines.join(" "), DEBIAN_WIDTH);
+                format!("  * {}\n", lines.join("\n    "))
+            })
             .collect();
         let day = date(&entry.date, "%a, %d %b %Y %H:%M:%S +0000")?;
         text += &format!(
@@ -112,6 +118,21 @@ pub(crate) fn rpm(entries: &[Entry]) -> Result<String> {
     Ok(text)
 }
 
+/// A text in lines of at most so many characters, but for a word that is longer.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
 fn date(day: &str, format: &str) -> Result<String> {
     let mut date = Command::new("date");
     date.env("LC_ALL", "C").args([
@@ -125,21 +146,27 @@ fn date(day: &str, format: &str) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{debian, parse, rpm};
+    use super::{debian, parse, rpm, wrapped};
 
     const TEXT: &str = "# Changes\n\n## 0.2.0 - 2027-01-31\n\n- One\n  more.\n- Two is 100% new.\n\n## 0.1.0 - 2026-11-24\n\n- First.\n";
 
     #[test]
-    fn items_keep_their_lines_in_debian_form() {
+    fn items_are_wrapped_anew_in_debian_form() {
         let text = debian(&parse(TEXT)).unwrap();
         assert_eq!(
             text.split("\n\n").take(3).collect::<Vec<_>>(),
             [
                 "pawd (0.2.0-1) unstable; urgency=medium",
-                "  * One\n    more.\n  * Two is 100% new.",
+                "  * One more.\n  * Two is 100% new.",
                 " -- paw maintainers <maintainers@example.org>  Sun, 31 Jan 2027 00:00:00 +0000"
             ]
         );
+    }
+
+    #[test]
+    fn lines_are_as_wide_as_they_may_be_and_a_long_word_has_one_of_its_own() {
+        let lines = wrapped("one two ÄÖÜ a-word-that-is-long 5", 11);
+        assert_eq!(lines, ["one two ÄÖÜ", "a-word-that-is-long", "5"]);
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! stage ──► target/stage/<debug|release>/   the installed tree; pawd runs from it as it stands
-//!             └─► deb  target/packages/*.deb
-//!             └─► rpm  target/packages/*.rpm
+//!             └─► deb  target/packages/deb/*.deb
+//!             └─► rpm  target/packages/rpm/*.rpm
 //! ```
 //!
 //! Each command may be repeated; what did not change is not written again. It knows no secret, signs nothing, and installs
@@ -16,6 +16,7 @@ mod deb;
 mod elf;
 mod fresh;
 mod image;
+mod notices;
 mod rpm;
 mod stage;
 mod tree;

@@ -73,6 +73,8 @@ fn lay_out(root: &Path, staged: &Path, tree: &Path) -> Result<()> {
         )?;
     }
     for package in ["pawd", "pawctl"] {
+        let notices = tree.join("usr/share/doc").join(package).join("THIRD-PARTY");
+        cargo::run(Command::new("gzip").args(["-9", "-n"]).arg(notices))?;
         let dir = tree.join("usr/share/licenses").join(package);
         fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
         fs::copy(root.join("LICENSE"), dir.join("LICENSE"))

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use crate::{
     assets,
     cargo::{self, Built, Profile},
-    elf, image,
+    elf, image, notices,
     tree::Tree,
 };
 
@@ -42,6 +42,14 @@ pub(crate) fn stage(root: &Path, profile: Profile) -> Result<PathBuf> {
     )?;
     system(&mut tree, root)?;
     manuals(&mut tree, root, &generated)?;
+    if profile == Profile::Release {
+        // Of what is packaged; each of the packages can be installed without the other.
+        let notices = notices::third_party(root)?;
+        for package in ["pawd", "pawctl"] {
+            let path = format!("usr/share/doc/{package}/THIRD-PARTY");
+            tree.bytes(&path, 0o644, notices.as_bytes())?;
+        }
+    }
     tree.finish()
 }
 

@@ -17,6 +17,9 @@ install_packages() {
     for name in prices.toml default.cases.toml single-operator.cedar; do
         holds "${name}_is_where_the_manual_says" test -f "/usr/share/doc/pawd/$name"
     done
+    for package in pawd pawctl; do
+        holds "${package}_says_what_is_of_others_in_it" test -s "/usr/share/doc/$package/THIRD-PARTY.gz"
+    done
     # The guest leaves manual pages out; dpkg lists what it left out, too.
     for page in paw-vault.7 paw-metrics.7 pawd.8 pawd.toml.5; do
         has "${page}_is_in_the_package" "/$page.gz" "$(dpkg-query --listfiles pawd)"

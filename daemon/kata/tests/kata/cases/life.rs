@@ -223,7 +223,7 @@ pub(crate) fn kata_launcher_keeps_few_capabilities_and_a_run_of_its_own() {
     let mask = |numbers: &[u32]| {
         numbers
             .iter()
-            .fold(0_u64, |mask, number| mask | 1 << number)
+            .fold(0_u64, |mask, number| mask | (1 << number))
     };
     let more = if is_kata() { mask(&machine) } else { 0 };
     assert_eq!(has, mask(&kept) | more, "{has:x}");
