@@ -129,9 +129,14 @@ impl Audit {
     /// # Errors
     /// When it is not; then nothing that it would grant may happen.
     pub async fn durable(&self, entry: Entry) -> Result<u64, AuditError> {
+        self.asked(true, entry).await
+    }
+
+    /// Appends a record and waits for the answer.
+    async fn asked(&self, durable: bool, entry: Entry) -> Result<u64, AuditError> {
         let (reply, answer) = oneshot::channel();
         let job = Job {
-            durable: true,
+            durable,
             entry: Some(Box::new(entry)),
             reply: Some(reply),
         };
@@ -160,6 +165,18 @@ impl Audit {
         };
         let sent = timeout(PATIENCE, self.jobs.send(job)).await;
         sent.map_err(|_| self.away())?.map_err(|_| self.away())
+    }
+
+    /// Sends a record of what has happened already and grants nothing, as [`Audit::soon`]; a full disk has room for it.
+    ///
+    /// # Errors
+    /// When the writer is away, or no room is left for these either.
+    pub async fn happened(&self, entry: Entry) -> Result<(), AuditError> {
+        if self.health.borrow().writable {
+            return self.soon(entry).await;
+        }
+        // The writer takes what need not be durable for what may have happened.
+        self.asked(false, entry).await.map(drop)
     }
 
     /// Sends records that grant nothing, in this order, if that takes no waiting; else gives them back, to be sent with [`Audit::soon`].
@@ -333,7 +350,8 @@ impl Talk<'_> {
         loop {
             let room = self.waiting.len() < MAX_UNANSWERED;
             if room && let Some(entry) = owed.pop_front() {
-                if let Some(line) = self.line(true, entry, None)? {
+                // It has happened, and a full disk has room for it.
+                if let Some(line) = self.line(false, entry, None)? {
                     send(&mut to, line).await?;
                 }
                 continue;

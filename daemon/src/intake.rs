@@ -421,7 +421,7 @@ impl Intake {
                 "see `pawctl skill show`",
             )
         })?;
-        if reaches(known.class) {
+        if reaches(known.class) && known.url.is_none() {
             asked::within(settings, &installed.net, agent)?;
         }
         fits::check(&known.input, &arguments).map_err(|fault| {

@@ -18,6 +18,8 @@ pub struct SecretUse<'a> {
     pub broker: &'a str,
     /// On whose behalf.
     pub agent: &'a Name,
+    /// The agents that had it asked, the first one first; none where a person did.
+    pub through: &'a [Name],
     /// The skill whose tool asks; none for a command in a sandbox.
     pub skill: Option<&'a Name>,
 }
@@ -31,12 +33,24 @@ pub struct UseVerdict {
     pub rules: Vec<String>,
 }
 
-/// Judges one use. Nobody is asked for it: the action that it is for was judged, and approved where it had to be.
+/// Judges one use. Nobody is asked for it: the action that it is for was judged, and approved where it had to be. What an agent uses
+/// because others asked it, each of them may use as well.
 #[must_use]
 pub fn may_use(rules: &Rules, of: &SecretUse<'_>, facts: &Facts) -> UseVerdict {
+    let verdict = said(rules, of, of.agent, facts);
+    if !verdict.allowed {
+        return verdict;
+    }
+    let askers = of.through.iter().map(|asker| said(rules, of, asker, facts));
+    let denied = askers.into_iter().find(|asker| !asker.allowed);
+    denied.unwrap_or(verdict)
+}
+
+/// What the rules say to it, done by this agent.
+fn said(rules: &Rules, of: &SecretUse<'_>, agent: &Name, facts: &Facts) -> UseVerdict {
     let text = |text: &str| Fact::Text(text.to_owned());
     let mut known = common(facts);
-    known.push(("agent", text(of.agent.as_str())));
+    known.push(("agent", text(agent.as_str())));
     known.push(("broker", text(of.broker)));
     if let Some(skill) = of.skill {
         known.push(("skill", text(skill.as_str())));
@@ -77,6 +91,7 @@ mod tests {
             secret: "mail",
             broker: "api",
             agent: &agent,
+            through: &["intern".parse().unwrap()],
             skill: skill.as_ref(),
         };
         let facts = Facts {
@@ -113,6 +128,7 @@ mod tests {
             "resource == Secret::\"mail\"",
             "context.broker == \"api\"",
             "context.agent == \"clerk\"",
+            "context.agent == \"intern\"",
             "context has skill && context.skill == \"mail\"",
             "principal.uid == 1000",
             "context.hour < 6",

@@ -231,10 +231,15 @@ async fn log_that_has_no_room_stops_what_needs_a_record_and_says_so_until_there_
     assert!(verified.ok, "{verified:?}");
 }
 
-/// How often it is on record that an action ended.
+/// How often it is on record that this action ended.
 async fn ended(client: &Client, action: &str) -> usize {
+    ends(client, Some(action.to_owned())).await
+}
+
+/// How often it is on record that an action ended, this one or any.
+async fn ends(client: &Client, action: Option<String>) -> usize {
     let event = Some("action_ended".to_owned());
-    let listed = AuditRpcClient::list(client, Some(action.to_owned()), event, None, None);
+    let listed = AuditRpcClient::list(client, action, event, None, None);
     let listed = within("the log", listed).await;
     listed.expect("root may read it").len()
 }
@@ -271,6 +276,12 @@ async fn what_began_before_the_log_had_no_room_ends_on_record() {
         assert!(submitted < 100, "the disk never became full");
     }
     assert!(!log_is_well(&client).await);
+    // What is refused takes nothing of the room that is kept for the end of what was begun.
+    for _ in 0..200 {
+        let another = client.submit("tool_call".into(), write(1), None, None, None, None);
+        refused(another.await, ErrorKind::Unavailable);
+    }
+    assert_eq!(ends(&client, None).await, 0);
     let word = client.input(action.clone(), None, Some(true));
     within("input", word).await.expect("it is taken");
     let RunEvent::Ended(result) = next().await else {

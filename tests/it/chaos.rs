@@ -19,7 +19,7 @@ use harness::{
 use jsonrpsee::async_client::Client;
 use paw_api::{
     action::{Action, ActionRpcClient},
-    provider::{Attempt, ChatEvent, ProviderRpcClient},
+    provider::{Attempt, ChatEvent},
 };
 
 use crate::metrics::told;
@@ -354,11 +354,11 @@ async fn connection_that_is_refused_is_made_again_or_the_error_says_so() {
         let provider = Some(dialect.kind().to_owned());
         let chat = Asking::new("hello").provider(provider).ask(&client);
         begun.push(within("beginning a chat", chat).await.expect("accepted"));
-        let failing = async {
-            let show = || ProviderRpcClient::show(&client, dialect.kind().into());
-            while show().await.expect("it is there").state != "failing" {}
-        };
-        within("being refused", failing).await;
+        // Its state would say it after a check as well.
+        let labels = [("provider", dialect.kind()), ("outcome", "transport")];
+        let refused =
+            async { while told(&client).await.value("paw_provider_attempts", &labels) < 1.0 {} };
+        within("being refused", refused).await;
     }
     let chaos = Chaos::on(
         closed,

@@ -39,14 +39,46 @@ pub(crate) fn plain(text: &str) -> Cow<'_, str> {
     }
 }
 
+/// What terminals and mail programs take for the beginning of an address, and how many of its bytes are before the mark that makes it one.
+const BEGINS: [(&str, usize); 3] = [("://", 0), ("www.", 3), ("mailto:", 6)];
+
 /// What was said, as [`plain`]; where it came from outside, no address in it is one that a terminal, a viewer or a copy of it opens.
 pub(crate) fn said<'a>(text: &'a str, taint: &TaintSet) -> Cow<'a, str> {
     let text = plain(text);
     if taint.is_foreign() {
-        Cow::Owned(text.replace("://", "[:]//").replace("www.", "www[.]"))
+        Cow::Owned(broken(&text))
     } else {
         text
     }
+}
+
+/// The text with what begins an address written so that it begins none.
+fn broken(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 8);
+    let mut rest = text;
+    while let Some(next) = rest.chars().next() {
+        let begins = BEGINS.iter().find(|(word, _)| {
+            let head = rest.get(..word.len());
+            head.is_some_and(|head| head.eq_ignore_ascii_case(word))
+        });
+        let taken = match begins {
+            // As it was written but for what is behind its name.
+            Some((word, name)) => {
+                out.push_str(&rest[..*name]);
+                out.push('[');
+                out.push_str(&rest[*name..=*name]);
+                out.push(']');
+                out.push_str(&rest[name + 1..word.len()]);
+                word.len()
+            }
+            None => {
+                out.push(next);
+                next.len_utf8()
+            }
+        };
+        rest = &rest[taken..];
+    }
+    out
 }
 
 /// Text for one line: white space of any kind becomes a blank, control characters go.
@@ -172,6 +204,8 @@ pub(crate) fn rfc3339(ms: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use paw_policy::Taint;
+
     use super::*;
 
     const LOOK: Look = Look {
@@ -180,6 +214,26 @@ mod tests {
         width: None,
         now: 1_700_000_000_000,
     };
+
+    #[test]
+    fn no_address_from_outside_can_be_opened() {
+        let check = |text: &str, taint, expected: &str| {
+            assert_eq!(said(text, &TaintSet::of(taint)), expected, "{text:?}");
+        };
+        check(
+            "see https://evil.example/?a=b",
+            Taint::Web,
+            "see https[:]//evil.example/?a=b",
+        );
+        check("WWW.evil.example", Taint::Tool, "WWW[.]evil.example");
+        check(
+            "MailTo:a@evil.example, www",
+            Taint::Web,
+            "MailTo[:]a@evil.example, www",
+        );
+        check("ü www.ü.example", Taint::Channel, "ü www[.]ü.example");
+        check("https://www.example", Taint::User, "https://www.example");
+    }
 
     #[test]
     fn nothing_that_drives_a_terminal_passes() {

@@ -184,9 +184,11 @@ pub(crate) fn remove(dir: &Path, number: u32) {
 /// newest of them first, and beside a few at a time.
 pub(crate) fn complete(dir: &Path, numbers: &[u32]) {
     let without = |number: &&u32| {
-        let mut magic = [0; MAGIC.len()];
-        let read = segment::open(&path(dir, **number)).and_then(|mut it| it.read_exact(&mut magic));
-        read.is_err() || magic != MAGIC
+        let mut magic = Vec::with_capacity(MAGIC.len());
+        let read = segment::open(&path(dir, **number))
+            .and_then(|it| it.take(MAGIC.len() as u64).read_to_end(&mut magic));
+        // Beside a segment without records there is nothing in it.
+        read.is_err() || !(magic.is_empty() || magic == MAGIC)
     };
     for number in numbers.iter().rev().filter(without).take(MADE_AT_START) {
         if let Ok(facts) = segment::path(dir, *number).metadata() {

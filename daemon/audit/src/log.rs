@@ -308,7 +308,15 @@ impl Log {
         let rotates = self.len >= self.place.segment_bytes || is_over;
         if rotates {
             self.prune(at)?;
-            self.rotate(at)?;
+            if let Err(error) = self.rotate(at) {
+                // What is not kept any longer may be all the room there is; to say that it goes takes some of what is kept.
+                room::give_back(&self.file, self.len);
+                self.room.was_cut(self.len);
+                if self.write_witness(at).is_ok() {
+                    self.remove_pruned();
+                }
+                return Err(error);
+            }
         }
         self.write_witness(at)?;
         self.sign_by = None;

@@ -177,11 +177,12 @@ impl Room {
         }
         match allocate(file, until, wanted) {
             Ok(()) => (self.until, self.full) = (Some(wanted), false),
-            Err(error) if is_without(&error) => {
+            Err(error) if is_full(&error) => self.full = true,
+            // Then a write finds out that the disk is full.
+            Err(error) => {
                 tracing::warn!(error = %error, "the file system of the audit log keeps no room for a full disk");
                 (self.until, self.full) = (None, false);
             }
-            Err(_) => self.full = true,
         }
     }
 }
@@ -208,10 +209,10 @@ fn allocate(file: &File, from: u64, to: u64) -> io::Result<()> {
     }
 }
 
-/// Whether that is what a file system says that has no such thing.
-fn is_without(error: &io::Error) -> bool {
+/// Whether that is what a file system says that has no more blocks, for this file or at all.
+fn is_full(error: &io::Error) -> bool {
     matches!(
-        error.raw_os_error().map(Errno::from_raw),
-        Some(Errno::EOPNOTSUPP | Errno::ENOSYS)
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
     )
 }

@@ -216,10 +216,11 @@ fn command_that_lets_go_of_its_terminal_for_a_while_finds_it_again() {
     script(
         &mut outside,
         "stty -echo; echo one; exec </dev/null >/dev/null 2>&1; sleep 0.2; echo two >/dev/tty; \
-         head -c 200000 /dev/zero | tr '\\0' x >/dev/tty; read -r line </dev/tty; echo \"; $line\" >/dev/tty",
+         read -r line </dev/tty; head -c 200000 /dev/zero | tr '\\0' x >/dev/tty; read -r line </dev/tty; echo \"; $line\" >/dev/tty",
     );
     assert_eq!(shown(&mut outside, "one\r\n"), "one\r\n");
     assert_eq!(shown(&mut outside, "two\r\n"), "two\r\n");
+    outside.send(Tag::Stdin, 1, b"go on\n");
     outside.send(Tag::Stdin, 1, b"typed\n");
     let outcome = outside.outcome(1);
     let rest = text(&outcome.stdout);

@@ -24,7 +24,7 @@ use super::{
     run::{Leaving, Told, cancelled},
 };
 use crate::{
-    orchestrator::work::{Continuation, Outcome},
+    orchestrator::work::{Continuation, LAUNCHER_LOST, Outcome},
     sandbox::{
         self, Adopted, Attending, Exit, Found, GRACE, Going, Known, Launcher, LauncherError,
         Noting, Register, RunEnd, Sandbox, SandboxError, Starter,
@@ -429,10 +429,10 @@ fn not_taken(error: &SandboxError) -> Outcome {
             if refusal.reason == RefusalReason::NotFound =>
         {
             let message = "the launcher ended while pawd was away, and the sandbox with it";
-            Outcome::failed("launcher_lost", message, LOOK)
+            Outcome::failed(LAUNCHER_LOST, message, LOOK)
         }
         SandboxError::Orphaned { .. } | SandboxError::Launcher(LauncherError::Lost) => {
-            Outcome::failed("launcher_lost", message, LOOK)
+            Outcome::failed(LAUNCHER_LOST, message, LOOK)
         }
         _ => interrupted(&message),
     }

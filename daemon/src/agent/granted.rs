@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use paw_policy::{Circumstances, Facts, Principal, SecretUse, may_use};
+use paw_policy::{Circumstances, Facts, Name, Principal, SecretUse, may_use};
 use paw_store::Caller;
 use paw_vault::User;
 use uuid::Uuid;
@@ -27,13 +27,16 @@ use crate::{
 pub(super) async fn secrets(
     agents: &Agents,
     skill: &Skill,
-    (action, caller, owner): (Uuid, &Caller, &Owner),
+    (action, caller, owner, through): (Uuid, &Caller, &Owner, &[Name]),
 ) -> Result<(), Box<Outcome>> {
     let brokers: Vec<&str> = skill.net.iter().filter_map(|rule| rule.broker()).collect();
-    let users = [
-        User::Skill(skill.name.to_string()),
-        User::Agent(owner.agent.to_string()),
-    ];
+    let users = |agent: &Name| {
+        [
+            User::Skill(skill.name.to_string()),
+            User::Agent(agent.to_string()),
+        ]
+    };
+    let own = users(&owner.agent);
     let facts = Facts {
         principal: Principal {
             uid: caller.uid,
@@ -50,10 +53,10 @@ pub(super) async fn secrets(
         };
         let mut refused = None;
         for broker in &brokers {
-            let through = User::Broker((*broker).to_owned());
+            let broker_user = User::Broker((*broker).to_owned());
             let of = Use {
-                through: Some(&through),
-                users: &users,
+                through: Some(&broker_user),
+                users: &own,
                 on_behalf: Some((action, actor(caller))),
                 detail: std::collections::BTreeMap::from([(
                     "purpose".into(),
@@ -64,14 +67,26 @@ pub(super) async fn secrets(
                 secret: needed,
                 broker,
                 agent: &owner.agent,
+                through,
                 skill: Some(&skill.name),
             };
             let rules = Arc::clone(&agents.rules.borrow());
             let verdict = may_use(&rules, &asked, &facts);
             let judged = if verdict.allowed {
-                agents.secrets.may(&name, &of)
+                // Each of those who had it asked is bound by the secret's list as well.
+                let askers = through.iter().try_for_each(|asker| {
+                    let users = &users(asker);
+                    agents.secrets.may(
+                        &name,
+                        &Use {
+                            users,
+                            ..of.clone()
+                        },
+                    )
+                });
+                askers.and_then(|()| agents.secrets.may(&name, &of))
             } else {
-                Err(UseError::policy(&name, &through, &verdict.rules))
+                Err(UseError::policy(&name, &broker_user, &verdict.rules))
             };
             match judged {
                 Ok(()) => {
@@ -79,14 +94,14 @@ pub(super) async fn secrets(
                     break;
                 }
                 Err(error) => {
-                    refused.get_or_insert((through, error));
+                    refused.get_or_insert((broker_user, error));
                 }
             }
         }
-        if let Some((through, error)) = refused {
+        if let Some((broker, error)) = refused {
             let of = Use {
-                through: Some(&through),
-                users: &users,
+                through: Some(&broker),
+                users: &own,
                 on_behalf: Some((action, actor(caller))),
                 detail: std::collections::BTreeMap::new(),
             };

@@ -143,6 +143,7 @@ impl Execute for Agents {
                 parent,
                 permit,
                 caller,
+                through,
                 taint,
                 deadline_ms,
                 opens,
@@ -180,7 +181,8 @@ impl Execute for Agents {
                     let again = self.is_idempotent(&call);
                     let mut launcher = self.launchers.usual().state();
                     launcher.mark_unchanged();
-                    let outcome = tool::call(&self, (id, &caller, owner), call, &cancel).await;
+                    let outcome =
+                        tool::call(&self, (id, &caller, owner, &through), call, &cancel).await;
                     if again {
                         tool::wait_for_launcher(&outcome, launcher, &cancel).await;
                     }
@@ -197,7 +199,7 @@ impl Execute for Agents {
                         cancel: &cancel,
                         leave: &leave,
                     };
-                    run::run(&self, (id, &caller, owner), spec, progress, told).await
+                    run::run(&self, (id, &caller, owner, &through), spec, progress, told).await
                 }
                 Operation::ApiCall(call) => net::allow(&self, &plan.agent, &call).await,
                 Operation::SkillChange(asked) => {

@@ -169,6 +169,8 @@ pub(super) struct Whose<'a> {
     pub(super) caller: &'a Caller,
     /// The agent whose sandbox it is.
     pub(super) agent: &'a Name,
+    /// The agents that had it asked.
+    pub(super) through: &'a [Name],
     /// The skill whose tool runs in it; none for a command.
     pub(super) skill: Option<&'a Skill>,
     /// Where what led to it came from.
@@ -199,6 +201,7 @@ pub(super) fn way_out(
         action: whose.action,
         caller: whose.caller.clone(),
         agent: whose.agent.clone(),
+        through: whose.through.to_vec(),
         skill: whose.skill.map(|skill| skill.name.clone()),
         declared: whose
             .skill
@@ -270,6 +273,7 @@ pub(super) struct Keeper {
     pub(super) action: Uuid,
     pub(super) caller: Caller,
     pub(super) agent: Name,
+    pub(super) through: Vec<Name>,
     pub(super) skill: Option<Name>,
     /// Secrets that the skill says it needs.
     pub(super) declared: BTreeSet<String>,

@@ -71,7 +71,7 @@ pub(super) struct Told<'a> {
 /// Runs a command for a person: with whose action it is, who asked, and for whom its sandbox may be used.
 pub(super) async fn run(
     agents: &Agents,
-    (action, caller, owner): (Uuid, &Caller, Owner),
+    (action, caller, owner, through): (Uuid, &Caller, Owner, &[Name]),
     spec: Map<String, Value>,
     progress: Progress,
     told: Told<'_>,
@@ -156,6 +156,7 @@ pub(super) async fn run(
         action,
         caller,
         agent: &agent,
+        through,
         skill: None,
         taint: &taint,
     };

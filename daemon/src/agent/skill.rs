@@ -300,7 +300,7 @@ pub async fn tell_drift(audit: &Audit, drift: &Drift, caller: Option<&Caller>) {
     detail.insert("skill".into(), drift.skill.to_string());
     detail.insert("why".into(), crate::records::shorten_to(&drift.why, 500));
     // It takes a right away, so it stands even if its record is lost with the writer.
-    drop(audit.soon(entry).await);
+    drop(audit.happened(entry).await);
 }
 
 fn about(caller: &Caller, action: Uuid, asked: &SkillArguments) -> Entry {

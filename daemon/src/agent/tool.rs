@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use paw_api::egress::BadRule;
+use paw_api::egress::{BadRule, NetRule};
 use paw_launch::{
     NOT_ALLOWED,
     request::{Attestation, RefusalReason, SandboxId},
@@ -119,7 +119,7 @@ pub(super) async fn wait_for_launcher(
 /// Calls a tool, if its skill is still the one that was judged.
 pub(super) async fn call(
     agents: &Agents,
-    (action, caller, owner): (Uuid, &Caller, Owner),
+    (action, caller, owner, through): (Uuid, &Caller, Owner, &[Name]),
     call: ToolArguments,
     cancel: &CancellationToken,
 ) -> Outcome {
@@ -162,7 +162,8 @@ pub(super) async fn call(
         .tools
         .get(&call.tool)
         .is_some_and(|tool| reaches(tool.class))
-        && let Err(outcome) = granted::secrets(agents, &skill, (action, caller, &owner)).await
+        && let Err(outcome) =
+            granted::secrets(agents, &skill, (action, caller, &owner, through)).await
     {
         return *outcome;
     }
@@ -209,21 +210,15 @@ pub(super) async fn call(
     };
     let name = id.to_string();
     let keeping = AtomicBool::new(false);
-    let declared = skill.tools.get(&call.tool);
-    let mut rules = match declared {
-        Some(tool) if reaches(tool.class) => skill.net.clone(),
-        Some(_) | None => Vec::new(),
+    let rules = match rules(&skill, &call) {
+        Ok(rules) => rules,
+        Err(bad) => return unreadable_rule(&bad),
     };
-    if let Some(named) = &call.net {
-        match named.parse() {
-            Ok(rule) => rules.push(rule),
-            Err(bad) => return unreadable_rule(&bad),
-        }
-    }
     let whose = Whose {
         action,
         caller,
         agent: &agent,
+        through,
         skill: Some(&skill),
         taint: &taint,
     };
@@ -300,28 +295,36 @@ pub(super) async fn call(
     }
 }
 
+/// What the sandbox of this call may reach. What names its place reaches that and nothing else: it is what was judged, and what a person
+/// said yes to, whatever the manifest allows to other tools.
+fn rules(skill: &Skill, call: &ToolArguments) -> Result<Vec<NetRule>, BadRule> {
+    match (&call.net, skill.tools.get(&call.tool)) {
+        (Some(named), _) => Ok(vec![named.parse()?]),
+        (None, Some(tool)) if reaches(tool.class) && tool.url.is_none() => Ok(skill.net.clone()),
+        (None, Some(_) | None) => Ok(Vec::new()),
+    }
+}
+
 /// What the plan has it reach is written by pawd, so this is a fault of ours.
 fn unreadable_rule(bad: &BadRule) -> Outcome {
     Outcome::failed("internal", bad.to_string(), "report it")
 }
 
-/// Before a call that may write: what it writes came from where the call did.
+/// Before a call that may write: what it writes came from where the call did, or from what it sees beside the workspace.
 async fn leave_label(
     agents: &Agents,
     skill: &Arc<Skill>,
     owner: &Owner,
     call: &ToolArguments,
 ) -> Result<(), Box<Outcome>> {
-    if !skill.workspace.any()
-        || !skill
-            .tools
-            .get(&call.tool)
-            .is_some_and(|it| writes(it.class))
-    {
+    let Some(tool) = skill.tools.get(&call.tool).filter(|it| writes(it.class)) else {
+        return Ok(());
+    };
+    if !skill.workspace.any() {
         return Ok(());
     }
-    let (skill, call) = (Arc::clone(skill), call.clone());
-    let (agent, taint) = (owner.agent.clone(), owner.taint.clone());
+    let taint = owner.taint.clone().with(&tool.sees(skill));
+    let (skill, call, agent) = (Arc::clone(skill), call.clone(), owner.agent.clone());
     left(agents, move |labels| {
         labels.leave(&skill, &agent, &call, &taint)
     })
@@ -525,9 +528,44 @@ fn sandbox_facts(id: &SandboxId, attestation: &Attestation) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use futures_util::FutureExt as _;
+    use paw_policy::ToolClass;
 
     use super::*;
+    use crate::sandbox::{Provenance, manifest::read_bundle};
+
+    const FETCH: &str = include_str!("../../skills/fetch/skill.toml");
+
+    #[test]
+    fn call_that_names_its_place_reaches_that_alone() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let net = "image = \"base\"\nnet = [\"mail.example:443\", \"broker/mail\"]";
+        let manifest = FETCH.replacen("image = \"base\"", net, 1);
+        fs::write(dir.path().join("skill.toml"), manifest).expect("written");
+        let mut skill = read_bundle(dir.path(), Provenance::Installed).expect("it is one");
+        let other = skill.tools["get"].clone();
+        skill
+            .tools
+            .insert("other".into(), sandbox::Tool { url: None, ..other });
+        let reached = |tool: &str, net: Option<&str>| -> Vec<String> {
+            let call = ToolArguments {
+                skill: skill.name.clone(),
+                skill_digest: skill.digest,
+                tool: tool.into(),
+                class: ToolClass::Egress,
+                arguments: serde_json::Map::new(),
+                net: net.map(str::to_owned),
+            };
+            let rules = rules(&skill, &call).expect("they can be read");
+            rules.iter().map(ToString::to_string).collect()
+        };
+        let named = "wiki.example:443,method=GET";
+        assert_eq!(reached("get", Some(named)), [named]);
+        assert_eq!(reached("get", None), Vec::<String>::new());
+        assert_eq!(reached("other", None), ["mail.example:443", "broker/mail"]);
+    }
 
     #[test]
     fn call_whose_files_are_being_kept_is_not_cancelled_any_more() {

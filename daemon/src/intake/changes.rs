@@ -8,12 +8,13 @@ use paw_policy::{
     Circumstances, ConfigArguments, ConfigChange, Kind, Name, Operation, Role, State,
     SwitchArguments, Target,
 };
-use paw_store::{ActionFilter, Caller, Page};
+use paw_store::{ActionFilter, Caller, GrantRecord, Page};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
 use super::{Asked, Intake, Typed, arguments::read, unreadable};
 use crate::{
+    clock::now_ms,
     config::registered::Switched,
     models::told::{limit, named},
     providers::{
@@ -163,8 +164,8 @@ impl Intake {
 }
 
 impl Intake {
-    /// Whether nothing goes on for, and no job is told to, whom a change leaves nobody of. What waits for a person, and conversations, stay:
-    /// they are told that there is no such agent.
+    /// Whether nothing goes on or waits for, no grant permits something to, and no job is told to, whom a change leaves nobody of: it would
+    /// be the next agent's of this name, who may have other rights. Conversations stay: they are told that there is no such agent.
     ///
     /// # Errors
     /// `conflict` with what goes on.
@@ -180,7 +181,12 @@ impl Intake {
         };
         let agent = name(about)?;
         let going = ActionFilter {
-            states: vec![State::Queued, State::Approved, State::Executing],
+            states: vec![
+                State::Queued,
+                State::WaitingApproval,
+                State::Approved,
+                State::Executing,
+            ],
             agent: Some(agent.clone()),
             ..ActionFilter::default()
         };
@@ -193,6 +199,16 @@ impl Intake {
                 action.id
             );
             return used(message, hint);
+        }
+        let grants = read.grants().map_err(|error| unreadable(&error))?;
+        let now = now_ms();
+        let lasts = |grant: &&GrantRecord| grant.agent == agent && grant.until_ms > now;
+        if let Some(grant) = grants.iter().find(lasts) {
+            let message = format!("agent {agent} has a grant");
+            return used(
+                message,
+                format!("revoke it first: `pawctl approval revoke {}`", grant.id),
+            );
         }
         let jobs = read.jobs().map_err(|error| unreadable(&error))?;
         match jobs.iter().find(|job| job.agent == agent) {

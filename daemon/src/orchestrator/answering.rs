@@ -165,11 +165,11 @@ impl Driver {
         let (storage, audit) = (self.ports.storage.clone(), self.ports.audit.clone());
         let grant = weighed.grant;
         self.tasks.spawn(async move {
-            let result = write(&storage, &audit, entries, Lasting::Both, batch).await;
+            let written = write(&storage, &audit, entries, Lasting::Both, batch).await;
             Happened::Answered {
                 id,
                 was,
-                result,
+                result: written.map_err(|why| why.error),
                 grant,
                 reply,
             }
@@ -283,7 +283,7 @@ impl Driver {
 
     pub(super) fn answered(
         &mut self,
-        (id, was): (Uuid, Digest),
+        (id, was): (Uuid, Option<Digest>),
         result: Result<(), Error>,
         grant: Option<Box<GrantRecord>>,
         reply: Option<Reply>,

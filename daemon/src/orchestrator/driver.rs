@@ -33,8 +33,7 @@ use super::{
     lifecycle::{Step, next},
     queue::{Queue, Urgency},
     steps::{
-        Lasting, batch, denial, internal, not_stored, past, permit, say, say_end, tick, until,
-        write,
+        Lasting, Unwritten, batch, denial, internal, past, permit, say, say_end, tick, until, write,
     },
     waiting::Aside,
     work::{Ending, Execute, Outcome, Progress, Task, failure},
@@ -58,12 +57,15 @@ const LAST_CALL: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) enum Happened {
     /// The acceptance is durable, or is not.
-    Accepted { id: Uuid, result: Result<(), Error> },
+    Accepted {
+        id: Uuid,
+        result: Result<(), Unwritten>,
+    },
     /// A person's answer is durable, or is not.
     Answered {
         id: Uuid,
         /// Of the record that waits meanwhile in the store.
-        was: Digest,
+        was: Option<Digest>,
         result: Result<(), Error>,
         grant: Option<Box<GrantRecord>>,
         reply: Option<Reply>,
@@ -337,7 +339,8 @@ impl Driver {
                 Ok(()) => {
                     point::reached(Point::StepRecorded);
                     let stored = batch.and_then(|batch| storage.note(batch));
-                    return self.accepted(id, stored.map_err(|error| not_stored(&error)));
+                    return self
+                        .accepted(id, stored.map_err(|error| Unwritten::by_the_store(&error)));
                 }
                 Err(back) => entries = back,
             }
@@ -434,7 +437,8 @@ impl Driver {
         let (storage, audit) = (self.ports.storage.clone(), self.ports.audit.clone());
         self.tell(id, State::Executing);
         self.execute(id, permit, async move {
-            write(&storage, &audit, vec![entry], lasting, batch).await
+            let written = write(&storage, &audit, vec![entry], lasting, batch).await;
+            written.map_err(|why| why.error)
         });
     }
 
@@ -453,6 +457,7 @@ impl Driver {
             parent: open.record.parent,
             permit,
             caller: open.record.requested_by.clone(),
+            through: open.record.circumstances.through.clone(),
             taint: open.record.taint.clone(),
             deadline_ms: open.record.deadline_ms,
             opens: open.opens,
@@ -521,17 +526,17 @@ impl Driver {
         }
     }
 
-    fn accepted(&mut self, id: Uuid, result: Result<(), Error>) {
+    fn accepted(&mut self, id: Uuid, result: Result<(), Unwritten>) {
         point::reached(Point::Accepted);
         let Some(open) = self.open.get_mut(&id) else {
             return;
         };
         open.busy = false;
         let permit = open.permit.take();
-        if let Err(error) = result {
+        if let Err(why) = result {
             self.queue.done(id, now_ms());
             if let Some(open) = self.open.remove(&id) {
-                self.not_accepted(*open, error);
+                self.not_accepted(*open, why);
             }
             return;
         }

@@ -3,7 +3,7 @@
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use futures_util::FutureExt as _;
-use paw_api::{Error, audit::Event};
+use paw_api::audit::Event;
 use paw_policy::{Risk, State};
 use paw_store::{
     ActionRecord, StoreError,
@@ -17,7 +17,7 @@ use super::{
     driver::{Driver, Happened, Open},
     lifecycle::{Step, next},
     queue::Urgency,
-    steps::{batch_with_exchange, say},
+    steps::{Unwritten, batch_with_exchange, say},
     work::{Continuation, Ending, Exchange, LAUNCHER_LOST, Outcome, Progress, failure},
 };
 use crate::{clock::now_ms, quota::Unstored, records::entry_of};
@@ -230,9 +230,13 @@ impl Driver {
         self.close(id, event, exchange);
     }
 
-    /// An acceptance that did not become durable: the caller hears why. Its record may be in the audit log all the same, where the
-    /// store could not follow; there, too, it has an end, and nothing was done.
-    pub(super) fn not_accepted(&mut self, open: Open, error: Error) {
+    /// An acceptance that did not become durable: the caller hears why. Where its record may be in the audit log all the same, it has an
+    /// end there, too, and nothing was done. What the log refused has none: the room of a full disk is kept for what had begun.
+    pub(super) fn not_accepted(&mut self, open: Open, why: Unwritten) {
+        let Unwritten {
+            error,
+            is_on_record,
+        } = why;
         let Open {
             mut record, reply, ..
         } = open;
@@ -242,12 +246,14 @@ impl Driver {
         }
         record.error = Some(failure("unavailable", &error.message, &error.data.hint));
         let entry = entry_of(Event::ActionEnded, &record, &self.ports.rules.borrow());
-        let (audit, id) = (self.ports.audit.clone(), record.id);
-        self.tasks.spawn(async move {
-            // Where the log is what failed, there is nothing in it that wants an end.
-            drop(audit.soon(entry).await);
-            Happened::Closed { id }
-        });
+        if is_on_record {
+            let audit = self.ports.audit.clone();
+            self.tasks.spawn(async move {
+                // Where the writer is away, nobody knows; it is told when it is back, if that is soon.
+                drop(audit.soon(entry).await);
+                Happened::Noted
+            });
+        }
         if let Some(reply) = reply {
             say(reply, Err(error));
         }

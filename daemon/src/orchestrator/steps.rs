@@ -2,7 +2,7 @@
 
 use std::{future::pending, sync::Arc, time::Duration};
 
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 use paw_api::{Error, ErrorKind, audit::Entry};
 use paw_policy::{
     Approval, Decision, Facts, NotApproved, Permit, Plan, Principal, Risk, Rules, Taint, TaintSet,
@@ -20,7 +20,11 @@ use super::{
     handle::{End, Reply},
     work::{Exchange, Progress},
 };
-use crate::{audit::Audit, clock::now_ms, storage::Storage};
+use crate::{
+    audit::{Audit, AuditError},
+    clock::now_ms,
+    storage::Storage,
+};
 
 /// The permit of an action whose time has come: by policy, or by the answer that is stored with it. It is judged once more, by
 /// the rules in force now: a rule that came meanwhile counts, and an approval of an old risk is none. So is one of a plan in which
@@ -127,27 +131,57 @@ pub(super) async fn write(
     entries: Vec<Entry>,
     lasting: Lasting,
     batch: Result<Batch, StoreError>,
-) -> Result<(), Error> {
-    let batch = batch.map_err(|error| not_stored(&error))?;
+) -> Result<(), Unwritten> {
+    let batch = batch.map_err(|error| Unwritten {
+        error: not_stored(&error),
+        is_on_record: false,
+    })?;
     // Each is polled for the first time in its turn, so they are in the log in this order.
-    let recorded = try_join_all(entries.into_iter().map(async |entry| match lasting {
+    let recorded = join_all(entries.into_iter().map(async |entry| match lasting {
         Lasting::Both => audit.durable(entry).await.map(drop),
         Lasting::Stored | Lasting::Soon => audit.soon(entry).await,
     }));
-    recorded.await.map_err(|error| {
-        Error::new(
+    let recorded = recorded.await;
+    let is_on_record = recorded
+        .iter()
+        .any(|one| !matches!(one, Err(AuditError::Refused { .. })));
+    if let Some(error) = recorded.into_iter().find_map(Result::err) {
+        let error = Error::new(
             ErrorKind::Unavailable,
             format!("no record, no effect: {error}"),
             error.remedy(),
-        )
-    })?;
+        );
+        return Err(Unwritten {
+            error,
+            is_on_record,
+        });
+    }
     point::reached(Point::StepRecorded);
     let stored = match lasting {
         Lasting::Both | Lasting::Stored => storage.commit(batch).await,
         Lasting::Soon => storage.note(batch),
     };
     point::reached(Point::StepStored);
-    stored.map_err(|error| not_stored(&error))
+    stored.map_err(|error| Unwritten::by_the_store(&error))
+}
+
+/// A step that was not written, and so not made.
+#[derive(Debug)]
+pub(super) struct Unwritten {
+    /// Why.
+    pub error: Error,
+    /// Whether the audit log may tell of it all the same.
+    pub is_on_record: bool,
+}
+
+impl Unwritten {
+    /// The store did not take what the log had taken.
+    pub(super) fn by_the_store(error: &StoreError) -> Self {
+        Self {
+            error: not_stored(error),
+            is_on_record: true,
+        }
+    }
 }
 
 /// Why a step is not in the store, as its caller hears it.

@@ -32,7 +32,7 @@ use super::{
 /// What is kept of an action beside its question.
 pub(super) struct Aside {
     /// Of the whole record, as it is stored meanwhile.
-    record: Digest,
+    record: Option<Digest>,
     /// Of most nobody hears anything: whoever asked has an id.
     listeners: Option<Box<Listeners>>,
     opens: bool,
@@ -69,7 +69,7 @@ impl Driver {
     }
 
     /// Has an action wait for a person that is stored as something else than what is known of it here.
-    pub(super) fn wait_on(&mut self, open: Open, stored: Digest) {
+    pub(super) fn wait_on(&mut self, open: Open, stored: Option<Digest>) {
         let Open {
             record,
             progress,
@@ -210,14 +210,19 @@ impl Driver {
     }
 }
 
-/// Digest of all that is stored of an action.
-pub(super) fn whole(record: &ActionRecord) -> Digest {
-    // A record has no map with keys that JSON does not know, and nothing else of it can fail; what failed is like nothing else.
-    Digest::of(&serde_json::to_vec(record).unwrap_or_default())
+/// Digest of all that is stored of an action; none of what cannot be written, which is like nothing else.
+pub(super) fn whole(record: &ActionRecord) -> Option<Digest> {
+    let text = serde_json::to_vec(record).ok()?;
+    Some(Digest::of(&text))
 }
 
 /// Whether this is the action that waits under this id for an answer to this digest, and all of it what it was when it began to wait.
-fn as_asked(record: &ActionRecord, id: Uuid, digest: Digest, all: Digest) -> Result<(), String> {
+fn as_asked(
+    record: &ActionRecord,
+    id: Uuid,
+    digest: Digest,
+    all: Option<Digest>,
+) -> Result<(), String> {
     if record.id != id {
         return Err(format!("it is stored as action {}", record.id));
     }
@@ -237,7 +242,7 @@ fn as_asked(record: &ActionRecord, id: Uuid, digest: Digest, all: Digest) -> Res
             record.digest
         ));
     }
-    if whole(record) != all {
+    if all.is_none() || whole(record) != all {
         return Err(
             "who asked for it, its labels, its risk or who agreed is stored as something else"
                 .into(),

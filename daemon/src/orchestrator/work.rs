@@ -4,7 +4,7 @@ use std::{future::Future, pin::Pin, sync::Arc};
 
 use paw_api::{model::SwitchEvent, provider::ChatEvent, sandbox::RunEvent};
 use paw_launch::frame::Size;
-use paw_policy::{Digest, Permit, Plan, TaintSet};
+use paw_policy::{Digest, Name, Permit, Plan, TaintSet};
 use paw_store::{ActionRecord, Attempt, Caller, Failure};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
@@ -42,6 +42,8 @@ pub struct Task {
     pub permit: Permit<Plan>,
     /// Who asked.
     pub caller: Caller,
+    /// The agents that had it asked, the first one first; none where a person did.
+    pub through: Vec<Name>,
     /// Where the plan's data came from.
     pub taint: TaintSet,
     /// When it is told to stop at the latest, in milliseconds since 1970.
@@ -136,7 +138,7 @@ pub struct Exchange {
     /// What was answered.
     pub answer: String,
     /// Who answered, with which model; nobody where it is pawd's own words.
-    pub by: Option<(paw_policy::Name, String)>,
+    pub by: Option<(Name, String)>,
     /// Whether that provider is on this host, or whoever was asked.
     pub local: bool,
 }

@@ -3,6 +3,7 @@
 //! What an agent may name, and that it asks those alone that may do no more than it, is checked by who checks the files.
 
 use paw_api::{Error, ErrorKind, agent::AgentSpec};
+use paw_policy::Digest;
 
 use crate::{
     config::{
@@ -47,9 +48,11 @@ pub(super) fn create(
     }
     let mut entry = AgentEntry::default();
     say(&mut entry, spec);
+    // One of this name may have been switched that is no more; and who is said to answer now answers.
+    if known(name, config).is_none() || answers(&entry) != answers(&AgentEntry::default()) {
+        after.switched.remove(name);
+    }
     after.agent.insert(name.to_owned(), entry);
-    // One of this name may have been switched that is no more.
-    after.switched.remove(name);
     Ok(())
 }
 
@@ -70,20 +73,22 @@ pub(super) fn edit(
         unset(entry, key)?;
     }
     say(entry, spec);
-    let answers = |entry: &AgentEntry| {
-        let AgentEntry {
-            provider,
-            model,
-            route,
-            ..
-        } = entry.clone();
-        (provider, model, route)
-    };
     // Who is said to answer now answers, and not whom it was switched to before.
     if answers(&before) != answers(entry) {
         after.switched.remove(name);
     }
     Ok(())
+}
+
+/// Who answers for one, as far as it says.
+fn answers(entry: &AgentEntry) -> [Option<String>; 3] {
+    let AgentEntry {
+        provider,
+        model,
+        route,
+        ..
+    } = entry.clone();
+    [provider, model, route]
 }
 
 /// Removes one that was registered, also where one of root's stands before it.
@@ -209,14 +214,23 @@ fn unset(entry: &mut AgentEntry, key: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// What a record says of one: what it may, and of what it is told how long that is.
+/// What a record says of one. What may be long is counted and has its digest, as a record has but the beginning of it.
 pub(crate) fn told(entry: &AgentEntry) -> Vec<(&'static str, String)> {
     let text = |value: &Option<String>| value.clone();
-    let list = |value: &Option<Vec<String>>| value.as_ref().map(|all| all.join(","));
+    let list = |value: &Option<Vec<String>>| {
+        value.as_ref().map(|all| {
+            let joined = all.join(",");
+            format!("{} {} {joined}", all.len(), Digest::of(joined.as_bytes()))
+        })
+    };
+    let number = |value: Option<u32>| value.map(|it| it.to_string());
     let said = [
         (
-            "instructions_bytes",
-            entry.instructions.as_ref().map(|it| it.len().to_string()),
+            "instructions",
+            entry
+                .instructions
+                .as_ref()
+                .map(|it| format!("{} bytes {}", it.len(), Digest::of(it.as_bytes()))),
         ),
         ("provider", text(&entry.provider)),
         ("model", text(&entry.model)),
@@ -226,6 +240,9 @@ pub(crate) fn told(entry: &AgentEntry) -> Vec<(&'static str, String)> {
         ("skills", list(&entry.skills)),
         ("agents", list(&entry.agents)),
         ("net", list(&entry.net)),
+        ("max_turns", number(entry.max_turns)),
+        ("max_tokens", number(entry.max_tokens)),
+        ("temperature", entry.temperature.map(|it| it.to_string())),
         (
             "may_leave_host",
             entry.may_leave_host.map(|it| it.to_string()),

@@ -36,24 +36,33 @@ impl Tool {
     #[must_use]
     pub fn confidential(&self, skill: &Skill) -> TaintSet {
         let private = || TaintSet::of(Taint::Private);
-        let mounts = if reaches(self.class) {
-            &[]
-        } else {
-            &*skill.mounts
-        };
         let by_class = match self.class {
-            _ if mounts.iter().any(|it| it.writable) => {
-                private().with(&TaintSet::of(Taint::Secret))
-            }
-            _ if !mounts.is_empty() => private(),
             ToolClass::ReadPublic => TaintSet::default(),
             _ if skill.workspace.any() => private(),
             class => confidential(class),
         };
-        match self.confidentiality {
-            None => by_class,
-            Some(Confidentiality::Private) => by_class.with(&private()),
-            Some(Confidentiality::Secret) => by_class.with(&TaintSet::of(Taint::Secret)),
+        let said = match self.confidentiality {
+            None => TaintSet::default(),
+            Some(Confidentiality::Private) => private(),
+            Some(Confidentiality::Secret) => TaintSet::of(Taint::Secret),
+        };
+        by_class.with(&said).with(&self.sees(skill))
+    }
+
+    /// Those of what its calls see beside what an agent keeps: what such a call writes may have been read there, so it has them, too.
+    #[must_use]
+    pub fn sees(&self, skill: &Skill) -> TaintSet {
+        let private = TaintSet::of(Taint::Private);
+        let said = match self.confidentiality {
+            None | Some(Confidentiality::Private) => TaintSet::default(),
+            Some(Confidentiality::Secret) => TaintSet::of(Taint::Secret),
+        };
+        if reaches(self.class) || skill.mounts.is_empty() {
+            said
+        } else if skill.mounts.iter().any(|it| it.writable) {
+            said.with(&private).with(&TaintSet::of(Taint::Secret))
+        } else {
+            said.with(&private)
         }
     }
 }

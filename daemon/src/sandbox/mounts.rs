@@ -148,6 +148,7 @@ mod tests {
             let mut tool = skill.tools["read"].clone();
             tool.class = class;
             assert_eq!(tool.confidential(&skill), stays, "{class}");
+            assert_eq!(tool.sees(&skill), stays, "{class}");
         }
     }
 

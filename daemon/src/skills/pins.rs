@@ -14,8 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::sandbox::{Announced, Tool};
 
-/// The largest file that is read, in bytes.
-const MAX_FILE: u64 = 64 * 1024 * 1024;
+/// The largest file that is read, in bytes: 256 skills, each with as many tools as it may have, both as they were announced and as they
+/// are told.
+const MAX_FILE: u64 = 160 * 1024 * 1024;
 
 /// How deep it may be nested; whoever reads it takes a little more.
 const MAX_DEPTH: usize = 120;

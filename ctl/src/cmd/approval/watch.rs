@@ -116,9 +116,10 @@ async fn answer(pawd: &Connection, out: &mut Out, items: &mut Items) -> Result<(
             let next = current.iter().find(|one| !later.contains(&one.id));
             if let Some(next) = next {
                 let text = show(next, &out.look)?;
+                // What was pressed before it is shown answers something else.
+                while keys.try_recv().is_ok() {}
                 out.print(&format!("\n{text}[y/d/n/q] "));
                 out.flush()?;
-                while keys.try_recv().is_ok() {}
                 shown = Some(next.clone());
             }
         }
@@ -191,7 +192,11 @@ enum Shown {
     AsStars,
 }
 
-/// Digits and letters up to an Enter.
+/// What the key above Enter sends, on one terminal or another.
+const BACKSPACE: u8 = 0x08;
+const DELETE: u8 = 0x7f;
+
+/// Digits and letters up to an Enter, small ones.
 async fn line(
     out: &mut Out,
     keys: &mut mpsc::Receiver<u8>,
@@ -202,12 +207,16 @@ async fn line(
     while let Some(key) = keys.recv().await {
         match key {
             b'\r' | b'\n' => break,
-            b'0'..=b'9' | b'a'..=b'z' if said.len() < MAX_TYPED => {
-                said.push(char::from(key));
+            b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' if said.len() < MAX_TYPED => {
+                said.push(char::from(key.to_ascii_lowercase()));
                 out.print(match shown {
                     Shown::AsTyped => &said[said.len() - 1..],
                     Shown::AsStars => "*",
                 });
+                out.flush()?;
+            }
+            BACKSPACE | DELETE if said.pop().is_some() => {
+                out.print("\u{8} \u{8}");
                 out.flush()?;
             }
             _ => {}

@@ -1,11 +1,13 @@
 //! A disk that cannot take any more.
 
-use std::{fs, io::Write as _, path::PathBuf, process::Command};
+use std::{fs, io::Write as _, path::PathBuf, process::Command, time::Duration};
 
 use paw_api::audit::{Answer, Append, Entry, Event, RefuseReason};
-use paw_audit::{State, verify};
+use paw_audit::{State, format::Stamp, room::RESERVE, segment, verify};
 
-use crate::support::{Client, Dirs, Writer, apart, audit_seq, my_uid};
+use crate::support::{Client, Dirs, Writer, apart, audit_seq, entry, my_uid, open};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// A small file system over a directory, gone with this value.
 struct Mounted<'a>(&'a std::path::Path);
@@ -123,6 +125,40 @@ fn full_disk_refuses_with_its_reason_and_heals_without_a_restart() {
         "the number of a refused record is given again"
     );
     ends_whole(writer, &dirs, stored + 1);
+}
+
+#[test]
+fn what_is_not_kept_any_longer_makes_room_on_a_full_disk() {
+    let dirs = Dirs::new();
+    let Some(_mounted) = small(&dirs) else { return };
+    let mut place = dirs.place(u64::MAX);
+    (place.segment_age, place.keep) = (7 * DAY, Some(14 * DAY));
+    let now = Stamp::now();
+    let after = |days: u32| Stamp {
+        utc_ms: now.utc_ms + u64::try_from((days * DAY).as_millis()).unwrap(),
+        ..now
+    };
+    let mut log = open(place).unwrap();
+    // Longer than what the next segment takes.
+    for n in 0..4_000 {
+        log.append(&entry(n), after(0));
+    }
+    log.seal(after(0)).unwrap();
+    assert!(fs::metadata(dirs.segment(1)).unwrap().len() > RESERVE);
+    for (n, day) in [(4_000, 8), (4_001, 16)] {
+        log.append(&entry(n), after(day));
+        log.seal(after(day)).unwrap();
+    }
+    assert_eq!(segment::list(&dirs.log).unwrap(), [1, 2, 3]);
+    let _full = ballast(&dirs);
+    log.append(&entry(4_002), after(24));
+    log.seal(after(24)).unwrap_err();
+    assert_eq!(segment::list(&dirs.log).unwrap(), [2, 3]);
+    log.seal(after(24)).unwrap();
+    assert_eq!(segment::list(&dirs.log).unwrap(), [2, 3, 4]);
+    drop(log);
+    let report = verify(&dirs.log, None);
+    assert_eq!(report.state, State::Ok, "{report:?}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! alone and for this one request.
 
 use paw_api::egress::{Decision, Hand, VERSION};
-use paw_policy::{Circumstances, Facts, Principal, SecretUse, may_use};
+use paw_policy::{Circumstances, Facts, Name, Principal, SecretUse, may_use};
 use paw_vault::{User, Value};
 
 use super::Keeper;
@@ -65,12 +65,15 @@ impl Keeper {
         decision: &Decision,
     ) -> Result<Value, UseError> {
         let through = User::Broker(broker.to_owned());
-        let agent = User::Agent(self.agent.to_string());
-        let skill = self.skill.as_ref().map(|it| User::Skill(it.to_string()));
-        let users: Vec<User> = skill.into_iter().chain([agent]).collect();
+        let users = |agent: &Name| -> Vec<User> {
+            let skill = self.skill.as_ref().map(|it| User::Skill(it.to_string()));
+            let agent = User::Agent(agent.to_string());
+            skill.into_iter().chain([agent]).collect()
+        };
+        let own = users(&self.agent);
         let of = Use {
             through: Some(&through),
-            users: &users,
+            users: &own,
             on_behalf: Some((self.action, actor(&self.caller))),
             detail: self.about_decision(decision),
         };
@@ -100,6 +103,7 @@ impl Keeper {
             secret: &secret.name,
             broker,
             agent: &self.agent,
+            through: &self.through,
             skill: self.skill.as_ref(),
         };
         let rules = std::sync::Arc::clone(&self.rules.borrow());
@@ -108,6 +112,18 @@ impl Keeper {
             let error = UseError::policy(secret, &through, &verdict.rules);
             self.secrets.refused(secret, of, &error).await;
             return Err(error);
+        }
+        // Its own list names who may; whoever had it asked is no less bound by that.
+        for asker in &self.through {
+            let users = users(asker);
+            let of = Use {
+                users: &users,
+                ..of.clone()
+            };
+            if let Err(error) = self.secrets.may(secret, &of) {
+                self.secrets.refused(secret, of, &error).await;
+                return Err(error);
+            }
         }
         self.secrets.locked(secret, of).await
     }

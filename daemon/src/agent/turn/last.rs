@@ -204,9 +204,9 @@ fn done(agents: &Agents, turns: &[TurnRecord]) -> Vec<String> {
         let record = call.action.map(|id| agents.storage.read().action(id));
         let end = match (record, result) {
             (Some(Ok(Some(record))), _) => state(record.state),
-            (None, _) | (_, Some(_)) => "refused",
+            (None, _) => "refused",
             (Some(Ok(None)), None) => "not begun",
-            (Some(Err(_)), None) => "not known",
+            (Some(Ok(None)), Some(_)) | (Some(Err(_)), _) => "not known",
         };
         format!("{}: {end}", shorten_to(tool, MAX_NAME))
     };
