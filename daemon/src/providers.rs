@@ -153,19 +153,18 @@ impl Providers {
         self.known.iter().find(|(known, _)| known.as_str() == name)
     }
 
-    /// Whether a turn of a conversation was said by a provider on this host. What is configured under its name today does not say so: it may have
+    /// Whether a turn of a conversation was said by a provider on this host, or is of a question that one was asked. What is configured under its name today does not say so: it may have
     /// moved since.
     #[must_use]
     pub fn said_here(&self, turn: &TurnRecord) -> bool {
-        let Some(name) = &turn.provider else {
-            return false;
-        };
         // One that is not configured any more may have been local.
-        let now = || {
+        let is_here = |name: &Name| {
             self.get(name.as_str())
                 .is_none_or(|(_, known)| known.settings.is_local())
         };
-        turn.local.unwrap_or_else(now)
+        // Words of pawd in place of an answer name no provider, and say it all the same.
+        turn.local
+            .unwrap_or_else(|| turn.provider.as_ref().is_some_and(is_here))
     }
 
     /// Where a provider is, whether it can be asked yet or not.

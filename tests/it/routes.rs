@@ -480,6 +480,39 @@ async fn conversation_held_on_this_host_is_shown_to_no_target_elsewhere() {
 }
 
 #[tokio::test]
+async fn question_that_was_stopped_on_this_host_is_shown_to_no_target_elsewhere() {
+    let (here, away) = (Model::start().await, Model::start().await);
+    let routes = "\n[route.out]\ntargets = [{ provider = \"away\" }]\n";
+    let mut pawd = Pawd::start(here_and_away(&here, &away, routes)).await;
+    for killed in [false, true] {
+        let client = pawd.client().await;
+        let (_held, silent) = Answer::steps();
+        here.will(silent);
+        let before = here.questions();
+        let begun = Asking::new("hello")
+            .provider("here".to_owned())
+            .ask(&client);
+        let mut chat = begun.await.unwrap();
+        let id = accepted(&mut chat).await;
+        here.was_questioned(before + 1).await;
+        if killed {
+            pawd.daemon.kill9().await;
+            pawd.start_again().await;
+        } else {
+            client.cancel(id.clone()).await.unwrap();
+        }
+        let client = pawd.client().await;
+        let session = finally(&client, &id).await.session;
+        let out = Asking::new("hello")
+            .session(session)
+            .route("out".to_owned())
+            .ask(&client);
+        refused(out.await.map(drop), ErrorKind::Denied);
+    }
+    assert_eq!(away.questions(), 0);
+}
+
+#[tokio::test]
 async fn conversation_held_on_this_host_stays_on_it_when_its_provider_moves() {
     let (here, away) = (Model::start().await, Model::start().await);
     let pawd = Pawd::start(here_and_away(&here, &away, "")).await;

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use paw_api::{
     ErrorKind, action::ActionRpcClient as _, agent::SessionRpcClient, provider::ChatEvent,
 };
-use paw_policy::State;
+use paw_policy::{State, Taint};
 use serde_json::{Value, json};
 
 const SHORT: &str = "\n[actions]\nchat_timeout = \"1s\"\n";
@@ -45,6 +45,11 @@ async fn last_words(client: &Client, id: &str, state: State, finish: &str) -> St
         ("assistant", &text, &None)
     );
     assert!(!text.contains("heron"), "no tool says it: {text}");
+    assert_eq!(
+        last.taint.has(Taint::Tool),
+        text.contains("files/read: done"),
+        "{last:?}"
+    );
     text
 }
 
