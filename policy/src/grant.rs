@@ -539,6 +539,22 @@ mod tests {
             reach("get", "a.example:443,method=GET", url)
         };
         asked(&[Taint::User, Taint::Private], &get("one"), &get("two"));
+        // Not only because a rule that ships forbids it: the grant itself says no more.
+        for confidential in [Taint::Private, Taint::Secret] {
+            let taint = TaintSet::of(Taint::User).with(&TaintSet::of(confidential));
+            let like = Like {
+                plan: &get("one"),
+                requester: &facts(1000, &user, NOW).principal,
+                taint: &taint,
+                circumstances: &Circumstances::default(),
+                risk: Risk::High,
+            };
+            let text = text("grant-1", like, NOW, NOW + HOUR).unwrap();
+            assert!(
+                text.contains("context.arguments ==") && !text.contains("context.host"),
+                "{text}"
+            );
+        }
     }
 
     #[test]

@@ -194,8 +194,12 @@ async fn log_that_has_no_room_stops_what_needs_a_record_and_says_so_until_there_
             done.push(number);
         } else {
             assert_eq!(ended.state, State::Failed, "{ended:?}");
+            let why = ended.error.as_ref().map(|error| error.kind.as_str());
+            assert_eq!(why, Some("unavailable"), "{ended:?}");
         }
     }
+    // The first ones have room to begin, and behind the first that has none there is none.
+    assert!(done.iter().copied().eq(0..done.len()), "{done:?}");
     // How those ended is on record, and is no room for anything new.
     for taken in &taken {
         assert_eq!(ended(&client, &taken.id).await, 1, "{taken:?}");

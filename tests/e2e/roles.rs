@@ -23,10 +23,11 @@ use paw_api::{
     trail::AuditRpcClient,
 };
 use paw_policy::{Risk, Role, State};
+use serde_json::json;
 
 use crate::without_root;
 
-use harness::words::{answer, ask_to_write, call, finally, refused, rest, say, show};
+use harness::words::{answer, ask_to_write, call, finally, object, refused, rest, say, show};
 
 pub(crate) fn cases() -> Vec<Case> {
     cases![
@@ -135,6 +136,19 @@ async fn user_can_neither_answer_nor_administer() {
     );
     refused(alice.reload().await, ErrorKind::Denied);
     refused(alice.verify().await, ErrorKind::Denied);
+    // Nor by an action: what was said is not even kept as one that was denied.
+    let spec = json!({"per": "day", "tokens": 1});
+    let change = object(json!({"change": "budget.set", "name": "mine", "spec": spec}));
+    let changing = alice.submit("config_change".into(), change, None, None, None, None);
+    refused(changing.await, ErrorKind::Denied);
+    let all = ActionRpcClient::list(alice, None, None, None).await;
+    let ids: Vec<String> = all
+        .expect("they are hers")
+        .items
+        .into_iter()
+        .map(|it| it.id)
+        .collect();
+    assert_eq!(ids, [action.id]);
 }
 
 async fn approver_answers_others_but_not_themselves() {
@@ -179,7 +193,7 @@ async fn administrator_does_not_answer_themselves_by_the_shipped_policy() {
 
 async fn critical_action_takes_two_people() {
     let mut house = House::open().await;
-    let path = serde_json::json!({"path": "../out"});
+    let path = json!({"path": "../out"});
     let asked = call(house.guest(ALICE, &[USERS]), "read", path).await;
     assert_eq!(asked.risk, Risk::Critical);
     let bob = house.guest(BOB, &[STAFF]);
@@ -448,7 +462,7 @@ async fn failures_of_one_user_close_the_target_to_nobody_else_and_those_of_two_d
             .collect()
     };
     let fails = || {
-        let body = serde_json::json!({"error": "internal error"}).to_string();
+        let body = json!({"error": "internal error"}).to_string();
         first.will(harness::Answer::Status(500, Vec::new(), body));
     };
     let (by_first, by_spare) = (tried(&[("first", "ok")]), tried(&[("spare", "ok")]));

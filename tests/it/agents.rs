@@ -60,6 +60,24 @@ async fn remove(client: &Client, name: &str) -> Result<Agent, jsonrpsee::core::C
     within("removing", AgentRpcClient::remove(client, name.into())).await
 }
 
+/// Has `other` answer for an agent.
+async fn switch(client: &Client, agent: &str) {
+    let (to, whose) = (Some("other".to_owned()), Some(agent.to_owned()));
+    let switched = ModelRpcClient::switch(client, to, None, whose, None, None);
+    let mut switched = switched.await.unwrap();
+    loop {
+        match within("the switch", switched.next())
+            .await
+            .unwrap()
+            .unwrap()
+        {
+            SwitchEvent::Done(_) => break,
+            SwitchEvent::Failed { message, .. } => panic!("{message}"),
+            SwitchEvent::Waiting { .. } | SwitchEvent::Progress { .. } => {}
+        }
+    }
+}
+
 /// What the last question to the model began with.
 fn told(model: &Model) -> Value {
     let asked = model.asked();
@@ -404,27 +422,33 @@ async fn what_needs_an_agent_or_is_needed_by_one_is_not_removed_under_it() {
 
 #[tokio::test]
 async fn switch_of_a_registered_agent_goes_with_what_is_said_of_it_next() {
-    let (model, _pawd, client) = pawd().await;
+    let model = Model::start().await;
+    let route = "\n[route.main]\ntargets = [{ provider = \"local\" }]\n";
+    let pawd = Pawd::start(Setup::new().ollama(&model).with(route)).await;
+    let client = pawd.client().await;
     model.has(&["m", "other"]);
     create(&client, "clerk", json!({"provider": "local"})).await;
-    let (to, whose) = (Some("other".to_owned()), Some("clerk".to_owned()));
-    let switched = ModelRpcClient::switch(&client, to, None, whose, None, None);
-    let mut switched = switched.await.unwrap();
-    loop {
-        match within("the switch", switched.next())
-            .await
-            .unwrap()
-            .unwrap()
-        {
-            SwitchEvent::Done(_) => break,
-            SwitchEvent::Failed { message, .. } => panic!("{message}"),
-            SwitchEvent::Waiting { .. } | SwitchEvent::Progress { .. } => {}
-        }
-    }
+    switch(&client, "clerk").await;
     let clerk = edit(&client, "clerk", json!({"max_turns": 2})).await;
     assert_eq!((clerk.model.as_str(), clerk.switched), ("other", true));
     let clerk = edit(&client, "clerk", json!({"model": "m"})).await;
     assert_eq!((clerk.model.as_str(), clerk.switched), ("m", false));
+
+    // One that a route answers for is answered by whom it was switched to, and by the route no more.
+    create(&client, "routed", json!({"route": "main"})).await;
+    switch(&client, "routed").await;
+    let routed = shown(&client, "routed").await;
+    assert_eq!((routed.model.as_str(), routed.route), ("other", None));
+
+    // A new one has nothing of one of root's that had its name.
+    let file = "etc/pawd.d/60-page.toml";
+    pawd.root.write(file, "[agent.page]\nskills = []\n");
+    ConfigRpcClient::reload(&client).await.unwrap();
+    switch(&client, "page").await;
+    pawd.root.write(file, "");
+    ConfigRpcClient::reload(&client).await.unwrap();
+    let page = create(&client, "page", json!({})).await;
+    assert_eq!((page.model.as_str(), page.switched), ("m", false));
 }
 
 #[tokio::test]

@@ -228,9 +228,12 @@ async fn who_waits_for_a_person_takes_no_thread_no_sandbox_and_no_time() {
     assert!(after < before + 20, "{after} threads, {before} before");
     assert!(pawd.launcher.as_ref().unwrap().plans().is_empty());
     // Nothing looks again and again: while nobody says anything, pawd is woken by its clocks alone.
-    while let Ok(item) = timeout(Duration::from_secs(2), told.next()).await {
-        item.unwrap().unwrap();
-    }
+    let until_quiet = async {
+        while let Ok(item) = timeout(Duration::from_secs(2), told.next()).await {
+            item.unwrap().unwrap();
+        }
+    };
+    within("the end of the news", until_quiet).await;
     let (slept, quiet) = (threads(&pawd), Duration::from_secs(3));
     let silence = timeout(quiet, told.next()).await;
     assert!(silence.is_err(), "{silence:?}");

@@ -398,17 +398,20 @@ async fn change_that_a_kill_interrupts_holds_in_full_or_not_at_all_and_is_not_do
             object(to("other")),
             None,
             None,
-            None,
+            Some(true),
             None,
         );
-        let id = within("asking", asked).await.ok().map(|it| it.id);
+        let told = within("asking", asked).await;
+        assert!(
+            told.is_err(),
+            "{place}: it dies before the end is told: {told:?}"
+        );
         pawd.daemon.end().await;
         pawd.start_again().await;
         let client = pawd.client().await;
         let all = ActionRpcClient::list(&client, None, None, None);
         let all = all.await.unwrap().items;
         assert_eq!(all.len(), 1, "{place}: {all:?}");
-        assert!(id.is_none_or(|id| id == all[0].id));
         let ended = finally(&client, &all[0].id).await;
         assert_eq!(ended.state, State::Failed, "{place}: {ended:?}");
         assert_eq!(ended.error.unwrap().kind, "interrupted", "{place}");

@@ -11,6 +11,7 @@ use jsonrpsee::async_client::Client;
 use paw_api::{
     ErrorKind,
     action::{Action, Answer, McpRpcClient as _},
+    trail::AuditRpcClient,
 };
 use paw_policy::{Decision, State, Taint, TaintSet};
 use serde_json::{Value, json};
@@ -58,6 +59,13 @@ async fn what_comes_by_mcp_is_what_a_model_wrote() {
     let labels = TaintSet::of(Taint::Model);
     assert!(!own.taint.has(Taint::Model), "{own:?}");
     assert_eq!(foreign.taint, own.taint.with(&labels), "{foreign:?}");
+    // Which way it came in is on record.
+    for (action, way) in [(&own, Value::Null), (&foreign, json!("MCP"))] {
+        let judged = Some("action_judged".to_owned());
+        let judged = AuditRpcClient::list(&client, Some(action.id.clone()), judged, None, None);
+        let judged = within("the log", judged).await.unwrap();
+        assert_eq!(judged[0]["entry"]["detail"]["way"], way, "{judged:?}");
+    }
     // What only reads is answered at once, and what is not there is not guessed.
     let read = by_mcp(&client, "read", json!({"path": "a.txt"})).await;
     assert_eq!(read.state, State::Completed, "{read:?}");

@@ -379,3 +379,35 @@ impl Sink {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn summary_of_what_came_from_outside_is_shown_without_a_link() {
+        let shown = |taint: &str| {
+            let transcript: Transcript = serde_json::from_value(json!({
+                "session": {
+                    "id": "s", "agent": "default", "owner": 0, "title": "t", "taint": [], "created": 0, "updated": 0, "turns": 1
+                },
+                "summary": {
+                    "until": 1, "digest": "0".repeat(64), "text": "See https://evil.example/?q=s3cret.", "taint": [taint],
+                    "action": "a", "provider": "local", "model": "m", "at": 0
+                },
+                "turns": [],
+                "next": null
+            }))
+            .unwrap();
+            let look = Look {
+                colour: false,
+                person: false,
+                width: None,
+                now: 0,
+            };
+            show(&transcript, &look)
+        };
+        assert!(!shown("web").contains("://"), "{}", shown("web"));
+        assert!(shown("user").contains("https://evil.example/"));
+    }
+}

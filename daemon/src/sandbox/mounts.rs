@@ -126,8 +126,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let says = "workspace = false\nmounts = [{source = \"/srv/a\", target = \"/a\"}, {source = \"/srv/b\", target = \"/b\", writable = true}]";
         let manifest = FILES.replacen("workspace = true", says, 1);
-        fs::write(dir.path().join("skill.toml"), manifest).unwrap();
+        fs::write(dir.path().join("skill.toml"), &manifest).unwrap();
         let skill = read_bundle(dir.path(), Provenance::Installed).unwrap();
+        let elsewhere = manifest.replacen("target = \"/a\"", "target = \"/proc\"", 1);
+        fs::write(dir.path().join("skill.toml"), elsewhere).unwrap();
+        assert!(read_bundle(dir.path(), Provenance::Installed).is_err());
         let both = |b_is_writable| Some(vec![("/a", false), ("/b", b_is_writable)]);
         let secret = TaintSet::of(Taint::Private).with(&TaintSet::of(Taint::Secret));
         for (class, expected, stays) in [

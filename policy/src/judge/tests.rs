@@ -926,6 +926,30 @@ fn rule_can_name_what_is_changed() {
     }
 }
 
+/// What is said of one change is remembered, and is not said of another.
+#[test]
+fn what_is_said_of_a_change_is_said_of_no_other() {
+    let text = r#"@id("model") permit (principal, action == Action::"model_switch", resource == Model::"cloud/large");
+@id("provider") permit (principal, action == Action::"config_change", resource == Provider::"cloud");"#;
+    let rules = Rules::parse(&[("60-own.cedar".into(), text.into())]).unwrap();
+    let (mut smaller, mut elsewhere) = (switch(), register(crate::ConfigChange::ProviderEdit));
+    if let Operation::ModelSwitch(said) = &mut smaller.operation {
+        said.to.model = "small".into();
+    }
+    if let Operation::ConfigChange(said) = &mut elsewhere.operation {
+        said.name = name("local");
+    }
+    for (plan, other) in [
+        (switch(), smaller),
+        (register(crate::ConfigChange::ProviderEdit), elsewhere),
+    ] {
+        for (plan, expected) in [(plan, Decision::Allow), (other, Decision::Deny)] {
+            let said = judge(&rules, &plan, &facts(Role::Admin, Taint::Operator)).unwrap();
+            assert_eq!(said.decision, expected, "{plan:?}");
+        }
+    }
+}
+
 /// Whatever differs of a change is another plan, which no yes to the first one permits.
 #[test]
 fn change_of_a_change_is_another_plan() {

@@ -6,8 +6,8 @@ use tokio::net::TcpListener;
 
 use super::{Asking, Says, Scene, json, leave_in_workspace, order, within};
 
-/// Thirty forms that carry `s3cret` to `URL`; `//HOST` is the same without its scheme.
-const FORMS: [&str; 30] = [
+/// Thirty-one forms that carry `s3cret` to `URL`; `//HOST` is the same without its scheme.
+const FORMS: [&str; 31] = [
     "![logo](URL?q=s3cret)",
     "![logo](<URL?q=s3cret>)",
     "![logo](URL?q=s3cret \"title\")",
@@ -19,6 +19,7 @@ const FORMS: [&str; 30] = [
     "<URL?q=s3cret>",
     "URL?q=s3cret",
     "see URL/s3cret.",
+    "see www.HOST/s3cret.",
     "<img src=\"URL?q=s3cret\">",
     "<img src='//HOST/?q=s3cret'>",
     "<IMG SRC=URL?q=s3cret>",
@@ -66,7 +67,9 @@ async fn w2_what_an_answer_names_is_fetched_by_nobody_and_is_no_link() {
             let ran = scene.pawd.pawctl(shown).await;
             let said = String::from_utf8(ran.stdout).unwrap();
             assert!(ran.status.success() && said.contains("s3cret"), "{said}");
-            assert!(!said.contains("://"), "{shown:?}: {said}");
+            for begins in ["://", "www."] {
+                assert!(!said.contains(begins), "{shown:?}: {said}");
+            }
             let of_tool = said.lines().filter(|line| line.contains(&host));
             if shown.len() > 3 {
                 // Four blanks make code of it, in which nothing is a picture, a link or an element.
