@@ -147,6 +147,8 @@ async fn skill_sees_what_of_the_host_was_approved_and_writes_where_that_was() {
     ] {
         assert!(plan.difference.contains(&line), "{line}: {plan:?}");
     }
+    let told = plan.rights["mounts"].as_array().map(Vec::len);
+    assert_eq!(told, Some(2), "{plan:?}");
     assert_eq!(said(&call(&system, "look").await), "heron");
     assert_eq!(said(&call(&system, "keep").await), "heron, wrote /notes");
     let new = |place: &str| fs::read_to_string(format!("{host}/{place}/new.txt")).ok();
