@@ -3,6 +3,7 @@
 use std::{str::FromStr, time::Duration};
 
 use paw_api::egress::{BadRule, NetRule};
+use paw_policy::Ceiling;
 
 /// A time like `500ms`, `30s`, `1.5h`; a plain number is seconds.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
@@ -52,6 +53,11 @@ pub(crate) fn net(text: &str) -> Result<Option<NetRule>, BadRule> {
         "none" => Ok(None),
         rule => rule.parse().map(Some),
     }
+}
+
+/// How confidential what is sent may be at most.
+pub(crate) fn ceiling(text: &str) -> Result<Ceiling, &'static str> {
+    text.parse().map_err(|_| "it is public, private or secret")
 }
 
 /// A size like `256M`; the letters are powers of 1024.

@@ -88,6 +88,8 @@ pub struct Asked {
     pub session: Option<String>,
     /// Whether only a provider on this host will do.
     pub local_only: bool,
+    /// The labels of what whoever asks knows beside that conversation.
+    pub knows: TaintSet,
     /// The way in; the control socket if not given.
     pub via: Via,
 }

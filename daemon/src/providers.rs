@@ -326,6 +326,7 @@ fn shown(name: &Name, settings: &ProviderSettings, seen: Seen, state: &str) -> S
         api_key_credential: settings.api_key_credential.clone(),
         api_key_secret: settings.api_key_secret.as_ref().map(ToString::to_string),
         allow_plaintext: settings.allow_plaintext,
+        may_receive: settings.may_receive,
         max_retries: settings.max_retries,
         check_interval_ms: millis(settings.check_interval),
         warm: settings.warm.clone(),

@@ -17,6 +17,7 @@
 //! - [`judge`]: plan and facts in, verdict out; the only place where risk is computed and permits are made.
 
 pub mod cases;
+mod ceiling;
 pub mod changes;
 pub mod circumstances;
 pub mod facts;
@@ -32,6 +33,7 @@ pub mod rules;
 pub mod secret;
 pub mod words;
 
+pub use ceiling::Ceiling;
 pub use changes::{ConfigArguments, ConfigChange, Subject, SwitchArguments};
 pub use circumstances::{Circumstances, Identity, Via};
 pub use judge::{

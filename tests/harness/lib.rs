@@ -4,6 +4,7 @@
 //! started sits in a guard that kills it by its own process id and sees it end, also when a test fails.
 
 pub mod asking;
+pub mod canary;
 pub mod chaos;
 pub mod deadline;
 pub mod dialect;

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use paw_policy::Ceiling;
 
-use crate::values::duration;
+use crate::values::{ceiling, duration};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Provider {
@@ -90,6 +91,9 @@ pub(crate) struct More {
     /// Http may be spoken to another host; whoever is in between reads everything
     #[arg(long)]
     pub(crate) allow_plaintext: bool,
+    /// How confidential what it is sent may be at most: public, private or secret; secret is for this host alone
+    #[arg(long, value_name = "LEVEL", value_parser = ceiling)]
+    pub(crate) may_receive: Option<Ceiling>,
     /// Make its model ready when pawd starts
     #[arg(long)]
     pub(crate) warm: bool,

@@ -135,6 +135,7 @@ fn spec(more: cli::More) -> ProviderSpec {
         api_key_credential: more.api_key_credential,
         api_key_secret: more.api_key_secret,
         allow_plaintext: more.allow_plaintext.then_some(true),
+        may_receive: more.may_receive,
         max_retries: more.max_retries,
         check_interval_ms: millis(more.check_interval),
         connect_timeout_ms: millis(more.connect_timeout),
@@ -214,6 +215,7 @@ fn shown(provider: &Provider, look: &Look) -> String {
             "Plaintext",
             provider.allow_plaintext.then(|| plaintext.to_owned()),
         ),
+        ("May receive", Some(provider.may_receive.to_string())),
         ("Model", line(&provider.model)),
         (
             "Warm",

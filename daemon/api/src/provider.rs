@@ -9,7 +9,7 @@ use jsonrpsee::{
     core::{RpcResult, SubscriptionResult},
     proc_macros::rpc,
 };
-use paw_policy::{Digest, Risk};
+use paw_policy::{Ceiling, Digest, Risk};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +45,8 @@ pub struct Provider {
     pub api_key_secret: Option<String>,
     /// Whether http may be spoken to another host.
     pub allow_plaintext: bool,
+    /// How confidential what it is sent may be at most.
+    pub may_receive: Ceiling,
     /// How often a question that failed for the moment is asked again.
     pub max_retries: u32,
     /// How often it is asked whether it is there.
@@ -96,6 +98,9 @@ pub struct ProviderSpec {
     /// Whether http may be spoken to another host.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allow_plaintext: Option<bool>,
+    /// How confidential what it is sent may be at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub may_receive: Option<Ceiling>,
     /// How often a question that failed for the moment is asked again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_retries: Option<u32>,

@@ -412,7 +412,7 @@ pub(super) fn failed(unanswered: &Unanswered, targets: &[Asked], attempts: &[Att
     };
     Outcome::plain(match why {
         Why::Provider(LlmError::TimedOut { .. }) => Ending::TimedOut(failure),
-        Why::Provider(_) | Why::Quota(_) => Ending::Failed(failure),
+        Why::Provider(_) | Why::Quota(_) | Why::Confidential { .. } => Ending::Failed(failure),
     })
 }
 

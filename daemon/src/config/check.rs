@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use paw_launch::request::{Isolation, Limits};
 use paw_llm::Timeouts;
-use paw_policy::{Name, Rules};
+use paw_policy::{Ceiling, Name, Rules};
 use toml::Spanned;
 
 use super::{
@@ -20,7 +20,9 @@ use super::{
     routes::routes,
     sessions::sessions,
     source::{self, Source, SourceError},
-    value::{account, duration, interval, isolation, limit, name, provider_kind, size, url},
+    value::{
+        account, ceiling, duration, interval, isolation, limit, name, provider_kind, size, url,
+    },
 };
 
 /// Why there is no configuration.
@@ -400,13 +402,18 @@ fn provider(
             "keep api_key_secret, or api_key_credential",
         );
     }
-    let settings = ProviderSettings {
+    let may_receive = provider
+        .may_receive
+        .as_ref()
+        .and_then(|value| read_value(source, value, &ceiling, faults));
+    let mut settings = ProviderSettings {
         kind: kind?,
         base_url: base_url?,
         model: model?,
         api_key_credential: credential.map(|name| name.to_string()),
         api_key_secret: secret,
         allow_plaintext: provider.allow_plaintext.unwrap_or(false),
+        may_receive: Ceiling::Private,
         max_retries: provider
             .max_retries
             .as_ref()
@@ -420,6 +427,23 @@ fn provider(
         timeouts,
         file: source.name.clone(),
         registered: false,
+    };
+    settings.may_receive = match (may_receive, settings.is_local()) {
+        (Some(ceiling), true) => ceiling,
+        (None, true) => Ceiling::Secret,
+        (Some(Ceiling::Secret), false) => {
+            let span = provider.may_receive.as_ref().map_or(0..0, Spanned::span);
+            let hint = "write may_receive = \"private\", or ask a provider on this host";
+            faults.at(
+                source,
+                span,
+                "what is secret stays on this host, and this provider is not on it",
+                hint,
+            );
+            Ceiling::Private
+        }
+        (Some(ceiling), false) => ceiling,
+        (None, false) => Ceiling::Private,
     };
     if settings.base_url.scheme() == "http" && !settings.is_local() && !settings.allow_plaintext {
         let hint = "use https, or write allow_plaintext = true if the network in between is yours";

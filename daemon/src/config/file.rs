@@ -216,6 +216,8 @@ pub struct Provider {
     pub api_key_secret: Option<Spanned<String>>,
     /// Whether http may be spoken to another host.
     pub allow_plaintext: Option<bool>,
+    /// `public`, `private` or `secret`: how confidential what it is sent may be at most.
+    pub may_receive: Option<Spanned<String>>,
     /// How often a question that failed for the moment is asked again.
     pub max_retries: Option<Spanned<u32>>,
     /// How often it is asked whether it is there, for example `"1m"`.

@@ -27,7 +27,7 @@ use paw_launch::{
     workspace::Settle,
 };
 use paw_llm::{ProviderKind, Timeouts};
-use paw_policy::{Name, Rules, Target};
+use paw_policy::{Ceiling, Name, Rules, Target};
 use serde::Serialize;
 
 pub use actions::AtOnce;
@@ -210,6 +210,8 @@ pub struct ProviderSettings {
     pub api_key_secret: Option<SecretName>,
     /// Whether http may be spoken to another host.
     pub allow_plaintext: bool,
+    /// How confidential what it is sent may be at most.
+    pub may_receive: Ceiling,
     /// How often a question that failed for the moment is asked again.
     pub max_retries: u32,
     /// How often it is asked whether it is there.

@@ -84,6 +84,8 @@ pub struct Entry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow_plaintext: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub may_receive: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_retries: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check_interval: Option<String>,

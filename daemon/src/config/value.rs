@@ -4,7 +4,7 @@ use std::{str::FromStr, time::Duration};
 
 use paw_launch::{request::Isolation, workspace::Settle};
 use paw_llm::{ProviderKind, Timeouts};
-use paw_policy::Name;
+use paw_policy::{Ceiling, Name};
 
 /// The longest time that can be configured: a week.
 const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -39,6 +39,11 @@ pub(super) fn isolation(text: &str) -> Result<Isolation, String> {
         .into_iter()
         .find(|isolation| isolation.as_str() == text)
         .ok_or_else(|| "use process, kernel or vm".to_owned())
+}
+
+/// How confidential what a provider is sent may be at most.
+pub(super) fn ceiling(text: &str) -> Result<Ceiling, String> {
+    Ceiling::from_str(text).map_err(|_| "use public, private or secret".to_owned())
 }
 
 /// What becomes of what a tool wrote to its workspace.

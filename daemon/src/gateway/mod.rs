@@ -49,7 +49,7 @@ pub mod why;
 use std::{sync::Arc, time::Duration};
 
 use paw_llm::ChatRequest;
-use paw_policy::Target;
+use paw_policy::{Ceiling, TaintSet, Target};
 use paw_store::Outlet;
 use tokio::time::{Instant, sleep_until};
 
@@ -83,6 +83,14 @@ pub struct Asked {
     pub price: price::Price,
 }
 
+impl Asked {
+    /// Whether it may be sent what has these labels.
+    #[must_use]
+    pub fn may_receive(&self, labels: &TaintSet) -> bool {
+        self.known.settings.may_receive.admits(labels)
+    }
+}
+
 /// One question to whoever of these answers it.
 #[derive(Debug)]
 pub struct Question<'a> {
@@ -96,6 +104,8 @@ pub struct Question<'a> {
     pub who: &'a Who,
     /// What is asked; the model is each target's own.
     pub request: ChatRequest,
+    /// The labels of all that is in it: who may receive less is not asked.
+    pub labels: &'a TaintSet,
     /// Whether it may go on from this host to elsewhere.
     pub may_leave_host: bool,
     /// What becomes of an answer that breaks off.
@@ -216,7 +226,7 @@ pub async fn ask(
         };
         let Asked { target, known, .. } = &targets[at];
         let hold = match step {
-            Move::Ask(_) => match asking.hold(at) {
+            Move::Ask(_) => match asking.admit(at) {
                 Ok(hold) => Some(hold),
                 Err(why) => {
                     doors.pass = None;
@@ -269,7 +279,7 @@ pub async fn ask(
                     late = None;
                     let beside = course.beside(&mut doors);
                     let pass = doors.pass.take();
-                    match beside.map(|other| (other, asking.hold(other))) {
+                    match beside.map(|other| (other, asking.admit(other))) {
                         Some((other, Ok(hold))) => {
                             hedges = None;
                             let target = &targets[other].target;
@@ -346,9 +356,19 @@ impl Asking<'_> {
         }
     }
 
-    /// Sets aside what an attempt may come to.
-    fn hold(&self, at: usize) -> Result<Hold, Why> {
-        let Asked { target, price, .. } = &self.question.targets[at];
+    /// What stands before every attempt: that its provider may be sent this, and that there is what it may come to, which is set aside.
+    fn admit(&self, at: usize) -> Result<Hold, Why> {
+        let Asked {
+            target,
+            price,
+            known,
+            ..
+        } = &self.question.targets[at];
+        let ceiling = known.settings.may_receive;
+        if !ceiling.admits(self.question.labels) {
+            let asked = Ceiling::over(self.question.labels);
+            return Err(Why::Confidential { asked, ceiling });
+        }
         let (quotas, answer) = (self.question.quotas, self.question.request.max_tokens);
         let held = quotas.hold(
             (self.question.who, target),

@@ -3,6 +3,7 @@
 use std::{borrow::Cow, fmt, time::Duration};
 
 use paw_llm::LlmError;
+use paw_policy::Ceiling;
 
 use super::decide::{self, Verdict};
 use crate::quota::Refusal;
@@ -14,6 +15,13 @@ pub enum Why {
     Provider(LlmError),
     /// A limit or a budget has no room for it.
     Quota(Refusal),
+    /// It may not be sent what is so confidential.
+    Confidential {
+        /// What the question is.
+        asked: Ceiling,
+        /// What it may be sent at most.
+        ceiling: Ceiling,
+    },
 }
 
 impl Why {
@@ -24,7 +32,7 @@ impl Why {
         match self {
             Self::Provider(error) => decide::next(error),
             Self::Quota(Refusal::Limited { wait, .. }) => Verdict::Limited(*wait),
-            Self::Quota(Refusal::Spent { .. }) => Verdict::Elsewhere,
+            Self::Quota(Refusal::Spent { .. }) | Self::Confidential { .. } => Verdict::Elsewhere,
             Self::Quota(Refusal::Unreadable { .. }) => Verdict::Nobody,
         }
     }
@@ -35,6 +43,7 @@ impl Why {
         match self {
             Self::Provider(error) => error.kind(),
             Self::Quota(refusal) => refusal.kind(),
+            Self::Confidential { .. } => "denied",
         }
     }
 
@@ -44,6 +53,7 @@ impl Why {
         match self {
             Self::Provider(error) => error.hint().into(),
             Self::Quota(refusal) => refusal.hint().into(),
+            Self::Confidential { asked, .. } => beyond_hint(*asked).into(),
         }
     }
 
@@ -53,6 +63,7 @@ impl Why {
         match self {
             Self::Provider(error) => error.retry_after(),
             Self::Quota(refusal) => refusal.retry_after(now_ms),
+            Self::Confidential { .. } => None,
         }
     }
 }
@@ -62,6 +73,24 @@ impl fmt::Display for Why {
         match self {
             Self::Provider(error) => paw_log::Chain(error).fmt(f),
             Self::Quota(refusal) => refusal.fmt(f),
+            Self::Confidential { asked, ceiling } => f.write_str(&beyond(*asked, *ceiling)),
+        }
+    }
+}
+
+/// What is said of one that may not be sent what is so confidential.
+#[must_use]
+pub fn beyond(asked: Ceiling, ceiling: Ceiling) -> String {
+    format!("this conversation holds what is {asked}, and it may be sent what is {ceiling} at most")
+}
+
+/// What to do about that.
+#[must_use]
+pub const fn beyond_hint(asked: Ceiling) -> &'static str {
+    match asked {
+        Ceiling::Secret => "begin a new conversation, or ask a provider on this host",
+        Ceiling::Public | Ceiling::Private => {
+            "begin a new conversation, or ask a provider whose may_receive is more"
         }
     }
 }

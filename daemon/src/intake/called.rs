@@ -117,6 +117,7 @@ impl Intake {
         let asked = Asked {
             arguments: Map::from_iter([("text".to_owned(), Value::String(question.text))]),
             local_only: question.local_only,
+            knows: question.by.taint.clone(),
             ..Asked::default()
         };
         let Typed {

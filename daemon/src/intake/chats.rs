@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use paw_api::{Error, ErrorKind};
-use paw_policy::{ChatArguments, Circumstances, Name, Operation, Taint};
+use paw_policy::{ChatArguments, Circumstances, Name, Operation};
 use paw_store::Caller;
 use uuid::Uuid;
 
@@ -25,7 +25,8 @@ use crate::{
 const LOOKED_THROUGH: usize = 1_000;
 
 impl Intake {
-    /// A chat: who may answer it, in which conversation, and what it costs. What was said here, and what is secret, stays.
+    /// A chat: who may answer it, in which conversation, and what it costs. What was said here stays, and nobody is asked who may not be sent
+    /// what it holds.
     ///
     /// # Errors
     /// As [`Intake::judge`].
@@ -64,12 +65,10 @@ impl Intake {
         let named = Named::find(config, &providers, (agent, settings), names)?;
         let place = self.place(agent, asked.session.as_deref(), &text, caller)?;
         let leaves_host = named.leaves_host(&providers);
-        // What is secret stays, whatever the agent may take out.
         let held_here = leaves_host
-            && (place.taint.has(Taint::Secret)
-                || (!settings.may_leave_host
-                    && place.opens.is_none()
-                    && self.spoke_locally(&providers, place.id)?));
+            && !settings.may_leave_host
+            && place.opens.is_none()
+            && self.spoke_locally(&providers, place.id)?;
         let rules = Arc::clone(&self.rules.borrow());
         let request = if named.asks_for_needs() || rules.mention("cost") {
             let said = chat::said(&text, &images);
@@ -84,6 +83,7 @@ impl Intake {
         let stays = Stays {
             local_only: asked.local_only,
             held_here,
+            labels: &place.taint.clone().with(&asked.knows),
         };
         let known = (config, &*providers);
         let plan = ChatArguments {

@@ -1,7 +1,7 @@
 //! Who may answer a chat: what a caller or the agent's configuration names, and the order that is drawn of it for the plan.
 
 use paw_api::{Error, ErrorKind};
-use paw_policy::{ChatArguments, Name, Target};
+use paw_policy::{Ceiling, ChatArguments, Name, TaintSet, Target};
 use uuid::Uuid;
 
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
         AgentSettings, Config,
         routes::{RouteTarget, Select},
     },
-    gateway::{self, price::Prices, route::Needs},
+    gateway::{self, price::Prices, route::Needs, why},
     providers::Providers,
     records::shorten,
 };
@@ -151,8 +151,8 @@ impl Named {
     }
 
     /// The arguments of the plan: who is asked first, and who after that. Where the conversation was `held_here` and has to stay,
-    /// or where a caller wants `local_only`, those elsewhere are left out, and so are those that are known not to have what the question
-    /// `needs`.
+    /// or where a caller wants `local_only`, those elsewhere are left out, and so are those that may not be sent what it holds, and those
+    /// that are known not to have what the question `needs`.
     ///
     /// # Errors
     /// `denied` when nobody is left who may be asked, `invalid` when nobody of those can do it.
@@ -161,11 +161,12 @@ impl Named {
         (config, providers): (&Config, &Providers),
         session: Uuid,
         text: String,
-        stays: Stays,
+        stays: Stays<'_>,
         needs: Option<Needs>,
     ) -> Result<ChatArguments, Error> {
         let local = |target: &Target| is_local(providers, target);
-        let may = |it: &RouteTarget| local(&it.target) || !(stays.local_only || stays.held_here);
+        let here = |it: &RouteTarget| local(&it.target) || !(stays.local_only || stays.held_here);
+        let may = |it: &RouteTarget| here(it) && beyond(providers, it, stays.labels).is_none();
         if let Some(needs) = needs {
             self.learn(providers, needs, may);
         }
@@ -190,7 +191,11 @@ impl Named {
         let Some(Target { provider, model }) = order.next() else {
             return Err(match needs {
                 Some(needs) if self.targets.iter().any(may) => self.nobody_can(needs),
-                Some(_) | None => self.nobody_here(stays.local_only),
+                Some(_) | None => {
+                    let mut here = self.targets.iter().filter(|it| here(it));
+                    let beyond = here.find_map(|it| beyond(providers, it, stays.labels));
+                    beyond.unwrap_or_else(|| self.nobody_here(stays.local_only))
+                }
             });
         };
         let fallbacks: Vec<Target> = order.collect();
@@ -274,13 +279,25 @@ impl Named {
     }
 }
 
-/// What keeps a question on this host.
+/// What keeps a question on this host, or from some of who could answer it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Stays {
+pub(super) struct Stays<'a> {
     /// The caller wants it so.
     pub(super) local_only: bool,
     /// The conversation was held here, and has to stay.
     pub(super) held_here: bool,
+    /// The labels of what it holds.
+    pub(super) labels: &'a TaintSet,
+}
+
+/// Why this one may not be sent what has these labels, if it may not.
+fn beyond(providers: &Providers, it: &RouteTarget, labels: &TaintSet) -> Option<Error> {
+    let (name, known) = providers.get(it.target.provider.as_str())?;
+    let (asked, ceiling) = (Ceiling::over(labels), known.settings.may_receive);
+    (asked > ceiling).then(|| {
+        let message = format!("provider {name}: {}", why::beyond(asked, ceiling));
+        Error::new(ErrorKind::Denied, message, why::beyond_hint(asked))
+    })
 }
 
 /// A target with what its provider said of the model, where the route says nothing.

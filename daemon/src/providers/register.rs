@@ -381,6 +381,7 @@ fn edit(entry: &mut Entry, spec: &ProviderSpec) {
         api_key_credential,
         api_key_secret,
         allow_plaintext,
+        may_receive,
         max_retries,
         check_interval_ms,
         connect_timeout_ms,
@@ -406,6 +407,9 @@ fn edit(entry: &mut Entry, spec: &ProviderSpec) {
         entry.api_key_secret = named(api_key_secret);
     }
     entry.allow_plaintext = allow_plaintext.or(entry.allow_plaintext);
+    if let Some(ceiling) = may_receive {
+        entry.may_receive = Some(ceiling.to_string());
+    }
     entry.max_retries = max_retries.or(entry.max_retries);
     entry.warm = warm.or(entry.warm);
     let times = [

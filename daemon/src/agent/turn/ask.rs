@@ -2,7 +2,7 @@
 
 use paw_api::provider::Usage;
 use paw_llm::{ChatRequest, LlmError, Message, ToolChoice};
-use paw_policy::{Taint, Target};
+use paw_policy::Target;
 use paw_store::{Attempt, Sum};
 use tokio::time::{Instant, timeout_at};
 
@@ -40,9 +40,13 @@ impl Turn<'_> {
         );
         // What follows upon tools is never the same question again.
         let again = again.filter(|_| self.turns.is_empty());
-        let first = &self.ready.targets[0];
-        let kept = again.as_ref().and_then(|again| again.find(&request, first));
-        if let Some(spoken) = kept.filter(|_| self.admits(first)) {
+        let mut targets = self.ready.targets.iter();
+        let first = targets.find(|asked| asked.may_receive(&self.taint));
+        let kept = again.as_ref().zip(first).and_then(|(again, first)| {
+            let spoken = again.find(&request, first)?;
+            self.admits(first).then(|| (first.clone(), spoken))
+        });
+        if let Some((first, spoken)) = kept {
             tokio::select! {
                 () = self.listener.hear(spoken.text.clone()) => {}
                 () = self.stops.cancel.cancelled() => return Err(self.stopped()),
@@ -73,6 +77,7 @@ impl Turn<'_> {
             quotas: &self.agents.quotas,
             who: &chat::who(self.whose.id, self.whose.agent, caller, &session),
             request,
+            labels: &self.taint,
             may_leave_host: route.is_some_and(|route| route.may_leave_host),
             on_break: route.map_or(OnBreak::Restart, |route| route.on_break),
             hedge: route.and_then(|route| route.hedge),
@@ -119,14 +124,6 @@ impl Turn<'_> {
     /// What was said on this host stays on it, as it does from one turn to the next, unless the agent may take it out.
     pub(super) fn keep_here(&mut self) {
         if !self.ready.settings.may_leave_host {
-            let here = |asked: &gateway::Asked| asked.known.settings.is_local();
-            self.ready.targets.retain(here);
-        }
-    }
-
-    /// What is secret stays on this host, whatever the agent may take out.
-    pub(super) fn keep_secrets_here(&mut self) {
-        if self.taint.has(Taint::Secret) {
             let here = |asked: &gateway::Asked| asked.known.settings.is_local();
             self.ready.targets.retain(here);
         }

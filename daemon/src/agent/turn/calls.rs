@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use futures_util::future::join_all;
 use paw_api::{Error, ErrorKind, provider::ToolCalled};
 use paw_llm::ToolCall;
-use paw_policy::{Name, Operation, State, Taint, TaintSet, ToolClass};
+use paw_policy::{Ceiling, Name, Operation, State, Taint, TaintSet, ToolClass};
 use paw_store::{ActionRecord, CallRecord, ResultOf, Speaker, TurnRecord};
 use serde_json::{Map, Value};
 use tokio::{
@@ -306,7 +306,6 @@ impl Turn<'_> {
         {
             self.keep_here();
         }
-        self.keep_secrets_here();
         self.note(more).await
     }
 
@@ -503,15 +502,14 @@ impl Turn<'_> {
         })
     }
 
-    /// What is secret stays on this host: a model elsewhere is not told it (rule R4), whatever its agent may take out.
+    /// What nobody may be told who could answer is told to nobody, so that the turn can go on without it: what is secret stays on this
+    /// host (rule R4), whatever its agent may take out, and what is private goes to whom its provider's `may_receive` lets it.
     fn stays(&self, told: result::Told) -> result::Told {
-        let here = |it: &gateway::Asked| it.known.settings.is_local();
-        if told.taint.has(Taint::Secret) && !self.ready.targets.iter().any(here) {
-            return result::ours(
-                "it was done, and what it gave back is secret and stays on this host, which the model of this turn is not on",
-            );
+        let labels = self.taint.clone().with(&told.taint);
+        if self.ready.targets.iter().any(|it| it.may_receive(&labels)) {
+            return told;
         }
-        told
+        result::untold(Ceiling::over(&labels))
     }
 
     /// What another agent said. What it read is read by whoever hears it; and what was said on this host stays here.

@@ -1,6 +1,6 @@
 //! What an action came to, in words for the model that asked for it: pure.
 
-use paw_policy::{Decision, Name, Operation, State, Taint, TaintSet};
+use paw_policy::{Ceiling, Decision, Name, Operation, State, Taint, TaintSet};
 use paw_store::ActionRecord;
 use serde_json::Value;
 
@@ -24,6 +24,18 @@ pub(super) struct Told {
     pub(super) taint: TaintSet,
     /// If another agent said it: by which provider and model, and whether something of it was said on this host.
     pub(super) by: Option<(Name, String, bool)>,
+}
+
+/// What is said in place of a result that is so confidential that nobody may be told it who could answer.
+pub(super) fn untold(what: Ceiling) -> Told {
+    ours(match what {
+        Ceiling::Secret => {
+            "it was done, and what it gave back is secret and stays on this host, which the model of this turn is not on"
+        }
+        Ceiling::Public | Ceiling::Private => {
+            "it was done, and what it gave back is private, which the model of this turn may not be told"
+        }
+    })
 }
 
 /// A reason of ours. The call was the model's, so its words are in it.

@@ -221,7 +221,6 @@ impl Turn<'_> {
                 Made::Kept(summary) => {
                     unmade.is_made(self.ready.session);
                     self.taint = std::mem::take(&mut self.taint).with(&summary.taint);
-                    self.keep_secrets_here();
                     let earlier = &mut self.ready.earlier;
                     earlier.turns.retain(|turn| turn.seq >= summary.until);
                     earlier.summary = Some(*summary);
@@ -289,7 +288,7 @@ impl Turn<'_> {
         let said_here = before.is_some_and(|before| before.local)
             || turns.iter().any(|turn| providers.said_here(turn));
         // Who may be told these turns is asked of these turns: those far back were not read before.
-        let stays = taint.has(Taint::Secret) || said_here && !self.ready.settings.may_leave_host;
+        let stays = said_here && !self.ready.settings.may_leave_host;
         let targets: Vec<Asked> = self
             .ready
             .targets
@@ -306,7 +305,7 @@ impl Turn<'_> {
         let order = format!("{ORDER} At most {} words.", most / 8);
         let messages = vec![Message::System(order), Message::user(shown)];
         let request = chat::asked(&self.ready.settings, messages);
-        let (by, spoken) = match self.ask_for_summary(request, &targets).await? {
+        let (by, spoken) = match self.ask_for_summary(request, &taint, &targets).await? {
             Ok(answered) => answered,
             Err(why) => return Ok(Made::Not(why)),
         };
@@ -356,6 +355,7 @@ impl Turn<'_> {
     async fn ask_for_summary(
         &mut self,
         request: paw_llm::ChatRequest,
+        labels: &TaintSet,
         targets: &[Asked],
     ) -> Result<Result<(Asked, Spoken), String>, Early> {
         let began = Instant::now();
@@ -368,6 +368,7 @@ impl Turn<'_> {
             quotas: &self.agents.quotas,
             who: &chat::who(self.whose.id, self.whose.agent, self.whose.caller, &session),
             request,
+            labels,
             may_leave_host: route.is_some_and(|route| route.may_leave_host),
             on_break: OnBreak::Restart,
             hedge: None,

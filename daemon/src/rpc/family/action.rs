@@ -10,7 +10,7 @@ use paw_api::{
     Error, ErrorKind,
     action::{Action, ActionRpcServer, Page},
 };
-use paw_policy::{Role, State, Via};
+use paw_policy::{Role, State, TaintSet, Via};
 use paw_store::{ActionFilter, ActionRecord, Caller};
 use serde_json::{Map, Value};
 use tokio::{sync::broadcast::error::RecvError, time::timeout};
@@ -52,6 +52,7 @@ impl ActionRpcServer for Family {
             agent,
             session,
             local_only: false,
+            knows: TaintSet::default(),
             via: Via::Terminal,
         };
         self.ask(asked, caller, wait == Some(true), timeout_ms)

@@ -9,7 +9,7 @@ use paw_api::{
     error::ErrorData,
     provider::{ChatEvent, ChatRpcServer},
 };
-use paw_policy::{State, Via};
+use paw_policy::{State, TaintSet, Via};
 use paw_store::{ActionRecord, Caller};
 use serde_json::{Map, Value};
 use tokio::sync::{mpsc, oneshot};
@@ -50,6 +50,7 @@ impl ChatRpcServer for Family {
                     agent,
                     session,
                     local_only: local_only.unwrap_or(false),
+                    knows: TaintSet::default(),
                     via: Via::Terminal,
                 };
                 self.begin_chat(asked, caller).await

@@ -5,7 +5,7 @@ use jsonrpsee::{
     core::{RpcResult, async_trait},
 };
 use paw_api::action::{Action, McpRpcServer};
-use paw_policy::{Kind, Via};
+use paw_policy::{Kind, TaintSet, Via};
 use serde_json::{Map, Value};
 
 use super::{Family, fail};
@@ -32,6 +32,7 @@ impl McpRpcServer for Family {
             agent: Some(agent),
             session: None,
             local_only: false,
+            knows: TaintSet::default(),
             via: Via::Mcp,
         };
         self.ask(asked, caller, true, None).await
