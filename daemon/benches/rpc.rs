@@ -17,6 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::FutureExt as _;
 use hdrhistogram::Histogram;
 use jsonrpsee::RpcModule;
 use paw_api::methods::Method;
@@ -83,7 +84,7 @@ async fn ping(path: &Path) {
         methods: module.into(),
         table: PING,
         identify: identify(pawd::rpc::Roles::default(), |_| None),
-        on_denied: Arc::new(|_, _| {}),
+        on_denied: Arc::new(|_, _| std::future::ready(Ok(())).boxed().shared()),
         may_call: Arc::new(|_, _| Ok(())),
         limits: Limits {
             requests_per_second: 0,

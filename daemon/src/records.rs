@@ -6,7 +6,7 @@ use paw_api::{
     audit::{Actor, Entry, Event},
     provider::{Attempt, Usage},
 };
-use paw_policy::{Decision, Operation, Plan, Rules};
+use paw_policy::{Decision, Digest, Operation, Plan, Rules, plan::canonical};
 use uuid::Uuid;
 
 use paw_store::{
@@ -26,7 +26,9 @@ pub fn entry_of(event: Event, record: &ActionRecord, rules: &Rules) -> Entry {
     let mut entry = Entry::new(event);
     entry.action = Some(record.id);
     entry.actor = Some(actor(&record.requested_by));
+    entry.session.clone_from(&record.plan.session);
     entry.kind = Some(record.kind);
+    entry.class = record.plan.operation.class();
     entry.risk = Some(record.risk);
     entry.taint = Some(record.taint.clone());
     entry.decision = Some(record.decision);
@@ -34,6 +36,8 @@ pub fn entry_of(event: Event, record: &ActionRecord, rules: &Rules) -> Entry {
     entry.digest = Some(record.digest);
     entry.policy_digest = Some(rules.digest());
     entry.attestation = record.attestation;
+    let result = record.result.as_ref();
+    entry.result_digest = result.map(|it| Digest::of(canonical(it).as_bytes()));
     entry.outcome = Some(record.state.as_str().to_owned());
     entry
         .detail
@@ -93,12 +97,13 @@ pub fn granted(event: Event, grant: &GrantRecord, by: &Caller) -> Entry {
 
 /// A caller as the audit log names them.
 #[must_use]
-pub const fn actor(caller: &Caller) -> Actor {
+pub fn actor(caller: &Caller) -> Actor {
     Actor {
         uid: caller.uid,
         gid: caller.gid,
         pid: caller.pid,
         role: Some(caller.role),
+        unit: caller.unit.clone(),
     }
 }
 

@@ -206,6 +206,22 @@ pub enum PlanError {
     Json(#[from] serde_json::Error),
 }
 
+impl Operation {
+    /// What it can do, by the classes of tools; a chat has no effect of its own (rule R3).
+    #[must_use]
+    pub const fn class(&self) -> Option<ToolClass> {
+        match self {
+            Self::Chat(_) => None,
+            Self::ToolCall(call) => Some(call.class),
+            Self::SandboxRun(_) => Some(ToolClass::Exec),
+            Self::ApiCall(_) => Some(ToolClass::Egress),
+            Self::SkillChange(_) | Self::ModelSwitch(_) | Self::ConfigChange(_) => {
+                Some(ToolClass::Admin)
+            }
+        }
+    }
+}
+
 impl Plan {
     /// Which kind of action this is.
     #[must_use]

@@ -22,6 +22,7 @@ use paw_api::{
     ErrorKind,
     job::JobRpcClient,
     sandbox::{RunEvent, RunSpec, SandboxRpcClient},
+    trail::AuditRpcClient,
 };
 use paw_policy::{Role, State};
 use serde_json::{Value, json};
@@ -116,6 +117,22 @@ async fn every_method_answers_each_role_as_documented() {
                 DENIED
             };
             assert_eq!(code(answer), expected, "{method} as {role:?}");
+        }
+        if role.is_none() {
+            // Each is on record before it was answered, once.
+            let admin = house.pawd.client().await;
+            let denied = Some("rpc_denied".to_owned());
+            let records = AuditRpcClient::list(&admin, None, denied, None, Some(1000)).await;
+            let records = records.expect("it is allowed");
+            let of = |record: &Value| {
+                assert_eq!(record["entry"]["actor"]["uid"], ALICE, "{record}");
+                let method = &record["entry"]["detail"]["method"];
+                method.as_str().expect("it names one").to_owned()
+            };
+            let mut recorded: Vec<String> = records.iter().map(of).collect();
+            recorded.sort();
+            let each: Vec<String> = documented.keys().map(|it| (*it).to_owned()).collect();
+            assert_eq!(recorded, each);
         }
     }
 }

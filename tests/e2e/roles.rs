@@ -9,9 +9,10 @@ use harness::{
     openmetrics::Exposition,
     report::Case,
     somebody::{Guest, Somebody},
-    within,
+    stage, within,
 };
 use jsonrpsee::async_client::Client;
+use nix::sys::signal::Signal;
 use paw_api::{
     ErrorKind,
     action::{Action, ActionRpcClient, Answer, ApprovalRpcClient},
@@ -42,6 +43,8 @@ pub(crate) fn cases() -> Vec<Case> {
         jobs_of_others_are_as_if_they_were_not_there,
         sandboxes_of_others_are_as_if_they_were_not_there,
         denied_call_is_in_the_audit_log,
+        denial_is_on_the_disk_before_who_is_denied_hears_of_it,
+        record_names_the_unit_that_a_caller_was_in,
         l3_connection_that_is_handed_on_stays_that_of_who_made_it,
         answer_that_is_kept_for_one_user_is_not_given_to_another,
         what_questions_took_is_told_to_administrators_alone,
@@ -389,6 +392,71 @@ async fn denied_call_is_in_the_audit_log() {
         text.contains("config.reload") && text.contains(&ALICE.to_string()),
         "{text}"
     );
+}
+
+/// Nobody hears that they were denied before that is on record, also who is denied the same a moment later and is counted in that record;
+/// and where there can be none, what they hear is that.
+async fn denial_is_on_the_disk_before_who_is_denied_hears_of_it() {
+    let mut pawd = Pawd::start(Setup::only(CONFIG).shipped_policy()).await;
+    pawd.root.mode("run/control.sock", 0o666);
+    let program = Path::new(env!("CARGO_BIN_EXE_be-somebody"));
+    let alice = Somebody::connect(program, &pawd.root.control(), ALICE, ALICE, &[USERS]);
+    let writer = pawd.audit.take().expect("it has a writer");
+    writer.signal(Signal::SIGSTOP);
+    {
+        let both = async { tokio::join!(alice.client.reload(), alice.client.reload()) };
+        tokio::pin!(both);
+        tokio::select! {
+            answers = &mut both => panic!("{answers:?} before there can be a record"),
+            _said = pawd.daemon.says("audit writer does not answer", 1) => {}
+        }
+        writer.signal(Signal::SIGCONT);
+        let (one, other) = within("the answers", both).await;
+        refused(one, ErrorKind::Denied);
+        refused(other, ErrorKind::Denied);
+    }
+    let admin = pawd.client().await;
+    let records = AuditRpcClient::list(&admin, None, Some("rpc_denied".into()), None, None);
+    let records = records.await.expect("it is allowed");
+    assert_eq!(records.len(), 1, "{records:?}");
+    assert_eq!(records[0]["entry"]["actor"]["uid"], ALICE);
+    drop(writer);
+    pawd.daemon.says("audit writer lost", 1).await;
+    refused(alice.client.verify().await, ErrorKind::Unavailable);
+}
+
+/// Beside who it was, a record has the unit that the kernel says the caller was in, and it is in what is shown and exported.
+async fn record_names_the_unit_that_a_caller_was_in() {
+    let pawd = Pawd::start(Setup::only(CONFIG).shipped_policy()).await;
+    let name = format!("caller-{}.scope", std::process::id());
+    let group = Path::new("/sys/fs/cgroup").join(&name);
+    std::fs::create_dir(&group).expect("this is root, and there are cgroups");
+    let pawctl = format!(
+        "echo $$ > {}/cgroup.procs && exec {} --root {} policy reload",
+        group.display(),
+        stage::program("pawctl").display(),
+        pawd.root.path().display()
+    );
+    let mut reload = tokio::process::Command::new("sh");
+    let done = within("reloading", reload.args(["-c", &pawctl]).status()).await;
+    std::fs::remove_dir(&group).expect("nobody is in it any more");
+    assert!(done.expect("it is started").success());
+    let admin = pawd.client().await;
+    let records = AuditRpcClient::list(&admin, None, Some("policy_loaded".into()), None, None);
+    let records = records.await.expect("it is allowed");
+    let actor = &records[0]["entry"]["actor"];
+    assert_eq!(
+        (&actor["uid"], &actor["unit"]),
+        (&0.into(), &name.clone().into())
+    );
+    for words in [
+        &["audit", "list"][..],
+        &["audit", "export", "--format", "cef"],
+    ] {
+        let shown = pawd.pawctl(words).await;
+        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+        assert!(shown.contains(&name), "{words:?}: {shown}");
+    }
 }
 
 /// The answer, and who was tried for it.

@@ -13,7 +13,7 @@ use paw_api::{
     system::SystemRpcClient,
     trail::AuditRpcClient,
 };
-use paw_policy::Digest;
+use paw_policy::{Digest, Kind, plan::canonical};
 use serde_json::{Value, json};
 
 /// Nanoseconds since boot, and milliseconds since 1970.
@@ -52,14 +52,32 @@ fn of<'a>(records: &'a [Value], action: &Action, events: &[(&str, &str)]) -> Vec
     its
 }
 
+/// The unit that this process is in, where it is in one.
+fn unit() -> Option<String> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+    let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let is_unit = |name: &&str| name.ends_with(".service") || name.ends_with(".scope");
+    path.rsplit('/').find(is_unit).map(str::to_owned)
+}
+
 /// Each says the same of its action as the action itself.
 fn tells_of(record: &Value, action: &Action, policy: &Value) {
     let entry = &record["entry"];
     let by = &action.requested_by;
-    let actor = json!({"uid": by.uid, "gid": by.gid, "pid": by.pid, "role": by.role});
+    let mut actor = json!({"uid": by.uid, "gid": by.gid, "pid": by.pid, "role": by.role});
+    if let Some(unit) = unit() {
+        actor["unit"] = json!(unit);
+    }
+    // The chat has no effect of its own, and the write has that of its tool.
+    let class = match action.kind == Kind::Chat {
+        true => Value::Null,
+        false => json!("write-destructive"),
+    };
     let expected = json!({
         "actor": actor,
+        "session": action.session,
         "kind": action.kind,
+        "class": class,
         "risk": action.risk,
         "taint": action.taint,
         "decision": action.verdict.decision,
@@ -69,6 +87,17 @@ fn tells_of(record: &Value, action: &Action, policy: &Value) {
     for (member, value) in expected.as_object().unwrap() {
         assert_eq!(&entry[member], value, "{member} of {record:#}");
     }
+    // What came out, and that nothing had before.
+    let digest = |result: &Value| Digest::of(canonical(result).as_bytes());
+    let result = action
+        .result
+        .as_ref()
+        .filter(|_| entry["event"] == "action_ended");
+    assert_eq!(
+        entry["result_digest"],
+        json!(result.map(digest)),
+        "{record:#}"
+    );
     let rules = entry.get("rules").cloned().unwrap_or_else(|| json!([]));
     assert_eq!(rules, json!(action.verdict.rules), "{record:#}");
     assert_eq!(entry["detail"]["agent"], json!(action.agent), "{record:#}");

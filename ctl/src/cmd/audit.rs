@@ -201,7 +201,9 @@ fn actor(entry: &Map<String, Value>) -> Option<String> {
         .get("role")
         .and_then(Value::as_str)
         .unwrap_or("no role");
-    Some(text::line(&format!("uid {uid} ({role})")).into_owned())
+    let unit = actor.get("unit").and_then(Value::as_str);
+    let unit = unit.map_or_else(String::new, |unit| format!(", {unit}"));
+    Some(text::line(&format!("uid {uid} ({role}{unit})")).into_owned())
 }
 
 /// What else is known, in one line.
@@ -267,7 +269,9 @@ fn show(record: &Value, look: &Look) -> String {
         ("Time", time),
         ("Action", word(entry, "action")),
         ("Who", actor(entry)),
+        ("Session", word(entry, "session")),
         ("Kind", word(entry, "kind")),
+        ("Class", word(entry, "class")),
         ("Risk", word(entry, "risk")),
         ("Taint", word(entry, "taint")),
         ("Decision", word(entry, "decision")),
@@ -276,6 +280,7 @@ fn show(record: &Value, look: &Look) -> String {
         ("Plan digest", word(entry, "digest")),
         ("Policy digest", word(entry, "policy_digest")),
         ("Attestation", word(entry, "attestation")),
+        ("Result digest", word(entry, "result_digest")),
         ("Before", text_of("prev")),
         ("Tag", text_of("tag")),
     ]));

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use paw_policy::{Decision, Digest, Kind, Risk, Role, TaintSet};
+use paw_policy::{Decision, Digest, Kind, Risk, Role, TaintSet, ToolClass};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -236,9 +236,15 @@ pub struct Entry {
     /// By whom, as the kernel reported them; nobody for what happens by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actor: Option<Actor>,
+    /// In which conversation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
     /// The action's kind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<Kind>,
+    /// What it can do, by the classes of tools.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<ToolClass>,
     /// Its risk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub risk: Option<Risk>,
@@ -260,6 +266,9 @@ pub struct Entry {
     /// Digest of the sandbox's attestation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attestation: Option<Digest>,
+    /// Digest of what came out, as its record in the store has it: JSON with the members of each object in order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result_digest: Option<Digest>,
     /// How it ended, in one word.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<String>,
@@ -276,7 +285,9 @@ impl Entry {
             event,
             action: None,
             actor: None,
+            session: None,
             kind: None,
+            class: None,
             risk: None,
             taint: None,
             decision: None,
@@ -284,6 +295,7 @@ impl Entry {
             digest: None,
             policy_digest: None,
             attestation: None,
+            result_digest: None,
             outcome: None,
             detail: BTreeMap::new(),
         }
@@ -291,7 +303,7 @@ impl Entry {
 }
 
 /// Who did it, as the kernel reported them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Actor {
     /// User id.
@@ -302,4 +314,7 @@ pub struct Actor {
     pub pid: i32,
     /// What they may do; none when they may do nothing.
     pub role: Option<Role>,
+    /// The unit of the service manager that the process was in when it connected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
 }

@@ -45,6 +45,7 @@ fn entry(n: u64) -> Entry {
         gid: 100,
         pid: 4000,
         role: None,
+        unit: None,
     });
     entry.kind = Some(if action.is_multiple_of(5) {
         Kind::ToolCall

@@ -341,7 +341,10 @@ const SECRET: u8 = 101;
 /// Everything that somebody could ask for and find this record.
 fn tokens(entry: &Entry) -> Tokens {
     let parts: Vec<u64> = [
-        entry.actor.map(|actor| part(0, &actor.uid.to_le_bytes())),
+        entry
+            .actor
+            .as_ref()
+            .map(|actor| part(0, &actor.uid.to_le_bytes())),
         entry.detail.get("agent").map(|it| part(1, it.as_bytes())),
         entry.kind.map(|it| part(2, word(&it).as_bytes())),
         entry.outcome.as_ref().map(|it| part(3, it.as_bytes())),
@@ -415,6 +418,7 @@ mod tests {
             gid: 1,
             pid: 1,
             role: None,
+            unit: None,
         });
         entry.kind = Some(Kind::Chat);
         entry.outcome = Some(

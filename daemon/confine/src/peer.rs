@@ -48,11 +48,56 @@ pub fn uid(socket: impl AsFd) -> io::Result<u32> {
     Ok(getsockopt(&socket, PeerCredentials)?.uid())
 }
 
+/// The longest name of a unit, as systemd has it.
+const MAX_UNIT: usize = 255;
+
+/// The innermost unit of the service manager that a process is in, by its cgroup; none where it is in none, or is gone. Text for people:
+/// the number of a process may belong to another one by now.
+#[must_use]
+pub fn unit(pid: i32) -> Option<String> {
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    unit_in(&groups).map(str::to_owned)
+}
+
+fn unit_in(groups: &str) -> Option<&str> {
+    let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b":-_.\\@".contains(&byte);
+    path.rsplit('/').find(|name| {
+        let is_unit = name.ends_with(".service") || name.ends_with(".scope");
+        is_unit && name.len() <= MAX_UNIT && name.bytes().all(is_plain)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
+
+    #[test]
+    fn unit_is_the_innermost_one_and_nothing_else() {
+        let check = |path: &str, unit: Option<&str>| {
+            let groups = format!("1:name=other:/x.service\n0::{path}\n");
+            assert_eq!(unit_in(&groups), unit, "{path}");
+        };
+        check("/system.slice/cron.service", Some("cron.service"));
+        check(
+            "/user.slice/user-7.slice/user@7.service/app.slice/run-u3.scope",
+            Some("run-u3.scope"),
+        );
+        check(
+            "/system.slice/pawd.service/sandboxes/one",
+            Some("pawd.service"),
+        );
+        check("/system.slice/a\\x2db@1.service", Some("a\\x2db@1.service"));
+        check("/", None);
+        check("/../x.slice", None);
+        check("/a b.service", None);
+        check("/a\u{1b}[2J.service", None);
+        check(&format!("/{}.service", "a".repeat(255)), None);
+        assert_eq!(unit_in("1:cpu:/x.service\n"), None);
+        assert_eq!(unit(-1), None);
+    }
 
     #[test]
     fn peer_is_who_the_kernel_says() {

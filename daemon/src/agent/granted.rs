@@ -105,7 +105,7 @@ pub(super) async fn secrets(
                 on_behalf: Some((action, actor(caller))),
                 detail: std::collections::BTreeMap::new(),
             };
-            agents.secrets.refused(&name, of, &error).await;
+            let error = agents.secrets.refused(&name, of, error).await;
             return Err(Box::new(outcome(skill, needed, &error)));
         }
     }

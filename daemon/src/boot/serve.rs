@@ -3,12 +3,15 @@
 use std::{os::unix::net::UnixListener, sync::Arc};
 
 use anyhow::{Context as _, anyhow};
+use futures_util::FutureExt as _;
+use paw_api::{Error, ErrorKind};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::users::People;
 use crate::{
-    audit::Audit,
+    audit::{Audit, AuditError},
     clock::now_ms,
     exit::Fatal,
     quota::rates::{What, Whose},
@@ -47,18 +50,18 @@ pub(super) fn serve(
     let runtime = tokio::runtime::Handle::current();
     let denials = Denials::default();
     let on_denied: rpc::OnDenied = Arc::new(move |peer, method| {
-        let Some(entry) = denials.note(peer, method, now_ms()) else {
-            return;
-        };
-        warn!(
-            message_id = paw_log::events::RPC_DENIED,
-            uid = peer.uid,
-            method,
-            "call denied"
-        );
-        let audit = audit.clone();
-        // A denial grants nothing, so it stands even while the writer is away.
-        runtime.spawn(async move { drop(audit.durable(entry).await) });
+        denials.note(peer, method, now_ms(), |entry| {
+            warn!(
+                message_id = paw_log::events::RPC_DENIED,
+                uid = peer.uid,
+                method,
+                "call denied"
+            );
+            let audit = audit.clone();
+            // Beside the call: who is denied and goes away is on record all the same.
+            let record = runtime.spawn(async move { audit.durable(entry).await });
+            recorded(record).boxed().shared()
+        })
     });
     let may_call: rpc::MayCall = Arc::new(move |peer, method| {
         let whose = Whose {
@@ -76,4 +79,17 @@ pub(super) fn serve(
         limits,
     };
     Ok(rpc::serve(listener, service, stop))
+}
+
+/// Waits for the record of a denial. Without one nobody is told of a denial: that nothing is done without a record is.
+async fn recorded(record: JoinHandle<Result<u64, AuditError>>) -> Result<(), Error> {
+    let refused = |why: String, remedy: String| {
+        let message = format!("this is not done, and cannot be recorded: {why}");
+        Err(Error::new(ErrorKind::Unavailable, message, remedy))
+    };
+    match record.await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => refused(error.to_string(), error.remedy()),
+        Err(error) => refused(error.to_string(), "see the journal of pawd".to_owned()),
+    }
 }

@@ -227,6 +227,7 @@ mod tests {
                 gid: 1,
                 pid: 1,
                 name: None,
+                unit: None,
                 role: Role::User,
             },
             approved_by: None,

@@ -282,6 +282,7 @@ mod tests {
             gid: 1,
             pid: 1,
             name: None,
+            unit: None,
             role: Role::User,
         }
     }

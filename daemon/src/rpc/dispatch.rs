@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Limits, MayCall, Peer,
-    gate::Gate,
+    gate::{Gate, Recorded, Refused},
     limits::LONG_FRAME,
     seats::Seat,
     share::{Aside, Flight, Slice, Takes, TooMuch, aside},
@@ -229,7 +229,10 @@ fn call(session: &Session, sink: Option<&MethodSink>, text: &str) -> Call {
     let raw = request.params.as_ref().map(|params| params.get());
     let method = match shared.gate.admit(&session.peer, &request.method, raw) {
         Ok(method) => method,
-        Err(error) => return Call::Done(MethodResponse::error(id, error)),
+        Err(Refused::Fault(error)) => return Call::Done(MethodResponse::error(id, error)),
+        Err(Refused::Denied(method, recorded, error)) => {
+            return denied(session, (id, text.len()), method, recorded, error);
+        }
     };
     let params = Params::new(raw);
     let limit = shared.limits.answer;
@@ -322,6 +325,35 @@ fn call(session: &Session, sink: Option<&MethodSink>, text: &str) -> Call {
             )),
             Err(fault) => Call::Done(MethodResponse::error(id, ErrorObjectOwned::from(fault))),
         },
+    }
+}
+
+/// A denial, once it is on record; it is in flight until then, as any other call is. Where there can be no record, it is refused all the
+/// same, and not for want of a role.
+fn denied(
+    session: &Session,
+    (id, bytes): (Id<'_>, usize),
+    method: &'static str,
+    recorded: Recorded,
+    error: ErrorObjectOwned,
+) -> Call {
+    let told =
+        |recorded: Result<(), Error>| recorded.map_or_else(ErrorObjectOwned::from, |()| error);
+    if let Some(recorded) = recorded.clone().now_or_never() {
+        return Call::Done(MethodResponse::error(id, told(recorded)));
+    }
+    let shared = &session.shared;
+    match session.seat.share().fly(bytes, &shared.limits) {
+        Err(much) => {
+            session.begin_rest();
+            Call::Done(too_much(id, much))
+        }
+        Ok(flight) => {
+            let own = id.clone().into_owned();
+            let response = recorded.map(move |recorded| MethodResponse::error(own, told(recorded)));
+            let response = (response.boxed(), flight);
+            Call::Later(bounded(shared, response, id.into_owned(), method))
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::{borrow::Cow, cmp::Reverse, fmt, sync::Arc};
 
+use futures_util::future::{BoxFuture, Shared};
 use jsonrpsee::types::ErrorObjectOwned;
 use paw_api::{
     error::{Error, ErrorKind},
@@ -17,9 +18,12 @@ use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visi
 
 use super::Peer;
 
-/// Told of every denial, so that it can be audited: who, and which method. It must return at once. The method is a name
-/// from the table, or `unknown`; never a text of the caller.
-pub type OnDenied = Arc<dyn Fn(&Peer, &'static str) + Send + Sync>;
+/// Comes to its end when the record of a denial is on the disk; with an error where there is none.
+pub type Recorded = Shared<BoxFuture<'static, Result<(), Error>>>;
+
+/// Told of every denial, so that it can be audited: who, and which method. It must return at once; nobody is told that they were denied
+/// before what it gives has ended. The method is a name from the table, or `unknown`; never a text of the caller.
+pub type OnDenied = Arc<dyn Fn(&Peer, &'static str) -> Recorded + Send + Sync>;
 
 /// Asked before each call, and told of it by that: whether somebody may call a method now, or when. It must return at once.
 pub type MayCall = Arc<dyn Fn(&Peer, &'static str) -> Result<(), Error> + Send + Sync>;
@@ -31,6 +35,14 @@ pub(super) struct Gate {
     pub(super) on_denied: OnDenied,
 }
 
+/// Why a call is not made.
+pub(super) enum Refused {
+    /// It cannot be meant.
+    Fault(ErrorObjectOwned),
+    /// It is not for this caller, who is told so once that is on record.
+    Denied(&'static str, Recorded, ErrorObjectOwned),
+}
+
 impl Gate {
     /// The method, if `peer` may call it with `params`.
     pub(super) fn admit(
@@ -38,7 +50,7 @@ impl Gate {
         peer: &Peer,
         name: &str,
         params: Option<&str>,
-    ) -> Result<&'static Method, ErrorObjectOwned> {
+    ) -> Result<&'static Method, Refused> {
         let found = self
             .table
             .binary_search_by_key(&name, |method| method.name)
@@ -49,20 +61,22 @@ impl Gate {
             return Err(self.deny(peer, found, Role::User));
         };
         let Some(method) = found else {
-            return Err(Fault::UnknownMethod { method: name }.into());
+            let fault = Fault::UnknownMethod { method: name };
+            return Err(Refused::Fault(fault.into()));
         };
         if role < method.role {
             return Err(self.deny(peer, found, method.role));
         }
         if let Some(params) = params {
             check_params(method.params, params)
-                .map_err(|why| ErrorObjectOwned::from(Fault::BadParams { why: &why }))?;
+                .map_err(|why| Refused::Fault(Fault::BadParams { why: &why }.into()))?;
         }
         Ok(method)
     }
 
-    fn deny(&self, peer: &Peer, method: Option<&'static Method>, needed: Role) -> ErrorObjectOwned {
-        (self.on_denied)(peer, method.map_or("unknown", |method| method.name));
+    fn deny(&self, peer: &Peer, method: Option<&'static Method>, needed: Role) -> Refused {
+        let name = method.map_or("unknown", |method| method.name);
+        let recorded = (self.on_denied)(peer, name);
         let message = match method {
             Some(method) => format!(
                 "{peer} may not call {}: it needs the role {needed}",
@@ -70,7 +84,8 @@ impl Gate {
             ),
             None => format!("{peer} has no role here"),
         };
-        Error::new(ErrorKind::Denied, message, hint(needed)).into()
+        let error = Error::new(ErrorKind::Denied, message, hint(needed));
+        Refused::Denied(name, recorded, error.into())
     }
 }
 

@@ -56,7 +56,7 @@ use tokio::{
 use tokio_util::{codec::Framed, sync::CancellationToken};
 use tracing::{debug, error, warn};
 
-pub use gate::{MayCall, OnDenied};
+pub use gate::{MayCall, OnDenied, Recorded};
 pub use limits::Limits;
 pub use peer::{Identify, Peer, Roles, caller, identify};
 
@@ -268,7 +268,11 @@ fn admit(
     };
     let peer = identify(who);
     match seats.take(peer.uid, peer.role == Some(Role::Admin), limits) {
-        Ok(seat) => Some((peer, seat)),
+        Ok(seat) => {
+            // Asked of who has a place alone, as it is a file that is read.
+            let unit = paw_confine::peer::unit(peer.pid).map(Arc::from);
+            Some((Peer { unit, ..peer }, seat))
+        }
         Err(why) => {
             full(why, peer.uid);
             None

@@ -55,6 +55,8 @@ pub struct Peer {
     pub role: Option<Role>,
     /// Name of the user, where known.
     pub name: Option<Arc<str>>,
+    /// The unit of the service manager that it was in when it connected, where it was in one; for people, too.
+    pub unit: Option<Arc<str>>,
 }
 
 impl fmt::Display for Peer {
@@ -80,6 +82,7 @@ pub fn identify(
         uid: who.uid,
         gid: who.gid,
         pid: who.pid,
+        unit: None,
     })
 }
 
@@ -98,6 +101,7 @@ pub fn caller(extensions: &Extensions) -> Result<Caller, Error> {
                 pid: peer.pid,
                 role,
                 name,
+                unit: peer.unit.as_deref().map(str::to_owned),
             })
         })
         .ok_or_else(|| {
@@ -160,6 +164,7 @@ mod tests {
             pid: 1,
             role: None,
             name: None,
+            unit: None,
         });
         assert_eq!(
             caller(&extensions).unwrap_err().data.kind,

@@ -180,7 +180,7 @@ impl Use<'_> {
             Some(_) => Event::SecretRefused,
         });
         if let Some((action, by)) = &self.on_behalf {
-            (entry.action, entry.actor) = (Some(*action), Some(*by));
+            (entry.action, entry.actor) = (Some(*action), Some(by.clone()));
         }
         let detail = &mut entry.detail;
         detail.extend(self.detail.clone());
@@ -282,12 +282,8 @@ impl Secrets {
         if let Ok(version) = &judged {
             entry.detail.insert("version".into(), version.to_string());
         }
-        let recorded = self.0.audit.durable(entry).await;
+        self.record(secret, entry).await?;
         let version = judged?;
-        recorded.map_err(|error| UseError::Unrecorded {
-            secret: secret.to_string(),
-            why: error.to_string(),
-        })?;
         let failed = |source| UseError::Vault {
             secret: secret.to_string(),
             source,
@@ -305,10 +301,19 @@ impl Secrets {
         self.judge(secret, of, now_ms()).map(drop)
     }
 
-    /// Has it recorded that a use was refused by somebody else than the vault.
-    pub async fn refused(&self, secret: &SecretName, of: Use<'_>, why: &UseError) {
-        // A refusal grants nothing, so it stands even if its record is lost with the writer.
-        drop(self.0.audit.soon(of.entry(secret, Some(why))).await);
+    /// Has it recorded that a use was refused by somebody else than the vault; gives what is to be told of it once that is on the disk.
+    pub async fn refused(&self, secret: &SecretName, of: Use<'_>, why: UseError) -> UseError {
+        let entry = of.entry(secret, Some(&why));
+        self.record(secret, entry).await.err().unwrap_or(why)
+    }
+
+    /// Nothing is given out, and nobody told that they are not given it, before that is on record.
+    async fn record(&self, secret: &SecretName, entry: Entry) -> Result<(), UseError> {
+        let recorded = self.0.audit.durable(entry).await;
+        recorded.map(drop).map_err(|error| UseError::Unrecorded {
+            secret: secret.to_string(),
+            why: error.to_string(),
+        })
     }
 
     /// Whether a secret may be used by one of these, and which version that is.

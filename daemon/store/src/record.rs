@@ -128,6 +128,9 @@ pub struct Caller {
     pub role: Role,
     /// The user's name, if the host knows one.
     pub name: Option<String>,
+    /// The unit of the service manager that the process was in then; for people, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
 }
 
 /// A person's answer to a question.

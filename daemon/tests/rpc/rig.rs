@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use jsonrpsee::{RpcModule, core::RpcResult, types::ErrorObjectOwned};
 use paw_api::{
     error::{Error, ErrorKind},
@@ -252,10 +253,14 @@ impl Rig {
                 pid: who.pid,
                 role,
                 name: Some("tester".into()),
+                unit: None,
             }),
             on_denied: {
                 let denied = Arc::clone(&denied);
-                Arc::new(move |peer, method| denied.lock().unwrap().push((peer.uid, method)))
+                Arc::new(move |peer, method| {
+                    denied.lock().unwrap().push((peer.uid, method));
+                    std::future::ready(Ok(())).boxed().shared()
+                })
             },
             may_call: Arc::new(|_, _| Ok(())),
             limits,

@@ -47,6 +47,8 @@ pub(super) fn line(record: &Value) -> String {
         ("suid", &entry["actor"]["uid"]),
         ("spriv", &entry["actor"]["role"]),
         ("spid", &entry["actor"]["pid"]),
+        ("sourceServiceName", &entry["actor"]["unit"]),
+        ("cat", &entry["class"]),
         ("act", &entry["decision"]),
         ("outcome", &entry["outcome"]),
         ("msg", &detail["summary"]),
@@ -68,6 +70,17 @@ pub(super) fn line(record: &Value) -> String {
             text(value)
                 .map(|text| format!("cs{number}Label={label} cs{number}={}", extension(&text))),
         );
+    }
+    for (number, (label, value)) in (1..).zip([
+        ("session", &entry["session"]),
+        ("resultDigest", &entry["result_digest"]),
+    ]) {
+        parts.extend(text(value).map(|text| {
+            format!(
+                "flexString{number}Label={label} flexString{number}={}",
+                extension(&text)
+            )
+        }));
     }
     // Whatever else a record says is one field, because there are no more of their own.
     let mut rest = String::new();
@@ -112,15 +125,17 @@ mod tests {
     fn line_has_what_a_collector_asks_for_and_nothing_breaks_out_of_its_field() {
         let record = json!({"seq": 7, "utc_ms": 1_700_000_000_000_u64, "tag": "ab", "entry": {
             "event": "action_judged", "action": "id", "kind": "tool_call", "risk": "high", "decision": "ask",
-            "rules": ["a", "b"], "actor": {"uid": 1000, "gid": 1, "pid": 5, "role": "user"},
+            "rules": ["a", "b"], "actor": {"uid": 1000, "gid": 1, "pid": 5, "role": "user", "unit": "cron.service"},
+            "session": "talk", "class": "egress", "result_digest": "cd",
             "detail": {"agent": "clerk", "summary": "a=b|c\\d\nCEF:0|x", "error": "e=1"}}});
         let version = env!("CARGO_PKG_VERSION");
         assert_eq!(
             line(&record),
             format!(
-                "CEF:0|pawd|pawd|{version}|action_judged|action judged|7|rt=1700000000000 externalId=7 suid=1000 spriv=user spid=5 \
-                 act=ask msg=a\\=b|c\\\\d\\nCEF:0|x cs1Label=action cs1=id cs2Label=agent cs2=clerk cs3Label=kind cs3=tool_call \
-                 cs4Label=rules cs4=a b cs6Label=tag cs6=ab reason=error: e\\=1\n"
+                "CEF:0|pawd|pawd|{version}|action_judged|action judged|7|rt=1700000000000 externalId=7 suid=1000 spriv=user spid=5 sourceServiceName=cron.service \
+                 cat=egress act=ask msg=a\\=b|c\\\\d\\nCEF:0|x cs1Label=action cs1=id cs2Label=agent cs2=clerk cs3Label=kind cs3=tool_call \
+                 cs4Label=rules cs4=a b cs6Label=tag cs6=ab flexString1Label=session flexString1=talk \
+                 flexString2Label=resultDigest flexString2=cd reason=error: e\\=1\n"
             )
         );
         assert_eq!(header("a|b\\c"), "a\\|b\\\\c");

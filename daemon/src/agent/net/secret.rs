@@ -87,8 +87,7 @@ impl Keeper {
                 secret: secret.name.clone(),
                 skill: skill.to_string(),
             };
-            self.secrets.refused(secret, of, &error).await;
-            return Err(error);
+            return Err(self.secrets.refused(secret, of, error).await);
         }
         let facts = Facts {
             principal: Principal {
@@ -110,8 +109,7 @@ impl Keeper {
         let verdict = may_use(&rules, &asked, &facts);
         if !verdict.allowed {
             let error = UseError::policy(secret, &through, &verdict.rules);
-            self.secrets.refused(secret, of, &error).await;
-            return Err(error);
+            return Err(self.secrets.refused(secret, of, error).await);
         }
         // Its own list names who may; whoever had it asked is no less bound by that.
         for asker in &self.through {

@@ -345,6 +345,7 @@ mod tests {
             pid: 1,
             role,
             name: None,
+            unit: None,
         };
         for (uid, role, owner, may) in [
             (7, Role::User, Some(7), true),

@@ -56,6 +56,7 @@ pub(crate) fn caller(uid: u32) -> Caller {
         pid: 1,
         role: Role::User,
         name: None,
+        unit: None,
     }
 }
 
