@@ -239,15 +239,17 @@ impl Rules {
         indexed: impl FnOnce(&mut Index, &Policy) -> Result<(), Box<PolicySetError>>,
     ) -> Result<Policy, Fault> {
         let source = policy.to_cedar().unwrap_or_default();
-        let offset = policy
-            .annotation("id")
-            .and_then(|id| text.find(&format!("@id(\"{id}\")")))
-            .unwrap_or(0);
-        let name = policy.annotation("id").map(str::to_owned).ok_or_else(|| {
+        let named = |id: &&str| !id.is_empty();
+        let id = policy.annotation("id").filter(named);
+        let written = id.map(|id| format!("@id(\"{id}\")"));
+        let offset = written.as_ref().and_then(|it| text.find(it)).unwrap_or(0);
+        let name = id.map(str::to_owned).ok_or_else(|| {
             let hint = Some("write @id(\"short-name\") above it: denials and approvals name the rule that decided".to_owned());
             fault(file, text, text.find(source.trim()).unwrap_or(0), "a policy without @id", hint)
         })?;
         if self.texts.contains_key(&name) {
+            // Where both stand in one file, it is the later one that is too many.
+            let offset = written.and_then(|it| text.rfind(&it)).unwrap_or(offset);
             return Err(fault(
                 file,
                 text,

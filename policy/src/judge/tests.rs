@@ -1,6 +1,7 @@
 //! What the shipped rules say, what they can ask about, and who may approve.
 
 mod askers;
+mod labels;
 
 use super::*;
 use crate::{
