@@ -140,9 +140,37 @@ async fn network_of_the_host_cannot_be_reached() {
     commands.push("nslookup -timeout=1 example.com".into());
     commands.push(format!("grep -r {CANARY} /proc/net/unix"));
     commands.push("ls /sys/class/net | grep -v '^lo$'".into());
+    // Clouds tell whoever asks there of the host, and what it may do; and there is a second family of addresses.
+    commands.push("nc -w 1 169.254.169.254 80 </dev/null".into());
+    commands.push("nc -w 1 2606:4700:4700::1111 53 </dev/null".into());
+    commands.push("nc -w 1 fe80::1 80 </dev/null".into());
+    commands.push("nslookup -timeout=1 example.com 1.1.1.1".into());
+    commands.push("nslookup -timeout=1 example.com 2606:4700:4700::1111".into());
+    commands.push("ip link set lo mtu 1400".into());
+    commands.push("ip addr add 10.9.8.7/24 dev lo".into());
+    commands.push("ip route add default dev lo".into());
     all_fail(&system, &commands).await;
     listener.set_nonblocking(true).expect("it is a socket");
     assert!(listener.accept().is_err(), "somebody connected");
+    // What was sent and received by whatever interface there is: nothing, after the same was tried once more in one sandbox.
+    let tries = "nc -w 1 1.1.1.1 53 </dev/null; nc -w 1 2606:4700:4700::1111 53 </dev/null; \
+                 nslookup -timeout=1 example.com 1.1.1.1; ping -c 1 -W 1 1.1.1.1";
+    let counted = format!("({tries}) >/dev/null 2>&1; tail -n +3 /proc/net/dev");
+    let output = system
+        .pawctl(&["sandbox", "run", "--", "sh", "-c", &counted])
+        .await;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let interfaces: Vec<Vec<&str>> = said
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    let [lo] = interfaces.as_slice() else {
+        panic!("{said}");
+    };
+    assert!(
+        lo[0] == "lo:" && lo[1..].iter().all(|it| *it == "0"),
+        "{said}"
+    );
 }
 
 async fn what_is_open_outside_is_not_open_inside() {

@@ -9,6 +9,7 @@
 use std::time::{Duration, Instant};
 
 use paw_vault::{NewKey, Source, Unlock, Vault, key::HostKey};
+use secrecy::SecretString;
 
 const NOW: u64 = 1_800_000_000_000;
 /// Secrets of a usual vault, and the most of one.
@@ -58,12 +59,30 @@ fn main() {
         drop(vault.rekey(&NewKey::Host(&next, Source::File)).unwrap());
     });
     told("rekey, 10,000 secrets", &rekeys);
+    let guessed = guesses(dir.path());
+    told("guess of a passphrase", &guessed);
+    assert!(
+        guessed[0] >= Duration::from_millis(300),
+        "it is too cheap: raise the work"
+    );
     drop(vault);
     let last = HostKey::parse(&[4; 32]).unwrap();
     told(
         "open and unseal, 10,000 secrets",
         &unsealed(&file, &last, 5),
     );
+}
+
+/// What one guess of a passphrase takes: at least 0.3 s on the host that the numbers are of, with as much memory as the floor says.
+fn guesses(dir: &std::path::Path) -> Vec<Duration> {
+    let [right, wrong] = ["correct horse battery", "wrong horse battery"].map(SecretString::from);
+    let vault = Vault::at(&dir.join("guessed.redb")).unwrap();
+    vault.init(&NewKey::Passphrase(&right)).unwrap();
+    vault.seal();
+    // Fewer than those after which each has to wait.
+    measured(4, |_| {
+        assert!(vault.unseal(&Unlock::Passphrase(&wrong), NOW).is_err());
+    })
 }
 
 fn unsealed(file: &std::path::Path, key: &HostKey, times: usize) -> Vec<Duration> {

@@ -3,7 +3,7 @@
 use paw_api::audit::{Answer, Append, Entry, Event, MAX_LINE, MAX_UNANSWERED, RefuseReason};
 use paw_audit::{State, verify};
 
-use crate::support::{Client, Dirs, Writer, audit_seq, my_uid};
+use crate::support::{Client, Dirs, Writer, audit_seq, lines, my_uid};
 
 #[test]
 fn peer_of_another_user_is_refused() {
@@ -127,6 +127,42 @@ fn answers_come_in_order_and_none_is_missing() {
         (State::Ok, 2000),
         "{report:?}"
     );
+}
+
+/// Whoever cuts the end of the log off loses no more than what was not signed yet: 256 records, however fast they come.
+#[test]
+fn no_more_than_256_records_in_a_row_are_unsigned() {
+    let dirs = Dirs::new();
+    let writer = Writer::start(&dirs);
+    let mut client = Client::connect(&dirs);
+    let quick = |client: &mut Client, first: u64| {
+        (first..first + 128).for_each(|n| client.ask(n, false));
+        (0..128).for_each(|_| drop(client.answer().unwrap()));
+    };
+    (0..8).for_each(|round| quick(&mut client, 1 + round * 128));
+    assert!(writer.terminate().0.success());
+    let (mut unsigned, mut most, mut signed) = (0, 0, 0);
+    for line in lines(&dirs.segment(1)) {
+        if line.starts_with(b"{\"checkpoint\":") {
+            (unsigned, signed) = (0, signed + 1);
+        } else {
+            unsigned += 1;
+            most = unsigned.max(most);
+        }
+    }
+    assert!(most <= 256 && signed >= 1024 / 256, "{most} {signed}");
+    let report = verify(&dirs.log, None);
+    assert_eq!((report.state, report.records), (State::Ok, 1024));
+}
+
+/// Nor is what comes alone unsigned for long: nothing has to follow it, and nobody has to stop the writer.
+#[test]
+fn record_that_nothing_follows_is_signed_all_the_same() {
+    let dirs = Dirs::new();
+    let _writer = Writer::start(&dirs);
+    let mut client = Client::connect(&dirs);
+    client.append(1, false);
+    assert_eq!(client.signed().seq, 1);
 }
 
 #[test]

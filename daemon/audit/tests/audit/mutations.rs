@@ -1,6 +1,6 @@
 //! What somebody could do to the files of a log, at random places, two thousand times: each of it is found, and where.
 
-use std::{collections::BTreeSet, fs, path::Path, thread, time::Instant};
+use std::{collections::BTreeSet, env, fs, path::Path, sync::LazyLock, thread, time::Instant};
 
 use ed25519_dalek::SigningKey;
 use paw_audit::{
@@ -19,7 +19,12 @@ use crate::{
 
 const RECORDS: u64 = 150;
 const KINDS: usize = 20;
-const EACH: usize = 100;
+
+/// How often each is done. `PAW_MUTATIONS=1000 cargo test -p paw-audit` tries more.
+static EACH: LazyLock<usize> = LazyLock::new(|| {
+    let said = env::var("PAW_MUTATIONS").ok();
+    said.and_then(|it| it.parse().ok()).unwrap_or(100)
+});
 
 /// Small, fast and the same in each run.
 struct Dice(u64);
@@ -262,7 +267,7 @@ fn try_kind(kind: usize, dirs: &Dirs, other: &Dirs, keys: &[Ratchet]) -> BTreeSe
     let mut dice = Dice(42 + kind as u64);
     let mut faults = BTreeSet::new();
     let mut done = 0;
-    while done < EACH {
+    while done < *EACH {
         copy(&dirs.log, &copied);
         let (what, certain) = mutate(&work, kind, &mut dice);
         if unchanged(&dirs.log, &copied) {

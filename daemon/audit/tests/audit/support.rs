@@ -18,7 +18,7 @@ use std::{
 };
 
 use command_fds::{CommandFdExt as _, FdMapping};
-use paw_api::audit::{Actor, Answer, Append, Entry, Event};
+use paw_api::audit::{Actor, Answer, Append, Entry, Event, Signed};
 use paw_audit::{
     Log, LogError,
     format::Stamp,
@@ -162,6 +162,7 @@ pub(crate) fn entry(n: u64) -> Entry {
         gid: 1000,
         pid: 7,
         role: None,
+        unit: None,
     });
     entry.kind = Some(Kind::Chat);
     entry.risk = Some(Risk::Low);
@@ -316,6 +317,17 @@ impl Client {
             },
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => None,
             Err(error) => panic!("no answer: {error}"),
+        }
+    }
+
+    /// The next signature that the writer tells of.
+    pub(crate) fn signed(&mut self) -> Signed {
+        loop {
+            let mut line = String::new();
+            assert!(self.answers.read_line(&mut line).expect("in time") > 0);
+            if let Answer::Signed(signed) = serde_json::from_str(&line).unwrap() {
+                return signed;
+            }
         }
     }
 
