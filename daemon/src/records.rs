@@ -117,12 +117,7 @@ pub fn summary(plan: &Plan) -> String {
         ),
         Operation::ToolCall(call) => {
             let arguments = serde_json::Value::Object(call.arguments.clone());
-            format!(
-                "{}/{} {}",
-                call.skill,
-                call.tool,
-                paw_policy::plan::canonical(&arguments)
-            )
+            format!("{}/{} {}", call.skill, call.tool, canonical(&arguments))
         }
         Operation::SandboxRun(spec) => {
             let argv = spec.get("argv").and_then(serde_json::Value::as_array);

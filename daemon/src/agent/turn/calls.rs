@@ -27,7 +27,6 @@ use super::{
 };
 use crate::{
     agent::Door,
-    gateway,
     intake::{By, Called, Consulted, unreadable},
     orchestrator::{
         handle::Change,
