@@ -428,6 +428,8 @@ async fn denial_is_on_the_disk_before_who_is_denied_hears_of_it() {
 /// Beside who it was, a record has the unit that the kernel says the caller was in, and it is in what is shown and exported.
 async fn record_names_the_unit_that_a_caller_was_in() {
     let pawd = Pawd::start(Setup::only(CONFIG).shipped_policy()).await;
+    let rule = "@id(\"more\") forbid (principal, action == Action::\"chat\", resource);\n";
+    pawd.root.write("etc/policy/60-more.cedar", rule);
     let name = format!("caller-{}.scope", std::process::id());
     let group = Path::new("/sys/fs/cgroup").join(&name);
     std::fs::create_dir(&group).expect("this is root, and there are cgroups");
