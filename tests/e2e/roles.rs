@@ -431,7 +431,10 @@ async fn record_names_the_unit_that_a_caller_was_in() {
     let rule = "@id(\"more\") forbid (principal, action == Action::\"chat\", resource);\n";
     pawd.root.write("etc/policy/60-more.cedar", rule);
     let name = format!("caller-{}.scope", std::process::id());
-    let group = Path::new("/sys/fs/cgroup").join(&name);
+    // Beside groups of the first version, those of the second have a directory of their own.
+    let groups = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(Path::new);
+    let groups = groups.iter().find(|it| it.join("cgroup.procs").exists());
+    let group = groups.expect("there are groups").join(&name);
     std::fs::create_dir(&group).expect("this is root, and there are cgroups");
     let pawctl = format!(
         "echo $$ > {}/cgroup.procs && exec {} --root {} policy reload",
