@@ -4,6 +4,7 @@ use std::{
     cell::Cell, fs, os::unix::fs::MetadataExt as _, path::PathBuf, sync::Arc, time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use jsonrpsee::RpcModule;
 use paw_api::methods::Method;
 use paw_policy::Role;
@@ -76,7 +77,7 @@ impl Socket {
             methods: methods().into(),
             table: TABLE,
             identify: identify(roles, |_| None),
-            on_denied: Arc::new(|_, _| {}),
+            on_denied: Arc::new(|_, _| std::future::ready(Ok(())).boxed().shared()),
             may_call: Arc::new(|_, _| Ok(())),
             limits: Limits {
                 requests_per_second: 0,

@@ -58,7 +58,11 @@ async fn what_comes_by_mcp_is_what_a_model_wrote() {
     );
     let labels = TaintSet::of(Taint::Model);
     assert!(!own.taint.has(Taint::Model), "{own:?}");
-    assert_eq!(foreign.taint, own.taint.clone().with(&labels), "{foreign:?}");
+    assert_eq!(
+        foreign.taint,
+        own.taint.clone().with(&labels),
+        "{foreign:?}"
+    );
     // Which way it came in is on record.
     for (action, way) in [(&own, Value::Null), (&foreign, json!("MCP"))] {
         let judged = Some("action_judged".to_owned());

@@ -119,8 +119,7 @@ impl Keeper {
                 ..of.clone()
             };
             if let Err(error) = self.secrets.may(secret, &of) {
-                self.secrets.refused(secret, of, &error).await;
-                return Err(error);
+                return Err(self.secrets.refused(secret, of, error).await);
             }
         }
         self.secrets.locked(secret, of).await
