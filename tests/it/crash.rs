@@ -95,6 +95,8 @@ async fn without_audit_writer_nothing_is_done() {
     let client = pawd.client().await;
     let waiting = ask_to_write(&client, "out.txt", "hello").await;
     pawd.audit.as_mut().unwrap().kill9().await;
+    // What only reads waits for no disk, and so for no writer either until pawd knows that it is gone.
+    pawd.daemon.says("audit writer lost", 1).await;
     let arguments = object(json!({"skill": "files", "tool": "list", "arguments": {"path": "."}}));
     let asked = client
         .submit("tool_call".into(), arguments, None, None, Some(true), None)
@@ -114,6 +116,8 @@ async fn action_that_could_not_be_accepted_gives_its_place_back() {
     let mut pawd = Pawd::start(setup).await;
     let client = pawd.client().await;
     pawd.audit.as_mut().unwrap().kill9().await;
+    // What only reads waits for no disk, and so for no writer either until pawd knows that it is gone.
+    pawd.daemon.says("audit writer lost", 1).await;
     let arguments = object(json!({"skill": "files", "tool": "list", "arguments": {"path": "."}}));
     let asked = client
         .submit("tool_call".into(), arguments, None, None, Some(true), None)

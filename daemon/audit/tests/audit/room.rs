@@ -140,18 +140,18 @@ fn what_is_not_kept_any_longer_makes_room_on_a_full_disk() {
     };
     let mut log = open(place).unwrap();
     // Longer than what the next segment takes.
-    for n in 0..4_000 {
+    for n in 0..2_800 {
         log.append(&entry(n), after(0));
     }
     log.seal(after(0)).unwrap();
     assert!(fs::metadata(dirs.segment(1)).unwrap().len() > RESERVE);
-    for (n, day) in [(4_000, 8), (4_001, 16)] {
+    for (n, day) in [(2_800, 8), (2_801, 16)] {
         log.append(&entry(n), after(day));
         log.seal(after(day)).unwrap();
     }
     assert_eq!(segment::list(&dirs.log).unwrap(), [1, 2, 3]);
     let _full = ballast(&dirs);
-    log.append(&entry(4_002), after(24));
+    log.append(&entry(2_802), after(24));
     log.seal(after(24)).unwrap_err();
     assert_eq!(segment::list(&dirs.log).unwrap(), [2, 3]);
     log.seal(after(24)).unwrap();
