@@ -4,7 +4,7 @@
 cd "$(dirname "$0")" || exit 2
 export LC_ALL=C NO_COLOR=1
 
-for part in claims install hardening sandbox recovery packages power; do
+for part in claims install hardening sandbox recovery packages; do
     # shellcheck source=/dev/null
     . "./$part.sh"
 done
