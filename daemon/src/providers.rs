@@ -153,8 +153,8 @@ impl Providers {
         self.known.iter().find(|(known, _)| known.as_str() == name)
     }
 
-    /// Whether a turn of a conversation was said by a provider on this host, or is of a question that one was asked. What is configured under its name today does not say so: it may have
-    /// moved since.
+    /// Whether a turn of a conversation was said by a provider on this host, or is of a question that one was asked. What is configured
+    /// under its name today does not say so: it may have moved since.
     #[must_use]
     pub fn said_here(&self, turn: &TurnRecord) -> bool {
         // One that is not configured any more may have been local.
