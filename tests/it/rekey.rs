@@ -12,7 +12,7 @@ use paw_api::secret::{Hidden, SecretRpcClient};
 use paw_vault::{NewKey, Source, Vault, key::HostKey};
 use secrecy::SecretString;
 
-use crate::secrets::{CANARY, done, key_file, keys, provider, status, test, with_key};
+use crate::secrets::{CANARY, done, key_file, keys, provider, refused, status, test, with_key};
 
 /// A vault with so many secrets where pawd looks for it, made by nobody that the log knows.
 fn vault_of(root: &Root, count: usize) {
@@ -111,6 +111,71 @@ fn rekey(root: &Root) -> Traced {
     command.args(["secret", "rekey", "--key-file"]);
     command.stdout(Stdio::null()).stderr(Stdio::null());
     Traced::start(command)
+}
+
+/// Whether the vault is opened by the key in the file alone, and there is no other one beside it.
+async fn opens_by_its_file(pawd: &Pawd, what: &str) {
+    let client = pawd.client().await;
+    done(pawd, &["secret", "lock"], "").await;
+    let etc = pawd.root.path().join("etc");
+    let digits = fs::read_to_string(etc.join("vault.key")).unwrap();
+    let key = Hidden(SecretString::from(digits.trim().to_owned()));
+    let opened = within("unlocking", client.unlock(None, None, Some(key))).await;
+    assert_eq!(opened.expect(what).state, "unsealed", "{what}");
+    for name in ["vault.key.next", "vault.key.draft"] {
+        assert!(!etc.join(name).exists(), "{what}: {name}");
+    }
+}
+
+/// Of two that change the key at once, one is told that there is another, and the vault has the key that stands in the file.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_who_change_the_key_at_once_leave_the_key_of_the_vault() {
+    let model = Model::start().await;
+    let pawd = with_key(&model).await;
+    done(&pawd, &["secret", "init"], "").await;
+    done(&pawd, &["secret", "set", "cloud"], CANARY).await;
+    // The worst of it: one has written its key down, and not yet put it where pawd would find it.
+    let first = rekey(&pawd.root);
+    first.hold(SYS_linkat);
+    first.was_held(1).await;
+    let (code, said) = refused(&pawd, &["secret", "rekey", "--key-file"], "").await;
+    assert!(
+        code == 1 && said.contains("another pawctl"),
+        "{code} {said}"
+    );
+    first.hold_no_more();
+    first.go_on();
+    first.ended().await;
+    opens_by_its_file(&pawd, "held").await;
+    // And as it comes.
+    for round in 0..20 {
+        let rekey = async || pawd.pawctl(&["secret", "rekey", "--key-file"]).await;
+        let (one, other) = tokio::join!(rekey(), rekey());
+        assert!(
+            one.status.success() || other.status.success(),
+            "{one:?} {other:?}"
+        );
+        opens_by_its_file(&pawd, &format!("round {round}")).await;
+    }
+}
+
+/// A key that an earlier change left may be the vault's only one: who is refused with it does not remove it.
+#[tokio::test(flavor = "multi_thread")]
+async fn key_that_an_interrupted_change_left_outlives_a_refusal() {
+    let model = Model::start().await;
+    let pawd = with_key(&model).await;
+    done(&pawd, &["secret", "init"], "").await;
+    let interrupted = rekey(&pawd.root);
+    interrupted.hold(SYS_rename);
+    interrupted.was_held(1).await;
+    interrupted.kill();
+    done(&pawd, &["secret", "lock"], "").await;
+    let (code, said) = refused(&pawd, &["secret", "rekey", "--key-file"], "").await;
+    assert!(code == 1 && said.contains("sealed"), "{code} {said}");
+    // It opens the vault, and comes to its place.
+    done(&pawd, &["secret", "unlock"], "").await;
+    done(&pawd, &["secret", "rekey", "--key-file"], "").await;
+    opens_by_its_file(&pawd, "at the end").await;
 }
 
 /// pawd reads what root made, as it does on a host before it gives root up.

@@ -1,8 +1,11 @@
 //! The key of the vault in a file of root's. A new one stands beside the old one until the vault has it: pawd looks at both, and
 //! whatever is interrupted, one of them opens the vault.
+//!
+//! Whoever changes it is alone from the first look at the directory to the last: of two at once, one would write over the draft that the
+//! other is about to put in its place, and the vault would have a key that is nowhere.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io::{self, Read as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
@@ -30,31 +33,39 @@ pub(super) struct KeyFile {
     path: PathBuf,
     /// The place that it takes once the vault has it.
     place: PathBuf,
+    /// Whether it was made now, and opens nothing unless the vault takes it.
+    is_new: bool,
+    /// The directory, locked: nobody else changes the key meanwhile.
+    _alone: File,
 }
 
 impl KeyFile {
     /// A new key where there is none.
     pub(super) fn create(global: &Global) -> Result<Self, Failure> {
         let place = place(global);
-        Self::make(place.clone(), place)
+        let alone = alone(&place)?;
+        Self::make(place.clone(), place, alone)
     }
 
     /// A new key beside the one that is there; or the one that an interrupted change left there.
     pub(super) fn next(global: &Global) -> Result<Self, Failure> {
         let place = place(global);
+        let alone = alone(&place)?;
         let path = place.with_extension(NEXT);
         match read(&path) {
             Ok(digits) => Ok(Self {
                 digits,
                 path,
                 place,
+                is_new: false,
+                _alone: alone,
             }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::make(path, place),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::make(path, place, alone),
             Err(error) => Err(failed("read", &path, &error)),
         }
     }
 
-    fn make(path: PathBuf, place: PathBuf) -> Result<Self, Failure> {
+    fn make(path: PathBuf, place: PathBuf, alone: File) -> Result<Self, Failure> {
         let mut bytes = Zeroizing::new([0; KEY]);
         let digits = File::open("/dev/urandom")
             .and_then(|mut random| random.read_exact(&mut bytes[..]))
@@ -73,6 +84,8 @@ impl KeyFile {
                 digits,
                 path,
                 place,
+                is_new: true,
+                _alone: alone,
             }),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(Failure::Usage {
                 doing: "write the key of the vault".to_owned(),
@@ -91,15 +104,34 @@ impl KeyFile {
 
     /// The vault has it: it takes the place of the one before.
     pub(super) fn is_in_use(&self) -> Result<(), Failure> {
-        fs::rename(&self.path, &self.place)
-            .and_then(|()| sync_directory(&self.place))
+        self.put_in_place()
             .map_err(|error| failed("put the new key into the place of", &self.place, &error))
     }
 
-    /// The vault does not have it.
+    fn put_in_place(&self) -> io::Result<()> {
+        let from = if self.stands_there() {
+            self.path.clone()
+        } else {
+            // Somebody removed it, or put another one there. The vault has this one, which is nowhere else.
+            let draft = self.place.with_extension(DRAFT);
+            write(&draft, &self.digits)?;
+            draft
+        };
+        fs::rename(from, &self.place)?;
+        sync_directory(&self.place)
+    }
+
+    /// The vault does not have it. One that an earlier change left is not known to be of no use: that change may have been done.
     pub(super) fn is_of_no_use(&self) {
-        // One that stays is tried and opens nothing.
-        let _ = fs::remove_file(&self.path);
+        if self.is_new && self.stands_there() {
+            // One that stays is tried and opens nothing.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+
+    /// Whether the file has this key still.
+    fn stands_there(&self) -> bool {
+        read(&self.path).is_ok_and(|found| found.expose_secret() == self.digits.expose_secret())
     }
 }
 
@@ -117,6 +149,25 @@ fn place(global: &Global) -> PathBuf {
     match &global.root {
         Some(root) => root.join("etc").join(NAME),
         None => Path::new("/etc/pawd").join(NAME),
+    }
+}
+
+/// The directory of the key, which nobody else has as long as this is held, and the kernel gives back whatever becomes of us.
+fn alone(place: &Path) -> Result<File, Failure> {
+    let directory = place.parent().unwrap_or(Path::new("/"));
+    let file = File::open(directory).map_err(|error| failed("open", directory, &error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Failure::Local {
+            doing: "write the key of the vault".to_owned(),
+            why: format!(
+                "another pawctl is changing the key in {}",
+                directory.display()
+            ),
+            remedy: "wait until it has ended, and see whether it is done: pawctl secret status"
+                .to_owned(),
+        }),
+        Err(TryLockError::Error(error)) => Err(failed("lock", directory, &error)),
     }
 }
 
