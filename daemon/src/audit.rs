@@ -466,6 +466,16 @@ impl Talk<'_> {
                 self.tell_signed.send_replace(Some(signed.clone()));
                 return Ok(());
             }
+            Answer::Room => {
+                self.tell.send_if_modified(|health| {
+                    let was = std::mem::replace(&mut health.writable, true);
+                    if !was {
+                        info!("the disk of the audit log has room again");
+                    }
+                    !was
+                });
+                return Ok(());
+            }
             Answer::Appended(Appended { seq, .. }) => Some(*seq),
             Answer::Refused(AppendRefused { seq, .. }) => *seq,
         };
@@ -479,7 +489,7 @@ impl Talk<'_> {
             ));
         };
         match said {
-            Answer::Hello(_) | Answer::Signed(_) => {}
+            Answer::Hello(_) | Answer::Signed(_) | Answer::Room => {}
             Answer::Appended(Appended {
                 audit_seq, full, ..
             }) => {

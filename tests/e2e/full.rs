@@ -9,7 +9,7 @@ use std::{
 };
 
 use harness::{
-    cases,
+    ANSWERS_ALL, cases,
     openmetrics::Exposition,
     report::Case,
     standalone::Standalone,
@@ -21,6 +21,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use paw_api::{
     ErrorKind,
     action::{ActionRpcClient, Answer, ApprovalRpcClient},
+    agent::SkillRpcClient,
     sandbox::{RunEvent, RunSpec, SandboxRpcClient},
     system::SystemRpcClient,
     trail::AuditRpcClient,
@@ -28,7 +29,7 @@ use paw_api::{
 use paw_policy::State;
 use serde_json::{Value, json};
 
-use crate::without_sandboxes;
+use crate::{needs::install, without_sandboxes};
 
 pub(crate) fn cases() -> Vec<Case> {
     cases![
@@ -36,6 +37,7 @@ pub(crate) fn cases() -> Vec<Case> {
         action_that_does_not_fit_on_the_disk_is_refused_and_its_end_is_in_the_log,
         log_that_has_no_room_stops_what_needs_a_record_and_says_so_until_there_is_some,
         what_began_before_the_log_had_no_room_ends_on_record,
+        what_has_happened_has_its_place_in_a_log_that_has_no_room,
     ]
 }
 
@@ -223,6 +225,16 @@ async fn log_that_has_no_room_stops_what_needs_a_record_and_says_so_until_there_
     // With room it goes on, and nobody has to be started again.
     let before = system.processes().await;
     fs::remove_file(filler).expect("it is ours");
+    // That is found out by nobody's asking for anything.
+    let ready = async {
+        while !SystemRpcClient::status(&client)
+            .await
+            .expect("it answers")
+            .ready
+        {}
+    };
+    within("room that is found", ready).await;
+    assert!(log_is_well(&client).await);
     answer(&client, &asked.id, asked.digest, Answer::Approve)
         .await
         .expect("it may be approved");
@@ -233,6 +245,22 @@ async fn log_that_has_no_room_stops_what_needs_a_record_and_says_so_until_there_
     let verified = within("verifying", AuditRpcClient::verify(&client)).await;
     let verified = verified.expect("root may");
     assert!(verified.ok, "{verified:?}");
+}
+
+/// Takes all the room of the log, until pawd knows; it comes back when the file is removed.
+async fn fill(disk: &Disk, client: &Client) -> PathBuf {
+    let filler = disk.fill();
+    let mut submitted = 0;
+    while client
+        .submit("tool_call".into(), write(1), None, None, None, None)
+        .await
+        .is_ok()
+    {
+        submitted += 1;
+        assert!(submitted < 100, "the disk never became full");
+    }
+    assert!(!log_is_well(client).await);
+    filler
 }
 
 /// How often it is on record that this action ended.
@@ -269,17 +297,7 @@ async fn what_began_before_the_log_had_no_room_ends_on_record() {
             other => panic!("{other:?}"),
         }
     };
-    let filler = disk.fill();
-    let mut submitted = 0;
-    while client
-        .submit("tool_call".into(), write(1), None, None, None, None)
-        .await
-        .is_ok()
-    {
-        submitted += 1;
-        assert!(submitted < 100, "the disk never became full");
-    }
-    assert!(!log_is_well(&client).await);
+    let filler = fill(&disk, &client).await;
     // What is refused takes nothing of the room that is kept for the end of what was begun.
     for _ in 0..200 {
         let another = client.submit("tool_call".into(), write(1), None, None, None, None);
@@ -304,4 +322,36 @@ async fn what_began_before_the_log_had_no_room_ends_on_record() {
     let verified = within("verifying", AuditRpcClient::verify(&client)).await;
     let verified = verified.expect("root may");
     assert!(verified.ok, "{verified:?}");
+}
+
+/// A skill whose files were touched is disabled whether or not that can be written down, so it has happened; what is about to happen
+/// does not.
+async fn what_has_happened_has_its_place_in_a_log_that_has_no_room() {
+    let files = [("etc/policy/60-critical.cedar", ANSWERS_ALL)];
+    let mut system = Standalone::start_with("", false, &files).await;
+    install(&system, &system.client().await, "post", "").await;
+    system.stop().await;
+    let disk = Disk::at(&system.root.path().join("log"));
+    system.start_again().await;
+    let client = system.client().await;
+    let changes = async || {
+        let event = Some("skill_changed".to_owned());
+        let listed = AuditRpcClient::list(&client, None, event, None, None);
+        let listed = within("the log", listed).await;
+        let all = listed.expect("root may read it");
+        let change = |record: &Value| record["entry"]["detail"]["change"].clone();
+        all.iter().map(change).collect::<Vec<_>>()
+    };
+    let before = changes().await;
+    fill(&disk, &client).await;
+    let skill = SkillRpcClient::show(&client, "post".into()).await;
+    let digest = skill.expect("it is installed").digest.to_string();
+    let tree = system.root.path().join("skills/trees").join(digest);
+    fs::write(tree.join("server.sh"), "echo owned\n").expect("root may write");
+    let verified = system.pawctl(&["skill", "verify", "post"]).await;
+    assert_eq!(verified.status.code(), Some(1), "{verified:?}");
+    let another = client.submit("tool_call".into(), write(1), None, None, None, None);
+    refused(within("an answer", another).await, ErrorKind::Unavailable);
+    let expected: Vec<Value> = [json!("drifted")].into_iter().chain(before).collect();
+    assert_eq!(changes().await, expected);
 }

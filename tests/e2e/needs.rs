@@ -58,7 +58,8 @@ fn manifest(name: &str, more: &str) -> String {
     )
 }
 
-async fn install(system: &Standalone, client: &Client, name: &str, more: &str) {
+/// Has a skill that sends through the broker `api`, with these further lines of its manifest.
+pub(crate) async fn install(system: &Standalone, client: &Client, name: &str, more: &str) {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("skill.toml"), manifest(name, more)).unwrap();
     fs::write(dir.path().join("server.sh"), SERVER).unwrap();

@@ -78,7 +78,7 @@ impl Door {
             let said: Says = serde_json::from_str(&line.expect("it stays open")).unwrap();
             match said {
                 Says::Appended(appended) if appended.seq == self.seq => return,
-                Says::Hello(_) | Says::Signed(_) => {}
+                Says::Hello(_) | Says::Signed(_) | Says::Room => {}
                 other => panic!("{other:?}"),
             }
         }

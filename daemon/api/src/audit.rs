@@ -42,6 +42,8 @@ pub enum Answer {
     Hello(Hello),
     /// Something was signed, also before the connection; it is the answer to nothing. Who does not take answers is not told of each.
     Signed(Signed),
+    /// A disk that was full has room for everything again; it is the answer to nothing.
+    Room,
 }
 
 /// Who the writer is. The kernel cannot tell: the peer of a socket that was made for somebody else is who made it.
@@ -111,7 +113,7 @@ pub struct AppendRefused {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RefuseReason {
-    /// There is no room on the disk. It is tried anew with each request.
+    /// There is no room on the disk. It is tried anew with each request, and each second; [`Answer::Room`] tells that there is some.
     Full,
     /// The disk failed otherwise.
     Io,

@@ -202,7 +202,7 @@ impl Log {
         Ok(())
     }
 
-    /// Whether the disk had no room for everything when a record was last to be admitted.
+    /// Whether the disk had no room for everything when that was last looked for.
     #[must_use]
     pub const fn is_full(&self) -> bool {
         self.room.is_full()
@@ -266,13 +266,11 @@ impl Log {
         Ok(())
     }
 
-    /// When [`Log::tick`] has something to do; never, when everything is signed.
+    /// When [`Log::tick`] has something to do; never, when everything is signed and there is room.
     #[must_use]
     pub fn due(&self) -> Option<Instant> {
-        match (self.sync_by, self.sign_by) {
-            (Some(sync), Some(sign)) => Some(sync.min(sign)),
-            (one, other) => one.or(other),
-        }
+        let all = [self.sync_by, self.sign_by, self.room.due()];
+        all.into_iter().flatten().min()
     }
 
     /// Does what has become due.
@@ -280,6 +278,7 @@ impl Log {
     /// # Errors
     /// As [`Log::commit`].
     pub fn tick(&mut self, now: Instant, at: Stamp) -> Result<(), LogError> {
+        self.room.tick(&self.file, self.len, now);
         if self.sign_by.is_some_and(|due| due <= now) {
             // What cannot be signed now, because the disk is full, is tried again later and not at once.
             self.sign_by = Some(now + SIGN_WITHIN);

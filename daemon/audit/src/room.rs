@@ -9,7 +9,12 @@
 //!            │ how something ended            │ also: denials    │ also: everything else, once there is AGAIN more
 //! ```
 
-use std::{fs::File, io, os::fd::AsFd as _};
+use std::{
+    fs::File,
+    io,
+    os::fd::AsFd as _,
+    time::{Duration, Instant},
+};
 
 use nix::{
     errno::Errno,
@@ -24,6 +29,9 @@ pub const RESERVE: u64 = 1024 * 1024;
 /// So much more must be there before a disk that was full is none any more, in bytes: a record that is shorter than the last one has
 /// found a place since, and the next would not.
 pub const AGAIN: u64 = 128 * 1024;
+
+/// After so long a full disk is looked at again, whether or not there is a record for it.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What a denial leaves to others, who are fewer.
 const LEFT_BY_DENIALS: u64 = RESERVE / 2;
@@ -125,6 +133,8 @@ pub(crate) struct Room {
     /// Up to here the file has blocks; nothing is known where the file system does not give them before they are written.
     until: Option<u64>,
     full: bool,
+    /// When a full disk is looked at again.
+    look_by: Option<Instant>,
 }
 
 impl Room {
@@ -133,6 +143,7 @@ impl Room {
         let mut room = Self {
             until: Some(end),
             full: false,
+            look_by: None,
         };
         room.fill(file, end);
         if room.full {
@@ -150,6 +161,24 @@ impl Room {
     /// Whether there was no room for everything when it was last looked for.
     pub(crate) const fn is_full(&self) -> bool {
         self.full
+    }
+
+    /// When [`Room::tick`] has something to do; never, where there is room.
+    pub(crate) const fn due(&self) -> Option<Instant> {
+        self.look_by
+    }
+
+    /// Looks again for what was not there, if that has become due.
+    pub(crate) fn tick(&mut self, file: &File, end: u64, now: Instant) {
+        if self.look_by.is_some_and(|due| due <= now) {
+            self.look_by = None;
+            self.fill(file, end);
+        }
+        if self.full {
+            self.look_by.get_or_insert(now + LOOK_AGAIN);
+        } else {
+            self.look_by = None;
+        }
     }
 
     /// Whether a record that would end here may be written.

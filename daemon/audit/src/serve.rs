@@ -1,7 +1,7 @@
 //! The writer's only door: a Unix socket over which the daemon appends, and nothing else can be asked.
 //!
 //! One thread, no timers of its own: it sleeps until somebody writes, an answer can be sent, a signal comes, or the log has
-//! something to sync or sign. Whatever has arrived by then is one group, written and synced once, and then answered.
+//! something to sync or sign, or a full disk to look at again. Whatever has arrived by then is one group, written and synced once, and then answered.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -70,6 +70,7 @@ pub fn serve(
     let mut refusing = false;
     // What was signed last of what those who are connected were told.
     let mut told = log.signed().map(|it| it.checkpoint.clone());
+    let mut was_full = log.is_full();
     loop {
         let ready =
             wait(listener, &connections, stop, log.due()).map_err(|source| ServeError::Socket {
@@ -103,9 +104,17 @@ pub fn serve(
         if log.signed().map(|it| &it.checkpoint) != told.as_ref() {
             told = log.signed().map(|it| it.checkpoint.clone());
             for connection in &mut connections {
-                connection.tell(log.signed());
+                connection.tell(log.signed().cloned().map(Answer::Signed));
             }
         }
+        if was_full && !log.is_full() {
+            tracing::info!("the disk of the audit log has room again");
+            refusing = false;
+            for connection in &mut connections {
+                connection.tell(Some(Answer::Room));
+            }
+        }
+        was_full = log.is_full();
         for connection in &mut connections {
             connection.flush();
         }
@@ -212,7 +221,7 @@ fn accept(
                 Ok(()) => {
                     let mut connection = Connection::new(stream);
                     connection.answer(&Answer::Hello(hello.clone()));
-                    connection.tell(signed);
+                    connection.tell(signed.cloned().map(Answer::Signed));
                     connections.push(connection);
                 }
                 Err(error) => tracing::warn!(error = %error, "audit connection cannot be used"),
@@ -474,12 +483,12 @@ impl Connection {
         self.out.push(b'\n');
     }
 
-    /// Says what was signed, unless the other side does not take what it is told.
-    fn tell(&mut self, signed: Option<&Signed>) {
-        if let Some(signed) = signed
+    /// Says what is the answer to nothing, unless the other side does not take what it is told.
+    fn tell(&mut self, news: Option<Answer>) {
+        if let Some(news) = news
             && self.out.len() < MAX_BUFFERED
         {
-            self.answer(&Answer::Signed(signed.clone()));
+            self.answer(&news);
         }
     }
 

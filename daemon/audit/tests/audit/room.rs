@@ -93,7 +93,9 @@ fn fill(client: &mut Client) -> u64 {
                 assert!(refused.remedy.contains("free space"), "{refused:?}");
                 return stored;
             }
-            other @ (Answer::Hello(_) | Answer::Signed(_)) => panic!("no answer: {other:?}"),
+            other @ (Answer::Hello(_) | Answer::Signed(_) | Answer::Room) => {
+                panic!("no answer: {other:?}")
+            }
         }
     }
     panic!("the disk never became full");
@@ -124,6 +126,22 @@ fn full_disk_refuses_with_its_reason_and_heals_without_a_restart() {
         stored + 1,
         "the number of a refused record is given again"
     );
+    ends_whole(writer, &dirs, stored + 1);
+}
+
+/// Whoever waits for room need not try with a record.
+#[test]
+fn disk_that_has_room_again_is_told_of_without_another_record() {
+    let dirs = Dirs::new();
+    let Some(_mounted) = small(&dirs) else { return };
+    let writer = Writer::start(&dirs);
+    let mut client = Client::connect(&dirs);
+    assert_eq!(audit_seq(&client.append(BEGINS, true)), 1);
+    let ballast = ballast(&dirs);
+    let stored = 1 + fill(&mut client);
+    fs::remove_file(&ballast).unwrap();
+    while client.news() != Answer::Room {}
+    assert_eq!(audit_seq(&client.append(BEGINS, true)), stored + 1);
     ends_whole(writer, &dirs, stored + 1);
 }
 

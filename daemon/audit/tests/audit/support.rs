@@ -312,7 +312,7 @@ impl Client {
         match self.answers.read_line(&mut line) {
             Ok(0) => None,
             Ok(_) => match serde_json::from_str(&line).unwrap() {
-                Answer::Hello(_) | Answer::Signed(_) => self.answer(),
+                Answer::Hello(_) | Answer::Signed(_) | Answer::Room => self.answer(),
                 answer => Some(answer),
             },
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => None,
@@ -323,12 +323,17 @@ impl Client {
     /// The next signature that the writer tells of.
     pub(crate) fn signed(&mut self) -> Signed {
         loop {
-            let mut line = String::new();
-            assert!(self.answers.read_line(&mut line).expect("in time") > 0);
-            if let Answer::Signed(signed) = serde_json::from_str(&line).unwrap() {
+            if let Answer::Signed(signed) = self.news() {
                 return signed;
             }
         }
+    }
+
+    /// The next that the writer tells of, whatever it is about.
+    pub(crate) fn news(&mut self) -> Answer {
+        let mut line = String::new();
+        assert!(self.answers.read_line(&mut line).expect("in time") > 0);
+        serde_json::from_str(&line).unwrap()
     }
 
     pub(crate) fn append(&mut self, n: u64, durable: bool) -> Answer {

@@ -27,7 +27,7 @@ fn told(client: &mut Client, vault: Uuid, generation: &str) -> Result<u64, Refus
             assert!(!refused.message.is_empty() && !refused.remedy.is_empty());
             Err(refused.reason)
         }
-        Answer::Hello(_) | Answer::Signed(_) => unreachable!("they were taken"),
+        Answer::Hello(_) | Answer::Signed(_) | Answer::Room => unreachable!("they were taken"),
     }
 }
 
