@@ -107,11 +107,7 @@ impl Driver {
                 why: "it is not in the store any more".into(),
                 found: None,
             }),
-            Err(error @ StoreError::Corrupt { .. }) => Err(NotReadBack::Lost {
-                why: paw_log::Chain(&error).to_string(),
-                found: None,
-            }),
-            Err(error) => Err(NotReadBack::NotNow(error)),
+            Err(error) => Err(unread(error)),
         }
     }
 
@@ -207,6 +203,18 @@ impl Driver {
             Happened::Noted
         });
         self.tell(id, State::Failed);
+    }
+}
+
+/// Why an action that waits cannot be read back. Of one whose own record is damaged nothing is left that could be done. A store that is
+/// damaged as a whole says nothing of one action: what is ended because of that might be done after all once the file is put back.
+fn unread(error: StoreError) -> NotReadBack {
+    match error {
+        StoreError::Unreadable { .. } => NotReadBack::Lost {
+            why: paw_log::Chain(&error).to_string(),
+            found: None,
+        },
+        error => NotReadBack::NotNow(error),
     }
 }
 
@@ -317,6 +325,20 @@ mod tests {
             circumstances: paw_policy::Circumstances::default(),
             interrupted: 0,
         }
+    }
+
+    #[test]
+    fn damaged_store_ends_no_question_and_a_damaged_record_ends_its_own() {
+        let (path, detail) = ("pawd.redb".into(), "a page".to_owned());
+        let file = unread(StoreError::Corrupt { path, detail });
+        let NotReadBack::NotNow(error) = file else {
+            panic!("{file:?}");
+        };
+        assert!(error.to_string().contains("is damaged"), "{error}");
+        assert!(error.remedy().contains("newest backup"), "{error}");
+        let (path, detail) = ("pawd.redb".into(), "action 1".to_owned());
+        let one = unread(StoreError::Unreadable { path, detail });
+        assert!(matches!(one, NotReadBack::Lost { .. }), "{one:?}");
     }
 
     #[test]

@@ -459,7 +459,7 @@ pub(crate) fn parse<T: DeserializeOwned>(what: &str, id: u128, bytes: &[u8]) -> 
 
 fn unreadable(what: &str, id: u128) -> impl FnOnce(serde_json::Error) -> Fault {
     move |error| {
-        Fault::Document(format!(
+        Fault::Record(format!(
             "{what} {} cannot be read: {error}",
             Uuid::from_u128(id)
         ))

@@ -37,6 +37,14 @@ pub enum StoreError {
         /// What was found.
         detail: String,
     },
+    /// One record in it cannot be read; the others can.
+    #[error("a record in store {path} is damaged: {detail}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Which one, and what was found.
+        detail: String,
+    },
     /// There is no room. What was stored stays readable, and nothing of the batch was stored.
     #[error("no space left for store {path}")]
     Full {
@@ -113,7 +121,7 @@ impl StoreError {
             Self::Newer { written_by, .. } => format!(
                 "install pawd {written_by} or later, or stop pawd and copy a backup that this version wrote over the file"
             ),
-            Self::Corrupt { path, .. } => format!(
+            Self::Corrupt { path, .. } | Self::Unreadable { path, .. } => format!(
                 "keep {} for analysis and with pawd stopped, copy the newest backup over it (backups are in the backup directory beside it); check the disk and its logs",
                 path.display()
             ),
@@ -183,8 +191,10 @@ impl StoreError {
 pub(crate) enum Fault {
     /// redb said so.
     Engine(redb::Error),
-    /// A stored document cannot be read back.
+    /// What is stored does not fit together.
     Document(String),
+    /// A stored record cannot be read back.
+    Record(String),
     /// The batch contradicts what is stored.
     Refused(String),
 }
@@ -210,6 +220,10 @@ impl Fault {
         };
         match self {
             Self::Document(detail) => corrupt(detail),
+            Self::Record(detail) => StoreError::Unreadable {
+                path: path.to_owned(),
+                detail,
+            },
             Self::Refused(what) => StoreError::Refused { what },
             Self::Engine(redb::Error::Io(source)) => StoreError::io(step, path, source),
             Self::Engine(redb::Error::DatabaseAlreadyOpen | redb::Error::LockProtocolMismatch) => {

@@ -638,6 +638,22 @@ mod tests {
         );
     }
 
+    /// What is stored under an id that no action has is no record.
+    fn damage(txn: &WriteTransaction) -> Result<(), Fault> {
+        txn.open_table(schema::ACTIONS)?.insert(7_u128, &b"{"[..])?;
+        Ok(())
+    }
+
+    #[test]
+    fn damaged_record_is_told_apart_from_a_damaged_store() {
+        let (_directory, path) = v1();
+        let store = Store::open_with(&path, OpenOptions::new("2.0.0"), &[damage]).unwrap();
+        let error = store.action(Uuid::from_u128(7)).unwrap_err();
+        assert!(matches!(error, StoreError::Unreadable { .. }), "{error:?}");
+        assert!(error.to_string().contains("is damaged"), "{error}");
+        assert_eq!(store.action(Uuid::from_u128(8)).unwrap(), None);
+    }
+
     #[test]
     fn failed_migration_leaves_the_older_store() {
         let (_directory, path) = v1();

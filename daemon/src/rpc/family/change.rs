@@ -4,10 +4,12 @@
 use jsonrpsee::{Extensions, SubscriptionSink, core::RpcResult};
 use paw_api::{Error, ErrorKind, error::ErrorData, model::SwitchEvent};
 use paw_policy::{ConfigChange, Kind, State};
-use paw_store::{ActionRecord, Caller};
+use paw_store::{ActionRecord, Caller, Failure};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
+use tracing::warn;
+use uuid::Uuid;
 
 use super::{FOREVER, Family, fail, send, why};
 use crate::{
@@ -68,7 +70,7 @@ impl Family {
     }
 
     /// Has somebody else answer, if policy lets this caller, and tells how far that is; gives the last news, and none when the caller has
-    /// left, which takes it back.
+    /// left, which takes it back, or when nobody knows what became of it.
     pub(super) async fn switched(
         &self,
         wish: SwitchAsked,
@@ -105,18 +107,13 @@ impl Family {
             drop(self.actions.cancel(id, caller).await);
             return None;
         }
-        Some(match self.settled(id, FOREVER, State::is_final).await {
-            Ok(record) => end(record),
-            Err(error) => SwitchEvent::Failed {
-                message: error.message().to_owned(),
-                error: ErrorData {
-                    kind: ErrorKind::Unavailable,
-                    hint: format!("see what became of it: pawctl action show {id}"),
-                    retry_after_ms: None,
-                    id: Some(id.to_string()),
-                },
-            },
-        })
+        match self.settled(id, FOREVER, State::is_final).await {
+            Ok(record) => end(id, record.state, record.result, record.error),
+            Err(error) => {
+                warn!(paw_action = %id, error = %error, "what became of a switch cannot be told");
+                None
+            }
+        }
     }
 
     async fn begin_switch(
@@ -145,18 +142,23 @@ fn waits(record: &ActionRecord) -> Error {
     Error::new(ErrorKind::Conflict, message, hint).about(id)
 }
 
-fn end(record: ActionRecord) -> SwitchEvent {
-    let (state, id) = (record.state, record.id);
-    if state == State::Completed
-        && let Some(done) = record
-            .result
-            .and_then(|value| serde_json::from_value(value).ok())
-    {
-        return SwitchEvent::Done(done);
+/// The last news of a switch; none where it was made and what it told cannot be read: then it has not failed, and nobody knows more.
+fn end(
+    id: Uuid,
+    state: State,
+    result: Option<Value>,
+    failure: Option<Failure>,
+) -> Option<SwitchEvent> {
+    if state == State::Completed {
+        let done = result.and_then(|value| serde_json::from_value(value).ok());
+        if done.is_none() {
+            warn!(paw_action = %id, "what a switch told that was made cannot be read");
+        }
+        return done.map(SwitchEvent::Done);
     }
-    let retry_after_ms = record.error.as_ref().and_then(|it| it.retry_after_ms);
-    let (kind, message, hint) = why(state, record.error);
-    SwitchEvent::Failed {
+    let retry_after_ms = failure.as_ref().and_then(|it| it.retry_after_ms);
+    let (kind, message, hint) = why(state, failure);
+    Some(SwitchEvent::Failed {
         message,
         error: ErrorData {
             kind,
@@ -164,5 +166,39 @@ fn end(record: ActionRecord) -> SwitchEvent {
             retry_after_ms,
             id: Some(id.to_string()),
         },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use paw_api::model::{Answerer, ModelSwitched};
+    use serde_json::json;
+
+    use super::*;
+
+    /// `failed` says that everything is as it was.
+    #[test]
+    fn switch_that_was_made_is_never_told_as_one_that_failed() {
+        let told = ModelSwitched {
+            agent: None,
+            now: Answerer {
+                provider: "local".into(),
+                model: "m".into(),
+            },
+            was: None,
+            ms: 1,
+        };
+        let end = |state, result| end(Uuid::nil(), state, result, None);
+        assert_eq!(
+            end(State::Completed, Some(json!(told))),
+            Some(SwitchEvent::Done(told))
+        );
+        for unread in [None, Some(json!({"provider": "local"}))] {
+            assert_eq!(end(State::Completed, unread), None);
+        }
+        for state in [State::Failed, State::Cancelled, State::TimedOut] {
+            let last = end(state, None);
+            assert!(matches!(last, Some(SwitchEvent::Failed { .. })), "{last:?}");
+        }
     }
 }
