@@ -287,8 +287,8 @@ fn show(transcript: &Transcript, look: &Look) -> String {
             let action = call.action.as_deref().unwrap_or("refused");
             shown.push_str(&format!(
                 "calls {} {} ({})\n",
-                text::line(&call.name),
-                text::short(&call.arguments, 200),
+                text::unopened(text::line(&call.name), &turn.taint),
+                text::short(&text::said(&call.arguments, &turn.taint), 200),
                 text::line(action)
             ));
         }

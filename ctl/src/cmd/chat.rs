@@ -14,6 +14,7 @@ use paw_api::{
     action::Action,
     provider::{ChatEvent, ChatResult, ToolCalled},
 };
+use paw_policy::TaintSet;
 use serde_json::{Map, Value, json};
 
 use super::{action, or_stdin};
@@ -166,10 +167,58 @@ async fn turn(
     }
 }
 
+/// Where an answer is shown as text. Nobody says here what the model had read, so at a terminal no address in it is one that can be opened;
+/// a program has what was said.
+struct Screen {
+    breaks: Option<text::Breaking>,
+    ends_line: bool,
+}
+
+impl Screen {
+    fn of(out: &Out) -> Self {
+        Self {
+            breaks: out.look.person.then(text::Breaking::default),
+            ends_line: true,
+        }
+    }
+
+    /// Shows what comes next of it.
+    fn show(&mut self, text: &str) -> Result<(), Failure> {
+        let text = text::plain(text);
+        match &mut self.breaks {
+            Some(breaks) => {
+                let text = breaks.next(&text);
+                self.write(&text)
+            }
+            None => self.write(&text),
+        }
+    }
+
+    /// What comes next is something else, and begins on a line of its own.
+    fn end(&mut self) -> Result<(), Failure> {
+        if let Some(breaks) = &mut self.breaks {
+            let held = breaks.end();
+            self.write(&held)?;
+        }
+        if !self.ends_line {
+            self.write("\n")?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, text: &str) -> Result<(), Failure> {
+        if text.is_empty() {
+            return Ok(());
+        }
+        self.ends_line = text.ends_with('\n');
+        Out::write(text.as_bytes())
+    }
+}
+
 /// Shows a stream to its end.
 async fn follow(out: &mut Out, items: &mut Items, stream: bool) -> Result<ChatResult, Failure> {
     let mut expected = 0;
-    let mut ends_line = true;
+    let mut screen = Screen::of(out);
     while let Some(item) = items.next().await? {
         let event: ChatEvent = item.read()?;
         if out.format == Format::Jsonl {
@@ -185,14 +234,8 @@ async fn follow(out: &mut Out, items: &mut Items, stream: bool) -> Result<ChatRe
                     )));
                 }
                 expected += 1;
-                if stream && out.format == Format::Table && !text.is_empty() {
-                    let text = text::plain(&text);
-                    ends_line = if text.is_empty() {
-                        ends_line
-                    } else {
-                        text.ends_with('\n')
-                    };
-                    Out::write(text.as_bytes())?;
+                if stream && out.format == Format::Table {
+                    screen.show(&text)?;
                 }
             }
             ChatEvent::StreamReset {
@@ -201,11 +244,8 @@ async fn follow(out: &mut Out, items: &mut Items, stream: bool) -> Result<ChatRe
                 why,
             } => {
                 expected = 0;
+                screen.end()?;
                 if stream && out.format == Format::Table {
-                    if !ends_line {
-                        Out::write(b"\n")?;
-                    }
-                    ends_line = true;
                     let [why, provider, model] =
                         [&why, &provider, &model].map(|word| text::line(word));
                     out.say(&format!(
@@ -215,24 +255,15 @@ async fn follow(out: &mut Out, items: &mut Items, stream: bool) -> Result<ChatRe
             }
             ChatEvent::Tool(called) => {
                 expected = 0;
+                screen.end()?;
                 if out.format == Format::Table {
-                    if stream && !ends_line {
-                        Out::write(b"\n")?;
-                    }
-                    ends_line = true;
                     out.say(&tool(&called));
                 }
             }
             ChatEvent::Done(done) => {
                 match out.format {
-                    Format::Table if stream => {
-                        if !ends_line {
-                            Out::write(b"\n")?;
-                        }
-                    }
-                    Format::Table => {
-                        Out::write(format!("{}\n", text::plain(done.text.trim_end())).as_bytes())?
-                    }
+                    Format::Table if stream => screen.end()?,
+                    Format::Table => screen.show(&format!("{}\n", done.text.trim_end()))?,
                     Format::Json => out.json(&without_type(&item)?),
                     Format::Jsonl => {}
                 }
@@ -246,13 +277,11 @@ async fn follow(out: &mut Out, items: &mut Items, stream: bool) -> Result<ChatRe
                 error,
                 result,
             } => {
-                if stream && !ends_line {
-                    Out::write(b"\n")?;
-                }
+                screen.end()?;
                 // What is said in place of an answer is shown where one would be; the error says that it is none.
                 match (result, out.format) {
                     (Some(result), Format::Table) => {
-                        Out::write(format!("{}\n", text::plain(&result.text)).as_bytes())?;
+                        screen.show(&format!("{}\n", result.text))?;
                     }
                     (Some(result), Format::Json) => {
                         out.json(&json!(result).to_string());
@@ -269,16 +298,15 @@ async fn follow(out: &mut Out, items: &mut Items, stream: bool) -> Result<ChatRe
             }
         }
     }
-    if stream && !ends_line {
-        Out::write(b"\n")?;
-    }
+    screen.end()?;
     Err(cut("the stream ended before the answer was complete"))
 }
 
 /// Where a tool that the model called stands, and what a person can do about it.
 fn tool(called: &ToolCalled) -> String {
-    let [summary, tool, state] =
-        [&called.summary, &called.tool, &called.state].map(|word| text::line(word));
+    // A model chose the arguments, and nobody says here what it had read.
+    let line = |word| text::unopened(text::line(word), &TaintSet::default());
+    let [summary, tool, state] = [&*called.summary, &called.tool, &called.state].map(line);
     let what = if summary.is_empty() { tool } else { summary };
     match (&called.action_id, called.digest, &called.why) {
         (Some(id), Some(digest), _) => {
@@ -288,7 +316,7 @@ fn tool(called: &ToolCalled) -> String {
                 text::line(id)
             )
         }
-        (_, _, Some(why)) => format!("{what}: {state}: {}", text::line(why)),
+        (_, _, Some(why)) => format!("{what}: {state}: {}", line(why)),
         (_, _, None) => format!("{what}: {state}"),
     }
 }

@@ -56,7 +56,10 @@ fn said(turn: &Turn) -> String {
                 || "which was refused".to_owned(),
                 |action| format!("action {}", text::line(action))
             ),
-            indented(&text::visible(&call.arguments, true)),
+            indented(&text::unopened(
+                text::visible(&call.arguments, true).into(),
+                &turn.taint
+            )),
         ));
     }
     out

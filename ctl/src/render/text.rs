@@ -42,43 +42,77 @@ pub(crate) fn plain(text: &str) -> Cow<'_, str> {
 /// What terminals and mail programs take for the beginning of an address, and how many of its bytes are before the mark that makes it one.
 const BEGINS: [(&str, usize); 3] = [("://", 0), ("www.", 3), ("mailto:", 6)];
 
-/// What was said, as [`plain`]; where it came from outside, no address in it is one that a terminal, a viewer or a copy of it opens.
+/// What one of them begins with; each is one byte.
+const FIRST: [char; 5] = [':', 'w', 'W', 'm', 'M'];
+
+/// What was said, as [`plain`] and [`unopened`].
 pub(crate) fn said<'a>(text: &'a str, taint: &TaintSet) -> Cow<'a, str> {
-    let text = plain(text);
-    if taint.is_foreign() {
-        Cow::Owned(broken(&text))
-    } else {
-        text
+    unopened(plain(text), taint)
+}
+
+/// A text in which, where it came from outside or nobody says where from, no address is one that a terminal, a viewer or a copy of it
+/// opens.
+pub(crate) fn unopened<'a>(text: Cow<'a, str>, taint: &TaintSet) -> Cow<'a, str> {
+    if !taint.is_foreign() {
+        return text;
+    }
+    let mut breaks = Breaking::default();
+    let mut whole = breaks.next(&text);
+    whole.push_str(&breaks.end());
+    Cow::Owned(whole)
+}
+
+/// The same of a text that comes in pieces, which may part the beginning of an address anywhere.
+#[derive(Default)]
+pub(crate) struct Breaking {
+    /// What may become the beginning of an address.
+    held: String,
+}
+
+impl Breaking {
+    /// As much as can be shown now that this has come, with what begins an address written so that it begins none.
+    pub(crate) fn next(&mut self, piece: &str) -> String {
+        let text = self.end() + piece;
+        let (mut out, mut rest) = (String::with_capacity(text.len() + 8), text.as_str());
+        while let Some(at) = rest.find(FIRST) {
+            let (before, from) = rest.split_at(at);
+            out.push_str(before);
+            if BEGINS.iter().any(|(word, _)| may_become(from, word)) {
+                self.held = from.to_owned();
+                return out;
+            }
+            let begins = BEGINS.iter().find(|(word, _)| {
+                let head = from.get(..word.len());
+                head.is_some_and(|head| head.eq_ignore_ascii_case(word))
+            });
+            rest = match begins {
+                // As it was written but for what is behind its name.
+                Some((word, name)) => {
+                    let (begin, behind) = from.split_at(word.len());
+                    let (name, mark) = begin.split_at(*name);
+                    out.push_str(&format!("{name}[{}]{}", &mark[..1], &mark[1..]));
+                    behind
+                }
+                None => {
+                    out.push_str(&from[..1]);
+                    &from[1..]
+                }
+            };
+        }
+        out.push_str(rest);
+        out
+    }
+
+    /// What was held back: nothing follows it that would make it an address.
+    pub(crate) fn end(&mut self) -> String {
+        std::mem::take(&mut self.held)
     }
 }
 
-/// The text with what begins an address written so that it begins none.
-fn broken(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 8);
-    let mut rest = text;
-    while let Some(next) = rest.chars().next() {
-        let begins = BEGINS.iter().find(|(word, _)| {
-            let head = rest.get(..word.len());
-            head.is_some_and(|head| head.eq_ignore_ascii_case(word))
-        });
-        let taken = match begins {
-            // As it was written but for what is behind its name.
-            Some((word, name)) => {
-                out.push_str(&rest[..*name]);
-                out.push('[');
-                out.push_str(&rest[*name..=*name]);
-                out.push(']');
-                out.push_str(&rest[name + 1..word.len()]);
-                word.len()
-            }
-            None => {
-                out.push(next);
-                next.len_utf8()
-            }
-        };
-        rest = &rest[taken..];
-    }
-    out
+/// Whether so far this is the beginning of the word, and not all of it.
+fn may_become(text: &str, word: &str) -> bool {
+    let head = word.get(..text.len()).filter(|_| text.len() < word.len());
+    head.is_some_and(|head| head.eq_ignore_ascii_case(text))
 }
 
 /// Text for one line: white space of any kind becomes a blank, control characters go.
@@ -233,6 +267,27 @@ mod tests {
         );
         check("ü www.ü.example", Taint::Channel, "ü www[.]ü.example");
         check("https://www.example", Taint::User, "https://www.example");
+        let of_nobody = said("http://a.example", &TaintSet::default());
+        assert_eq!(of_nobody, "http[:]//a.example");
+    }
+
+    #[test]
+    fn no_address_can_be_opened_wherever_it_was_cut() {
+        let text = "w: ww https://www.a.example ://ü mailto:b@c.example:/ wWw.d m:";
+        let whole = "w: ww https[:]//www[.]a.example [:]//ü mailto[:]b@c.example:/ wWw[.]d m:";
+        let cuts: Vec<usize> = text.char_indices().map(|(at, _)| at).collect();
+        for one in &cuts {
+            for other in cuts.iter().filter(|other| *other >= one) {
+                let mut breaks = Breaking::default();
+                let pieces = [&text[..*one], &text[*one..*other], &text[*other..]];
+                let shown = pieces.map(|piece| breaks.next(piece)).concat() + &breaks.end();
+                assert_eq!(shown, whole, "{pieces:?}");
+            }
+        }
+        // What is held back is no more than could be a beginning.
+        let mut breaks = Breaking::default();
+        assert_eq!(breaks.next("see mailto"), "see ");
+        assert_eq!(breaks.next("es"), "mailtoes");
     }
 
     #[test]

@@ -41,7 +41,7 @@ const FORMS: [&str; 31] = [
     "\u{1b}]8;;URL?q=s3cret\u{1b}\\click\u{1b}]8;;\u{1b}\\",
 ];
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn w2_what_an_answer_names_is_fetched_by_nobody_and_is_no_link() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let host = listener.local_addr().unwrap().to_string();
@@ -95,6 +95,21 @@ async fn w2_what_an_answer_names_is_fetched_by_nobody_and_is_no_link() {
             said.contains("s3cret") && !said.contains('\u{1b}'),
             "{said:?}"
         );
+        assert_eq!(said.contains("://"), text.contains("://"), "{said}");
+    }
+    // Who reads it at a terminal is shown none, wherever the model cut it.
+    let all = FORMS.join("\n").replace("URL", "http://host");
+    let ends = all
+        .char_indices()
+        .map(|(at, one)| (at, at + one.len_utf8()));
+    let pieces: Vec<&str> = ends.map(|(from, to)| &all[from..to]).collect();
+    scene.model.will(Says::says(&pieces));
+    let chat = ["--no-color", "chat", "say it"];
+    let mut window = scene.pawd.pawctl_in_a_window((24, 200), &chat);
+    let said = window.until("answered by");
+    assert!(said.contains("s3cret"), "{said}");
+    for begins in ["://", "www.", "\u{1b}"] {
+        assert!(!said.contains(begins), "{said}");
     }
     let came = listener.accept().now_or_never();
     assert!(came.is_none(), "somebody asked for it: {came:?}");
