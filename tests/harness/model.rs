@@ -98,6 +98,12 @@ impl Answer {
         answer
     }
 
+    /// Has too much to do, and says so.
+    #[must_use]
+    pub fn overload() -> Self {
+        Self::Status(503, Vec::new(), json!({"error": "busy"}).to_string())
+    }
+
     /// Says these pieces, then closes the connection.
     #[must_use]
     pub fn cut(pieces: &[&str]) -> Self {
@@ -319,6 +325,12 @@ impl Model {
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// The same by an address that counts as elsewhere: one that is not of the loopback, and leads to it.
+    #[must_use]
+    pub fn url_elsewhere(&self) -> String {
+        self.url().replace("127.0.0.1", "0.0.0.0")
     }
 
     /// Everything that was asked so far, also for the list of models.

@@ -110,16 +110,51 @@ impl Setup {
         self
     }
 
-    /// With the model as provider `local`, over the wire of Ollama.
+    /// With the model as provider `local`, over the wire of Ollama, asked once.
     #[must_use]
     pub fn ollama(self, model: &Model) -> Self {
-        self.provider("local", "ollama", &model.url(), ASKED_ONCE)
+        self.ollama_with(model, ASKED_ONCE)
     }
 
-    /// With the model as provider `open`, over the wire of OpenAI.
+    /// The same with these lines of its table in place of that.
+    #[must_use]
+    pub fn ollama_with(self, model: &Model, more: &str) -> Self {
+        self.provider("local", "ollama", &model.url(), more)
+    }
+
+    /// With the model as provider `open`, over the wire of OpenAI, asked once.
     #[must_use]
     pub fn openai(self, model: &Model) -> Self {
-        self.provider("open", "openai", &format!("{}/v1", model.url()), ASKED_ONCE)
+        self.openai_with(model, ASKED_ONCE)
+    }
+
+    /// The same with these lines of its table in place of that.
+    #[must_use]
+    pub fn openai_with(self, model: &Model, more: &str) -> Self {
+        self.provider("open", "openai", &format!("{}/v1", model.url()), more)
+    }
+
+    /// With two models on this host for one another, over different wires: the providers `first` and `spare`, with these lines of the table
+    /// of each.
+    #[must_use]
+    pub fn first_and_spare(self, first: &Model, spare: &Model, more: &str) -> Self {
+        self.provider("first", "openai", &format!("{}/v1", first.url()), more)
+            .provider("spare", "ollama", &spare.url(), more)
+    }
+
+    /// With a model on this host as provider `here`, and one that counts as elsewhere as provider `away`, with these lines of its table;
+    /// each is asked once.
+    #[must_use]
+    pub fn here_and_away(self, here: &Model, away: &Model, more: &str) -> Self {
+        self.provider("here", "ollama", &here.url(), ASKED_ONCE)
+            .away(away, more)
+    }
+
+    /// With the latter alone.
+    #[must_use]
+    pub fn away(self, away: &Model, more: &str) -> Self {
+        let more = format!("allow_plaintext = true\n{ASKED_ONCE}{more}");
+        self.provider("away", "ollama", &away.url_elsewhere(), &more)
     }
 
     /// With a provider; `more` are further lines of its table.

@@ -103,6 +103,15 @@ pub fn done(events: &[ChatEvent]) -> &ChatResult {
     }
 }
 
+/// Who was tried for an answer, and how that ended.
+#[must_use]
+pub fn tried(action: &Action) -> Vec<(&str, &str)> {
+    let attempts = action.attempts.iter();
+    attempts
+        .map(|it| (it.provider.as_str(), it.outcome.as_str()))
+        .collect()
+}
+
 /// No model's answer is the result of an action that failed: there is none, or pawd's own words where its time was over.
 ///
 /// # Panics

@@ -2,7 +2,7 @@
 
 use harness::{
     ANSWERS_ALL, Answer as Says, Asking, Model, Pawd, Setup, within,
-    words::{accepted, answer, done, finally, refused, rest, show},
+    words::{accepted, answer, done, finally, folder_in_workspace, refused, rest, show},
 };
 use jsonrpsee::async_client::Client;
 use paw_api::{
@@ -18,6 +18,8 @@ use paw_api::{
 };
 use paw_policy::{Operation, State};
 use serde_json::{Value, json};
+
+use crate::grants::{HOUR, approve};
 
 /// A lead of root's that may ask a helper, if there is one.
 const LEAD: &str = "\n[agent.lead]\nskills = [\"files\", \"shell\"]\nnet = [\"*.example.com:443\"]\nagents = [\"helper\"]\n";
@@ -417,6 +419,50 @@ async fn what_needs_an_agent_or_is_needed_by_one_is_not_removed_under_it() {
     assert!(hint.contains(&id), "{hint}");
     client.cancel(id).await.unwrap();
     rest(&mut chat).await;
+    remove(&client, "clerk").await.unwrap();
+}
+
+/// What it was asked before would be the next one's of its name, and so would its right.
+#[tokio::test]
+async fn agent_with_a_question_or_a_grant_of_its_own_is_removed_once_both_are_over() {
+    let (_model, pawd, client) = pawd().await;
+    create(&client, "clerk", json!({"skills": ["files"]})).await;
+    folder_in_workspace(&pawd, "clerk", "notes");
+    let ask = async |path: &str| {
+        let arguments = json!({"path": path, "text": "x"});
+        let asked = json!({"skill": "files", "tool": "write", "arguments": arguments});
+        let (asked, agent) = (harness::words::object(asked), Some("clerk".to_owned()));
+        let asked = client.submit("tool_call".into(), asked, agent, None, Some(true), None);
+        let action = within("asking", asked).await.unwrap();
+        assert_eq!(action.state, State::WaitingApproval, "{action:?}");
+        action
+    };
+    let is_kept = async |why: &str, remedy: &str| {
+        let hint = refused(remove(&client, "clerk").await, ErrorKind::Conflict).hint;
+        assert!(hint.contains(remedy), "{remedy}: {hint}");
+        let said = pawd.pawctl(&["agent", "remove", "clerk"]).await;
+        let told = String::from_utf8_lossy(&said.stderr).into_owned();
+        assert!(told.contains(why) && told.contains(remedy), "{told}");
+        assert_ne!(said.status.code(), Some(0), "{told}");
+        shown(&client, "clerk").await;
+    };
+    let action = ask("notes/a.txt").await;
+    let cancel = format!("pawctl action cancel {}", action.id);
+    is_kept("has not ended what it is asked to do", &cancel).await;
+    approve(&client, &action, None, Some(HOUR)).await.unwrap();
+    let written = finally(&client, &action.id).await;
+    assert_eq!(written.state, State::Completed, "{written:?}");
+    let grants = client.grants().await.unwrap();
+    let revoke = format!("pawctl approval revoke {}", grants[0].id);
+    is_kept("agent clerk has a grant", &revoke).await;
+    client.revoke(grants[0].id.clone()).await.unwrap();
+    let action = ask("notes/b.txt").await;
+    let cancel = format!("pawctl action cancel {}", action.id);
+    is_kept("has not ended what it is asked to do", &cancel).await;
+    answer(&client, &action.id, action.digest, Answer::Deny)
+        .await
+        .unwrap();
+    finally(&client, &action.id).await;
     remove(&client, "clerk").await.unwrap();
 }
 

@@ -435,13 +435,10 @@ async fn what_is_secret_is_told_to_no_model_elsewhere() {
         .iter()
         .map(|(name, text)| (*name, text.as_str()))
         .collect();
-    let plaintext = "allow_plaintext = true\nmax_retries = 0\n";
-    let elsewhere = away.url().replace("127.0.0.1", "0.0.0.0");
     let agents =
         "\n[agent.far]\nprovider = \"away\"\nskills = [\"accounts\"]\nmay_leave_host = true\n";
     let setup = Setup::new()
-        .provider("here", "ollama", &here.url(), plaintext)
-        .provider("away", "ollama", &elsewhere, plaintext)
+        .here_and_away(&here, &away, "")
         .with(agents)
         .program(stage::with_skills(dir.path(), &sinks));
     let pawd = Pawd::start(setup).await;

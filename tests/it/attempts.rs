@@ -12,14 +12,6 @@ use paw_api::{
 use paw_policy::State;
 use serde_json::json;
 
-fn setup(model: &Model, more: &str) -> Setup {
-    Setup::new().provider("local", "ollama", &model.url(), more)
-}
-
-fn overload() -> Answer {
-    Answer::Status(503, Vec::new(), json!({"error": "busy"}).to_string())
-}
-
 /// Outcome, and whether a piece of an answer came, of each attempt; all of them of the one provider, in the time of the action.
 fn tried(action: &Action) -> Vec<(&str, bool)> {
     let ended = action.timestamps.ended.expect("it is final");
@@ -42,9 +34,9 @@ fn tried(action: &Action) -> Vec<(&str, bool)> {
 #[tokio::test]
 async fn attempts_of_an_answer_are_in_its_record() {
     let model = Model::start().await;
-    let pawd = Pawd::start(setup(&model, "")).await;
+    let pawd = Pawd::start(Setup::new().ollama_with(&model, "")).await;
     let client = pawd.client().await;
-    model.will(overload());
+    model.will(Answer::overload());
     model.will(Answer::cut(&["half an"]));
     let mut chat = say(&client, "hello").await;
     let id = accepted(&mut chat).await;
@@ -68,9 +60,9 @@ async fn attempts_of_an_answer_are_in_its_record() {
 #[tokio::test]
 async fn attempts_of_a_chat_that_failed_are_in_its_record() {
     let model = Model::start().await;
-    let pawd = Pawd::start(setup(&model, "max_retries = 1\n")).await;
+    let pawd = Pawd::start(Setup::new().ollama_with(&model, "max_retries = 1\n")).await;
     let client = pawd.client().await;
-    model.will(overload());
+    model.will(Answer::overload());
     model.will(Answer::Status(
         401,
         Vec::new(),
@@ -88,7 +80,7 @@ async fn attempts_of_a_chat_that_failed_are_in_its_record() {
 async fn attempt_that_the_deadline_cuts_off_is_in_the_record() {
     let model = Model::start().await;
     let more = "[actions]\nchat_timeout = \"700ms\"\n";
-    let pawd = Pawd::start(setup(&model, "").with(more)).await;
+    let pawd = Pawd::start(Setup::new().ollama_with(&model, "").with(more)).await;
     let client = pawd.client().await;
     let (steps, answer) = Answer::steps();
     steps.send(Step::Piece("I think".into())).await.unwrap();
@@ -109,7 +101,7 @@ async fn attempt_that_the_deadline_cuts_off_is_in_the_record() {
 #[tokio::test]
 async fn attempt_that_was_taken_back_is_in_the_record() {
     let model = Model::start().await;
-    let pawd = Pawd::start(setup(&model, "")).await;
+    let pawd = Pawd::start(Setup::new().ollama_with(&model, "")).await;
     let client = pawd.client().await;
     let (steps, answer) = Answer::steps();
     steps.send(Step::Piece("I think".into())).await.unwrap();
@@ -128,9 +120,9 @@ async fn attempt_that_was_taken_back_is_in_the_record() {
 #[tokio::test]
 async fn record_of_attempts_outlives_pawd() {
     let model = Model::start().await;
-    let mut pawd = Pawd::start(setup(&model, "max_retries = 0\n")).await;
+    let mut pawd = Pawd::start(Setup::new().ollama_with(&model, "max_retries = 0\n")).await;
     let client = pawd.client().await;
-    model.will(overload());
+    model.will(Answer::overload());
     let mut chat = say(&client, "hello").await;
     let id = accepted(&mut chat).await;
     rest(&mut chat).await;
@@ -147,7 +139,7 @@ async fn record_of_attempts_outlives_pawd() {
 #[tokio::test]
 async fn what_cannot_name_a_model_is_refused() {
     let model = Model::start().await;
-    let pawd = Pawd::start(setup(&model, "")).await;
+    let pawd = Pawd::start(Setup::new().ollama_with(&model, "")).await;
     let client = pawd.client().await;
     for name in [String::new(), "m\u{1b}[2J".into(), "m".repeat(257)] {
         let arguments = object(json!({"text": "hello", "model": name}));

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use harness::{
     Answer, Asking, Model, Pawd, Setup, Step, Trouble, within,
-    words::{accepted, finally, refused, rest},
+    words::{accepted, finally, refused, rest, tried},
 };
 use jsonrpsee::{async_client::Client, core::client::Subscription};
 use paw_api::{
@@ -31,8 +31,7 @@ impl Two {
         let (first, spare) = (Model::start().await, Model::start().await);
         let once = "max_retries = 0\n";
         let setup = Setup::new()
-            .provider("first", "openai", &format!("{}/v1", first.url()), once)
-            .provider("spare", "ollama", &spare.url(), once)
+            .first_and_spare(&first, &spare, once)
             .with(ROUTE);
         let pawd = Pawd::start(setup).await;
         Self { first, spare, pawd }
@@ -53,20 +52,8 @@ async fn ask(client: &Client) -> Action {
     finally(client, &id).await
 }
 
-/// Who was tried, and how that ended.
-fn tried(action: &Action) -> Vec<(&str, &str)> {
-    let attempts = action.attempts.iter();
-    attempts
-        .map(|it| (it.provider.as_str(), it.outcome.as_str()))
-        .collect()
-}
-
 const BY_SPARE: [(&str, &str); 1] = [("spare", "ok")];
 const BY_FIRST: [(&str, &str); 1] = [("first", "ok")];
-
-fn busy() -> Answer {
-    Answer::Status(503, Vec::new(), json!({"error": "busy"}).to_string())
-}
 
 async fn show(client: &Client, name: &str) -> Provider {
     within(
@@ -166,7 +153,7 @@ async fn one_probe_is_under_way_at_a_time() {
     let two = Two::start().await;
     let client = two.pawd.client().await;
     // It fails one question and is there all the while, so it is tried again soon.
-    two.first.will(busy());
+    two.first.will(Answer::overload());
     ask(&client).await;
     becomes(&client, "first", "half_open").await;
     let (steps, answer) = Answer::steps();
@@ -187,7 +174,7 @@ async fn one_probe_is_under_way_at_a_time() {
 async fn probe_that_is_taken_back_is_made_by_the_next_one() {
     let two = Two::start().await;
     let client = two.pawd.client().await;
-    two.first.will(busy());
+    two.first.will(Answer::overload());
     ask(&client).await;
     becomes(&client, "first", "half_open").await;
     let (_steps, answer) = Answer::steps();
@@ -238,8 +225,7 @@ async fn model_that_is_busy_keeps_nobody_from_another_one_of_its_provider() {
                  { provider = \"first\", model = \"b\" }, { provider = \"spare\" }]\n";
     let once = "max_retries = 0\n";
     let setup = Setup::new()
-        .provider("first", "openai", &format!("{}/v1", first.url()), once)
-        .provider("spare", "ollama", &spare.url(), once)
+        .first_and_spare(&first, &spare, once)
         .with(route);
     let pawd = Pawd::start(setup).await;
     let client = pawd.client().await;

@@ -2,17 +2,20 @@
 //! came into a conversation, and no provider is ever sent a value of the vault as words.
 
 use harness::{
-    Answer as Says, Asking, Model, Pawd, Setup,
+    Answer as Says, Asking, Model, Pawd, Setup, Step,
     canary::encodings,
     root, within,
-    words::{done, leave_in_workspace, rest},
+    words::{accepted, done, leave_in_workspace, rest},
 };
-use jsonrpsee::async_client::Client;
+use jsonrpsee::{async_client::Client, core::client::Subscription};
 use paw_api::provider::{ChatEvent, ChatResult, ProviderRpcClient};
 use paw_policy::Ceiling;
 use serde_json::{Value, json};
 
-use crate::secrets::{CANARY, done as pawctl, key_file, keys, provider, refused};
+use crate::{
+    remembers::prose,
+    secrets::{CANARY, done as pawctl, key_file, keys, provider, refused},
+};
 
 /// What stands in the diary of the workspace alone.
 const DIARY: &str = "Dear diary, the heron is called Ada.";
@@ -28,24 +31,24 @@ struct Scene {
 impl Scene {
     /// With `may_receive` of the one elsewhere.
     async fn start(may_receive: &str) -> Self {
+        Self::start_with(may_receive, "").await
+    }
+
+    /// The same with further lines.
+    async fn start_with(may_receive: &str, more: &str) -> Self {
         let (here, away) = (Model::start().await, Model::start().await);
-        let plaintext = "allow_plaintext = true\nmax_retries = 0\n";
-        let elsewhere = away.url().replace("127.0.0.1", "0.0.0.0");
         let config = format!(
             "[roles]\nadmin = \"{}\"\n\n\
              [agent.default]\nprovider = \"here\"\nskills = [\"files\"]\nagents = [\"far\"]\nmay_leave_host = true\n\n\
              [agent.far]\nprovider = \"away\"\nmay_leave_host = true\n\n\
-             [route.both]\ntargets = [{{ provider = \"away\" }}, {{ provider = \"here\" }}]\nmay_leave_host = true\n",
+             [route.both]\ntargets = [{{ provider = \"away\" }}, {{ provider = \"here\" }}]\nmay_leave_host = true\n\n{more}",
             root::our_group()
         );
-        let setup = Setup::only(&config)
-            .provider("here", "ollama", &here.url(), plaintext)
-            .provider(
-                "away",
-                "ollama",
-                &elsewhere,
-                &format!("{plaintext}may_receive = \"{may_receive}\"\n"),
-            );
+        let setup = Setup::only(&config).here_and_away(
+            &here,
+            &away,
+            &format!("may_receive = \"{may_receive}\"\n"),
+        );
         let pawd = Pawd::start(setup).await;
         leave_in_workspace(&pawd, "diary.txt", DIARY);
         let client = pawd.client().await;
@@ -57,9 +60,23 @@ impl Scene {
         }
     }
 
-    async fn asks(&self, asking: Asking) -> Vec<ChatEvent> {
+    async fn begins(&self, asking: Asking) -> Subscription<ChatEvent> {
         let begun = within("beginning a chat", asking.ask(&self.client)).await;
-        rest(&mut begun.unwrap()).await
+        begun.unwrap()
+    }
+
+    async fn asks(&self, asking: Asking) -> Vec<ChatEvent> {
+        rest(&mut self.begins(asking).await).await
+    }
+
+    /// From now on the one elsewhere, which may be sent what is private, is sent what is public alone.
+    async fn lower(&self) {
+        let file = self.pawd.root.path().join("etc/pawd.toml");
+        let config = std::fs::read_to_string(&file).unwrap();
+        let lowered = config.replace("may_receive = \"private\"", "may_receive = \"public\"");
+        assert_ne!(config, lowered);
+        self.pawd.root.write("etc/pawd.toml", &lowered);
+        pawctl(&self.pawd, &["config", "reload"], "").await;
     }
 
     /// A conversation in which the model on this host read the diary.
@@ -168,16 +185,49 @@ async fn neither_a_helper_nor_an_older_turn_carries_it_off() {
         sent[1].contains("Dear diary"),
         "it may be sent what is private"
     );
-    let file = scene.pawd.root.path().join("etc/pawd.toml");
-    let config = std::fs::read_to_string(&file).unwrap();
-    let lowered = config.replace("may_receive = \"private\"", "may_receive = \"public\"");
-    assert_ne!(config, lowered);
-    scene.pawd.root.write("etc/pawd.toml", &lowered);
-    pawctl(&scene.pawd, &["config", "reload"], "").await;
+    scene.lower().await;
     let begun = within("a chat", ask().session(session).ask(&scene.client)).await;
     let error = begun.expect_err("it is denied").to_string();
     assert!(error.contains("public at most"), "{error}");
     assert_eq!(scene.sent_away().len(), sent.len());
+}
+
+/// A conversation that has to be told in short holds what is private: who may not be sent that is not asked to tell it, also where it was
+/// to be asked when the question came, and stood in line since.
+#[tokio::test]
+async fn private_turns_are_told_in_short_by_nobody_below_them() {
+    let scene = Scene::start_with("private", "[actions.at_once]\nchat = 1\n").await;
+    let session = scene.private().await.session;
+    for letter in ["a", "b", "c"] {
+        scene.here.will(Says::says(&["I see."]));
+        let more = Asking::new(prose(letter)).session(session.clone());
+        assert_eq!(done(&scene.asks(more).await).text, "I see.");
+    }
+    let (steps, silent) = Says::steps();
+    scene.here.will(silent);
+    let asked = scene.here.questions();
+    let mut before = scene.begins(Asking::new("Tell me of something else")).await;
+    scene.here.was_questioned(asked + 1).await;
+    let asking = Asking::new("What is it called?").session(session.clone());
+    let mut waits = scene.begins(asking.route("both".to_owned())).await;
+    accepted(&mut waits).await;
+    scene.lower().await;
+    scene.here.will(Says::says(&["The heron is Ada."]));
+    scene.here.will(Says::says(&["Ada."]));
+    steps.send(Step::End).await.unwrap();
+    rest(&mut before).await;
+    let events = rest(&mut waits).await;
+    let answered = done(&events);
+    let by: Vec<(&str, bool)> = answered
+        .attempts
+        .iter()
+        .map(|it| (&*it.provider, it.summary))
+        .collect();
+    assert_eq!(
+        (answered.text.as_str(), by),
+        ("Ada.", vec![("here", true), ("here", false)])
+    );
+    assert_eq!(scene.sent_away(), [""; 0]);
 }
 
 /// The level is said, shown, changed and kept within what can be meant, from the command line.
@@ -187,7 +237,7 @@ async fn level_of_a_provider_is_shown_and_changed_by_administrators() {
     let setup = Setup::new().ollama(&model);
     let pawd = Pawd::start(setup).await;
     let client = pawd.client().await;
-    let url = model.url().replace("127.0.0.1", "0.0.0.0");
+    let url = model.url_elsewhere();
     let level = async |name: &str| {
         let shown = ProviderRpcClient::show(&client, name.to_owned()).await;
         shown.unwrap().may_receive

@@ -18,10 +18,9 @@ use serde_json::json;
 /// A dollar for a thousand tokens of a question, two for those of an answer.
 const PRICED: &str = "[price.\"local/m\"]\ninput = 1_000_000_000\noutput = 2_000_000_000\n";
 
-fn setup(model: &Model, more: &str) -> Setup {
-    Setup::new()
-        .provider("local", "ollama", &model.url(), "max_retries = 1\n")
-        .with(more)
+fn priced(model: &Model) -> Setup {
+    let twice = "max_retries = 1\n";
+    Setup::new().ollama_with(model, twice).with(PRICED)
 }
 
 async fn ask(client: &Client) -> (Option<ChatResult>, Action) {
@@ -54,7 +53,7 @@ fn costs(action: &Action) -> Vec<(u64, bool)> {
 #[tokio::test]
 async fn answer_costs_what_its_tokens_cost() {
     let model = Model::start().await;
-    let pawd = Pawd::start(setup(&model, PRICED)).await;
+    let pawd = Pawd::start(priced(&model)).await;
     let client = pawd.client().await;
     let (result, action) = ask(&client).await;
     let result = result.expect("it answers");
@@ -135,14 +134,10 @@ async fn models_of_the_shipped_list_cost_what_it_says_and_others_what_is_assumed
 #[tokio::test]
 async fn attempts_that_failed_count_as_far_as_they_were_worked_on() {
     let model = Model::start().await;
-    let pawd = Pawd::start(setup(&model, PRICED)).await;
+    let pawd = Pawd::start(priced(&model)).await;
     let client = pawd.client().await;
     // What is refused costs nothing; what breaks off costs its question and what was said, as they are estimated.
-    model.will(Answer::Status(
-        503,
-        Vec::new(),
-        json!({"error": "busy"}).to_string(),
-    ));
+    model.will(Answer::overload());
     let (result, action) = ask(&client).await;
     assert_eq!(costs(&action), [(0, false), (7, false)]);
     assert!(!result.expect("it answers").cost_estimated);
@@ -165,7 +160,7 @@ async fn attempts_that_failed_count_as_far_as_they_were_worked_on() {
 #[tokio::test]
 async fn answer_that_was_taken_back_costs_what_was_heard() {
     let model = Model::start().await;
-    let pawd = Pawd::start(setup(&model, PRICED)).await;
+    let pawd = Pawd::start(priced(&model)).await;
     let client = pawd.client().await;
     let (steps, answer) = Answer::steps();
     steps.send(Step::Piece("I think".into())).await.unwrap();
@@ -186,13 +181,8 @@ async fn answer_that_was_taken_back_costs_what_was_heard() {
 #[tokio::test]
 async fn provider_on_this_host_costs_nothing_and_one_without_a_price_what_is_assumed() {
     let (here, away) = (Model::start().await, Model::start().await);
-    // The same model by an address that is not of the loopback, and leads to it.
-    let elsewhere = away.url().replace("127.0.0.1", "0.0.0.0");
     let unknown = "[prices]\nunknown = { input = 5_000_000_000, output = 0 }\n";
-    let setup = Setup::new()
-        .provider("here", "ollama", &here.url(), "")
-        .provider("away", "ollama", &elsewhere, "allow_plaintext = true\n")
-        .with(unknown);
+    let setup = Setup::new().here_and_away(&here, &away, "").with(unknown);
     let pawd = Pawd::start(setup).await;
     let client = pawd.client().await;
     let (result, action) = ask_of(&client, "here").await;
@@ -206,7 +196,7 @@ async fn provider_on_this_host_costs_nothing_and_one_without_a_price_what_is_ass
 #[tokio::test]
 async fn prices_change_with_a_reload_and_a_fault_in_one_changes_nothing() {
     let model = Model::start().await;
-    let pawd = Pawd::start(setup(&model, PRICED)).await;
+    let pawd = Pawd::start(priced(&model)).await;
     let client = pawd.client().await;
     assert_eq!(costs(&ask(&client).await.1), [(7, false)]);
     let file = "etc/pawd.d/60-prices.toml";
@@ -231,12 +221,8 @@ async fn prices_change_with_a_reload_and_a_fault_in_one_changes_nothing() {
 #[tokio::test]
 async fn rule_can_bound_what_a_question_costs() {
     let (here, away) = (Model::start().await, Model::start().await);
-    let elsewhere = away.url().replace("127.0.0.1", "0.0.0.0");
     let unknown = "[prices]\nunknown = { input = 1_000_000_000, output = 0 }\n";
-    let setup = Setup::new()
-        .provider("here", "ollama", &here.url(), "")
-        .provider("away", "ollama", &elsewhere, "allow_plaintext = true\n")
-        .with(unknown);
+    let setup = Setup::new().here_and_away(&here, &away, "").with(unknown);
     let pawd = Pawd::start(setup).await;
     let client = pawd.client().await;
     // A token costs a thousandth of a dollar, so this is about five thousand tokens.

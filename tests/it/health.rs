@@ -15,7 +15,7 @@ use serde_json::json;
 const OFTEN: &str = "check_interval = \"1s\"\nmax_retries = 0\n";
 
 fn setup(model: &Model) -> Setup {
-    Setup::new().provider("local", "ollama", &model.url(), OFTEN)
+    Setup::new().ollama_with(model, OFTEN)
 }
 
 async fn listed(client: &Client, name: &str) -> Provider {

@@ -4,13 +4,10 @@ use std::time::Duration;
 
 use harness::{
     Answer, Asking, Model, Pawd, Setup, Step, within,
-    words::{accepted, done, finally, next, rest},
+    words::{accepted, done, finally, next, rest, tried},
 };
 use jsonrpsee::{async_client::Client, core::client::Subscription};
-use paw_api::{
-    action::Action,
-    provider::{ChatEvent, RouteRpcClient},
-};
+use paw_api::provider::{ChatEvent, RouteRpcClient};
 use tokio::{sync::mpsc::Sender, time::timeout};
 
 use crate::metrics::told;
@@ -80,13 +77,6 @@ async fn ask(client: &Client) -> Subscription<ChatEvent> {
     let route = Some("main".to_owned());
     let begun = Asking::new("hello").route(route).ask(client);
     within("beginning a chat", begun).await.expect("accepted")
-}
-
-fn tried(action: &Action) -> Vec<(&str, &str)> {
-    let attempts = action.attempts.iter();
-    attempts
-        .map(|it| (it.provider.as_str(), it.outcome.as_str()))
-        .collect()
 }
 
 #[tokio::test]

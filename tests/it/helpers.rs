@@ -497,13 +497,8 @@ async fn question_to_a_helper_goes_on_after_a_kill() {
 #[tokio::test]
 async fn what_was_said_on_this_host_stays_here_by_way_of_a_helper_too() {
     let (here, away) = (Model::start().await, Model::start().await);
-    let plaintext = "allow_plaintext = true\nmax_retries = 0\n";
-    let elsewhere = away.url().replace("127.0.0.1", "0.0.0.0");
     let agents = "\n[agent.near]\nprovider = \"here\"\nagents = [\"far\"]\n\n[agent.far]\nprovider = \"away\"\nagents = [\"near\"]\n";
-    let setup = Setup::new()
-        .provider("here", "ollama", &here.url(), plaintext)
-        .provider("away", "ollama", &elsewhere, plaintext)
-        .with(agents);
+    let setup = Setup::new().here_and_away(&here, &away, "").with(agents);
     let pawd = Pawd::start(setup).await;
     let client = pawd.client().await;
     // What a model here asks stays here, and the helper is not.

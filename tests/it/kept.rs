@@ -167,10 +167,8 @@ async fn route_that_keeps_nothing_any_more_asks_again() {
 #[tokio::test]
 async fn answer_kept_of_a_provider_on_this_host_keeps_its_conversation_here() {
     let (model, away) = (Model::start().await, Model::start().await);
-    // An address that counts as elsewhere, and leads to this host.
-    let url = away.url().replace("127.0.0.1", "0.0.0.0");
     let setup = setup(&model)
-        .provider("away", "ollama", &url, "allow_plaintext = true\n")
+        .away(&away, "")
         .with("\n[route.far]\ntargets = [{ provider = \"away\" }]\ncache = {}\n");
     let root = setup.root();
     root.write(

@@ -109,7 +109,7 @@ async fn what_happened_is_counted_and_timed() {
     let model = Model::start().await;
     let price = "\n[price.\"local/m\"]\ninput = 1_000_000_000\noutput = 1_000_000_000\n";
     let setup = Setup::new()
-        .provider("local", "ollama", &model.url(), "max_retries = 1\n")
+        .ollama_with(&model, "max_retries = 1\n")
         .with(price);
     let pawd = Pawd::start(setup).await;
     let client = pawd.client().await;

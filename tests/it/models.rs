@@ -440,7 +440,7 @@ async fn configured_model_is_made_ready_at_the_start_which_does_not_wait_for_it(
     let model = Model::start().await;
     let (steps, held_open) = Answer::steps();
     model.will_load(held_open);
-    let setup = Setup::new().provider("local", "ollama", &model.url(), "warm = true\n");
+    let setup = Setup::new().ollama_with(&model, "warm = true\n");
     // It becomes ready although the model does not.
     let pawd = Pawd::start(setup).await;
     let client = pawd.client().await;

@@ -1,13 +1,14 @@
 //! Secrets that a skill says it needs: a person approves that with its other rights, and no call begins for which nobody let it.
 
 use harness::{
-    ANSWERS_ALL, Model, Pawd, Setup,
-    words::{answer, finally, object},
+    ANSWERS_ALL, Answer as Says, Asking, Model, Pawd, Setup, within,
+    words::{answer, finally, news, object, question, rest},
 };
-use jsonrpsee::async_client::Client;
+use jsonrpsee::{async_client::Client, core::client::Subscription};
 use paw_api::{
     action::{Action, ActionRpcClient, Answer, ApprovalRpcClient},
     agent::SkillRpcClient,
+    events::EventItem,
 };
 use paw_policy::{Operation, State};
 use serde_json::json;
@@ -142,6 +143,70 @@ async fn what_a_skill_needs_of_the_vault_is_approved_with_its_rights_and_asked_o
     // What reaches nothing needs nothing.
     done(&pawd, &["secret", "deny", "mail", "skill:post"], "").await;
     let (kind, why) = failure(&client, "look").await;
+    assert!(!kind.starts_with("secret_"), "{kind}: {why}");
+}
+
+/// What the agent `lead` gets for its helper's call of `send`, to which a person says yes.
+async fn failure_for_the_lead(
+    model: &Model,
+    client: &Client,
+    heard: &mut Subscription<EventItem>,
+) -> (String, String) {
+    let ask = json!({"agent": "default", "text": "send it"});
+    model.will(Says::calls(&[("ask_agent", ask)]));
+    model.will(Says::calls(&[("post__send", json!({}))]));
+    model.will(Says::says(&["no"]));
+    model.will(Says::says(&["no"]));
+    let begun = Asking::new("have it sent").agent("lead".to_owned());
+    let mut chat = within("a chat", begun.ask(client)).await.unwrap();
+    let asked = question(client, heard).await;
+    answer(client, &asked.id, asked.digest, Answer::Approve)
+        .await
+        .unwrap();
+    rest(&mut chat).await;
+    let ended = finally(client, &asked.id).await;
+    assert_eq!(ended.state, State::Failed, "{ended:?}");
+    let error = ended.error.unwrap();
+    (error.kind, error.message)
+}
+
+/// The list of a secret names everybody who may have it used: whoever asks an agent that it names gets nothing by that.
+#[tokio::test]
+async fn secret_that_an_agent_may_use_is_not_used_for_another_one_that_asks_it() {
+    let (model, pawd, client) = start().await;
+    pawd.root.write(
+        "etc/pawd.d/20-lead.toml",
+        "[agent.lead]\nskills = [\"files\", \"post\"]\nnet = [\"broker/api\"]\nagents = [\"default\"]\n",
+    );
+    done(&pawd, &["config", "reload"], "").await;
+    let mut heard = news(&client).await;
+    let asked = ask_to_install(&pawd, post(NEEDS).path()).await;
+    question(&client, &mut heard).await;
+    approved(&client, &asked).await;
+    done(&pawd, &["secret", "init"], "").await;
+    done(&pawd, &["secret", "set", "mail"], "a-value").await;
+    for user in ["broker:api", "agent:default"] {
+        done(&pawd, &["secret", "allow", "mail", user], "").await;
+    }
+    let made = || pawd.launcher.as_ref().unwrap().plans().len();
+    let before = made();
+    let (kind, why) = failure_for_the_lead(&model, &client, &mut heard).await;
+    assert_eq!(kind, "secret_not_granted", "{why}");
+    assert_eq!(made(), before);
+    let refusals = records(&client, "secret_refused").await;
+    assert_eq!(refusals.len(), 1, "{refusals:?}");
+    // Nor is one that the helper may not use by itself.
+    done(&pawd, &["secret", "deny", "mail", "agent:default"], "").await;
+    done(&pawd, &["secret", "allow", "mail", "agent:lead"], "").await;
+    let (kind, why) = failure_for_the_lead(&model, &client, &mut heard).await;
+    assert_eq!(kind, "secret_not_granted", "{why}");
+    // Where it names both, the call begins, and fails by itself.
+    done(&pawd, &["secret", "allow", "mail", "agent:default"], "").await;
+    let (kind, why) = failure_for_the_lead(&model, &client, &mut heard).await;
+    assert!(!kind.starts_with("secret_"), "{kind}: {why}");
+    // Who asks for nobody else is bound by nobody else.
+    done(&pawd, &["secret", "deny", "mail", "agent:lead"], "").await;
+    let (kind, why) = failure(&client, "send").await;
     assert!(!kind.starts_with("secret_"), "{kind}: {why}");
 }
 

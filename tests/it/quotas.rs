@@ -33,11 +33,7 @@ async fn start(lines: &str) -> (Model, Pawd, Client) {
 
 async fn begin(setup: Setup, lines: &str) -> (Model, Pawd, Client) {
     let model = Model::start().await;
-    let setup = setup
-        .with(SHORT)
-        .provider("local", "ollama", &model.url(), "max_retries = 0\n")
-        .with(PRICE)
-        .with(lines);
+    let setup = setup.with(SHORT).ollama(&model).with(PRICE).with(lines);
     let pawd = Pawd::start(setup).await;
     let client = pawd.client().await;
     (model, pawd, client)

@@ -86,7 +86,7 @@ impl Talk {
 }
 
 /// A long text that says nothing, and bears no signs of anything.
-fn prose(letter: &str) -> String {
+pub(crate) fn prose(letter: &str) -> String {
     let mut text = letter.repeat(3);
     while text.len() < LONG {
         text.push_str(" We walked along the river and looked at the boats.");
@@ -322,11 +322,8 @@ async fn conversation_goes_on_where_no_summary_can_be_made() {
 #[tokio::test]
 async fn summary_is_told_of_nothing_that_came_after_it_was_looked_at_who_may_be_told() {
     let (here, away) = (Model::start().await, Model::start().await);
-    let plaintext = "allow_plaintext = true\nmax_retries = 0\n";
-    let elsewhere = away.url().replace("127.0.0.1", "0.0.0.0");
     let setup = Setup::new()
-        .provider("here", "ollama", &here.url(), plaintext)
-        .provider("away", "ollama", &elsewhere, plaintext)
+        .here_and_away(&here, &away, "")
         .with("\n[agent.far]\nprovider = \"away\"\n");
     let pawd = Pawd::start(setup).await;
     let client = pawd.client().await;

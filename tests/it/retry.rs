@@ -16,19 +16,8 @@ use serde_json::json;
 
 use crate::turns::calls_of;
 
-/// Asks this model over the wire of Ollama, with further lines of the provider's configuration.
-fn ollama(model: &Model, more: &str) -> Setup {
-    Setup::new().provider("local", "ollama", &model.url(), more)
-}
-
-fn openai(model: &Model, more: &str) -> Setup {
-    Setup::new().provider("open", "openai", &format!("{}/v1", model.url()), more)
-}
-
-fn overload() -> Answer {
-    let said = json!({"error": "busy"}).to_string();
-    Answer::Status(503, Vec::new(), said)
-}
+/// The wires that a model is asked over.
+const WIRES: [fn(Setup, &Model, &str) -> Setup; 2] = [Setup::ollama_with, Setup::openai_with];
 
 fn loading() -> Answer {
     let said =
@@ -42,11 +31,11 @@ fn outcomes(attempts: &[Attempt]) -> Vec<&str> {
 
 #[tokio::test]
 async fn question_that_failed_for_the_moment_is_asked_again() {
-    for setup in [ollama, openai] {
+    for wire in WIRES {
         let model = Model::start().await;
-        let pawd = Pawd::start(setup(&model, "")).await;
+        let pawd = Pawd::start(wire(Setup::new(), &model, "")).await;
         let client = pawd.client().await;
-        model.will(overload());
+        model.will(Answer::overload());
         let events = rest(&mut say(&client, "hello").await).await;
         let result = done(&events);
         assert_eq!(
@@ -64,9 +53,9 @@ async fn question_that_failed_for_the_moment_is_asked_again() {
 
 #[tokio::test]
 async fn answer_that_broke_off_begins_again_and_says_so() {
-    for setup in [ollama, openai] {
+    for wire in WIRES {
         let model = Model::start().await;
-        let pawd = Pawd::start(setup(&model, "")).await;
+        let pawd = Pawd::start(wire(Setup::new(), &model, "")).await;
         let client = pawd.client().await;
         model.will(Answer::cut(&["half an", " answer"]));
         let events = rest(&mut say(&client, "hello").await).await;
@@ -121,9 +110,9 @@ async fn call_of_an_answer_that_breaks_off_after_it_is_not_done_on_any_wire() {
 
 #[tokio::test]
 async fn stream_that_breaks_off_after_a_call_or_after_its_result_has_the_call_done_once() {
-    for setup in [ollama, openai] {
+    for wire in WIRES {
         let model = Model::start().await;
-        let setup = setup(&model, "");
+        let setup = wire(Setup::new(), &model, "");
         let root = setup.root();
         root.write("etc/policy/60-answers.cedar", ANSWERS_ALL);
         let pawd = Pawd::start_in(root, setup).await;
@@ -159,7 +148,7 @@ async fn stream_that_breaks_off_after_a_call_or_after_its_result_has_the_call_do
 #[tokio::test]
 async fn model_that_falls_silent_is_asked_again() {
     let model = Model::start().await;
-    let pawd = Pawd::start(ollama(&model, "stall_timeout = \"300ms\"\n")).await;
+    let pawd = Pawd::start(Setup::new().ollama_with(&model, "stall_timeout = \"300ms\"\n")).await;
     let client = pawd.client().await;
     let (steps, answer) = Answer::steps();
     steps.send(Step::Piece("I think".into())).await.unwrap();
@@ -175,7 +164,9 @@ async fn model_that_falls_silent_is_asked_again() {
 #[tokio::test]
 async fn answer_that_takes_too_long_as_a_whole_is_given_up_and_not_asked_for_again() {
     let model = Model::start().await;
-    let pawd = Pawd::start(ollama(&model, "total_timeout = \"1s\"\nmax_retries = 9\n")).await;
+    let pawd =
+        Pawd::start(Setup::new().ollama_with(&model, "total_timeout = \"1s\"\nmax_retries = 9\n"))
+            .await;
     let client = pawd.client().await;
     // It has begun in time, and may still go on in time.
     let (steps, answer) = Answer::steps();
@@ -197,7 +188,7 @@ async fn answer_that_takes_too_long_as_a_whole_is_given_up_and_not_asked_for_aga
 #[tokio::test]
 async fn question_that_is_refused_is_asked_once() {
     let model = Model::start().await;
-    let pawd = Pawd::start(openai(&model, "max_retries = 10\n")).await;
+    let pawd = Pawd::start(Setup::new().openai_with(&model, "max_retries = 10\n")).await;
     let client = pawd.client().await;
     for (status, code) in [
         (401, "invalid_api_key"),
@@ -220,10 +211,10 @@ async fn question_that_is_refused_is_asked_once() {
 #[tokio::test]
 async fn provider_that_stays_broken_is_given_up_after_its_retries() {
     let model = Model::start().await;
-    let pawd = Pawd::start(ollama(&model, "max_retries = 2\n")).await;
+    let pawd = Pawd::start(Setup::new().ollama_with(&model, "max_retries = 2\n")).await;
     let client = pawd.client().await;
     for _ in 0..4 {
-        model.will(overload());
+        model.will(Answer::overload());
     }
     let mut chat = say(&client, "hello").await;
     let id = accepted(&mut chat).await;
@@ -236,7 +227,7 @@ async fn provider_that_stays_broken_is_given_up_after_its_retries() {
 #[tokio::test]
 async fn wait_that_would_end_after_the_deadline_is_not_begun() {
     let model = Model::start().await;
-    let pawd = Pawd::start(openai(&model, "")).await;
+    let pawd = Pawd::start(Setup::new().openai_with(&model, "")).await;
     let client = pawd.client().await;
     let said =
         json!({"error": {"message": "slow down", "code": "rate_limit_exceeded"}}).to_string();
@@ -255,7 +246,7 @@ async fn wait_that_would_end_after_the_deadline_is_not_begun() {
 #[tokio::test]
 async fn model_that_loads_is_waited_for_and_that_is_no_retry() {
     let model = Model::start().await;
-    let pawd = Pawd::start(openai(&model, "max_retries = 0\n")).await;
+    let pawd = Pawd::start(Setup::new().openai_with(&model, "max_retries = 0\n")).await;
     let client = pawd.client().await;
     for _ in 0..3 {
         model.will(loading());
@@ -271,10 +262,10 @@ async fn model_that_loads_is_waited_for_and_that_is_no_retry() {
 #[tokio::test]
 async fn retries_are_a_tenth_of_the_questions_and_ten_more() {
     let model = Model::start().await;
-    let pawd = Pawd::start(ollama(&model, "max_retries = 2\n")).await;
+    let pawd = Pawd::start(Setup::new().ollama_with(&model, "max_retries = 2\n")).await;
     let client = pawd.client().await;
     for _ in 0..40 {
-        model.will(overload());
+        model.will(Answer::overload());
     }
     for _ in 0..6 {
         rest(&mut say(&client, "hello").await).await;

@@ -2,7 +2,7 @@
 
 use harness::{
     Answer, Asking, Model, Pawd, Setup, Step, within,
-    words::{accepted, done, finally, object, refused, rest, say, show},
+    words::{accepted, done, finally, object, refused, rest, say, show, tried},
 };
 use jsonrpsee::{async_client::Client, core::client::Subscription};
 use paw_api::{
@@ -35,25 +35,14 @@ impl Two {
     /// With these lines for a route, and more for each provider.
     fn setup(&self, route: &str, more: &str) -> Setup {
         Setup::new()
-            .provider("first", "openai", &format!("{}/v1", self.first.url()), more)
-            .provider("spare", "ollama", &self.spare.url(), more)
+            .first_and_spare(&self.first, &self.spare, more)
             .with(route)
     }
 }
 
-/// The same model by an address that counts as elsewhere: one that is not of the loopback, and leads to it.
-fn elsewhere(model: &Model) -> String {
-    model.url().replace("127.0.0.1", "0.0.0.0")
-}
-
-const PLAINTEXT: &str = "allow_plaintext = true\nmax_retries = 0\n";
-
 /// `here` on this host and `away` elsewhere.
 fn here_and_away(here: &Model, away: &Model, route: &str) -> Setup {
-    Setup::new()
-        .provider("here", "ollama", &here.url(), PLAINTEXT)
-        .provider("away", "ollama", &elsewhere(away), PLAINTEXT)
-        .with(route)
+    Setup::new().here_and_away(here, away, "").with(route)
 }
 
 /// The one on this host first, always; the other one may follow it, if the route may leave the host.
@@ -91,14 +80,6 @@ async fn asks_again(client: &Client, provider: &str) {
 async fn plan(client: &Client, action: &Action) -> Value {
     let plan = show(client, &action.id).await.plan;
     serde_json::to_value(plan).unwrap()["operation"]["chat"].clone()
-}
-
-/// Who was tried, and how that ended.
-fn tried(action: &Action) -> Vec<(&str, &str)> {
-    let attempts = action.attempts.iter();
-    attempts
-        .map(|it| (it.provider.as_str(), it.outcome.as_str()))
-        .collect()
 }
 
 fn status(status: u16, code: &str) -> Answer {
@@ -529,8 +510,8 @@ async fn conversation_held_on_this_host_stays_on_it_when_its_provider_moves() {
     pawd.root.write(
         "etc/pawd.d/60-moved.toml",
         &format!(
-            "[provider.here]\nkind = \"ollama\"\nbase_url = \"{}\"\nmodel = \"m\"\n{PLAINTEXT}",
-            elsewhere(&away)
+            "[provider.here]\nkind = \"ollama\"\nbase_url = \"{}\"\nmodel = \"m\"\nallow_plaintext = true\n",
+            away.url_elsewhere()
         ),
     );
     ConfigRpcClient::reload(&client).await.unwrap();

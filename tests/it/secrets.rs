@@ -12,6 +12,7 @@ use harness::{
     words::{rest, say},
 };
 use jsonrpsee::async_client::Client;
+use nix::sys::signal::Signal;
 use paw_api::{
     audit::{Answer, Entry, Event},
     provider::{ChatEvent, ProviderRpcClient, ProviderSpec},
@@ -684,6 +685,37 @@ async fn another_key_takes_the_place_of_the_first_while_secrets_are_used() {
     )
     .await;
     test(&client).await.unwrap();
+}
+
+/// Nobody hears that they are not given a secret before that is on the disk.
+#[tokio::test]
+async fn refusal_of_a_secret_is_on_record_before_anybody_hears_of_it() {
+    let model = Model::start().await;
+    let mut pawd = with_key(&model).await;
+    let client = pawd.client().await;
+    done(&pawd, &["secret", "init"], "").await;
+    done(&pawd, &["secret", "set", "cloud"], CANARY).await;
+    provider(&client, &model, "cloud").await;
+    let before = records(&client, "secret_refused").await.len();
+    let writer = pawd.audit.take().expect("it has a writer");
+    writer.signal(Signal::SIGSTOP);
+    let asked = test(&client);
+    tokio::pin!(asked);
+    tokio::select! {
+        answer = &mut asked => panic!("{answer:?} before there can be a record"),
+        _said = pawd.daemon.says("audit writer does not answer", 1) => {}
+    }
+    writer.signal(Signal::SIGCONT);
+    let why = within("the answer", asked).await.unwrap_err();
+    assert!(why.contains("is not for provider:mine"), "{why}");
+    let after = records(&client, "secret_refused").await.len();
+    assert!(after > before, "{after} of {before}");
+    // And where there can be no record, that is what they hear.
+    drop(writer);
+    pawd.daemon.says("audit writer lost", 1).await;
+    let why = test(&client).await.unwrap_err();
+    assert!(!why.contains("is not for"), "{why}");
+    assert!(keys(&model).is_empty());
 }
 
 /// Who asks for a change and goes away has it made to its end, and on record to its end.

@@ -117,9 +117,7 @@ async fn cheapest_whose_price_is_known_is_asked_first_and_the_plan_says_the_orde
          targets = [{ provider = \"away\" }, { provider = \"one\" }, { provider = \"two\" }, { provider = \"three\" }]\n",
     );
     // Nobody knows what this one costs.
-    let elsewhere = away.url().replace("127.0.0.1", "0.0.0.0");
-    let setup = setup.provider("away", "ollama", &elsewhere, "allow_plaintext = true\n");
-    let pawd = Pawd::start(setup).await;
+    let pawd = Pawd::start(setup.away(&away, "")).await;
     let client = pawd.client().await;
     let (result, action) = say_in(&client, "hello", None).await;
     assert_eq!(result.provider, "three");

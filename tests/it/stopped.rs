@@ -10,7 +10,8 @@ use nix::sys::signal::Signal;
 use paw_api::{
     ErrorKind, action::ActionRpcClient as _, agent::SessionRpcClient, provider::ChatEvent,
 };
-use paw_policy::{State, Taint};
+use paw_policy::{Kind, State, Taint};
+use paw_store::{ActionFilter, ActionRecord, Batch, OpenOptions, Page, Store};
 use serde_json::{Value, json};
 
 const SHORT: &str = "\n[actions]\nchat_timeout = \"1s\"\n";
@@ -47,7 +48,7 @@ async fn last_words(client: &Client, id: &str, state: State, finish: &str) -> St
     assert!(!text.contains("heron"), "no tool says it: {text}");
     assert_eq!(
         last.taint.has(Taint::Tool),
-        text.contains("files/read: done"),
+        text.contains("files/read: "),
         "{last:?}"
     );
     text
@@ -158,8 +159,9 @@ async fn turn_that_a_stop_or_a_kill_of_pawd_ends_says_so() {
     }
 }
 
-#[tokio::test]
-async fn turn_that_goes_on_after_a_kill_says_all_that_it_has_done() {
+/// What is said of the call of a turn that went on after a kill, and for which there was no time left. What `meanwhile` does is done while
+/// there is no pawd.
+async fn said_after_a_kill(meanwhile: impl FnOnce(&Pawd)) -> String {
     let model = Model::start().await;
     let (mut pawd, client) = pawd(&model, SHORT).await;
     let (_held, silent) = Says::steps();
@@ -171,8 +173,40 @@ async fn turn_that_goes_on_after_a_kill_says_all_that_it_has_done() {
     let id = accepted(&mut chat).await;
     model.was_asked(2).await;
     pawd.daemon.kill9().await;
+    meanwhile(&pawd);
     pawd.start_again().await;
     let client = pawd.client().await;
-    let text = last_words(&client, &id, State::TimedOut, "timed_out").await;
+    last_words(&client, &id, State::TimedOut, "timed_out").await
+}
+
+#[tokio::test]
+async fn turn_that_goes_on_after_a_kill_says_all_that_it_has_done() {
+    let text = said_after_a_kill(|_| {}).await;
     has(&text, &["its time was over", "files/read: done"]);
+}
+
+/// Nobody is told that a call was done of which there is no record any more.
+#[tokio::test]
+async fn call_whose_record_is_gone_is_said_to_be_not_known() {
+    let text = said_after_a_kill(|pawd| {
+        let path = pawd.root.path().join("state/pawd.redb");
+        let store = Store::open(&path, OpenOptions::new("0.0.0")).unwrap();
+        let calls = ActionFilter {
+            kind: Some(Kind::ToolCall),
+            ..ActionFilter::default()
+        };
+        let mut found = store.actions(&calls, &Page::newest(1)).unwrap().records;
+        let call = found.pop().expect("it has ended");
+        // One that nobody asked for any more is not kept for them.
+        let orphan = ActionRecord {
+            parent: None,
+            ..call
+        };
+        let mut batch = Batch::new();
+        batch.put_action(&orphan).unwrap();
+        store.commit(&batch).unwrap();
+        assert_eq!(store.prune(0).unwrap(), 1);
+    })
+    .await;
+    has(&text, &["its time was over", "files/read: not known"]);
 }

@@ -2,15 +2,19 @@
 
 use std::process::Stdio;
 
-use harness::{Pawd, Setup, stage, within};
+use harness::{ANSWERS_ALL, Pawd, Setup, stage, within};
 use paw_api::action::ApprovalRpcClient;
 use paw_policy::State;
+use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     process::{Child, ChildStdout, Command},
 };
 
-use harness::words::{ask_to_write, finally, show};
+use harness::words::{ask_to_write, call, finally, show};
+
+/// So many characters of a digest are typed for what is critical.
+const TYPED: usize = 6;
 
 /// A watch at a terminal of its own, which `script` makes.
 fn watch(pawd: &Pawd) -> Child {
@@ -93,4 +97,35 @@ async fn key_answers_what_is_on_the_screen_and_nothing_that_comes_later() {
         .unwrap();
     assert_eq!(asked.len(), 1, "what was put off waits still");
     assert_eq!(asked[0].id, second.id);
+}
+
+/// What a person typed and took back is as if they had never typed it, by either key that a terminal sends for that.
+#[tokio::test]
+async fn what_is_typed_to_approve_what_is_critical_can_be_taken_back() {
+    let setup = Setup::new();
+    let root = setup.root();
+    root.write("etc/policy/60-critical.cedar", ANSWERS_ALL);
+    let pawd = Pawd::start_in(root, setup).await;
+    let client = pawd.client().await;
+    let critical = call(&client, "read", json!({"path": "../x"})).await;
+    assert_eq!(critical.state, State::WaitingApproval, "{critical:?}");
+    let mut watching = watch(&pawd);
+    let (mut keys, mut screen) = (
+        watching.stdin.take().unwrap(),
+        watching.stdout.take().unwrap(),
+    );
+    let mut said = String::new();
+    until(&mut screen, &mut said, "[y/d/n/q]").await;
+    keys.write_all(b"y").await.unwrap();
+    until(&mut screen, &mut said, "of its digest:").await;
+    let digest = critical.digest.to_string();
+    let (first, others) = digest[..TYPED].split_at(1);
+    // Of nothing, nothing is taken back.
+    let typed = format!("\u{8}zz\u{7f}\u{8}{first}z\u{8}{others}z\u{7f}\r");
+    keys.write_all(typed.as_bytes()).await.unwrap();
+    until(&mut screen, &mut said, "one-time code").await;
+    keys.write_all(b"\r").await.unwrap();
+    until(&mut screen, &mut said, "approve: done").await;
+    let ended = finally(&client, &critical.id).await;
+    assert!(ended.approved_by.is_some(), "{ended:?}");
 }

@@ -1,11 +1,11 @@
-//! Secrets that a skill says its runs need: whether this call may have them is looked at before anything is made for it.
+//! Who may have a secret used through a broker: policy has to permit it, and the secret's own list has to name everybody for whom it is.
 //!
-//! It is the same that is looked at again for each use (see [`super::net`]), by the same two: policy, and the secret's own list. Who calls is
-//! told what is missing then, and not by a request of the skill's that fails in the middle.
+//! It is looked at for each use (see [`super::net`]). For the secrets that a skill says its runs need also before anything is made for a call:
+//! who calls is told what is missing then, and not by a request of the skill's that fails in the middle.
 
 use std::sync::Arc;
 
-use paw_policy::{Circumstances, Facts, Name, Principal, SecretUse, may_use};
+use paw_policy::{Circumstances, Facts, Name, Principal, Rules, SecretUse, TaintSet, may_use};
 use paw_store::Caller;
 use paw_vault::User;
 use uuid::Uuid;
@@ -17,8 +17,54 @@ use crate::{
     orchestrator::work::Outcome,
     records::actor,
     sandbox::{Owner, Skill},
-    secrets::{Use, UseError},
+    secrets::{Secrets, Use, UseError},
 };
+
+/// Who a secret's own list may name for a use by this agent: the skill in whose sandbox that is, or it.
+pub(super) fn users(skill: Option<&Name>, agent: &Name) -> Vec<User> {
+    let skill = skill.map(|it| User::Skill(it.to_string()));
+    let agent = User::Agent(agent.to_string());
+    skill.into_iter().chain([agent]).collect()
+}
+
+/// What policy is told of a use for this caller, by what has these labels.
+pub(super) fn facts(caller: &Caller, taint: &TaintSet) -> Facts {
+    Facts {
+        principal: Principal {
+            uid: caller.uid,
+            role: caller.role,
+        },
+        taint: taint.clone(),
+        now_ms: now_ms(),
+        circumstances: Circumstances::default(),
+    }
+}
+
+/// Whether policy permits this use, and the secret's own list each of those for whom the agent was asked. Whether the list names the agent
+/// itself is said where the value is.
+///
+/// # Errors
+/// Who does not.
+pub(super) fn permitted(
+    (secrets, rules): (&Secrets, &Rules),
+    secret: &SecretName,
+    (asked, facts): (&SecretUse<'_>, &Facts),
+    of: &Use<'_>,
+) -> Result<(), UseError> {
+    let verdict = may_use(rules, asked, facts);
+    if !verdict.allowed {
+        let through = User::Broker(asked.broker.to_owned());
+        return Err(UseError::policy(secret, &through, &verdict.rules));
+    }
+    asked.through.iter().try_for_each(|asker| {
+        let users = &users(asked.skill, asker);
+        let of = Use {
+            users,
+            ..of.clone()
+        };
+        secrets.may(secret, &of)
+    })
+}
 
 /// Whether each secret that this skill needs may be used by some broker that it reaches. That one may not be is on record.
 ///
@@ -30,22 +76,8 @@ pub(super) async fn secrets(
     (action, caller, owner, through): (Uuid, &Caller, &Owner, &[Name]),
 ) -> Result<(), Box<Outcome>> {
     let brokers: Vec<&str> = skill.net.iter().filter_map(|rule| rule.broker()).collect();
-    let users = |agent: &Name| {
-        [
-            User::Skill(skill.name.to_string()),
-            User::Agent(agent.to_string()),
-        ]
-    };
-    let own = users(&owner.agent);
-    let facts = Facts {
-        principal: Principal {
-            uid: caller.uid,
-            role: caller.role,
-        },
-        taint: owner.taint.clone(),
-        now_ms: now_ms(),
-        circumstances: Circumstances::default(),
-    };
+    let own = users(Some(&skill.name), &owner.agent);
+    let facts = facts(caller, &owner.taint);
     for needed in &skill.secrets {
         let name = SecretName {
             name: needed.clone(),
@@ -71,24 +103,8 @@ pub(super) async fn secrets(
                 skill: Some(&skill.name),
             };
             let rules = Arc::clone(&agents.rules.borrow());
-            let verdict = may_use(&rules, &asked, &facts);
-            let judged = if verdict.allowed {
-                // Each of those who had it asked is bound by the secret's list as well.
-                let askers = through.iter().try_for_each(|asker| {
-                    let users = &users(asker);
-                    agents.secrets.may(
-                        &name,
-                        &Use {
-                            users,
-                            ..of.clone()
-                        },
-                    )
-                });
-                askers.and_then(|()| agents.secrets.may(&name, &of))
-            } else {
-                Err(UseError::policy(&name, &broker_user, &verdict.rules))
-            };
-            match judged {
+            let permitted = permitted((&agents.secrets, &rules), &name, (&asked, &facts), &of);
+            match permitted.and_then(|()| agents.secrets.may(&name, &of)) {
                 Ok(()) => {
                     refused = None;
                     break;

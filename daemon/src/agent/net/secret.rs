@@ -2,12 +2,12 @@
 //! alone and for this one request.
 
 use paw_api::egress::{Decision, Hand, VERSION};
-use paw_policy::{Circumstances, Facts, Name, Principal, SecretUse, may_use};
+use paw_policy::SecretUse;
 use paw_vault::{User, Value};
 
 use super::Keeper;
 use crate::{
-    clock::now_ms,
+    agent::granted::{facts, permitted, users},
     config::SecretName,
     records::actor,
     sandbox::hand,
@@ -65,12 +65,7 @@ impl Keeper {
         decision: &Decision,
     ) -> Result<Value, UseError> {
         let through = User::Broker(broker.to_owned());
-        let users = |agent: &Name| -> Vec<User> {
-            let skill = self.skill.as_ref().map(|it| User::Skill(it.to_string()));
-            let agent = User::Agent(agent.to_string());
-            skill.into_iter().chain([agent]).collect()
-        };
-        let own = users(&self.agent);
+        let own = users(self.skill.as_ref(), &self.agent);
         let of = Use {
             through: Some(&through),
             users: &own,
@@ -89,15 +84,6 @@ impl Keeper {
             };
             return Err(self.secrets.refused(secret, of, error).await);
         }
-        let facts = Facts {
-            principal: Principal {
-                uid: self.caller.uid,
-                role: self.caller.role,
-            },
-            taint: self.taint.clone(),
-            circumstances: Circumstances::default(),
-            now_ms: now_ms(),
-        };
         let asked = SecretUse {
             secret: &secret.name,
             broker,
@@ -105,22 +91,11 @@ impl Keeper {
             through: &self.through,
             skill: self.skill.as_ref(),
         };
+        let facts = facts(&self.caller, &self.taint);
         let rules = std::sync::Arc::clone(&self.rules.borrow());
-        let verdict = may_use(&rules, &asked, &facts);
-        if !verdict.allowed {
-            let error = UseError::policy(secret, &through, &verdict.rules);
+        let permitted = permitted((&self.secrets, &rules), secret, (&asked, &facts), &of);
+        if let Err(error) = permitted {
             return Err(self.secrets.refused(secret, of, error).await);
-        }
-        // Its own list names who may; whoever had it asked is no less bound by that.
-        for asker in &self.through {
-            let users = users(asker);
-            let of = Use {
-                users: &users,
-                ..of.clone()
-            };
-            if let Err(error) = self.secrets.may(secret, &of) {
-                return Err(self.secrets.refused(secret, of, error).await);
-            }
         }
         self.secrets.locked(secret, of).await
     }
