@@ -168,16 +168,11 @@ pub(super) fn program(name: &str) -> PathBuf {
         let test = env::current_exe().unwrap();
         let dir = test.ancestors().nth(2).unwrap().to_owned();
         let mut cargo = Command::new(env::var_os("CARGO").expect("these tests are run by cargo"));
+        // Of the whole workspace, and with one of the tests: with other features, every dependency would be built once more.
         cargo
-            .args([
-                "build",
-                "--quiet",
-                "--package",
-                "paw-init",
-                "--package",
-                "paw-files",
-                "--target-dir",
-            ])
+            .args(["build", "--quiet", "--workspace"])
+            .args(["--bin=paw-init", "--bin=paw-files", "--test=tidy"])
+            .arg("--target-dir")
             .arg(dir.parent().unwrap());
         assert!(
             cargo.status().unwrap().success(),

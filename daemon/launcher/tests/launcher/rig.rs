@@ -76,7 +76,14 @@ pub(crate) fn built() -> PathBuf {
 pub(crate) fn programs() -> &'static PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
-        cargo(&["-p", "paw-create", "-p", "paw-image", "-p", "paw-workspace"]);
+        // As `cargo xtask stage` builds them, and with the features that it has them have.
+        cargo(&[
+            "--workspace",
+            "--bin=paw-create",
+            "--bin=paw-image",
+            "--bin=paw-workspace",
+            "--test=tidy",
+        ]);
         built().join("debug")
     })
 }
@@ -94,11 +101,23 @@ pub(crate) fn probe() -> &'static PathBuf {
     BUILT.get_or_init(|| linked("paw-probe"))
 }
 
+/// What `cargo xtask stage` links statically. One of them by itself would have other features, and every dependency would be built once more.
+const STATIC: [&str; 7] = [
+    "--package=paw-init",
+    "--package=paw-fetch",
+    "--package=paw-files",
+    "--package=paw-memory",
+    "--package=paw-shell",
+    "--package=paw-probe",
+    "--package=paw-create",
+];
+
 /// Builds a program that runs inside, linked statically as packages have it.
 fn linked(program: &str) -> PathBuf {
     let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let linked = format!("target.{triple}.rustflags=[\"-Ctarget-feature=+crt-static\"]");
-    cargo(&["-p", program, "--target", &triple, "--config", &linked]);
+    let target = ["--target", &triple, "--config", &linked];
+    cargo(&[&STATIC[..], &target].concat());
     built().join(triple).join("debug").join(program)
 }
 

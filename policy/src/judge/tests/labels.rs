@@ -1,5 +1,7 @@
 //! Every class of tool with every set of labels, and what labels can do at all: make things stricter.
 
+use std::sync::LazyLock;
+
 use proptest::{prelude::*, sample::select};
 
 use super::*;
@@ -95,8 +97,8 @@ const fn strictness(decision: Decision) -> u8 {
     }
 }
 
-/// What ships, and what hosts add to it to be asked less.
-fn rules() -> Vec<Rules> {
+/// What ships, and what hosts add to it to be asked less. Read once: Cedar takes long for it where it is not optimised.
+static RULES: LazyLock<Vec<Rules>> = LazyLock::new(|| {
     let named = r#"@id("named") permit (principal, action == Action::"tool_call", resource) when { context.named && resource.class == "egress" };"#;
     let clean = r#"@id("clean") permit (principal, action == Action::"tool_call", resource) when { !context.untrusted };"#;
     vec![
@@ -105,7 +107,7 @@ fn rules() -> Vec<Rules> {
         with_rule(clean),
         one_operator(),
     ]
-}
+});
 
 fn plans() -> impl Strategy<Value = Plan> {
     let of_tools = select(CLASSES.to_vec()).prop_map(tool);
@@ -132,13 +134,13 @@ proptest! {
         prop_assume!(!before.is_of_nobody());
         let after = before.clone().with(&TaintSet::of(more));
         prop_assert!(weigh(&plan, &after).0 >= weigh(&plan, &before).0);
-        for rules in rules() {
+        for rules in RULES.iter() {
             let judged = |taint: &TaintSet| {
                 let mut facts = facts(role, Taint::User);
                 facts.taint = taint.clone();
                 facts.circumstances.named = named;
                 facts.circumstances.leaves_host = leaves_host;
-                judge(&rules, &plan, &facts).unwrap().decision
+                judge(rules, &plan, &facts).unwrap().decision
             };
             let (was, is) = (judged(&before), judged(&after));
             prop_assert!(
