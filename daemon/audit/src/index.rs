@@ -187,14 +187,21 @@ pub(crate) fn complete(dir: &Path, numbers: &[u32]) {
         let mut magic = Vec::with_capacity(MAGIC.len());
         let read = segment::open(&path(dir, **number))
             .and_then(|it| it.take(MAGIC.len() as u64).read_to_end(&mut magic));
-        // Beside a segment without records there is nothing in it.
-        read.is_err() || !(magic.is_empty() || magic == MAGIC)
+        read.is_err()
+            || magic != MAGIC && !(magic.is_empty() && is_bare(&segment::path(dir, **number)))
     };
     for number in numbers.iter().rev().filter(without).take(MADE_AT_START) {
         if let Ok(facts) = segment::path(dir, *number).metadata() {
             Indexer::open(dir, *number, facts.len()).flush(true);
         }
     }
+}
+
+/// Whether a segment has its first line and nothing else: then there is nothing in the file beside it.
+fn is_bare(path: &Path) -> bool {
+    Lines::open(path).is_ok_and(|mut lines| {
+        matches!(lines.next(), Ok(Next::Line(_))) && matches!(lines.next(), Ok(Next::End))
+    })
 }
 
 /// Writes the file beside the segment that is written. What fails here is a list that takes longer, and never a record.

@@ -315,10 +315,12 @@ fn every_filter_finds_what_it_names_with_an_index_without_one_and_with_a_damaged
         fs::remove_file(path).unwrap();
     }
     check("without it");
-    // Each of another version, but for the first, which stays away: the next writer makes them anew.
+    // Each of another version, but for the first, which stays away, and the second, of which nothing could be written: the next writer
+    // makes them anew.
     for path in &indexes[1..] {
         fs::write(path, b"pai1 and whatever it held").unwrap();
     }
+    fs::write(&indexes[1], b"").unwrap();
     drop(open(dirs.place(200 * 1024)).unwrap());
     // That of the last one may have no whole block yet.
     for path in &indexes[..indexes.len() - 1] {
