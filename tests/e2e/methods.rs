@@ -119,7 +119,7 @@ async fn every_method_answers_each_role_as_documented() {
             assert_eq!(code(answer), expected, "{method} as {role:?}");
         }
         if role.is_none() {
-            // Each is on record before it was answered, once.
+            // Each is on record, once.
             let admin = house.pawd.client().await;
             let denied = Some("rpc_denied".to_owned());
             let records = AuditRpcClient::list(&admin, None, denied, None, Some(1000)).await;

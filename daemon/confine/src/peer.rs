@@ -51,20 +51,28 @@ pub fn uid(socket: impl AsFd) -> io::Result<u32> {
 /// The longest name of a unit, as systemd has it.
 const MAX_UNIT: usize = 255;
 
-/// The innermost unit of the service manager that a process is in, by its cgroup; none where it is in none, or is gone. Text for people:
-/// the number of a process may belong to another one by now.
+/// The unit of the service manager that a process is in, by its cgroup; none where it is in none, or is gone. Text for people: the number
+/// of a process may belong to another one by now. It reads a file, for which the kernel may have to wait.
+///
+/// Within a unit, whoever it was given to makes groups of any name: a user's manager, a container. Those are named behind it, as
+/// `user@1000.service/cron.service`, so that they are never taken for the host's.
 #[must_use]
 pub fn unit(pid: i32) -> Option<String> {
     let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    unit_in(&groups).map(str::to_owned)
+    unit_in(&groups)
 }
 
-fn unit_in(groups: &str) -> Option<&str> {
+fn unit_in(groups: &str) -> Option<String> {
     let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b":-_.\\@".contains(&byte);
-    path.rsplit('/').find(|name| {
+    let mut units = path.split('/').filter(|name| {
         let is_unit = name.ends_with(".service") || name.ends_with(".scope");
         is_unit && name.len() <= MAX_UNIT && name.bytes().all(is_plain)
+    });
+    let outermost = units.next()?;
+    Some(match units.next_back() {
+        Some(innermost) => format!("{outermost}/{innermost}"),
+        None => outermost.to_owned(),
     })
 }
 
@@ -75,15 +83,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unit_is_the_innermost_one_and_nothing_else() {
+    fn unit_is_that_of_the_host_and_what_was_made_in_it_stands_behind() {
         let check = |path: &str, unit: Option<&str>| {
             let groups = format!("1:name=other:/x.service\n0::{path}\n");
-            assert_eq!(unit_in(&groups), unit, "{path}");
+            assert_eq!(unit_in(&groups).as_deref(), unit, "{path}");
         };
         check("/system.slice/cron.service", Some("cron.service"));
         check(
             "/user.slice/user-7.slice/user@7.service/app.slice/run-u3.scope",
-            Some("run-u3.scope"),
+            Some("user@7.service/run-u3.scope"),
+        );
+        check(
+            "/user.slice/user-7.slice/user@7.service/app.slice/cron.service",
+            Some("user@7.service/cron.service"),
+        );
+        check(
+            "/system.slice/box.scope/system.slice/a.service/b.service",
+            Some("box.scope/b.service"),
         );
         check(
             "/system.slice/pawd.service/sandboxes/one",

@@ -47,22 +47,7 @@ pub(super) fn serve(
     }
     let names = people.names.clone();
     let identify = rpc::identify(people.roles.clone(), move |uid| names.get(&uid).cloned());
-    let runtime = tokio::runtime::Handle::current();
-    let denials = Denials::default();
-    let on_denied: rpc::OnDenied = Arc::new(move |peer, method| {
-        denials.note(peer, method, now_ms(), |entry| {
-            warn!(
-                message_id = paw_log::events::RPC_DENIED,
-                uid = peer.uid,
-                method,
-                "call denied"
-            );
-            let audit = audit.clone();
-            // Beside the call: who is denied and goes away is on record all the same.
-            let record = runtime.spawn(async move { audit.durable(entry).await });
-            recorded(record).boxed().shared()
-        })
-    });
+    let on_denied = on_denied(audit);
     let may_call: rpc::MayCall = Arc::new(move |peer, method| {
         let whose = Whose {
             uid: peer.uid,
@@ -81,15 +66,47 @@ pub(super) fn serve(
     Ok(rpc::serve(listener, service, stop))
 }
 
+/// Has denials recorded, beside the call: who is denied and goes away is on record all the same.
+fn on_denied(audit: Audit) -> rpc::OnDenied {
+    let runtime = tokio::runtime::Handle::current();
+    let denials = Arc::<Denials<rpc::Recorded>>::default();
+    Arc::new(move |peer, method| {
+        let record = |entry| {
+            warn!(
+                message_id = paw_log::events::RPC_DENIED,
+                uid = peer.uid,
+                method,
+                "call denied"
+            );
+            let audit = audit.clone();
+            recorded(runtime.spawn(async move { audit.durable(entry).await.map(drop) }))
+        };
+        let later = |pair, left| {
+            let (audit, denials) = (audit.clone(), Arc::clone(&denials));
+            recorded(runtime.spawn(async move {
+                tokio::time::sleep(left).await;
+                match denials.rest(pair, now_ms()) {
+                    Some(entry) => audit.durable(entry).await.map(drop),
+                    None => Ok(()),
+                }
+            }))
+        };
+        denials.note(peer, method, now_ms(), record, later)
+    })
+}
+
 /// Waits for the record of a denial. Without one nobody is told of a denial: that nothing is done without a record is.
-async fn recorded(record: JoinHandle<Result<u64, AuditError>>) -> Result<(), Error> {
+fn recorded(record: JoinHandle<Result<(), AuditError>>) -> rpc::Recorded {
     let refused = |why: String, remedy: String| {
         let message = format!("this is not done, and cannot be recorded: {why}");
         Err(Error::new(ErrorKind::Unavailable, message, remedy))
     };
-    match record.await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) => refused(error.to_string(), error.remedy()),
-        Err(error) => refused(error.to_string(), "see the journal of pawd".to_owned()),
-    }
+    let record = async move {
+        match record.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => refused(error.to_string(), error.remedy()),
+            Err(error) => refused(error.to_string(), "see the journal of pawd".to_owned()),
+        }
+    };
+    record.boxed().shared()
 }

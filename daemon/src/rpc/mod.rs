@@ -268,11 +268,7 @@ fn admit(
     };
     let peer = identify(who);
     match seats.take(peer.uid, peer.role == Some(Role::Admin), limits) {
-        Ok(seat) => {
-            // Asked of who has a place alone, as it is a file that is read.
-            let unit = paw_confine::peer::unit(peer.pid).map(Arc::from);
-            Some((Peer { unit, ..peer }, seat))
-        }
+        Ok(seat) => Some((peer, seat)),
         Err(why) => {
             full(why, peer.uid);
             None
@@ -308,6 +304,10 @@ async fn connect(
         () = shared.stop.cancelled() => return,
     };
     let Ok(Ok(Some(first))) = first else { return };
+    // Asked of who speaks alone, and where nobody waits for it: older kernels have it wait for whoever makes groups.
+    let unit = tokio::task::spawn_blocking(move || paw_confine::peer::unit(peer.pid)).await;
+    let unit = unit.ok().flatten().map(Arc::from);
+    let peer = Peer { unit, ..peer };
     let limits = &shared.limits;
     let subscriptions = Arc::new(Semaphore::new(limits.subscriptions));
     let flow = Arc::<Flow>::default();
