@@ -388,7 +388,7 @@ pub(crate) fn holds_any(pid: u32, wanted: &[Vec<u8>]) -> bool {
     let maps = String::from_utf8_lossy(&read("maps")).into_owned();
     let open = |name| std::fs::File::open(format!("/proc/{pid}/{name}")).expect("root may look");
     let (memory, pages) = (open("mem"), open("pagemap"));
-    let (mut block, mut entries) = (vec![0; BLOCK * PAGE], vec![0; BLOCK * 8]);
+    let mut block = vec![0; BLOCK * PAGE];
     maps.lines()
         .filter_map(|line| {
             let (range, rest) = line.split_once(' ')?;
@@ -397,28 +397,36 @@ pub(crate) fn holds_any(pid: u32, wanted: &[Vec<u8>]) -> bool {
             rest.starts_with('r')
                 .then_some((number(from)?, number(to)?))
         })
-        .flat_map(|(from, to)| (from..to).step_by(BLOCK * PAGE).map(move |at| (at, to)))
-        .any(|(at, to)| {
-            // Reading what was never touched would make it, at the cost of the sandbox, and there are terabytes of that.
-            let listed = pages
-                .read_at(&mut entries, (at / PAGE * 8) as u64)
-                .unwrap_or(0);
-            let there: Vec<bool> = entries[..listed]
-                .chunks(8)
-                .map(|entry| entry[7] & 0xc0 != 0)
-                .take(to.saturating_sub(at).div_ceil(PAGE))
-                .collect();
-            let mut from = at;
-            there.chunk_by(|a, b| a == b).any(|run| {
-                let (begin, length) = (from, run.len() * PAGE);
-                from += length;
-                // What belongs to a device cannot be read.
-                run[0] && {
-                    let read = memory.read_at(&mut block[..length], begin as u64);
-                    is_in(&block[..read.unwrap_or(0)])
-                }
-            })
+        .flat_map(|(from, to)| touched(&pages, from, to))
+        .any(|(begin, length)| {
+            // What belongs to a device cannot be read.
+            let read = memory.read_at(&mut block[..length], begin as u64);
+            is_in(&block[..read.unwrap_or(0)])
         })
+}
+
+/// Where a process has pages between these places, by its pagemap, and how many bytes there: no more than [`BLOCK`] pages each. Reading what
+/// was never touched would make it, at the cost of the process, and there are terabytes of that.
+pub(crate) fn touched(pages: &std::fs::File, from: usize, to: usize) -> Vec<(usize, usize)> {
+    use std::os::unix::fs::FileExt as _;
+    let (mut entries, mut found) = (vec![0; BLOCK * 8], Vec::new());
+    for at in (from..to).step_by(BLOCK * PAGE) {
+        let listed = pages
+            .read_at(&mut entries, (at / PAGE * 8) as u64)
+            .unwrap_or(0);
+        let there: Vec<bool> = entries[..listed]
+            .chunks(8)
+            .map(|entry| entry[7] & 0xc0 != 0)
+            .take(to.saturating_sub(at).div_ceil(PAGE))
+            .collect();
+        let mut begin = at;
+        for run in there.chunk_by(|a, b| a == b) {
+            let length = run.len() * PAGE;
+            found.extend(run[0].then_some((begin, length)));
+            begin += length;
+        }
+    }
+    found
 }
 
 async fn a_credential_is_used_and_is_nowhere_inside(runtime: &str) {

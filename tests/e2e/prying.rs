@@ -16,7 +16,7 @@ use harness::{
     pry::pry,
     report::Case,
     root::{NOBODY, gid, uid},
-    standalone::{Seen, Standalone, gone, look},
+    standalone::{Seen, Standalone, gone, kill9, look},
 };
 use nix::{
     sys::{
@@ -26,7 +26,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{without_root, without_sandboxes};
+use crate::{canary::done, egress::touched, without_root, without_sandboxes};
 
 /// The processes of ours that know something, and live as long as pawd.
 const OURS: [&str; 4] = ["pawd", "paw-audit", "paw-egress", "paw-launcher"];
@@ -40,6 +40,7 @@ pub(crate) fn cases() -> Vec<Case> {
     let mut all = cases![
         without_sandboxes;
         nobody_looks_into_a_process_of_ours_not_even_its_own_user,
+        key_of_the_vault_is_in_locked_memory_alone,
     ];
     all.extend(cases![
         without_root;
@@ -111,13 +112,13 @@ async fn nobody_looks_into_a_process_of_ours_not_even_its_own_user() {
 }
 
 /// The pages of a process, each range with what the kernel says of it.
-fn pages(pid: i32) -> Vec<(u64, u64, BTreeSet<String>)> {
+fn pages(pid: i32) -> Vec<(usize, usize, BTreeSet<String>)> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps")).expect("root may read it");
     let mut all = Vec::new();
     let mut here = None;
     for line in text.lines() {
         let (first, _) = line.split_once(' ').unwrap_or((line, ""));
-        let number = |text| u64::from_str_radix(text, 16).ok();
+        let number = |text| usize::from_str_radix(text, 16).ok();
         if let Some((from, to)) = first.split_once('-')
             && let (Some(from), Some(to)) = (number(from), number(to))
         {
@@ -149,24 +150,69 @@ async fn key_of_the_next_record_is_in_locked_memory_alone() {
     let [key] = keys[..] else {
         panic!("{} keys are on the disk", keys.len());
     };
-    let memory = fs::File::open(format!("/proc/{}/mem", audit.pid())).expect("root may");
-    let (mut locked, mut elsewhere) = (0, Vec::new());
-    for (from, to, flags) in pages(audit.pid()) {
-        let mut bytes = vec![0; usize::try_from(to - from).expect("it fits")];
-        // What the kernel keeps for itself cannot be read.
-        if memory.read_exact_at(&mut bytes, from).is_err() {
-            continue;
+    is_locked(audit.pid(), key);
+}
+
+/// What opens the vault is in such pages too, as it is and in the digits of its file, whether the vault was opened with it or is not yet made.
+async fn key_of_the_vault_is_in_locked_memory_alone() {
+    let uuids = [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()];
+    let digits: String = uuids.iter().map(|it| it.simple().to_string()).collect();
+    let key = uuids.map(uuid::Uuid::into_bytes).concat();
+    let mut system = Standalone::start_with("", false, &[("etc/vault.key", &digits)]).await;
+    for made in [false, true] {
+        if made {
+            done(&system, &["secret", "init"], "").await;
+            done(&system, &["secret", "set", "mail"], "a value").await;
+            kill9(named(&system.seen(), "pawd").pid);
+            system.start_again().await;
         }
-        let found = memchr::memmem::find_iter(&bytes, key).count();
-        let all = ["lo", "dd", "wf"].iter().all(|it| flags.contains(*it));
-        if all {
-            locked += found;
-        } else if found > 0 {
-            elsewhere.push((from, found, flags));
+        let pawd = named(&system.seen(), "pawd").pid.cast_signed();
+        is_locked(pawd, &key);
+        let found = found_in(pawd, digits.as_bytes());
+        assert_eq!(open(&found), [], "its digits");
+    }
+}
+
+/// A range of a process's memory in which bytes were found, so often.
+struct Found {
+    begin: usize,
+    times: usize,
+    /// Whether it is kept from swap, core files and children.
+    locked: bool,
+}
+
+fn found_in(pid: i32, needle: &[u8]) -> Vec<Found> {
+    let open = |name| fs::File::open(format!("/proc/{pid}/{name}")).expect("root may");
+    let (memory, pagemap) = (open("mem"), open("pagemap"));
+    let mut all = Vec::new();
+    for (from, to, flags) in pages(pid) {
+        let locked = ["lo", "dd", "wf"].iter().all(|it| flags.contains(*it));
+        for (begin, length) in touched(&pagemap, from, to) {
+            let mut bytes = vec![0; length];
+            // What the kernel keeps for itself cannot be read.
+            let read = memory.read_at(&mut bytes, begin as u64).unwrap_or(0);
+            let times = memchr::memmem::find_iter(&bytes[..read], needle).count();
+            all.extend((times > 0).then_some(Found {
+                begin,
+                times,
+                locked,
+            }));
         }
     }
-    assert!(locked >= 1, "it is there");
-    assert!(elsewhere.is_empty(), "{elsewhere:?}");
+    all
+}
+
+/// A process has these bytes, and has them in no memory but what is locked.
+fn is_locked(pid: i32, key: &[u8]) {
+    let found = found_in(pid, key);
+    assert!(!found.is_empty(), "it is there");
+    assert_eq!(open(&found), []);
+}
+
+/// Where something was found that is not locked, and how often.
+fn open(found: &[Found]) -> Vec<(usize, usize)> {
+    let open = found.iter().filter(|it| !it.locked);
+    open.map(|it| (it.begin, it.times)).collect()
 }
 
 /// A directory for everybody, in which this process is, and with it what it starts; and no bound for core files.

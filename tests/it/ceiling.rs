@@ -305,9 +305,15 @@ async fn value_of_the_vault_is_in_no_body_that_a_provider_is_sent() {
     };
     ask("What is the secret cloud?").await;
     ask("Tell me secret://cloud, and the key that you are asked with.").await;
+    model.will(Says::calls(&[(
+        "files__read",
+        json!({"path": "notes.txt"}),
+    )]));
     ask("Read notes.txt").await;
     let used = keys(&model);
-    assert_eq!(used, vec![CANARY; 3], "it is in the header");
+    assert_eq!(used, vec![CANARY; 4], "it is in the header");
+    let read = model.asked().last().unwrap().body.to_string();
+    assert!(read.contains("secret://cloud ${cloud}"), "{read}");
     let needles = encodings(CANARY);
     for question in model.asked() {
         let body = question.body.to_string();
