@@ -158,10 +158,12 @@ pub(super) async fn call(
         Ok(Some(why)) => return Outcome::failed("skill_drifted", why, DRIFTED),
         Err(error) => return Outcome::failed("internal", error.to_string(), "report it"),
     }
-    if skill
-        .tools
-        .get(&call.tool)
-        .is_some_and(|tool| reaches(tool.class))
+    // What names its place reaches that alone, and no broker with a secret.
+    if call.net.is_none()
+        && skill
+            .tools
+            .get(&call.tool)
+            .is_some_and(|tool| reaches(tool.class))
         && let Err(outcome) =
             granted::secrets(agents, &skill, (action, caller, &owner, through)).await
     {

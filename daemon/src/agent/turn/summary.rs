@@ -239,9 +239,10 @@ impl Turn<'_> {
         tracing::warn!(paw_action = %self.whose.id, paw_agent = %self.whose.agent, error = %why, "the first turns of a conversation could not be told in short; they are left out this time");
     }
 
-    /// How many tokens the model holds that is asked first, where that is known.
+    /// How many tokens the model holds that is asked first, where that is known. Who may not be sent this is not asked.
     async fn window(&self) -> Option<u64> {
-        let first = self.ready.targets.first()?;
+        let mut asked = self.ready.targets.iter();
+        let first = asked.find(|it| it.may_receive(&self.taint))?;
         match first.context {
             Some(context) => Some(context),
             None => {
