@@ -9,6 +9,8 @@ mod changes;
 mod chats;
 mod command;
 mod cost;
+mod files;
+mod secrets;
 mod skills;
 mod targets;
 
@@ -26,8 +28,9 @@ use uuid::Uuid;
 
 use arguments::{ToolAsked, not_submitted, read, unknown_kind};
 pub use called::{By, Called, Consulted};
-pub use changes::{SwitchAsked, config_change_of, switch_of};
+pub use changes::{Configured, SwitchAsked, THIS, config_change_of, switch_of};
 use command::{own_run, written};
+pub use files::not_what_was_shown;
 
 use crate::{
     agent::{asked, net::Ask},
@@ -35,6 +38,7 @@ use crate::{
     config::{AgentSettings, Config},
     fits,
     labels::Labels,
+    models::pulls::Pulls,
     orchestrator::{
         handle::{Judged, Submission},
         queue::Urgency,
@@ -45,8 +49,10 @@ use crate::{
     reload::Reload,
     sandbox::{Register, Skills, least::reaches},
     screen,
+    secrets::Secrets,
     skills::Installed,
     storage::Storage,
+    workspaces::Workspaces,
 };
 
 /// The longest text of one chat, in bytes.
@@ -73,6 +79,12 @@ pub struct Intake {
     pub register: Register,
     /// What changes would come to.
     pub reload: Reload,
+    /// What runs wrote.
+    pub workspaces: Workspaces,
+    /// Places of models that are being fetched.
+    pub pulls: Pulls,
+    /// What the vault keeps.
+    pub secrets: Secrets,
 }
 
 /// What a caller asks, before anything of it is believed.
@@ -139,10 +151,12 @@ impl Intake {
             Kind::ToolCall => self.tool_call((&agent, settings), asked, &caller)?,
             Kind::SkillChange => Typed::plain(skills::change(&self.installed, asked)?, None),
             Kind::ModelSwitch => self.switch(asked, &caller).await?,
-            Kind::ConfigChange => self.configure(asked, &caller).await?,
-            Kind::FileOperation | Kind::ApiCall | Kind::SecretUse => {
-                return Err(not_submitted(kind));
+            Kind::ConfigChange => self.configure(asked, &caller, &progress).await?,
+            Kind::FileOperation => {
+                let operation = files::operation(&self.workspaces, asked, &caller);
+                Typed::plain(operation.await?, None)
             }
+            Kind::ApiCall | Kind::SecretUse => return Err(not_submitted(kind)),
         };
         let Typed {
             operation,
@@ -161,7 +175,9 @@ impl Intake {
             | Operation::ApiCall(_)
             | Operation::SkillChange(_)
             | Operation::ModelSwitch(_)
-            | Operation::ConfigChange(_) => TaintSet::default(),
+            | Operation::ConfigChange(_)
+            | Operation::SecretChange(_)
+            | Operation::FileOperation(_) => TaintSet::default(),
         };
         let taint = place
             .as_ref()
@@ -356,8 +372,11 @@ impl Intake {
         };
         // Who has pieces of it told as they come stays for its end.
         let urgency = match &progress {
-            Progress::Chat(_) | Progress::Run { .. } | Progress::Switch(_) => Urgency::Interactive,
-            Progress::None => Urgency::Background,
+            Progress::Chat(_)
+            | Progress::Run { .. }
+            | Progress::Switch(_)
+            | Progress::Pull { .. } => Urgency::Interactive,
+            Progress::None | Progress::Value(_) => Urgency::Background,
         };
         Ok(Submission {
             record,

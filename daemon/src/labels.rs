@@ -260,7 +260,9 @@ impl Labels {
             | Operation::ApiCall(_)
             | Operation::SkillChange(_)
             | Operation::ModelSwitch(_)
-            | Operation::ConfigChange(_) => TaintSet::default(),
+            | Operation::ConfigChange(_)
+            | Operation::SecretChange(_)
+            | Operation::FileOperation(_) => TaintSet::default(),
         }
     }
 

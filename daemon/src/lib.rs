@@ -36,3 +36,4 @@ pub mod screen;
 pub mod secrets;
 pub mod skills;
 pub mod storage;
+pub mod workspaces;

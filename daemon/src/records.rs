@@ -150,6 +150,16 @@ pub fn summary(plan: &Plan) -> String {
             let what = change.difference.join(", ");
             format!("{} {}: {what}", change.change.as_str(), change.name)
         }
+        Operation::SecretChange(change) => {
+            let user = change.user.iter().map(|user| format!(" for {user}"));
+            let version = change.version.iter().map(|it| format!(", version {it}"));
+            let more: String = user.chain(version).collect();
+            format!("{} {}{more}", change.change.as_str(), change.secret)
+        }
+        Operation::FileOperation(files) => {
+            let (change, what) = (files.change.as_str(), files.difference.join(", "));
+            format!("{change} {} of {}: {what}", files.layer, files.workspace)
+        }
     };
     shorten(&text)
 }

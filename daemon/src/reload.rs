@@ -1,6 +1,8 @@
 //! Reading the configuration again, and changing what is registered: all of it takes effect, or none. One task does both, one after
 //! the other.
 
+mod meant;
+
 use std::{path::PathBuf, sync::Arc};
 
 use paw_api::{
@@ -15,10 +17,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info};
 use uuid::Uuid;
 
+use self::meant::{cannot_be_meant, no_further_strays};
 use crate::{
     audit::Audit,
     config::{
-        Config, Fault, Faults, PoolBounds,
+        Config, PoolBounds,
         check::{ConfigError, Written, check_all},
         registered::{self, Registered},
         source,
@@ -43,7 +46,8 @@ type Reply<T> = oneshot::Sender<Result<T, Error>>;
 /// What can be asked for, by whom.
 #[derive(Debug)]
 enum Ask {
-    Reload(Option<Caller>, Reply<Reloaded>),
+    Reload(Option<(By, Digest)>, Reply<Reloaded>),
+    Look(Caller, Reply<Looked>),
     Policy(Caller, Reply<Reloaded>),
     Weigh(Box<Change>, Reply<Weighed>),
     Change(By, Box<Change>, Held, Reply<()>),
@@ -60,6 +64,15 @@ pub struct Weighed {
     pub before: Option<Map<String, Value>>,
     /// What would be registered of it.
     pub after: Option<Map<String, Value>>,
+}
+
+/// What reading the configuration again would come to.
+#[derive(Debug)]
+pub struct Looked {
+    /// Of what stands in the files.
+    pub digest: Digest,
+    /// What would change.
+    pub reloaded: Reloaded,
 }
 
 /// Who has something changed, and by which action.
@@ -131,12 +144,32 @@ impl Reload {
         (Self(to), answer(current, inbox))
     }
 
-    /// Reads the configuration again.
+    /// Reads the configuration again, because whoever may signal this process says so.
     ///
     /// # Errors
     /// Every fault; then everything stays as it was.
-    pub async fn ask(&self, by: Option<Caller>) -> Result<Reloaded, Error> {
-        self.answered(|reply| Ask::Reload(by, reply)).await
+    pub async fn signalled(&self) -> Result<Reloaded, Error> {
+        self.answered(|reply| Ask::Reload(None, reply)).await
+    }
+
+    /// Reads the configuration again, if it says what was judged: what has this digest.
+    ///
+    /// # Errors
+    /// Every fault; then everything stays as it was.
+    pub async fn read(&self, by: By, judged: Option<Digest>) -> Result<Reloaded, Error> {
+        let Some(judged) = judged else {
+            return Err(not_what_was_judged());
+        };
+        self.answered(|reply| Ask::Reload(Some((by, judged)), reply))
+            .await
+    }
+
+    /// Looks what reading the configuration again would come to, and changes nothing.
+    ///
+    /// # Errors
+    /// Every fault; it is on record that somebody wanted that read.
+    pub async fn look(&self, by: Caller) -> Result<Looked, Error> {
+        self.answered(|reply| Ask::Look(by, reply)).await
     }
 
     /// Reads the rules again, and nothing else.
@@ -189,6 +222,20 @@ async fn answer(mut current: Current, mut inbox: mpsc::Receiver<Ask>) {
                 let result = reload(&mut current, by.as_ref()).await;
                 (current.notify)(false);
                 drop(reply.send(result));
+            }
+            Ask::Look(by, reply) => {
+                let looked = match try_reload(&current) {
+                    Ok((read, _, _, reloaded)) => Ok(Looked {
+                        digest: read.0.digest(),
+                        reloaded,
+                    }),
+                    Err(message) => {
+                        let mut entry = Entry::new(Event::ConfigRefused);
+                        entry.actor = Some(actor(&by));
+                        Err(cannot_be_read(&current, entry, message).await)
+                    }
+                };
+                drop(reply.send(looked));
             }
             Ask::Policy(by, reply) => drop(reply.send(policy(&mut current, &by).await)),
             Ask::Weigh(change, reply) => {
@@ -377,56 +424,38 @@ async fn change(current: &mut Current, by: &By, change: &Change, held: &Held) ->
     Ok(())
 }
 
-/// A change takes nothing away from an agent that was registered, and names nothing that there is not.
-fn no_further_strays(change: &Change, before: &Config, after: &Config) -> Result<(), Error> {
-    let mut further = after.strays.iter();
-    let Some(stray) = further.find(|stray| !before.strays.contains(stray)) else {
-        return Ok(());
-    };
-    let (about, name) = change.about();
-    let kind = match change.agent() {
-        Some(agent) if agent == stray.agent.as_str() => ErrorKind::Invalid,
-        Some(_) | None => ErrorKind::Conflict,
-    };
-    let message = match kind {
-        ErrorKind::Invalid => format!("agent {}: {}", stray.agent, stray.message),
-        _ => format!(
-            "agent {} does not agree with that {about}: {}",
-            stray.agent, stray.message
-        ),
-    };
-    Err(Error::new(kind, message, stray.hint.clone()).about(name))
+fn not_what_was_judged() -> Error {
+    let message = "the files say something else than when this was asked for";
+    Error::new(
+        ErrorKind::Conflict,
+        message,
+        "nothing has changed; ask again",
+    )
 }
 
-/// Faults of what was asked for are the caller's; those that it makes elsewhere say where it is needed.
-fn cannot_be_meant(change: &Change, faults: &Faults, ours: &str) -> Error {
-    let (about, name) = change.about();
-    let about = format!("{about} {name}");
-    let (own, elsewhere): (Vec<&Fault>, Vec<&Fault>) =
-        faults.0.iter().partition(|fault| fault.file == ours);
-    let words = |faults: &[&Fault]| {
-        let each = faults.iter().map(|fault| fault.message.clone());
-        each.collect::<Vec<_>>().join("; ")
-    };
-    match (own.first(), elsewhere.first()) {
-        (Some(first), _) => {
-            let message = format!("{about}: {}", words(&own));
-            Error::new(ErrorKind::Invalid, message, first.hint.clone()).about(name)
-        }
-        (None, Some(first)) => {
-            let place = format!("{}:{}", first.file, first.line);
-            let message = format!("{about} is needed in {place}: {}", words(&elsewhere));
-            let hint = "change that first, then run `pawctl config reload`";
-            Error::new(ErrorKind::Conflict, message, hint).about(name)
-        }
-        (None, None) => Error::new(ErrorKind::Internal, "faults without a fault", "report it"),
-    }
+/// What stands in the files cannot be in force, which is on record.
+async fn cannot_be_read(current: &Current, mut entry: Entry, message: String) -> Error {
+    error!(
+        message_id = paw_log::events::CONFIG_REJECTED,
+        reason = %message,
+        "configuration refused; the old one stays in force"
+    );
+    entry.event = Event::ConfigRefused;
+    entry.outcome = Some(crate::records::shorten_to(&message, 2_000));
+    // Nothing changes, so nothing depends on this record.
+    drop(current.audit.soon(entry).await);
+    let hint = "mend the files; the old configuration stays in force";
+    Error::new(ErrorKind::Invalid, message, hint)
 }
 
-async fn reload(current: &mut Current, by: Option<&Caller>) -> Result<Reloaded, Error> {
+async fn reload(current: &mut Current, by: Option<&(By, Digest)>) -> Result<Reloaded, Error> {
     let mut entry = Entry::new(Event::ConfigLoaded);
-    entry.actor = by.map(actor);
+    entry.actor = by.map(|(by, _)| actor(&by.caller));
+    entry.action = by.map(|(by, _)| by.action);
     match try_reload(current) {
+        Ok((read, ..)) if by.is_some_and(|(_, judged)| *judged != read.0.digest()) => {
+            Err(not_what_was_judged())
+        }
         Ok((read, config, providers, reloaded)) => {
             entry.policy_digest = Some(config.rules.digest());
             entry.outcome = Some(format!("changed: {}", reloaded.changed.join(", ")));
@@ -440,22 +469,7 @@ async fn reload(current: &mut Current, by: Option<&Caller>) -> Result<Reloaded, 
             info!(changed = ?reloaded.changed, needs_restart = ?reloaded.needs_restart, "configuration reloaded");
             Ok(reloaded)
         }
-        Err(message) => {
-            error!(
-                message_id = paw_log::events::CONFIG_REJECTED,
-                reason = %message,
-                "configuration refused; the old one stays in force"
-            );
-            entry.event = Event::ConfigRefused;
-            entry.outcome = Some(crate::records::shorten_to(&message, 2_000));
-            // Nothing changes, so nothing depends on this record.
-            drop(current.audit.soon(entry).await);
-            Err(Error::new(
-                ErrorKind::Invalid,
-                message,
-                "mend the files; the old configuration stays in force",
-            ))
-        }
+        Err(message) => Err(cannot_be_read(current, entry, message).await),
     }
 }
 

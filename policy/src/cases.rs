@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::{
-    changes::{ConfigArguments, SwitchArguments},
+    changes::{ConfigArguments, FileArguments, SecretArguments, SwitchArguments},
     circumstances::Circumstances,
     judge::{Factors, Facts, Principal, Yes, judge, may_approve, weigh},
     plan::{ApiArguments, ChatArguments, Operation, Plan, SkillArguments, ToolArguments},
@@ -187,10 +187,20 @@ impl Case {
             Kind::ToolCall => Some(Operation::ToolCall(self.read::<ToolArguments>()?)),
             Kind::ApiCall => Some(Operation::ApiCall(self.read::<ApiArguments>()?)),
             Kind::ModelSwitch => Some(Operation::ModelSwitch(self.read::<SwitchArguments>()?)),
+            Kind::ConfigChange if self.is_of_a_secret() => {
+                Some(Operation::SecretChange(self.read::<SecretArguments>()?))
+            }
             Kind::ConfigChange => Some(Operation::ConfigChange(self.read::<ConfigArguments>()?)),
-            Kind::FileOperation | Kind::SecretUse => None,
+            Kind::FileOperation => Some(Operation::FileOperation(self.read::<FileArguments>()?)),
+            Kind::SecretUse => None,
             Kind::SkillChange => Some(Operation::SkillChange(self.read::<SkillArguments>()?)),
         })
+    }
+
+    /// Both are of one kind, and told apart by what is done.
+    fn is_of_a_secret(&self) -> bool {
+        let change = self.arguments.get("change").and_then(Value::as_str);
+        change.is_some_and(|change| change.starts_with("secret."))
     }
 
     fn read<T: serde::de::DeserializeOwned>(&self) -> Result<T, String> {

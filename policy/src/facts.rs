@@ -119,8 +119,14 @@ pub fn touches(plan: &Plan) -> Vec<String> {
             vec![format!(
                 "{} {}",
                 change.change.subject().as_str(),
-                change.name
+                change.about()
             )]
+        }
+        Operation::SecretChange(change) => vec![format!("secret {}", change.secret)],
+        Operation::FileOperation(files) => {
+            let each = files.difference.iter();
+            let each = each.map(|line| format!("{line} in the workspace of {}", files.workspace));
+            each.collect()
         }
     }
 }
@@ -177,6 +183,17 @@ pub(crate) fn about(plan: &Plan, facts: &Facts, risk: Risk) -> Vec<(&'static str
         }
         Operation::ConfigChange(change) => {
             all.push(("change", Fact::Text(change.change.as_str().to_owned())));
+        }
+        Operation::SecretChange(change) => {
+            all.push(("change", Fact::Text(change.change.as_str().to_owned())));
+            if let Some(user) = &change.user {
+                all.push(("user", Fact::Text(user.clone())));
+            }
+        }
+        Operation::FileOperation(files) => {
+            let own = files.owner == Some(facts.principal.uid);
+            all.push(("change", Fact::Text(files.change.as_str().to_owned())));
+            all.push(("own", Fact::Truth(own)));
         }
     }
     all
@@ -245,7 +262,9 @@ pub(crate) fn fingerprint(plan: &Plan) -> Vec<(&'static str, Fact)> {
         | Operation::ApiCall(_)
         | Operation::SkillChange(_)
         | Operation::ModelSwitch(_)
-        | Operation::ConfigChange(_) => Vec::new(),
+        | Operation::ConfigChange(_)
+        | Operation::SecretChange(_)
+        | Operation::FileOperation(_) => Vec::new(),
     }
 }
 

@@ -154,9 +154,20 @@ fn anchor(plan: &Plan, taint: &TaintSet) -> (&'static str, String, Vec<String>) 
                 Subject::Provider => "Provider",
                 Subject::Budget => "Budget",
                 Subject::Agent => "Agent",
+                Subject::Config => "Host",
+                Subject::Model => "Model",
             };
-            let name = format!(" == {kind}::{}", quoted(change.name.as_str()));
+            let name = format!(" == {kind}::{}", quoted(&change.about()));
             ("config_change", name, vec!["false".to_owned()])
+        }
+        Operation::SecretChange(change) => {
+            let secret = format!(" == Secret::{}", quoted(&change.secret));
+            ("config_change", secret, vec!["false".to_owned()])
+        }
+        // Each is another one, with a digest of its own.
+        Operation::FileOperation(files) => {
+            let name = format!(" == Workspace::{}", quoted(files.workspace.as_str()));
+            ("file_operation", name, vec!["false".to_owned()])
         }
         // A tool had a part in what a sandbox wants to reach, so there is no grant for it either.
         Operation::ApiCall(call) => (

@@ -328,6 +328,8 @@ pub fn weigh(plan: &Plan, taint: &TaintSet) -> (Risk, &'static str) {
         // Whoever answers reads all that is said, and decides what is called.
         Operation::ModelSwitch(_) => (Risk::Critical, "who answers is changed"),
         Operation::ConfigChange(_) => (Risk::Critical, "what is configured is changed"),
+        Operation::SecretChange(_) => (Risk::Critical, "what the vault keeps is changed"),
+        Operation::FileOperation(_) => (Risk::High, "what is in a workspace is changed, or gone"),
         Operation::ApiCall(call) => match facts::host_and_port(&call.rule) {
             Some(_) => (Risk::High, "a sandbox reaches the network"),
             None => (Risk::Critical, "what would be reached cannot be read"),

@@ -106,7 +106,16 @@ fn subject(text: &mut String, plan: &Plan) {
         Operation::ConfigChange(change) => {
             part(text, "config_change");
             part(text, change.change.as_str());
-            part(text, change.name.as_str());
+            part(text, &change.about());
+        }
+        Operation::SecretChange(change) => {
+            part(text, "config_change");
+            part(text, change.change.as_str());
+            part(text, &change.secret);
+        }
+        Operation::FileOperation(files) => {
+            part(text, "file_operation");
+            part(text, files.workspace.as_str());
         }
         Operation::ToolCall(call) => {
             part(text, "tool_call");

@@ -34,7 +34,10 @@ pub mod secret;
 pub mod words;
 
 pub use ceiling::Ceiling;
-pub use changes::{ConfigArguments, ConfigChange, Subject, SwitchArguments};
+pub use changes::{
+    ConfigArguments, ConfigChange, FileArguments, FileChange, SecretArguments, SecretChange,
+    Subject, SwitchArguments,
+};
 pub use circumstances::{Circumstances, Identity, Via};
 pub use judge::{
     Approval, Factors, Facts, NotApproved, Permit, Principal, Verdict, Yes, judge, permit,

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::changes::{ConfigArguments, SwitchArguments};
+use crate::changes::{
+    ConfigArguments, FileArguments, FileChange, SecretArguments, SwitchArguments,
+};
 use crate::words::{Digest, Kind, Name, ToolClass};
 
 /// Domain of a plan's digest, so that no other document can have the same one.
@@ -48,8 +50,30 @@ pub enum Operation {
     SkillChange(SkillArguments),
     /// Somebody else answers from now on.
     ModelSwitch(SwitchArguments),
-    /// What is registered changes: a provider, or a budget.
+    /// What is registered changes: a provider, a budget or an agent.
     ConfigChange(ConfigArguments),
+    /// What the vault keeps changes, or who may use it: a change of what is configured, whose value travels beside the plan.
+    SecretChange(SecretArguments),
+    /// What a run wrote to a workspace becomes part of it, is thrown away, or is taken back.
+    FileOperation(FileArguments),
+}
+
+impl Operation {
+    /// The call, where it is one of a tool of a skill.
+    #[must_use]
+    pub const fn tool(&self) -> Option<&ToolArguments> {
+        match self {
+            Self::ToolCall(call) => Some(call),
+            Self::Chat(_)
+            | Self::SandboxRun(_)
+            | Self::ApiCall(_)
+            | Self::SkillChange(_)
+            | Self::ModelSwitch(_)
+            | Self::ConfigChange(_)
+            | Self::SecretChange(_)
+            | Self::FileOperation(_) => None,
+        }
+    }
 }
 
 /// Arguments of [`Operation::SkillChange`].
@@ -215,9 +239,14 @@ impl Operation {
             Self::ToolCall(call) => Some(call.class),
             Self::SandboxRun(_) => Some(ToolClass::Exec),
             Self::ApiCall(_) => Some(ToolClass::Egress),
-            Self::SkillChange(_) | Self::ModelSwitch(_) | Self::ConfigChange(_) => {
-                Some(ToolClass::Admin)
-            }
+            Self::SkillChange(_)
+            | Self::ModelSwitch(_)
+            | Self::ConfigChange(_)
+            | Self::SecretChange(_) => Some(ToolClass::Admin),
+            Self::FileOperation(files) => Some(match files.change {
+                FileChange::Commit => ToolClass::WriteLocalReversible,
+                FileChange::Discard | FileChange::Undo => ToolClass::WriteDestructive,
+            }),
         }
     }
 }
@@ -232,7 +261,8 @@ impl Plan {
             Operation::ApiCall(_) => Kind::ApiCall,
             Operation::SkillChange(_) => Kind::SkillChange,
             Operation::ModelSwitch(_) => Kind::ModelSwitch,
-            Operation::ConfigChange(_) => Kind::ConfigChange,
+            Operation::ConfigChange(_) | Operation::SecretChange(_) => Kind::ConfigChange,
+            Operation::FileOperation(_) => Kind::FileOperation,
         }
     }
 

@@ -39,10 +39,11 @@ pub(crate) enum Type {
     Skill,
     Tool,
     User,
+    Workspace,
 }
 
 impl Type {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::Action,
         Self::Agent,
         Self::Budget,
@@ -58,6 +59,7 @@ impl Type {
         Self::Skill,
         Self::Tool,
         Self::User,
+        Self::Workspace,
     ];
 
     pub(crate) const fn as_str(self) -> &'static str {
@@ -77,6 +79,7 @@ impl Type {
             Self::Skill => "Skill",
             Self::Tool => "Tool",
             Self::User => "User",
+            Self::Workspace => "Workspace",
         }
     }
 }
@@ -289,7 +292,8 @@ const fn action_of(plan: &Plan) -> &'static str {
         Operation::ApiCall(_) => "api_call",
         Operation::SkillChange(_) => "skill_change",
         Operation::ModelSwitch(_) => "model_switch",
-        Operation::ConfigChange(_) => "config_change",
+        Operation::ConfigChange(_) | Operation::SecretChange(_) => "config_change",
+        Operation::FileOperation(_) => "file_operation",
         Operation::ToolCall(_) => "tool_call",
     }
 }
@@ -326,8 +330,18 @@ fn subject(plan: &Plan) -> Option<(&'static str, EntityUid, Option<Entity>)> {
                 Subject::Provider => Type::Provider,
                 Subject::Budget => Type::Budget,
                 Subject::Agent => Type::Agent,
+                Subject::Config => Type::Host,
+                Subject::Model => Type::Model,
             };
-            (action, uid(kind, change.name.as_str()), None)
+            let about = uid(kind, &change.about());
+            let provider = uid(Type::Provider, change.name.as_str());
+            let entity = (kind == Type::Model)
+                .then(|| Entity::new_no_attrs(about.clone(), HashSet::from([provider])));
+            (action, about, entity)
+        }
+        Operation::SecretChange(change) => (action, uid(Type::Secret, &change.secret), None),
+        Operation::FileOperation(files) => {
+            (action, uid(Type::Workspace, files.workspace.as_str()), None)
         }
         Operation::ToolCall(call) => {
             let tool = uid(Type::Tool, &format!("{}/{}", call.skill, call.tool));

@@ -39,7 +39,7 @@ use rustix::net::{
     shutdown, socket_with,
 };
 
-use crate::{LIMIT, root, stage};
+use crate::{LIMIT, layers::Layers, root, stage};
 
 /// Counts fake launchers.
 static LIVES: AtomicU32 = AtomicU32::new(1);
@@ -78,6 +78,7 @@ struct State {
     not_allowed: bool,
     /// Whether the next one stands still.
     stop_next: bool,
+    layers: Layers,
     stopping: bool,
 }
 
@@ -171,6 +172,16 @@ impl FakeLauncher {
     /// Has places for so many sandboxes at once from now on, as a real one has by its max_sandboxes.
     pub fn has_places(&self, most: usize) {
         self.shared.lock().most = Some(most);
+    }
+
+    /// Somebody's run left this in an agent's workspace, where it waits; the digest of what it changes.
+    ///
+    /// # Panics
+    /// When there can be no such agent or sandbox.
+    pub fn has_layer(&self, agent: &str, id: &str, owner: u32) -> Digest {
+        let (agent, id) = (agent.parse(), id.parse());
+        let (agent, id) = (agent.expect("a name"), id.expect("an id"));
+        self.shared.lock().layers.left(&agent, &id, owner)
     }
 
     /// The paw-init of the next sandbox is stopped at once, so that nothing in it goes on.
@@ -423,7 +434,11 @@ fn answer(shared: &Arc<Shared>, request: Request) -> (Reply, Vec<OwnedFd>) {
             }))
             .expect("an answer is JSON"),
         },
-        Request::Image { .. } | Request::Workspaces { .. } => {
+        Request::Workspaces { about } => Reply::Done {
+            result: serde_json::to_value(shared.lock().layers.answer(&about))
+                .expect("an answer is JSON"),
+        },
+        Request::Image { .. } => {
             Reply::Refused(refusal(RefusalReason::Failed, "this fake has no jobs"))
         }
     };

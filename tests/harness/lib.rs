@@ -11,6 +11,7 @@ pub mod dialect;
 pub mod footprint;
 pub mod kata;
 pub mod launcher;
+mod layers;
 pub mod model;
 pub mod notify;
 pub mod openmetrics;

@@ -126,7 +126,7 @@ pub(crate) async fn records(client: &Client, event: &str) -> Vec<Value> {
 }
 
 /// Every file below a directory that holds this, however it was written there.
-fn files_with(directory: &Path, needles: &[Vec<u8>], found: &mut Vec<String>) {
+pub(crate) fn files_with(directory: &Path, needles: &[Vec<u8>], found: &mut Vec<String>) {
     for entry in fs::read_dir(directory).unwrap().flatten() {
         let kind = entry.file_type().unwrap();
         if kind.is_dir() {

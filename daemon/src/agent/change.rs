@@ -25,9 +25,9 @@ use tokio::{sync::watch, time::Instant as Deadline};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::Agents;
+use super::{Agents, pull};
 use crate::{
-    intake::{Intake, config_change_of, switch_of},
+    intake::{Configured, Intake, config_change_of, switch_of},
     models::{
         ready::{self, Progress as Ready, Step},
         told,
@@ -47,28 +47,43 @@ pub(super) struct Stops<'a> {
     pub(super) drain: &'a CancellationToken,
 }
 
-/// Changes what is registered.
+/// Changes what is configured.
 pub(super) async fn configure(
     agents: &Agents,
     (action, caller): (Uuid, &Caller),
     asked: ConfigArguments,
+    progress: Progress,
+    stops: Stops<'_>,
 ) -> Outcome {
+    let change = match config_change_of(asked.change, asked.name.as_str(), &asked.spec) {
+        Ok(Configured::Fetched(model)) => {
+            let whose = (&asked.name, model, asked.replaces);
+            return pull::pull(agents, (action, caller), whose, progress, stops).await;
+        }
+        Ok(Configured::Read) => None,
+        Ok(Configured::Registered(change)) => Some(change),
+        Err(error) => return refused(error),
+    };
     let changing = async {
-        let change = config_change_of(asked.change, asked.name.as_str(), &asked.spec)?;
-        intake(agents)?.unused(&change)?;
         let by = By {
             caller: caller.clone(),
             action,
         };
+        let Some(change) = change else {
+            let read = reload(agents)?.read(by, asked.replaces).await?;
+            return Ok(json!(read));
+        };
+        intake(agents)?.unused(&change)?;
         let held = Held::Is(asked.replaces);
-        reload(agents)?.change(by, change, held).await
-    };
-    match changing.await {
-        Ok(()) => Outcome::plain(Ending::Completed(json!({
+        reload(agents)?.change(by, *change, held).await?;
+        Ok::<_, Error>(json!({
             "change": asked.change,
             "name": asked.name,
             "difference": asked.difference,
-        }))),
+        }))
+    };
+    match changing.await {
+        Ok(done) => Outcome::plain(Ending::Completed(done)),
         Err(error) => refused(error),
     }
 }
@@ -206,7 +221,11 @@ impl Listener {
                 step: step.to_owned(),
                 target: self.target.clone(),
             })),
-            Progress::None | Progress::Chat(_) | Progress::Run { .. } => {}
+            Progress::None
+            | Progress::Chat(_)
+            | Progress::Run { .. }
+            | Progress::Pull { .. }
+            | Progress::Value(_) => {}
         }
     }
 
@@ -243,7 +262,7 @@ fn answerer(target: &Planned) -> Answerer {
     }
 }
 
-fn intake(agents: &Agents) -> Result<&Intake, Error> {
+pub(super) fn intake(agents: &Agents) -> Result<&Intake, Error> {
     agents.door.get().map(|door| &door.intake).ok_or_else(|| {
         let message = "pawd is starting";
         Error::new(ErrorKind::Unavailable, message, "ask again in a moment")
@@ -255,7 +274,7 @@ fn reload(agents: &Agents) -> Result<&Reload, Error> {
 }
 
 /// Why it was not done; everything is as it was.
-fn refused(error: Error) -> Outcome {
+pub(super) fn refused(error: Error) -> Outcome {
     let kind = match error.data.kind {
         ErrorKind::Denied => "denied",
         ErrorKind::NotFound => "not_found",

@@ -8,12 +8,15 @@ pub mod asked;
 mod change;
 pub mod chat;
 mod ended;
+mod files;
 #[doc(hidden)]
 pub mod fuzz;
 mod granted;
 pub mod net;
 pub mod persons;
+mod pull;
 pub mod run;
+mod secret;
 pub mod skill;
 mod staged;
 pub mod tool;
@@ -213,8 +216,16 @@ impl Execute for Agents {
                     change::switch(&self, (id, &caller), asked, progress, stops).await
                 }
                 Operation::ConfigChange(asked) => {
-                    change::configure(&self, (id, &caller), asked).await
+                    let stops = change::Stops {
+                        cancel: &cancel,
+                        drain: &drain,
+                    };
+                    change::configure(&self, (id, &caller), asked, progress, stops).await
                 }
+                Operation::SecretChange(asked) => {
+                    secret::change(&self.secrets, &caller, asked, progress).await
+                }
+                Operation::FileOperation(asked) => files::decide(&self, (id, &caller), asked).await,
             }
         }))
     }
@@ -234,7 +245,9 @@ impl Execute for Agents {
             | Operation::ApiCall(_)
             | Operation::SkillChange(_)
             | Operation::ModelSwitch(_)
-            | Operation::ConfigChange(_) => outcome,
+            | Operation::ConfigChange(_)
+            | Operation::SecretChange(_)
+            | Operation::FileOperation(_) => outcome,
         }
     }
 
@@ -246,7 +259,9 @@ impl Execute for Agents {
             | Operation::ApiCall(_)
             | Operation::SkillChange(_)
             | Operation::ModelSwitch(_)
-            | Operation::ConfigChange(_) => false,
+            | Operation::ConfigChange(_)
+            | Operation::SecretChange(_)
+            | Operation::FileOperation(_) => false,
         }
     }
 
@@ -264,7 +279,9 @@ impl Execute for Agents {
                 | Operation::ApiCall(_)
                 | Operation::SkillChange(_)
                 | Operation::ModelSwitch(_)
-                | Operation::ConfigChange(_) => adopted::go_on(&self, task).await,
+                | Operation::ConfigChange(_)
+                | Operation::SecretChange(_)
+                | Operation::FileOperation(_) => adopted::go_on(&self, task).await,
             }
         }))
     }

@@ -89,7 +89,11 @@ pub(super) async fn run(
             input,
             terminal,
         } => (Some(output), input, terminal),
-        Progress::None | Progress::Chat(_) | Progress::Switch(_) => (None, None, None),
+        Progress::None
+        | Progress::Chat(_)
+        | Progress::Switch(_)
+        | Progress::Value(_)
+        | Progress::Pull { .. } => (None, None, None),
     };
     let terminal = match terminal_of(&asked, sizes) {
         Ok(terminal) => terminal,

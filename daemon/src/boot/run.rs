@@ -48,7 +48,7 @@ use crate::{
     intake::Intake,
     jobs::keeper,
     labels::Labels,
-    models,
+    models::{self, pulls::Pulls},
     orchestrator::driver::{Driver, Ports},
     prove,
     providers::{self, Providers, keys::Keys},
@@ -339,6 +339,9 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         installed: Arc::clone(&installed),
         storage: storage.clone(),
         reload: reload.clone(),
+        workspaces: launchers.clone().into(),
+        pulls: Pulls::default(),
+        secrets: secrets.clone(),
     };
     parts.spawn(questions::ask(asked, intake.clone(), actions.clone()));
     parts.spawn(retention::keep(
@@ -411,7 +414,6 @@ async fn live(start: Start, store: Store) -> Result<(), Fatal> {
         verified: Mutex::default(),
         proofs,
         uploads: family::Uploads::default(),
-        pulls: family::Pulls::default(),
         inputs: Mutex::default(),
     };
     let serving = serve(
@@ -558,7 +560,7 @@ fn watch_signals(
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 // The outcome is logged and recorded by who reloads.
-                _ = hangup.recv() => drop(reload.ask(None).await),
+                _ = hangup.recv() => drop(reload.signalled().await),
             }
         }
         info!(message_id = paw_log::events::DAEMON_STOPPING, "stopping");
@@ -586,14 +588,9 @@ fn tell_reload(begins: bool) {
 fn started(born: &Born, rules: &paw_policy::Rules) -> Entry {
     let mut entry = Entry::new(Event::DaemonStarted);
     entry.policy_digest = Some(rules.digest());
-    entry
-        .detail
-        .insert("version".into(), env!("CARGO_PKG_VERSION").into());
-    entry
-        .detail
-        .insert("landlock_abi".into(), born.landlock.abi.to_string());
-    entry
-        .detail
-        .insert("probes".into(), born.probes.len().to_string());
+    let mut detail = |key: &str, value: String| drop(entry.detail.insert(key.into(), value));
+    detail("version", env!("CARGO_PKG_VERSION").into());
+    detail("landlock_abi", born.landlock.abi.to_string());
+    detail("probes", born.probes.len().to_string());
     entry
 }

@@ -18,15 +18,19 @@ const CONCURRENCY: u32 = 64;
 /// Of those, how many need a sandbox at most, if nothing is said: each takes memory of the host.
 const TOOL_CALLS: u32 = 16;
 
+/// How many changes of what is configured there may be, however few actions: models that are fetched take long, and keep nobody from another.
+const CHANGES: u32 = 4;
+
 /// The most that can be done at once.
 const MOST: u32 = 1_024;
 
 /// The kinds that stand in line for a place; of others there is none to be had.
-const KINDS: [Kind; 6] = [
+const KINDS: [Kind; 7] = [
     Kind::Chat,
     Kind::ToolCall,
     Kind::ModelSwitch,
     Kind::ConfigChange,
+    Kind::FileOperation,
     Kind::ApiCall,
     Kind::SkillChange,
 ];
@@ -48,9 +52,9 @@ impl AtOnce {
         Self(Kind::ALL.map(|kind| match kind {
             Kind::Chat => most,
             Kind::ToolCall => most.min(TOOL_CALLS),
+            Kind::ConfigChange => concurrency.max(CHANGES),
             Kind::ModelSwitch
             | Kind::FileOperation
-            | Kind::ConfigChange
             | Kind::ApiCall
             | Kind::SecretUse
             | Kind::SkillChange => concurrency,
@@ -179,6 +183,14 @@ mod tests {
         assert_eq!(at_once("[actions]\nconcurrency = 1\n"), (1, 1));
         let said = "[actions]\nconcurrency = 8\n[actions.at_once]\ntool_call = 8\n";
         assert_eq!(at_once(said), (6, 8));
+    }
+
+    #[test]
+    fn changes_have_places_beside_models_that_are_fetched_however_few_actions_there_are() {
+        let of = |text| read(text).unwrap().actions.at_once.of(Kind::ConfigChange);
+        assert_eq!(of(""), 64);
+        assert_eq!(of("[actions]\nconcurrency = 1\n"), 4);
+        assert_eq!(of("[actions.at_once]\nconfig_change = 1\n"), 1);
     }
 
     #[test]

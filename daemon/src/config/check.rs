@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use paw_launch::request::{Isolation, Limits};
 use paw_llm::Timeouts;
-use paw_policy::{Ceiling, Name, Rules};
+use paw_policy::{Ceiling, Digest, Name, Rules};
 use toml::Spanned;
 
 use super::{
@@ -58,6 +58,16 @@ impl Written {
             files: source::read_all(etc)?,
             policies: source::read_directory(&etc.join("policy"), "cedar")?,
         })
+    }
+
+    /// Digest of all of it, by the names of the files.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        let each = |file: &Source| serde_json::json!([file.name, file.text]);
+        let files: Vec<_> = self.files.iter().map(each).collect();
+        let policies = self.policies.as_ref();
+        let policies = policies.map(|all| all.iter().map(each).collect::<Vec<_>>());
+        Digest::of(serde_json::json!([files, policies]).to_string().as_bytes())
     }
 }
 

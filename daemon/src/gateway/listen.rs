@@ -56,7 +56,11 @@ impl Listener {
     pub fn new(progress: Progress, canary: Canary) -> Self {
         let to = match progress {
             Progress::Chat(to) => Some(to),
-            Progress::None | Progress::Run { .. } | Progress::Switch(_) => None,
+            Progress::None
+            | Progress::Run { .. }
+            | Progress::Switch(_)
+            | Progress::Value(_)
+            | Progress::Pull { .. } => None,
         };
         Self {
             to,

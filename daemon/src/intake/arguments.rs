@@ -93,10 +93,6 @@ pub(super) fn unknown_kind(kind: &str) -> Error {
 /// A kind that nobody submits: why, and what asks for it.
 pub(super) fn not_submitted(kind: Kind) -> Error {
     let (why, hint) = match kind {
-        Kind::FileOperation => (
-            "what a run wrote to its agent's workspace is taken over, thrown away or taken back by who owns the run, and nobody else",
-            "see `pawctl workspace diff`, then commit, discard or undo it",
-        ),
         Kind::ApiCall => (
             "only a sandbox that was refused a host asks for one, of the broker that refused it",
             "run the command or the tool; the question comes by itself",
@@ -109,6 +105,7 @@ pub(super) fn not_submitted(kind: Kind) -> Error {
         | Kind::ToolCall
         | Kind::ModelSwitch
         | Kind::ConfigChange
+        | Kind::FileOperation
         | Kind::SkillChange => (
             "it is submitted otherwise",
             "see pawctl-action(1) for the arguments of each kind",

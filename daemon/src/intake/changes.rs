@@ -12,11 +12,15 @@ use paw_store::{ActionFilter, Caller, GrantRecord, Page};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
-use super::{Asked, Intake, Typed, arguments::read, unreadable};
+use super::{Asked, Intake, Typed, arguments::read, secrets, unreadable};
 use crate::{
     clock::now_ms,
     config::registered::Switched,
-    models::told::{limit, named},
+    models::{
+        pulls,
+        told::{self, limit, named},
+    },
+    orchestrator::work::Progress,
     providers::{
         agents,
         register::{self, Change},
@@ -24,6 +28,9 @@ use crate::{
     records::{shorten, shorten_to},
     reload::digest,
 };
+
+/// What a reload is about.
+pub const THIS: &str = "this";
 
 /// Characters of one value that are shown of a change.
 const VALUE: usize = 300;
@@ -52,6 +59,13 @@ struct ConfigAsked {
     name: String,
     #[serde(default)]
     spec: Map<String, Value>,
+}
+
+/// Which model is fetched.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ModelAsked {
+    model: String,
 }
 
 impl Intake {
@@ -139,14 +153,27 @@ impl Intake {
     }
 
     /// The plan of a change of what is registered.
-    pub(super) async fn configure(&self, asked: Asked, caller: &Caller) -> Result<Typed, Error> {
+    pub(super) async fn configure(
+        &self,
+        asked: Asked,
+        caller: &Caller,
+        beside: &Progress,
+    ) -> Result<Typed, Error> {
         administrators(Kind::ConfigChange, caller)?;
+        if secrets::is_one(&asked.arguments) {
+            let operation = secrets::change(&self.secrets, asked.arguments, beside)?;
+            return Ok(Typed::plain(operation, None));
+        }
         let ConfigAsked {
             change: word,
             name: about,
             spec,
         } = read(asked.arguments)?;
-        let change = config_change_of(word, &about, &spec)?;
+        let change = match config_change_of(word, &about, &spec)? {
+            Configured::Registered(change) => *change,
+            Configured::Read => return self.reread(word, &about, caller).await,
+            Configured::Fetched(model) => return self.fetch(word, &about, model),
+        };
         self.unused(&change)?;
         let weighed = self.reload.weigh(change).await?;
         let arguments = ConfigArguments {
@@ -164,6 +191,53 @@ impl Intake {
 }
 
 impl Intake {
+    /// The plan of reading again what root wrote: as it stands there when this is asked.
+    async fn reread(
+        &self,
+        change: ConfigChange,
+        about: &str,
+        caller: &Caller,
+    ) -> Result<Typed, Error> {
+        if about != THIS {
+            let message = "what is read again is the configuration of this host";
+            return Err(Error::new(ErrorKind::Invalid, message, "call it \"this\"").about(about));
+        }
+        let looked = self.reload.look(caller.clone()).await?;
+        let changed = looked.reloaded.changed.iter().map(|it| format!("~ {it}"));
+        let restart = looked.reloaded.needs_restart.iter();
+        let restart = restart.map(|it| format!("~ {it} (after a restart)"));
+        let arguments = ConfigArguments {
+            change,
+            name: name(about)?,
+            spec: Map::new(),
+            replaces: Some(looked.digest),
+            difference: changed.chain(restart).collect(),
+        };
+        Ok(Typed::plain(Operation::ConfigChange(arguments), None))
+    }
+
+    /// The plan of having a provider fetch a model, from where that provider is when this is asked.
+    fn fetch(&self, change: ConfigChange, about: &str, model: String) -> Result<Typed, Error> {
+        let (provider, known) = told::known(&self.providers.borrow(), about)?;
+        if !known.client.holds_models() {
+            let kind = known.settings.kind.as_str();
+            let message = format!("provider {provider} is of kind {kind}, and fetches no models");
+            let hint = "name a provider of kind ollama with --provider";
+            return Err(Error::new(ErrorKind::Invalid, message, hint).about(about));
+        }
+        self.pulls.free()?;
+        let place = known.settings.base_url.as_str();
+        let difference = vec![format!("+ {} at {place}", shorten_to(&model, VALUE))];
+        let arguments = ConfigArguments {
+            change,
+            name: provider,
+            spec: Map::from_iter([("model".to_owned(), Value::from(model))]),
+            replaces: Some(pulls::place(&known)),
+            difference,
+        };
+        Ok(Typed::plain(Operation::ConfigChange(arguments), None))
+    }
+
     /// Whether nothing goes on or waits for, no grant permits something to, and no job is told to, whom a change leaves nobody of: it would
     /// be the next agent's of this name, who may have other rights. Conversations stay: they are told that there is no such agent.
     ///
@@ -235,7 +309,18 @@ pub fn switch_of(plan: &SwitchArguments) -> Change {
     }
 }
 
-/// The change that this word says of a provider, a budget or an agent.
+/// What a change of what is configured does.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Configured {
+    /// Something else is registered.
+    Registered(Box<Change>),
+    /// What root wrote is read again.
+    Read,
+    /// A provider fetches this model.
+    Fetched(String),
+}
+
+/// What this word says of a provider, a budget, an agent, a model or all of it.
 ///
 /// # Errors
 /// `denied` for a specification that cannot be read, or where none is taken.
@@ -243,16 +328,22 @@ pub fn config_change_of(
     change: ConfigChange,
     name: &str,
     spec: &Map<String, Value>,
-) -> Result<Change, Error> {
+) -> Result<Configured, Error> {
     let name = name.to_owned();
-    let nothing = |made: Change| {
+    let bare = || {
         if spec.is_empty() {
-            return Ok(made);
+            return Ok(());
         }
         let message = format!("unreadable arguments: {} takes no spec", change.as_str());
         Err(Error::new(ErrorKind::Denied, message, "leave it out"))
     };
-    match change {
+    let nothing = |made: Change| bare().map(|()| made);
+    let registered = match change {
+        ConfigChange::ConfigReload => return bare().map(|()| Configured::Read),
+        ConfigChange::ModelPull => {
+            let ModelAsked { model } = said(spec)?;
+            return Ok(Configured::Fetched(named(model)?));
+        }
         ConfigChange::ProviderAdd => Ok(Change::Add(name, said::<ProviderSpec>(spec)?)),
         ConfigChange::ProviderEdit => Ok(Change::Edit(name, said::<ProviderSpec>(spec)?)),
         ConfigChange::ProviderRemove => nothing(Change::Remove(name)),
@@ -262,7 +353,8 @@ pub fn config_change_of(
         ConfigChange::AgentCreate => Ok(Change::AgentCreate(name, said::<AgentSpec>(spec)?)),
         ConfigChange::AgentEdit => Ok(Change::AgentEdit(name, said::<AgentSpec>(spec)?)),
         ConfigChange::AgentRemove => nothing(Change::AgentRemove(name)),
-    }
+    };
+    registered.map(|change| Configured::Registered(Box::new(change)))
 }
 
 fn said<T: DeserializeOwned>(spec: &Map<String, Value>) -> Result<T, Error> {
@@ -347,6 +439,7 @@ mod tests {
                     | ConfigChange::BudgetSet
                     | ConfigChange::AgentCreate
                     | ConfigChange::AgentEdit
+                    | ConfigChange::ModelPull
             );
             assert_eq!(made.is_ok(), takes, "{change:?}");
         }

@@ -70,7 +70,9 @@ const fn writes(operation: &Operation) -> bool {
         | Operation::ApiCall(_)
         | Operation::SkillChange(_)
         | Operation::ModelSwitch(_)
-        | Operation::ConfigChange(_) => false,
+        | Operation::ConfigChange(_)
+        | Operation::SecretChange(_)
+        | Operation::FileOperation(_) => false,
     }
 }
 

@@ -266,6 +266,8 @@ impl Driver {
             return;
         };
         open.busy = true;
+        // Where it never began, a value that went with it is wiped.
+        open.progress = Progress::None;
         let (record, risk) = (open.record.clone(), open.record.risk);
         let entry = entry_of(event, &record, &self.ports.rules.borrow());
         let (storage, audit) = (self.ports.storage.clone(), self.ports.audit.clone());

@@ -13,6 +13,10 @@
 //!
 //! Of an agent's actions of one sort, those of its users take turns ([`super::turns`]).
 //!
+//! A change of what is configured takes none of the places of all, and waits for none: of its kind alone there are so many. What takes all
+//! of them may be what is to be put right, questions to a provider that does not answer; and a right that root takes away has to go while it
+//! is being used, not once whoever uses it has ended.
+//!
 //! Of what writes to an agent's workspace one is done after the other: each begins with what the one before it left, where two at once
 //! would find that the file they wrote has changed meanwhile. What only reads, and what others do, goes on beside it.
 
@@ -77,9 +81,9 @@ pub struct Ticket {
 /// How many there may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
-    /// Being done at once.
+    /// Being done at once, but for changes of what is configured.
     pub places: usize,
-    /// Of those, of each kind: in the order of [`Kind::ALL`].
+    /// Of each kind: in the order of [`Kind::ALL`].
     pub of_kind: [usize; Kind::ALL.len()],
     /// In line. Who has nothing of the same sort there may always add one.
     pub line: usize,
@@ -112,21 +116,36 @@ pub struct Full {
 /// Actions that wait their turn among each other.
 type Lane = (Urgency, Name, Kind, bool);
 
+/// Whether one of this kind takes one of the places of all, beside one of its kind.
+const fn shares(kind: Kind) -> bool {
+    match kind {
+        Kind::ConfigChange => false,
+        Kind::Chat
+        | Kind::ToolCall
+        | Kind::ModelSwitch
+        | Kind::FileOperation
+        | Kind::ApiCall
+        | Kind::SecretUse
+        | Kind::SkillChange => true,
+    }
+}
+
 /// How many are being done.
 #[derive(Debug, Default, Clone, Copy)]
 struct Count {
+    /// Of those that share the places of all.
     all: usize,
     of_kind: [usize; Kind::ALL.len()],
 }
 
 impl Count {
     fn add(&mut self, kind: Kind) {
-        self.all += 1;
+        self.all += usize::from(shares(kind));
         self.of_kind[kind as usize] += 1;
     }
 
     fn remove(&mut self, kind: Kind) {
-        self.all -= 1;
+        self.all -= usize::from(shares(kind));
         self.of_kind[kind as usize] -= 1;
     }
 }
@@ -404,7 +423,7 @@ impl Queue {
     fn is_free(&self, urgency: Urgency, kind: Kind) -> bool {
         let (bounds, at) = (&self.bounds, kind as usize);
         let within = |held: &Count, urgency| {
-            held.all < bounds.share(urgency, bounds.places)
+            (!shares(kind) || held.all < bounds.share(urgency, bounds.places))
                 && held.of_kind[at] < bounds.share(urgency, bounds.of_kind[at])
         };
         within(&self.held, Urgency::Interactive)
@@ -651,6 +670,25 @@ mod tests {
     }
 
     #[test]
+    fn change_of_what_is_configured_waits_for_its_own_kind_alone_and_holds_up_no_other() {
+        let change = |number, urgency| ticket(number, "a", Kind::ConfigChange, urgency);
+        let mut queue = Queue::new(bounds(1, 1, 4));
+        assert!(queue.take(&chat(1, "a")));
+        queue.push(chat(2, "a"));
+        assert!(
+            queue.take(&change(3, Urgency::Interactive)),
+            "the chat has no end"
+        );
+        queue.push(change(4, NOBODY));
+        assert_eq!(queue.pop(0), None, "there is one place of its kind");
+        queue.done(id(3), 0);
+        assert_eq!(queue.pop(0), Some(id(4)));
+        queue.done(id(1), 0);
+        assert_eq!(queue.pop(0), Some(id(2)), "it took none of the others");
+        assert_eq!(queue.running(), 2);
+    }
+
+    #[test]
     fn what_writes_to_one_workspace_is_done_one_after_the_other() {
         let mut queue = Queue::new(bounds(8, 8, 8));
         (1..=3).for_each(|number| queue.push(write(number, "a")));
@@ -801,7 +839,7 @@ mod tests {
     struct Sort {
         agent: usize,
         user: u32,
-        tool: bool,
+        kind: Kind,
         behind: bool,
         writes: bool,
         deadline_ms: Option<u64>,
@@ -809,11 +847,6 @@ mod tests {
 
     impl Sort {
         fn ticket(self, number: u128) -> Ticket {
-            let kind = if self.tool {
-                Kind::ToolCall
-            } else {
-                Kind::Chat
-            };
             let urgency = if self.behind {
                 NOBODY
             } else {
@@ -823,7 +856,7 @@ mod tests {
                 writes: self.writes,
                 deadline_ms: self.deadline_ms,
                 uid: 1_000 + self.user,
-                ..ticket(number, ["a", "b", "c"][self.agent], kind, urgency)
+                ..ticket(number, ["a", "b", "c"][self.agent], self.kind, urgency)
             }
         }
     }
@@ -833,15 +866,15 @@ mod tests {
             (
                 0..3_usize,
                 0..3_u32,
-                any::<bool>(),
+                prop::sample::select(vec![Kind::Chat, Kind::ToolCall, Kind::ConfigChange]),
                 any::<bool>(),
                 any::<bool>(),
                 prop::option::of(0..3_000_u64),
             )
-                .prop_map(|(agent, user, tool, behind, writes, deadline_ms)| Sort {
+                .prop_map(|(agent, user, kind, behind, writes, deadline_ms)| Sort {
                     agent,
                     user,
-                    tool,
+                    kind,
                     behind,
                     writes,
                     deadline_ms,
@@ -904,14 +937,17 @@ mod tests {
         fn could(&self, ticket: &Ticket) -> bool {
             let (bounds, kind) = (&self.bounds, ticket.kind);
             let of_kind = bounds.of_kind[kind as usize];
-            let any =
-                self.held(|_| true) < bounds.places && self.held(|it| it.kind == kind) < of_kind;
+            let of_all = |it: &Ticket| it.kind != Kind::ConfigChange;
+            let any = (!of_all(ticket) || self.held(of_all) < bounds.places)
+                && self.held(|it| it.kind == kind) < of_kind;
             let share = |of: usize| (of * bounds.background / 100).max(1);
             let alone =
                 !ticket.writes || self.held(|it| it.writes && it.agent == ticket.agent) == 0;
             any && alone
                 && (ticket.urgency != NOBODY
-                    || self.held(|it| it.urgency == NOBODY) < share(bounds.places)
+                    || (!of_all(ticket)
+                        || self.held(|it| it.urgency == NOBODY && of_all(it))
+                            < share(bounds.places))
                         && self.held(|it| it.urgency == NOBODY && it.kind == kind) < share(of_kind))
         }
 

@@ -2,14 +2,20 @@
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
-use paw_api::{model::SwitchEvent, provider::ChatEvent, sandbox::RunEvent};
+use paw_api::{
+    model::{PullEvent, SwitchEvent},
+    provider::ChatEvent,
+    sandbox::RunEvent,
+};
 use paw_launch::frame::Size;
 use paw_policy::{Digest, Name, Permit, Plan, TaintSet};
 use paw_store::{ActionRecord, Attempt, Caller, Failure};
 use serde_json::Value;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+
+use crate::secrets::held::Held;
 
 /// Where an execution reports its progress, if anybody listens.
 #[derive(Debug)]
@@ -20,6 +26,15 @@ pub enum Progress {
     Chat(mpsc::Sender<ChatEvent>),
     /// How far a switch to another model is. Who reads slowly misses some of it.
     Switch(mpsc::Sender<SwitchEvent>),
+    /// A model that is fetched.
+    Pull {
+        /// Told when it is on record and has its place.
+        begun: oneshot::Sender<()>,
+        /// How far it is. Its bound is back-pressure up to the provider.
+        news: mpsc::Sender<PullEvent>,
+    },
+    /// Nobody listens, and this is what the vault is given: it is nowhere else, and wiped with this.
+    Value(Held),
     /// Output of a command, and input for it.
     Run {
         /// Its output.

@@ -14,8 +14,9 @@ use paw_vault::{
     key::{HostKey, RecoveryKey},
 };
 use secrecy::{ExposeSecret as _, SecretString};
+use uuid::Uuid;
 
-use super::{Secrets, With, start::StartKeys, told, unlock};
+use super::{ON_BEHALF, Secrets, With, held::Held, start::StartKeys, told, unlock};
 use crate::{
     clock::now_ms,
     records::{actor, shorten},
@@ -30,12 +31,33 @@ pub struct Wanted {
     pub key: Option<SecretString>,
 }
 
+/// Who is to use a secret.
+///
+/// # Errors
+/// When nobody can be called that, or would use it.
+pub fn user_of(text: &str) -> Result<User, Error> {
+    let user: User = text
+        .parse()
+        .map_err(|error| told(&VaultError::Unfit(error)))?;
+    match &user {
+        User::Provider(_) | User::Broker(_) | User::Agent(_) | User::Skill(_) => Ok(user),
+        // Nobody would look at it.
+        User::Bridge(_) => Err(Error::new(
+            ErrorKind::Invalid,
+            "in this version, no bridge uses secrets of the vault",
+            "name a provider, or a broker and an agent or a skill",
+        )),
+    }
+}
+
 /// What is to be recorded of a change.
 pub(super) struct Told {
     event: Event,
     what: &'static str,
     secret: Option<String>,
     by: Option<Caller>,
+    /// The action that it is done by.
+    action: Option<Uuid>,
     detail: Vec<(&'static str, String)>,
 }
 
@@ -46,6 +68,7 @@ impl Told {
             what,
             secret: Some(shorten(secret)),
             by: Some(by.clone()),
+            action: ON_BEHALF.try_with(|(action, _)| *action).ok(),
             detail: Vec::new(),
         }
     }
@@ -56,6 +79,7 @@ impl Told {
             what,
             secret: None,
             by: by.cloned(),
+            action: None,
             detail: Vec::new(),
         }
     }
@@ -76,6 +100,7 @@ impl Told {
         let mut entry = Entry::new(self.event);
         entry.actor = self.by.as_ref().map(actor);
         entry.outcome = Some(outcome);
+        entry.action = self.action;
         let detail = &mut entry.detail;
         detail.insert("change".into(), self.what.into());
         if let Some(secret) = &self.secret {
@@ -224,15 +249,27 @@ impl Secrets {
             .map_err(|error| told(&error).about(shorten(name)))
     }
 
+    /// Whether a name is free.
+    ///
+    /// # Errors
+    /// `conflict` where it is not, or the vault is sealed.
+    pub fn has_none(&self, name: &str) -> Result<(), Error> {
+        match self.vault().and_then(|vault| vault.secret(name)) {
+            Err(VaultError::NotFound) => Ok(()),
+            Ok(_) => Err(told(&VaultError::Exists).about(shorten(name))),
+            Err(error) => Err(told(&error).about(shorten(name))),
+        }
+    }
+
     /// Keeps a value under a new name.
     ///
     /// # Errors
     /// When it cannot be kept.
-    pub async fn set(&self, by: &Caller, name: &str, value: SecretString) -> Result<Secret, Error> {
+    pub async fn set(&self, by: &Caller, name: &str, value: Held) -> Result<Secret, Error> {
         self.of_secret(
             Told::of_secret(by, "set", name),
             name,
-            move |vault, name| vault.set(name, value.expose_secret().as_bytes(), now_ms()),
+            move |vault, name| vault.set(name, value.bytes(), now_ms()),
         )
         .await
     }
@@ -245,12 +282,12 @@ impl Secrets {
         &self,
         by: &Caller,
         name: &str,
-        value: SecretString,
+        value: Held,
         keep_ms: u64,
     ) -> Result<Secret, Error> {
         let note = Told::of_secret(by, "rotated", name).with("keep_ms", keep_ms.to_string());
         self.of_secret(note, name, move |vault, name| {
-            vault.rotate(name, value.expose_secret().as_bytes(), keep_ms, now_ms())
+            vault.rotate(name, value.bytes(), keep_ms, now_ms())
         })
         .await
     }
@@ -294,20 +331,7 @@ impl Secrets {
         user: &str,
         allowed: bool,
     ) -> Result<Secret, Error> {
-        let user: User = user
-            .parse()
-            .map_err(|error| told(&VaultError::Unfit(error)))?;
-        match &user {
-            User::Provider(_) | User::Broker(_) | User::Agent(_) | User::Skill(_) => {}
-            // Nobody would look at it.
-            User::Bridge(_) => {
-                return Err(Error::new(
-                    ErrorKind::Invalid,
-                    "in this version, no bridge uses secrets of the vault",
-                    "name a provider, or a broker and an agent or a skill",
-                ));
-            }
-        }
+        let user = user_of(user)?;
         let what = if allowed { "allowed" } else { "denied" };
         let note = Told::of_secret(by, what, name).with("for", user.to_string());
         self.of_secret(note, name, move |vault, name| {

@@ -2,6 +2,7 @@
 //!
 //! - [`start`]: keys that pawd is started with, read before the drop.
 //! - [`admin`]: what an administrator does with it; [`copy`]: a copy of it, and back.
+//! - [`held`]: values that are not in it yet.
 //! - `older`: that a copy of its file from before some change is not taken for it.
 //! - [`time`]: versions whose time is over.
 //!
@@ -10,6 +11,7 @@
 
 pub mod admin;
 pub mod copy;
+pub mod held;
 mod older;
 pub use older::Trouble;
 pub mod start;
@@ -73,6 +75,8 @@ struct Inner {
     changed: Notify,
     /// Its file could not be opened when pawd started, and has not been since.
     lost_at_start: AtomicBool,
+    /// For values that are not in it yet.
+    places: held::Places,
 }
 
 /// What somebody opens the vault with: at most one of them; without any, the key that pawd was started with.
@@ -222,6 +226,7 @@ impl Secrets {
             reached: std::sync::Mutex::default(),
             changed: Notify::new(),
             lost_at_start: AtomicBool::new(lost),
+            places: held::Places::default(),
         }))
     }
 

@@ -3,12 +3,26 @@
 use std::fmt;
 
 use paw_confine::sys::Locked;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
+
+use crate::{VaultError, rows::Class};
 
 /// The value of a secret. It is wiped when it is dropped, never swapped and in no core dump; its `Debug` shows nothing.
 pub struct Value(pub(crate) Locked);
 
 impl Value {
+    /// One that is not in the vault yet, in memory of its own from now on.
+    ///
+    /// # Errors
+    /// When it can be no value, or this process may not lock as much memory.
+    pub fn hold(text: &SecretString) -> Result<Self, VaultError> {
+        let bytes = text.expose_secret().as_bytes();
+        Class::of(bytes)?;
+        let mut held = Locked::zeroed(bytes.len()).map_err(VaultError::Memory)?;
+        held.copy_from_slice(bytes);
+        Ok(Self(held))
+    }
+
     /// The bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {

@@ -477,14 +477,11 @@ impl Turn<'_> {
         if context::is_ours(&told.taint) {
             return told;
         }
-        let call = match &record.plan.operation {
-            Operation::ToolCall(call) => call,
-            Operation::Chat(_) => return self.said_by_another(record, told),
-            Operation::SandboxRun(_)
-            | Operation::ApiCall(_)
-            | Operation::SkillChange(_)
-            | Operation::ModelSwitch(_)
-            | Operation::ConfigChange(_) => return told,
+        if let Operation::Chat(_) = &record.plan.operation {
+            return self.said_by_another(record, told);
+        }
+        let Some(call) = record.plan.operation.tool() else {
+            return told;
         };
         let skill = self.agents.skills.get(&call.skill);
         let labels = &self.agents.labels;

@@ -110,7 +110,9 @@ fn origin(record: &ActionRecord) -> TaintSet {
         | Operation::ApiCall(_)
         | Operation::SkillChange(_)
         | Operation::ModelSwitch(_)
-        | Operation::ConfigChange(_) => tool,
+        | Operation::ConfigChange(_)
+        | Operation::SecretChange(_)
+        | Operation::FileOperation(_) => tool,
     }
 }
 

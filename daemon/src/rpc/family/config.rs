@@ -12,14 +12,14 @@ use paw_api::{
     system::{ConfigRpcServer, DecidingRule, Explanation, PolicyRpcServer, Reloaded, Rule},
 };
 use paw_policy::{
-    Facts, Principal, Role, Rules,
+    ConfigChange, Facts, Kind, Principal, Role, Rules,
     judge::{judge, weigh},
 };
 use paw_store::ActionRecord;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::{Family, fail};
-use crate::{clock::now_ms, records, rpc::caller};
+use super::{Family, change::of_config, fail};
+use crate::{clock::now_ms, intake::THIS, orchestrator::work::Progress, records, rpc::caller};
 
 #[async_trait]
 impl ConfigRpcServer for Family {
@@ -35,8 +35,16 @@ impl ConfigRpcServer for Family {
     }
 
     async fn reload(&self, extensions: &Extensions) -> RpcResult<Reloaded> {
-        let caller = caller(extensions).map_err(fail)?;
-        self.reload.ask(Some(caller)).await.map_err(fail)
+        let arguments = of_config(ConfigChange::ConfigReload.as_str(), THIS, Map::new());
+        let asked = (arguments, Progress::None);
+        let done = self.changed(extensions, Kind::ConfigChange, asked, THIS);
+        serde_json::from_value(done.await?).map_err(|error| {
+            fail(Error::new(
+                ErrorKind::Internal,
+                error.to_string(),
+                "report it",
+            ))
+        })
     }
 }
 

@@ -219,7 +219,8 @@ fn bounds(context: &Context) -> Result<[Reading; 3], Error> {
     }
     all.count("news", (context.news.kept(), events::KEPT));
     all.count("image_uploads", context.uploads.fill());
-    all.count("model_pulls", context.pulls.fill());
+    all.count("model_pulls", context.intake.pulls.fill());
+    all.count("vault_values", context.secrets.held());
     let quotas = context.quotas.fill();
     all.count("limit_buckets", (quotas.buckets, quotas.most_buckets));
     all.count(

@@ -57,7 +57,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use self::health::{Born, Looks};
-pub use self::{image::Uploads, model::Pulls};
+pub use self::image::Uploads;
 use crate::{
     agent::net::Ways,
     audit::Audit,
@@ -148,8 +148,6 @@ pub struct Context {
     pub verified: Mutex<Option<bool>>,
     /// Archives that are being sent.
     pub uploads: Uploads,
-    /// Places of models that are being fetched.
-    pub pulls: Pulls,
     /// Input and windows of commands that run, by action.
     pub inputs: Mutex<BTreeMap<Uuid, Input>>,
 }

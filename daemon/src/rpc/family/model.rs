@@ -6,23 +6,16 @@ use std::{
 };
 
 use jsonrpsee::{
-    Extensions, PendingSubscriptionSink, SubscriptionSink,
+    Extensions, PendingSubscriptionSink,
     core::{RpcResult, SubscriptionResult, async_trait},
 };
 use paw_api::{
     Error, ErrorKind,
-    audit::{Entry, Event},
-    model::{Model, ModelPulled, ModelRpcServer, ModelWarmed, PullEvent},
+    model::{Model, ModelRpcServer, ModelWarmed},
     provider::Arms,
 };
-use paw_llm::LlmError;
 use paw_policy::Name;
-use paw_store::Caller;
-use tokio::{
-    sync::{Semaphore, watch},
-    time::Instant as Deadline,
-};
-use tracing::{info, warn};
+use tokio::{sync::watch, time::Instant as Deadline};
 
 use super::{Family, fail, send};
 use crate::{
@@ -32,33 +25,11 @@ use crate::{
         told::{failed, limit, named, not_ready},
     },
     providers::Known,
-    records,
     rpc::caller,
 };
 
 /// How long a provider may take to tell of its models.
 const SHOW_LIMIT: Duration = Duration::from_secs(10);
-
-/// Models that are fetched at the same time. What a provider does with its network and disk is its own; this bounds ours.
-const PULLS: usize = 2;
-
-/// Places of pulls.
-#[derive(Debug)]
-pub struct Pulls(Arc<Semaphore>);
-
-impl Pulls {
-    /// Pulls that are under way, and how many may be.
-    #[must_use]
-    pub fn fill(&self) -> (usize, usize) {
-        (PULLS - self.0.available_permits(), PULLS)
-    }
-}
-
-impl Default for Pulls {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(PULLS)))
-    }
-}
 
 #[async_trait]
 impl ModelRpcServer for Family {
@@ -172,100 +143,16 @@ impl ModelRpcServer for Family {
         model: String,
         provider: Option<String>,
     ) -> SubscriptionResult {
-        let asked = async {
-            let caller = caller(extensions)?;
-            let model = named(model)?;
-            let (name, known) = self.provider(provider.as_deref())?;
-            if !known.client.holds_models() {
-                let kind = known.settings.kind.as_str();
-                let message = format!("provider {name} is of kind {kind}, and fetches no models");
-                let hint = "name a provider of kind ollama with --provider";
-                return Err(Error::new(ErrorKind::Invalid, message, hint).about(name.as_str()));
+        let asked = caller(extensions).and_then(|caller| {
+            let (name, _) = self.provider(provider.as_deref())?;
+            Ok((caller, name, named(model)?))
+        });
+        match asked {
+            Ok((caller, name, model)) => self.pulled(pending, (&name, model), caller).await,
+            Err(error) => {
+                pending.reject(fail(error)).await;
+                Ok(())
             }
-            let place = Arc::clone(&self.pulls.0).try_acquire_owned().map_err(|_| {
-                let message = format!("{PULLS} models are being fetched, which is the most");
-                Error::new(ErrorKind::Busy, message, "wait until one of them is there")
-            })?;
-            // What is fetched will be run: its record comes first.
-            self.record_pull(&caller, &name, &model).await?;
-            Ok((name, known, model, place))
-        };
-        match asked.await {
-            Ok((name, known, model, place)) => {
-                let sink = pending.accept().await?;
-                let fetched = fetch((&name, &known), &model, &sink).await;
-                drop(place);
-                if let Some(last) = fetched {
-                    send(&sink, &last).await;
-                }
-            }
-            Err(error) => pending.reject(fail(error)).await,
-        }
-        Ok(())
-    }
-}
-
-impl Family {
-    async fn record_pull(&self, caller: &Caller, name: &Name, model: &str) -> Result<(), Error> {
-        let mut entry = Entry::new(Event::ModelPulled);
-        entry.actor = Some(records::actor(caller));
-        entry.detail.insert("provider".into(), name.to_string());
-        entry.detail.insert("model".into(), model.to_owned());
-        let recorded = self.audit.durable(entry).await;
-        recorded
-            .map(drop)
-            .map_err(|error| Error::new(ErrorKind::Unavailable, error.to_string(), error.remedy()))
-    }
-}
-
-/// Has a provider fetch a model, and tells how far it is; the last thing to be told, nothing when the caller has left.
-async fn fetch(
-    (name, known): (&Name, &Known),
-    model: &str,
-    sink: &SubscriptionSink,
-) -> Option<PullEvent> {
-    let began = Instant::now();
-    let pulling = async {
-        let Some(mut stream) = known.client.pull(model).await? else {
-            // It was looked at before that it fetches models.
-            return Ok(true);
-        };
-        while let Some(news) = stream.next().await? {
-            let event = PullEvent::Progress {
-                status: news.status,
-                completed: news.completed,
-                total: news.total,
-            };
-            if !send(sink, &event).await {
-                return Ok(false);
-            }
-        }
-        Ok::<_, LlmError>(true)
-    };
-    let pulled = tokio::select! {
-        pulled = pulling => pulled,
-        () = sink.closed() => Ok(false),
-    };
-    match pulled {
-        Ok(true) => {
-            info!(provider = %name, model, "model fetched");
-            Some(PullEvent::Done(ModelPulled {
-                provider: name.to_string(),
-                model: model.to_owned(),
-                ms: millis(began),
-            }))
-        }
-        Ok(false) => {
-            info!(provider = %name, model, "fetching a model was left");
-            None
-        }
-        Err(error) => {
-            let error = failed(name, model, &error);
-            warn!(provider = %name, model, reason = %error.message, "model not fetched");
-            Some(PullEvent::Failed {
-                message: error.message,
-                error: error.data,
-            })
         }
     }
 }

@@ -10,14 +10,17 @@ use jsonrpsee::{
     core::{RpcResult, async_trait},
 };
 use paw_api::{
+    Error, ErrorKind,
     audit::Event,
     secret::{Hidden, Secret, SecretRpcServer, VaultCopy, VaultKeyed, VaultStatus},
 };
 use paw_audit::read::Filter;
-use serde_json::Value;
+use paw_policy::{Kind, SecretChange};
+use serde_json::{Map, Value};
 
-use super::{Family, fail};
+use super::{Family, change::of_config, fail};
 use crate::{
+    orchestrator::work::Progress,
     rpc::caller,
     secrets::{With, admin::Wanted},
 };
@@ -87,9 +90,14 @@ impl SecretRpcServer for Family {
     }
 
     async fn set(&self, extensions: &Extensions, name: String, value: Hidden) -> RpcResult<Secret> {
-        let caller = caller(extensions).map_err(fail)?;
-        let set = self.secrets.set(&caller, &name, value.0).await;
-        set.map_err(fail)
+        self.kept(
+            extensions,
+            SecretChange::Set,
+            &name,
+            Some(value),
+            Spec::default(),
+        )
+        .await
     }
 
     async fn rotate(
@@ -99,10 +107,9 @@ impl SecretRpcServer for Family {
         value: Hidden,
         keep_ms: Option<u64>,
     ) -> RpcResult<Secret> {
-        let caller = caller(extensions).map_err(fail)?;
-        let keep = keep_ms.unwrap_or(0);
-        let rotated = self.secrets.rotate(&caller, &name, value.0, keep).await;
-        rotated.map_err(fail)
+        let spec = spec("keep_ms", keep_ms);
+        self.kept(extensions, SecretChange::Rotate, &name, Some(value), spec)
+            .await
     }
 
     async fn remove(
@@ -111,9 +118,9 @@ impl SecretRpcServer for Family {
         name: String,
         version: Option<u64>,
     ) -> RpcResult<Secret> {
-        let caller = caller(extensions).map_err(fail)?;
-        let removed = self.secrets.remove(&caller, &name, version).await;
-        removed.map_err(fail)
+        let spec = spec("version", version);
+        self.kept(extensions, SecretChange::Remove, &name, None, spec)
+            .await
     }
 
     async fn allow(
@@ -122,15 +129,15 @@ impl SecretRpcServer for Family {
         name: String,
         user: String,
     ) -> RpcResult<Secret> {
-        let caller = caller(extensions).map_err(fail)?;
-        let allowed = self.secrets.let_use(&caller, &name, &user, true).await;
-        allowed.map_err(fail)
+        let spec = spec("user", Some(user));
+        self.kept(extensions, SecretChange::Allow, &name, None, spec)
+            .await
     }
 
     async fn deny(&self, extensions: &Extensions, name: String, user: String) -> RpcResult<Secret> {
-        let caller = caller(extensions).map_err(fail)?;
-        let denied = self.secrets.let_use(&caller, &name, &user, false).await;
-        denied.map_err(fail)
+        let spec = spec("user", Some(user));
+        self.kept(extensions, SecretChange::Deny, &name, None, spec)
+            .await
     }
 
     async fn export(&self, extensions: &Extensions) -> RpcResult<VaultCopy> {
@@ -176,6 +183,41 @@ impl SecretRpcServer for Family {
             ..Filter::default()
         };
         self.records(filter, before, limit).await
+    }
+}
+
+/// What is said of a change beside its secret.
+type Spec = Map<String, Value>;
+
+fn spec(name: &str, said: Option<impl Into<Value>>) -> Spec {
+    said.map(|said| (name.to_owned(), said.into()))
+        .into_iter()
+        .collect()
+}
+
+impl Family {
+    /// Has the vault keep something else, if policy lets this caller. The value goes beside the action, in memory that is never swapped.
+    async fn kept(
+        &self,
+        extensions: &Extensions,
+        change: SecretChange,
+        name: &str,
+        value: Option<Hidden>,
+        spec: Spec,
+    ) -> RpcResult<Secret> {
+        let beside = match value {
+            Some(value) => Progress::Value(self.secrets.hold(&value.0).map_err(fail)?),
+            None => Progress::None,
+        };
+        let arguments = of_config(change.as_str(), name, spec);
+        let done = self.changed(extensions, Kind::ConfigChange, (arguments, beside), name);
+        serde_json::from_value(done.await?).map_err(|error| {
+            fail(Error::new(
+                ErrorKind::Internal,
+                error.to_string(),
+                "report it",
+            ))
+        })
     }
 }
 
