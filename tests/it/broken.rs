@@ -26,7 +26,7 @@ fn file(third: &str) -> String {
 
 /// A start reads them as a reload does, which is asked of each below; here some of each sort.
 #[tokio::test]
-async fn o2_no_broken_policy_is_started_with_and_each_is_told_by_its_line() {
+async fn o2_broken_policies_of_each_sort_are_not_started_with_and_told_by_their_line() {
     assert!(BROKEN.lines().count() >= 60);
     let mut untold = Vec::new();
     for broken in BROKEN.lines().step_by(7) {

@@ -54,8 +54,8 @@ const MAX_UNIT: usize = 255;
 /// The unit of the service manager that a process is in, by its cgroup; none where it is in none, or is gone. Text for people: the number
 /// of a process may belong to another one by now. It reads a file, for which the kernel may have to wait.
 ///
-/// Within a unit, whoever it was given to makes groups of any name: a user's manager, a container. Those are named behind it, as
-/// `user@1000.service/cron.service`, so that they are never taken for the host's.
+/// The host's units are in its slices and in nothing else. Within one, whoever it was given to makes groups of any name, as a user's manager or a
+/// container does: those are named behind it, as `user@1000.service/cron.service`, so that they are never taken for the host's.
 #[must_use]
 pub fn unit(pid: i32) -> Option<String> {
     let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
@@ -65,12 +65,14 @@ pub fn unit(pid: i32) -> Option<String> {
 fn unit_in(groups: &str) -> Option<String> {
     let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b":-_.\\@".contains(&byte);
-    let mut units = path.split('/').filter(|name| {
+    let is_unit = |name: &&str| {
         let is_unit = name.ends_with(".service") || name.ends_with(".scope");
         is_unit && name.len() <= MAX_UNIT && name.bytes().all(is_plain)
-    });
-    let outermost = units.next()?;
-    Some(match units.next_back() {
+    };
+    let below = path.strip_prefix('/')?.split('/');
+    let mut below = below.skip_while(|name| name.ends_with(".slice"));
+    let outermost = below.next().filter(is_unit)?;
+    Some(match below.filter(is_unit).last() {
         Some(innermost) => format!("{outermost}/{innermost}"),
         None => outermost.to_owned(),
     })
@@ -106,6 +108,9 @@ mod tests {
             Some("pawd.service"),
         );
         check("/system.slice/a\\x2db@1.service", Some("a\\x2db@1.service"));
+        check("/docker/0123/cron.service", None);
+        check("/lxc.payload.c/system.slice/ssh.service", None);
+        check("/init.scope", Some("init.scope"));
         check("/", None);
         check("/../x.slice", None);
         check("/a b.service", None);

@@ -299,14 +299,14 @@ async fn connect(
     shared: Arc<Shared>,
     slice: Arc<Slice>,
 ) {
+    // Asked at once, before the number can be another's, and where nobody waits for it: older kernels have it wait for whoever makes groups.
+    let unit = tokio::task::spawn_blocking(move || paw_confine::peer::unit(peer.pid));
     let first = tokio::select! {
         first = timeout(shared.limits.first_byte, first_byte(&stream)) => first,
         () = shared.stop.cancelled() => return,
     };
     let Ok(Ok(Some(first))) = first else { return };
-    // Asked of who speaks alone, and where nobody waits for it: older kernels have it wait for whoever makes groups.
-    let unit = tokio::task::spawn_blocking(move || paw_confine::peer::unit(peer.pid)).await;
-    let unit = unit.ok().flatten().map(Arc::from);
+    let unit = unit.await.ok().flatten().map(Arc::from);
     let peer = Peer { unit, ..peer };
     let limits = &shared.limits;
     let subscriptions = Arc::new(Semaphore::new(limits.subscriptions));

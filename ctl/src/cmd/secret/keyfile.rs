@@ -24,6 +24,9 @@ const NEXT: &str = "key.next";
 /// And while it is being written: what stands there is no key that anybody looks at.
 const DRAFT: &str = "key.draft";
 
+/// And the file whose lock whoever changes the key holds. It is root's alone: the directory may be read, and so locked, by everybody.
+const LOCK: &str = "key.lock";
+
 /// Bytes of a key.
 const KEY: usize = 32;
 
@@ -35,7 +38,7 @@ pub(super) struct KeyFile {
     place: PathBuf,
     /// Whether it was made now, and opens nothing unless the vault takes it.
     is_new: bool,
-    /// The directory, locked: nobody else changes the key meanwhile.
+    /// The lock: nobody else changes the key meanwhile.
     _alone: File,
 }
 
@@ -152,22 +155,25 @@ fn place(global: &Global) -> PathBuf {
     }
 }
 
-/// The directory of the key, which nobody else has as long as this is held, and the kernel gives back whatever becomes of us.
+/// The lock of the key, which nobody else has as long as this is held, and the kernel gives back whatever becomes of us.
 fn alone(place: &Path) -> Result<File, Failure> {
-    let directory = place.parent().unwrap_or(Path::new("/"));
-    let file = File::open(directory).map_err(|error| failed("open", directory, &error))?;
+    let path = place.with_extension(LOCK);
+    let opened = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path);
+    let file = opened.map_err(|error| failed("open", &path, &error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Failure::Local {
             doing: "write the key of the vault".to_owned(),
-            why: format!(
-                "another pawctl is changing the key in {}",
-                directory.display()
-            ),
+            why: format!("another pawctl is changing it, and has {}", path.display()),
             remedy: "wait until it has ended, and see whether it is done: pawctl secret status"
                 .to_owned(),
         }),
-        Err(TryLockError::Error(error)) => Err(failed("lock", directory, &error)),
+        Err(TryLockError::Error(error)) => Err(failed("lock", &path, &error)),
     }
 }
 
