@@ -268,7 +268,11 @@ fn admit(
     };
     let peer = identify(who);
     match seats.take(peer.uid, peer.role == Some(Role::Admin), limits) {
-        Ok(seat) => Some((peer, seat)),
+        Ok(seat) => {
+            // Asked of who has a place alone, as it is a file that is read.
+            let unit = paw_confine::peer::unit(peer.pid).map(Arc::from);
+            Some((Peer { unit, ..peer }, seat))
+        }
         Err(why) => {
             full(why, peer.uid);
             None
@@ -299,15 +303,11 @@ async fn connect(
     shared: Arc<Shared>,
     slice: Arc<Slice>,
 ) {
-    // Asked at once, before the number can be another's, and where nobody waits for it: older kernels have it wait for whoever makes groups.
-    let unit = tokio::task::spawn_blocking(move || paw_confine::peer::unit(peer.pid));
     let first = tokio::select! {
         first = timeout(shared.limits.first_byte, first_byte(&stream)) => first,
         () = shared.stop.cancelled() => return,
     };
     let Ok(Ok(Some(first))) = first else { return };
-    let unit = unit.await.ok().flatten().map(Arc::from);
-    let peer = Peer { unit, ..peer };
     let limits = &shared.limits;
     let subscriptions = Arc::new(Semaphore::new(limits.subscriptions));
     let flow = Arc::<Flow>::default();
