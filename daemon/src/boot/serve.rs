@@ -47,7 +47,7 @@ pub(super) fn serve(
     }
     let names = people.names.clone();
     let identify = rpc::identify(people.roles.clone(), move |uid| names.get(&uid).cloned());
-    let on_denied = on_denied(audit);
+    let on_denied = on_denied(audit, stop.clone());
     let may_call: rpc::MayCall = Arc::new(move |peer, method| {
         let whose = Whose {
             uid: peer.uid,
@@ -66,8 +66,8 @@ pub(super) fn serve(
     Ok(rpc::serve(listener, service, stop))
 }
 
-/// Has denials recorded, beside the call: who is denied and goes away is on record all the same.
-fn on_denied(audit: Audit) -> rpc::OnDenied {
+/// Has denials recorded, beside the call: who is denied and goes away is on record all the same. Those that are counted are at a stop, too.
+fn on_denied(audit: Audit, stop: CancellationToken) -> rpc::OnDenied {
     let runtime = tokio::runtime::Handle::current();
     let denials = Arc::<Denials<rpc::Recorded>>::default();
     Arc::new(move |peer, method| {
@@ -82,9 +82,10 @@ fn on_denied(audit: Audit) -> rpc::OnDenied {
             recorded(runtime.spawn(async move { audit.durable(entry).await.map(drop) }))
         };
         let later = |pair, left| {
-            let (audit, denials) = (audit.clone(), Arc::clone(&denials));
+            let (audit, denials, stop) = (audit.clone(), Arc::clone(&denials), stop.clone());
             recorded(runtime.spawn(async move {
-                tokio::time::sleep(left).await;
+                // They have waited long enough, or nobody waits any longer.
+                let _ = tokio::time::timeout(left, stop.cancelled()).await;
                 match denials.rest(pair, now_ms()) {
                     Some(entry) => audit.durable(entry).await.map(drop),
                     None => Ok(()),
